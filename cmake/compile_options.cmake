@@ -1,0 +1,17 @@
+# One place for the flags of every target. Libraries' headers are system headers, so that
+# their warnings do not stop a build.
+add_library(swinfleet_options INTERFACE)
+target_include_directories(swinfleet_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(swinfleet_options INTERFACE -Wall -Wextra -Wno-unused-parameter)
+# GCC 12 sees overlapping copies in "literal" + std::string where there are none (its bug 105329).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(swinfleet_options INTERFACE -Wno-restrict)
+endif()
+if(SWINFLEET_WERROR)
+  target_compile_options(swinfleet_options INTERFACE -Werror)
+endif()
+if(SWINFLEET_SANITIZE)
+  target_compile_options(swinfleet_options INTERFACE -fsanitize=address,undefined
+                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(swinfleet_options INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,3 @@
+#include "coordinator/cli/app.h"
+
+int main(int argc, char** argv) { return swinfleet::RunSwinfleet(argc, argv); }

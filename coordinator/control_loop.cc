@@ -1,0 +1,456 @@
+#include "coordinator/control_loop.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+namespace swinfleet::coordinator {
+namespace {
+
+// Requests that may wait; connections are bounded by themselves, each has one message here at most.
+constexpr size_t kMaxWaitingRequests = 20000;
+constexpr size_t kMaxConnections = 20000;
+constexpr size_t kMaxWatchers = 1000;
+constexpr double kNever = std::numeric_limits<double>::infinity();
+// Seconds in which a new connection has to say Hello.
+constexpr double kHelloDeadline = 30;
+constexpr double kStoreRetry = 1;
+// Least seconds between two writes of progress, and between two showings of it to a watcher.
+constexpr double kProgressInterval = 1;
+constexpr double kPublishInterval = 0.25;
+
+}  // namespace
+
+const Job* ControlView::FindJob(const std::string& job_id) const {
+  const auto found = state.jobs.find(job_id);
+  return found == state.jobs.end() || !found->second.durable ? nullptr : &found->second;
+}
+
+JobStatus ControlView::View(const Job& job, RankDetail detail) const {
+  const auto found = progress.find(job.id);
+  return ViewJob(state, job, found == progress.end() ? nullptr : &found->second, uptime, detail);
+}
+
+ControlLoop::ControlLoop(JobStore* jobs, LogStore* logs, const Settings& settings)
+    : jobs_(jobs), logs_(logs), settings_(settings) {}
+
+ControlLoop::~ControlLoop() { Stop(); }
+
+Moment ControlLoop::Now() const {
+  using std::chrono::duration;
+  return {duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(),
+          duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()};
+}
+
+ControlView ControlLoop::View() const { return {state_, progress_, Now().uptime}; }
+
+grpc::Status ControlLoop::Start() {
+  JobStore::Contents contents;
+  if (grpc::Status status = jobs_->Load(&contents); !status.ok()) return status;
+  state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), Now().uptime);
+  progress_ = std::move(contents.progress);
+  CheckInvariants(state_);
+  LOG(INFO) << "the store holds " << state_.jobs.size() << " jobs, " << state_.open_jobs.size()
+            << " of them not ended";
+  thread_ = std::thread([this] { Run(); });
+  return grpc::Status::OK;
+}
+
+void ControlLoop::Stop() {
+  if (!thread_.joinable()) return;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void ControlLoop::Disconnect() {
+  Post(
+      [this] {
+        disconnecting_ = true;
+        const grpc::Status status(grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping");
+        for (auto& [stream, connection] : connections_) connection.link->Close(status);
+        for (auto& [job_id, watchers] : watchers_) {
+          for (const auto& watcher : watchers) watcher->Close(status);
+        }
+      },
+      /*bounded=*/false);
+}
+
+// ---- The thread ----
+
+bool ControlLoop::Post(Task task, bool bounded) {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_ || (bounded && inbox_.size() >= kMaxWaitingRequests)) return false;
+    inbox_.push_back(std::move(task));
+    if (inbox_.size() > 1) return true;
+  }
+  wake_.notify_one();
+  return true;
+}
+
+double ControlLoop::NextDeadline() const {
+  double deadline = kNever;
+  if (!connections_.empty() || NeedsTicks(state_)) deadline = std::min(deadline, tick_at_);
+  if (Dirty()) deadline = std::min(deadline, retry_at_);
+  // While the store fails, retry_at_ is what progress waits for as well.
+  if (!dirty_progress_.empty() && !Dirty()) deadline = std::min(deadline, progress_at_);
+  if (!publish_soon_.empty()) deadline = std::min(deadline, publish_at_);
+  return deadline;
+}
+
+std::vector<ControlLoop::Task> ControlLoop::WaitForTasks() {
+  const double deadline = NextDeadline();
+  const auto ready = [this] { return stopping_ || !inbox_.empty(); };
+  std::unique_lock lock(mutex_);
+  if (deadline == kNever) {
+    wake_.wait(lock, ready);
+  } else {
+    const auto until = std::chrono::steady_clock::time_point(
+        std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+            std::chrono::duration<double>(deadline)));
+    wake_.wait_until(lock, until, ready);
+  }
+  return std::exchange(inbox_, {});
+}
+
+void ControlLoop::Run() {
+  while (true) {
+    const std::vector<Task> tasks = WaitForTasks();
+    for (const Task& task : tasks) task();
+    RunTimers();
+    Settle();
+    std::lock_guard lock(mutex_);
+    if (stopping_ && inbox_.empty()) break;
+  }
+  WriteProgress();
+}
+
+void ControlLoop::RunTimers() {
+  const double uptime = Now().uptime;
+  if (uptime >= tick_at_ && (!connections_.empty() || NeedsTicks(state_))) {
+    tick_at_ = uptime + std::min(settings_.heartbeat, settings_.lost_after / 4);
+    ApplyEvent(TickEvent{});
+    std::vector<uint64_t> mute;
+    for (const auto& [stream, connection] : connections_) {
+      if (!connection.greeted && uptime - connection.opened_at > kHelloDeadline) {
+        mute.push_back(stream);
+      }
+    }
+    for (const uint64_t stream : mute) RefuseConnection(stream, "no Hello came");
+  }
+  if (!dirty_progress_.empty() && uptime >= progress_at_ && !Dirty()) WriteProgress();
+  if (!publish_soon_.empty() && uptime >= publish_at_) {
+    publish_at_ = uptime + kPublishInterval;
+    for (const std::string& job_id : std::exchange(publish_soon_, {})) Publish(job_id);
+  }
+}
+
+// ---- Events ----
+
+void ControlLoop::ApplyEvent(const Event& event) { ApplyRequest(event, nullptr); }
+
+void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function) {
+  Transition transition = Apply(std::move(state_), event, settings_, Now());
+  state_ = std::move(transition.state);
+  Effects& effects = transition.effects;
+  for (const Note& note : effects.notes) {
+    LOG_IF(WARNING, note.warning) << note.text;
+    LOG_IF(INFO, !note.warning) << note.text;
+  }
+  dirty_jobs_.merge(effects.store_jobs);
+  dirty_fleets_.merge(effects.store_fleets);
+  held_changes_.merge(effects.changed_jobs);
+  held_queue_changed_ = held_queue_changed_ || effects.queue_changed;
+  std::move(effects.sends.begin(), effects.sends.end(), std::back_inserter(held_sends_));
+  held_closes_.insert(held_closes_.end(), effects.closes.begin(), effects.closes.end());
+  if (!function) return;
+  CHECK(effects.reply.has_value()) << "a request without an answer";
+  held_replies_.push_back({std::move(*effects.reply), function});
+}
+
+bool ControlLoop::Request(Event event, ReplyFunction reply) {
+  return Post(
+      [this, event = std::move(event), reply = std::move(reply)] { ApplyRequest(event, reply); },
+      /*bounded=*/true);
+}
+
+bool ControlLoop::Query(QueryFunction query) {
+  return Post([this, query = std::move(query)] { query(View()); }, /*bounded=*/true);
+}
+
+void ControlLoop::Opened(std::shared_ptr<WorkerLink> link) {
+  const auto open = [this, link] {
+    if (disconnecting_ || connections_.size() >= kMaxConnections) {
+      link->Close({grpc::StatusCode::UNAVAILABLE,
+                   disconnecting_ ? "the coordinator is stopping" : "too many connections"});
+      return;
+    }
+    connections_[link->id()] = {link, false, Now().uptime};
+    link->ReadNext();
+  };
+  if (Post(open, /*bounded=*/false)) return;
+  link->Close({grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping"});
+}
+
+void ControlLoop::Received(uint64_t stream, WorkerMessage message) {
+  Post([this, stream, message = std::move(message)]() mutable { Handle(stream, message); },
+       /*bounded=*/false);
+}
+
+void ControlLoop::Closed(uint64_t stream) {
+  Post(
+      [this, stream] {
+        if (connections_.erase(stream) > 0) ApplyEvent(StreamClosedEvent{stream});
+      },
+      /*bounded=*/false);
+}
+
+void ControlLoop::RefuseConnection(uint64_t stream, const std::string& reason) {
+  LOG(WARNING) << "a worker's connection was closed: " << reason;
+  connections_.at(stream).greeted = true;  // Refused once is enough.
+  Send rejected{stream, {}};
+  rejected.command.mutable_rejected()->set_reason(reason);
+  held_sends_.push_back(std::move(rejected));
+  held_closes_.push_back(stream);
+}
+
+void ControlLoop::Handle(uint64_t stream, WorkerMessage& message) {
+  const auto connection = connections_.find(stream);
+  if (connection == connections_.end()) return;
+  const bool is_hello = message.message_case() == WorkerMessage::kHello;
+  if (is_hello == connection->second.greeted) {
+    return RefuseConnection(stream, is_hello ? "a second Hello came on one connection"
+                                             : "the first message was not Hello");
+  }
+  switch (message.message_case()) {
+    case WorkerMessage::kHello:
+      connection->second.greeted = true;
+      ApplyEvent(HelloEvent{stream, std::move(*message.mutable_hello())});
+      break;
+    case WorkerMessage::kHeartbeat: {
+      ApplyEvent(HeartbeatEvent{stream, std::move(*message.mutable_heartbeat())});
+      const auto address = state_.streams.find(stream);
+      if (address == state_.streams.end()) break;
+      PublishSoon(state_.fleets.at(address->second.fleet).launch.job_id);
+      break;
+    }
+    case WorkerMessage::kProgress:
+      HandleProgress(stream, message.progress());
+      break;
+    case WorkerMessage::kCheckpoint:
+      ApplyEvent(CheckpointEvent{stream, std::move(*message.mutable_checkpoint())});
+      break;
+    case WorkerMessage::kLog:
+      HandleLog(stream, message.mutable_log());
+      break;
+    case WorkerMessage::kEnded:
+      HandleEnded(stream, message.ended());
+      break;
+    case WorkerMessage::MESSAGE_NOT_SET:
+      ApplyEvent(AliveEvent{stream});
+      break;
+  }
+  connection->second.link->ReadNext();
+}
+
+void ControlLoop::HandleProgress(uint64_t stream, const ProgressReport& report) {
+  ApplyEvent(AliveEvent{stream});
+  const Job* job = AttemptOfStream(state_, stream, report.job_id(), report.attempt());
+  if (job == nullptr || !job->attempt_open || state_.streams.at(stream).rank != 0) return;
+  progress_[job->id] = report.progress();
+  dirty_progress_.insert(job->id);
+  PublishSoon(job->id);
+}
+
+void ControlLoop::HandleLog(uint64_t stream, LogReport* report) {
+  ApplyEvent(AliveEvent{stream});
+  // Lines that arrive after the attempt's end are its last ones.
+  const Job* job = AttemptOfStream(state_, stream, report->job_id(), report->attempt());
+  if (job == nullptr) return;
+  std::vector<LogLine> lines;
+  for (LogLine& line : *report->mutable_lines()) {
+    line.set_attempt(report->attempt());
+    line.set_rank(state_.streams.at(stream).rank);
+    lines.push_back(std::move(line));
+  }
+  logs_->Append(job->id, std::move(lines));
+}
+
+void ControlLoop::HandleEnded(uint64_t stream, const AttemptEnded& ended) {
+  const Job* job = AttemptOfStream(state_, stream, ended.job_id(), ended.attempt());
+  if (job != nullptr && job->attempt_open && ended.has_progress() &&
+      state_.streams.at(stream).rank == 0) {
+    progress_[job->id] = ended.progress();
+    dirty_progress_.insert(job->id);
+  }
+  ApplyEvent(AttemptEndedEvent{stream, ended});
+}
+
+// ---- Durability ----
+
+void ControlLoop::Settle() {
+  while (Dirty()) {
+    std::vector<std::string> stored;
+    // A store that has just failed is left alone for a moment, however much comes in.
+    if (store_status_.ok() || Now().uptime >= retry_at_) store_status_ = WriteDirty(&stored);
+    if (!store_status_.ok()) return StoreFailed(store_status_);
+    for (const std::string& job_id : stored) ApplyEvent(StoredEvent{job_id});
+  }
+  Release();
+}
+
+grpc::Status ControlLoop::WriteDirty(std::vector<std::string>* stored) {
+  JobStore::Batch batch;
+  for (const std::string& job_id : dirty_jobs_) {
+    const Job& job = state_.jobs.at(job_id);
+    batch.jobs.push_back(&job);
+    if (!job.durable) stored->push_back(job_id);
+  }
+  for (const std::string& name : dirty_fleets_) {
+    const auto fleet = state_.fleets.find(name);
+    if (fleet == state_.fleets.end()) {
+      batch.dropped_fleets.push_back(name);
+    } else {
+      batch.fleets.push_back(&fleet->second);
+    }
+  }
+  for (const std::string& job_id : dirty_progress_) {
+    batch.progress.emplace_back(job_id, &progress_.at(job_id));
+  }
+  const grpc::Status status = jobs_->Write(batch);
+  if (!status.ok()) {
+    retry_at_ = Now().uptime + kStoreRetry;
+    LOG(ERROR) << "the store can't be written: " << status.error_message();
+    return status;
+  }
+  LOG_IF(INFO, !store_status_.ok()) << "the store can be written again";
+  dirty_jobs_.clear();
+  dirty_fleets_.clear();
+  dirty_progress_.clear();
+  progress_at_ = Now().uptime + kProgressInterval;
+  return status;
+}
+
+void ControlLoop::StoreFailed(const grpc::Status& status) {
+  // Submissions are taken back: nothing of them was said to anybody.
+  std::set<std::string> taken_back;
+  for (const std::string& job_id : dirty_jobs_) {
+    if (!state_.jobs.at(job_id).durable) taken_back.insert(job_id);
+  }
+  for (const std::string& job_id : taken_back) {
+    dirty_jobs_.erase(job_id);
+    held_changes_.erase(job_id);
+    ApplyEvent(NotStoredEvent{job_id});
+  }
+  for (HeldReply& held : std::exchange(held_replies_, {})) {
+    const bool refused = taken_back.contains(held.reply.job_id);
+    if (held.reply.status.ok() && (refused || Dirty())) {
+      held.reply.status = {status.error_code(),
+                           (refused ? "the job was not accepted, because the coordinator's store "
+                                      "can't be written: "
+                                    : "the coordinator's store can't be written, it will be tried "
+                                      "again: ") +
+                               status.error_message()};
+    }
+    held.function(held.reply, View());
+  }
+  if (!Dirty()) return Release();
+  // Connections that are gone need no answer, however long the store stays away.
+  std::erase_if(held_sends_,
+                [this](const Send& send) { return !connections_.contains(send.stream); });
+  std::erase_if(held_closes_, [this](uint64_t stream) { return !connections_.contains(stream); });
+}
+
+void ControlLoop::Release() {
+  for (const Send& send : std::exchange(held_sends_, {})) {
+    const auto connection = connections_.find(send.stream);
+    if (connection != connections_.end()) connection->second.link->Send(send.command);
+  }
+  for (const uint64_t stream : std::exchange(held_closes_, {})) {
+    const auto connection = connections_.find(stream);
+    if (connection == connections_.end()) continue;
+    connection->second.link->Close(grpc::Status::OK);
+    connections_.erase(connection);
+    ApplyEvent(StreamClosedEvent{stream});
+  }
+  for (const HeldReply& held : std::exchange(held_replies_, {})) held.function(held.reply, View());
+  for (const std::string& job_id : std::exchange(held_changes_, {})) Publish(job_id);
+  if (std::exchange(held_queue_changed_, false)) PublishWaiting();
+}
+
+void ControlLoop::WriteProgress() {
+  if (dirty_progress_.empty()) return;
+  JobStore::Batch batch;
+  for (const std::string& job_id : dirty_progress_) {
+    batch.progress.emplace_back(job_id, &progress_.at(job_id));
+  }
+  progress_at_ = Now().uptime + kProgressInterval;
+  const grpc::Status status = jobs_->Write(batch);
+  LOG_IF_EVERY_N(ERROR, !status.ok(), 30) << "progress is not stored: " << status.error_message();
+  if (status.ok()) dirty_progress_.clear();
+}
+
+// ---- Watching ----
+
+void ControlLoop::Watch(const std::string& job_id, std::shared_ptr<JobWatcher> watcher) {
+  const auto watch = [this, job_id, watcher] {
+    const ControlView view = View();
+    const Job* job = view.FindJob(job_id);
+    if (job == nullptr) {
+      return watcher->Close({grpc::StatusCode::NOT_FOUND, "there is no job " + job_id});
+    }
+    if (disconnecting_ || watcher_count_ >= kMaxWatchers) {
+      return watcher->Close({grpc::StatusCode::UNAVAILABLE, disconnecting_
+                                                                ? "the coordinator is stopping"
+                                                                : "too many watch already"});
+    }
+    watchers_[job_id].push_back(watcher);
+    ++watcher_count_;
+    Publish(job_id);
+  };
+  if (Post(watch, /*bounded=*/true)) return;
+  watcher->Close({grpc::StatusCode::UNAVAILABLE, "the coordinator is overloaded or stopping"});
+}
+
+void ControlLoop::Unwatch(const std::string& job_id, const JobWatcher* watcher) {
+  Post(
+      [this, job_id, watcher] {
+        const auto found = watchers_.find(job_id);
+        if (found == watchers_.end()) return;
+        watcher_count_ -= std::erase_if(
+            found->second, [watcher](const auto& other) { return other.get() == watcher; });
+        if (found->second.empty()) watchers_.erase(found);
+      },
+      /*bounded=*/false);
+}
+
+void ControlLoop::Publish(const std::string& job_id) {
+  const auto found = watchers_.find(job_id);
+  if (found == watchers_.end()) return;
+  const Job& job = state_.jobs.at(job_id);
+  const JobStatus status = View().View(job, RankDetail::kWithRanks);
+  const bool last = IsEnded(job.state);
+  for (const auto& watcher : found->second) watcher->Offer(status, last);
+  if (!last) return;
+  watcher_count_ -= found->second.size();
+  watchers_.erase(found);
+}
+
+void ControlLoop::PublishSoon(const std::string& job_id) {
+  if (watchers_.contains(job_id)) publish_soon_.insert(job_id);
+}
+
+void ControlLoop::PublishWaiting() {
+  for (const auto& [job_id, watchers] : watchers_) {
+    if (IsWaiting(state_.jobs.at(job_id))) publish_soon_.insert(job_id);
+  }
+}
+
+}  // namespace swinfleet::coordinator

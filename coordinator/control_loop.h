@@ -1,0 +1,154 @@
+// The one thread that owns the control state. Everything that happens is posted to it; it applies
+// the pure state machine to all that waits, makes the outcome durable in one transaction, and only
+// then lets anything be said to the outside. If the store can't be written, submissions are
+// refused, and everything else is held back and tried again each second.
+#ifndef SWINFLEET_COORDINATOR_CONTROL_LOOP_H_
+#define SWINFLEET_COORDINATOR_CONTROL_LOOP_H_
+
+#include <grpcpp/support/status.h>
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "coordinator/control_state.h"
+#include "coordinator/job_store.h"
+#include "coordinator/links.h"
+#include "coordinator/log_store.h"
+#include "coordinator/state_machine.h"
+#include "coordinator/status_view.h"
+
+namespace swinfleet::coordinator {
+
+// What a query may look at, on the control thread.
+struct ControlView {
+  const ControlState& state;
+  const std::map<std::string, Progress>& progress;
+  double uptime;
+
+  // The job, unless nobody may know of it yet.
+  const Job* FindJob(const std::string& job_id) const;
+  JobStatus View(const Job& job, RankDetail detail) const;
+};
+
+class ControlLoop {
+ public:
+  using ReplyFunction = std::function<void(const Reply& reply, const ControlView& view)>;
+  using QueryFunction = std::function<void(const ControlView& view)>;
+
+  // The stores must outlive the loop.
+  ControlLoop(JobStore* jobs, LogStore* logs, const Settings& settings);
+  ~ControlLoop();
+
+  // Takes the state from the store and starts the thread.
+  grpc::Status Start();
+  // Ends all connections; new ones are refused from now on. Requests are still answered.
+  void Disconnect();
+  // Deals with what was posted, writes it and ends the thread.
+  void Stop();
+
+  // These may be called from any thread; the functions are called on the control thread, once.
+  // False: too much waits already, or the loop has stopped; the function will not be called.
+
+  // An event that is answered: Submit, Cancel, Fence, LaunchReport.
+  [[nodiscard]] bool Request(Event event, ReplyFunction reply);
+  [[nodiscard]] bool Query(QueryFunction query);
+
+  void Opened(std::shared_ptr<WorkerLink> link);
+  void Received(uint64_t stream, WorkerMessage message);
+  void Closed(uint64_t stream);
+
+  void Watch(const std::string& job_id, std::shared_ptr<JobWatcher> watcher);
+  void Unwatch(const std::string& job_id, const JobWatcher* watcher);
+
+ private:
+  struct Connection {
+    std::shared_ptr<WorkerLink> link;
+    bool greeted = false;
+    double opened_at = 0;
+  };
+  struct HeldReply {
+    Reply reply;
+    ReplyFunction function;
+  };
+  using Task = std::function<void()>;
+
+  // ---- The thread ----
+  bool Post(Task task, bool bounded);
+  void Run();
+  std::vector<Task> WaitForTasks();
+  double NextDeadline() const;
+  void RunTimers();
+
+  // ---- Events ----
+  void ApplyEvent(const Event& event);
+  void ApplyRequest(const Event& event, const ReplyFunction& function);
+  void Handle(uint64_t stream, WorkerMessage& message);
+  void HandleProgress(uint64_t stream, const ProgressReport& report);
+  void HandleLog(uint64_t stream, LogReport* report);
+  void HandleEnded(uint64_t stream, const AttemptEnded& ended);
+  void RefuseConnection(uint64_t stream, const std::string& reason);
+
+  // ---- Durability ----
+  void Settle();
+  bool Dirty() const { return !dirty_jobs_.empty() || !dirty_fleets_.empty(); }
+  grpc::Status WriteDirty(std::vector<std::string>* stored);
+  void StoreFailed(const grpc::Status& status);
+  void Release();
+  void WriteProgress();
+
+  // ---- Watching ----
+  void Publish(const std::string& job_id);
+  void PublishSoon(const std::string& job_id);
+  void PublishWaiting();
+
+  ControlView View() const;
+  Moment Now() const;
+
+  JobStore* const jobs_;
+  LogStore* const logs_;
+  const Settings settings_;
+
+  // Guards the inbox alone.
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Task> inbox_;
+  bool stopping_ = false;
+  std::thread thread_;
+
+  // All below belongs to the control thread.
+  ControlState state_;
+  std::map<std::string, Progress> progress_;  // by job
+  std::map<uint64_t, Connection> connections_;
+  std::map<std::string, std::vector<std::shared_ptr<JobWatcher>>> watchers_;  // by job
+  size_t watcher_count_ = 0;
+  bool disconnecting_ = false;
+
+  std::set<std::string> dirty_jobs_;
+  std::set<std::string> dirty_fleets_;
+  std::set<std::string> dirty_progress_;
+  // Held back until what is dirty is durable.
+  std::vector<Send> held_sends_;
+  std::vector<uint64_t> held_closes_;
+  std::vector<HeldReply> held_replies_;
+  std::set<std::string> held_changes_;
+  bool held_queue_changed_ = false;
+
+  std::set<std::string> publish_soon_;
+  grpc::Status store_status_;
+  // Uptimes at which something is due.
+  double retry_at_ = 0;
+  double tick_at_ = 0;
+  double progress_at_ = 0;
+  double publish_at_ = 0;
+};
+
+}  // namespace swinfleet::coordinator
+
+#endif  // SWINFLEET_COORDINATOR_CONTROL_LOOP_H_

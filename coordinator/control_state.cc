@@ -1,0 +1,128 @@
+#include "coordinator/control_state.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace swinfleet::coordinator {
+
+bool IsEnded(JobState state) { return state == SUCCEEDED || state == FAILED || state == CANCELLED; }
+
+bool IsWaiting(const Job& job) {
+  if (!job.durable || job.attempt_open) return false;
+  return job.state == QUEUED || job.state == RECOVERING;
+}
+
+bool IsAssignable(const Launch& launch) {
+  if (launch.phase != LaunchPhase::kLive || launch.world_size == 0 || !launch.job_id.empty()) {
+    return false;
+  }
+  return std::all_of(launch.ranks.begin(), launch.ranks.end(), [](const Rank& rank) {
+    return rank.stream != 0 && !rank.lost && rank.report.job_id().empty();
+  });
+}
+
+bool IsRegistered(const Fleet& fleet) {
+  if (!fleet.heard || fleet.launch.world_size == 0) return false;
+  return fleet.launch.supervised || !fleet.launch.job_id.empty() ||
+         ConnectedRanks(fleet.launch) > 0;
+}
+
+uint32_t ConnectedRanks(const Launch& launch) {
+  return static_cast<uint32_t>(std::count_if(launch.ranks.begin(), launch.ranks.end(),
+                                             [](const Rank& rank) { return rank.stream != 0; }));
+}
+
+bool WorksOn(const Rank& rank, const std::string& job_id, uint32_t attempt) {
+  return !job_id.empty() && rank.report.job_id() == job_id && rank.report.attempt() == attempt;
+}
+
+const Job* AttemptOfStream(const ControlState& state, uint64_t stream, const std::string& job_id,
+                           uint32_t attempt) {
+  const auto address = state.streams.find(stream);
+  const auto job = state.jobs.find(job_id);
+  if (address == state.streams.end() || job == state.jobs.end()) return nullptr;
+  const Job& found = job->second;
+  const Launch& launch = state.fleets.at(address->second.fleet).launch;
+  const bool same = found.attempt == attempt && attempt != 0 &&
+                    found.fleet == address->second.fleet && found.launch_id == launch.id;
+  return same ? &found : nullptr;
+}
+
+bool NeedsTicks(const ControlState& state) {
+  for (const auto& [name, fleet] : state.fleets) {
+    if (fleet.launch.phase != LaunchPhase::kLive) continue;
+    for (const Rank& rank : fleet.launch.ranks) {
+      if (!rank.lost) return true;
+    }
+  }
+  return false;
+}
+
+ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, double uptime) {
+  ControlState state;
+  for (Fleet& fleet : fleets) {
+    fleet.heard = false;
+    fleet.launch.job_id.clear();
+    fleet.launch.ranks.assign(fleet.launch.world_size, Rank{});
+    for (Rank& rank : fleet.launch.ranks) rank.heard_at = uptime;
+    std::string name = fleet.name;
+    state.fleets.emplace(std::move(name), std::move(fleet));
+  }
+  for (Job& job : jobs) {
+    job.durable = true;
+    state.next_number = std::max(state.next_number, job.number + 1);
+    state.job_order[job.number] = job.id;
+    if (!IsEnded(job.state)) state.open_jobs[job.number] = job.id;
+    state.submissions[job.submission_id] = job.id;
+    state.run_dirs[job.run_dir] = job.id;
+    if (job.attempt_open) state.fleets.at(job.fleet).launch.job_id = job.id;
+    std::string id = job.id;
+    state.jobs.emplace(std::move(id), std::move(job));
+  }
+  return state;
+}
+
+namespace {
+
+void CheckJob(const ControlState& state, const Job& job) {
+  CHECK_EQ(!IsEnded(job.state), state.open_jobs.contains(job.number)) << job.id;
+  CHECK_EQ(state.submissions.at(job.submission_id), job.id);
+  CHECK_EQ(state.run_dirs.at(job.run_dir), job.id);
+  if (job.state == RUNNING || job.state == CANCELLING) CHECK(job.attempt_open) << job.id;
+  if (job.state == QUEUED || IsEnded(job.state)) CHECK(!job.attempt_open) << job.id;
+  CHECK_LT(job.deaths, kMaxDeaths + (job.state == FAILED ? 1 : 0)) << job.id;
+  if (!job.attempt_open) return;
+  const Launch& launch = state.fleets.at(job.fleet).launch;
+  CHECK_EQ(launch.id, job.launch_id) << job.id;
+  CHECK_EQ(launch.job_id, job.id);
+  CHECK(launch.phase == LaunchPhase::kLive) << job.id;
+}
+
+void CheckFleet(const ControlState& state, const Fleet& fleet) {
+  const Launch& launch = fleet.launch;
+  CHECK_EQ(launch.ranks.size(), launch.world_size) << fleet.name;
+  if (!launch.job_id.empty()) CHECK(state.jobs.at(launch.job_id).attempt_open) << fleet.name;
+  for (uint32_t r = 0; r < launch.world_size; ++r) {
+    const uint64_t stream = launch.ranks[r].stream;
+    if (stream == 0) continue;
+    CHECK(launch.phase == LaunchPhase::kLive) << fleet.name;
+    const RankAddress& address = state.streams.at(stream);
+    CHECK_EQ(address.fleet, fleet.name);
+    CHECK_EQ(address.rank, r);
+  }
+}
+
+}  // namespace
+
+void CheckInvariants(const ControlState& state) {
+  for (const auto& [id, job] : state.jobs) CheckJob(state, job);
+  for (const auto& [name, fleet] : state.fleets) CheckFleet(state, fleet);
+  for (const auto& [stream, address] : state.streams) {
+    CHECK_EQ(state.fleets.at(address.fleet).launch.ranks.at(address.rank).stream, stream);
+  }
+  CHECK_EQ(state.jobs.size(), state.job_order.size());
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,282 @@
+#include "coordinator/job_store.h"
+
+#include <set>
+
+namespace swinfleet::coordinator {
+namespace {
+
+constexpr int kSchemaVersion = 1;
+
+constexpr char kSchema[] = R"(
+CREATE TABLE jobs (
+  id TEXT PRIMARY KEY,
+  number INTEGER NOT NULL UNIQUE,
+  submission_id TEXT NOT NULL UNIQUE,
+  run_dir TEXT NOT NULL UNIQUE,
+  spec BLOB NOT NULL,
+  state INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  attempt_open INTEGER NOT NULL,
+  fleet TEXT NOT NULL,
+  launch_id TEXT NOT NULL,
+  attempt_ranks INTEGER NOT NULL,
+  deaths INTEGER NOT NULL,
+  last_checkpoint TEXT NOT NULL,
+  last_checkpoint_step INTEGER NOT NULL,
+  last_checkpoint_attempt INTEGER NOT NULL,
+  submitted_at REAL NOT NULL,
+  started_at REAL NOT NULL,
+  ended_at REAL NOT NULL,
+  progress BLOB
+);
+CREATE TABLE fleets (
+  name TEXT PRIMARY KEY,
+  launch_id TEXT NOT NULL,
+  phase INTEGER NOT NULL,
+  world_size INTEGER NOT NULL,
+  supervised INTEGER NOT NULL,
+  exit TEXT NOT NULL
+);
+CREATE TABLE closed_launches (
+  fleet TEXT NOT NULL REFERENCES fleets(name),
+  position INTEGER NOT NULL,
+  launch_id TEXT NOT NULL,
+  phase INTEGER NOT NULL,
+  PRIMARY KEY (fleet, position)
+))";
+
+constexpr char kPutJob[] =
+    "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
+    "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
+    "last_checkpoint_step, last_checkpoint_attempt, submitted_at, started_at, ended_at) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+    "state=excluded.state, reason=excluded.reason, attempt=excluded.attempt, "
+    "attempt_open=excluded.attempt_open, fleet=excluded.fleet, launch_id=excluded.launch_id, "
+    "attempt_ranks=excluded.attempt_ranks, deaths=excluded.deaths, "
+    "last_checkpoint=excluded.last_checkpoint, "
+    "last_checkpoint_step=excluded.last_checkpoint_step, "
+    "last_checkpoint_attempt=excluded.last_checkpoint_attempt, "
+    "started_at=excluded.started_at, ended_at=excluded.ended_at";
+
+constexpr char kGetJobs[] =
+    "SELECT id, number, submission_id, run_dir, spec, state, reason, attempt, attempt_open, "
+    "fleet, launch_id, attempt_ranks, deaths, last_checkpoint, last_checkpoint_step, "
+    "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress "
+    "FROM jobs ORDER BY number";
+
+grpc::Status Damaged(const Database& database, const std::string& what) {
+  return {grpc::StatusCode::DATA_LOSS,
+          database.path() + " is damaged: " + what + "; restore it from a backup"};
+}
+
+// A value that no version of this program writes means that something else did.
+bool KnownState(int64_t state) { return state != 0 && JobState_IsValid(static_cast<int>(state)); }
+
+bool KnownPhase(int64_t phase) {
+  return phase >= 0 && phase <= static_cast<int64_t>(LaunchPhase::kFenced);
+}
+
+}  // namespace
+
+grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>* out) {
+  std::unique_ptr<JobStore> store(new JobStore);
+  grpc::Status status =
+      Database::Open(folder + "/jobs.sqlite", /*durable=*/true, &store->database_);
+  if (status.ok()) status = store->database_->PrepareSchema(kSchemaVersion, kSchema);
+  if (status.ok()) status = store->PrepareStatements();
+  if (status.ok()) *out = std::move(store);
+  return status;
+}
+
+grpc::Status JobStore::PrepareStatements() {
+  const std::pair<std::unique_ptr<Statement>*, const char*> statements[] = {
+      {&put_job_, kPutJob},
+      {&put_progress_, "UPDATE jobs SET progress=? WHERE id=?"},
+      {&put_fleet_,
+       "INSERT INTO fleets (name, launch_id, phase, world_size, supervised, exit) "
+       "VALUES (?,?,?,?,?,?) ON CONFLICT(name) DO UPDATE SET launch_id=excluded.launch_id, "
+       "phase=excluded.phase, world_size=excluded.world_size, supervised=excluded.supervised, "
+       "exit=excluded.exit"},
+      {&put_closed_,
+       "INSERT INTO closed_launches (fleet, position, launch_id, phase) VALUES (?,?,?,?)"},
+      {&drop_fleet_, "DELETE FROM fleets WHERE name=?"},
+      {&drop_closed_, "DELETE FROM closed_launches WHERE fleet=?"}};
+  for (const auto& [statement, sql] : statements) {
+    *statement = std::make_unique<Statement>(database_.get(), sql);
+    if (!(*statement)->status().ok()) return (*statement)->status();
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status JobStore::WriteJob(const Job& job) {
+  return put_job_->Bind(job.id)
+      .Bind(static_cast<int64_t>(job.number))
+      .Bind(job.submission_id)
+      .Bind(job.run_dir)
+      .BindBlob(job.spec->SerializeAsString())
+      .Bind(static_cast<int64_t>(job.state))
+      .Bind(job.reason)
+      .Bind(static_cast<int64_t>(job.attempt))
+      .Bind(static_cast<int64_t>(job.attempt_open))
+      .Bind(job.fleet)
+      .Bind(job.launch_id)
+      .Bind(static_cast<int64_t>(job.attempt_ranks))
+      .Bind(static_cast<int64_t>(job.deaths))
+      .Bind(job.last_checkpoint)
+      .Bind(static_cast<int64_t>(job.last_checkpoint_step))
+      .Bind(static_cast<int64_t>(job.last_checkpoint_attempt))
+      .Bind(job.submitted_at)
+      .Bind(job.started_at)
+      .Bind(job.ended_at)
+      .Run();
+}
+
+grpc::Status JobStore::WriteFleet(const Fleet& fleet) {
+  grpc::Status status = put_fleet_->Bind(fleet.name)
+                            .Bind(fleet.launch.id)
+                            .Bind(static_cast<int64_t>(fleet.launch.phase))
+                            .Bind(static_cast<int64_t>(fleet.launch.world_size))
+                            .Bind(static_cast<int64_t>(fleet.launch.supervised))
+                            .Bind(fleet.launch.exit)
+                            .Run();
+  if (status.ok()) status = drop_closed_->Bind(fleet.name).Run();
+  int64_t position = 0;
+  for (const ClosedLaunch& closed : fleet.closed) {
+    if (!status.ok()) return status;
+    status = put_closed_->Bind(fleet.name)
+                 .Bind(position++)
+                 .Bind(closed.id)
+                 .Bind(static_cast<int64_t>(closed.phase))
+                 .Run();
+  }
+  return status;
+}
+
+grpc::Status JobStore::DropFleet(const std::string& name) {
+  grpc::Status status = drop_closed_->Bind(name).Run();
+  if (status.ok()) status = drop_fleet_->Bind(name).Run();
+  return status;
+}
+
+grpc::Status JobStore::Write(const Batch& batch) {
+  Transaction transaction(database_.get());
+  grpc::Status status = transaction.Begin();
+  for (const Fleet* fleet : batch.fleets) {
+    if (status.ok()) status = WriteFleet(*fleet);
+  }
+  for (const std::string& name : batch.dropped_fleets) {
+    if (status.ok()) status = DropFleet(name);
+  }
+  for (const Job* job : batch.jobs) {
+    if (status.ok()) status = WriteJob(*job);
+  }
+  for (const auto& [job_id, progress] : batch.progress) {
+    if (!status.ok()) break;
+    status = put_progress_->BindBlob(progress->SerializeAsString()).Bind(job_id).Run();
+  }
+  if (status.ok()) status = transaction.Commit();
+  return status;
+}
+
+grpc::Status JobStore::LoadFleets(Contents* out) {
+  std::map<std::string, size_t> places;
+  Statement fleets(database_.get(),
+                   "SELECT name, launch_id, phase, world_size, supervised, exit FROM fleets");
+  while (fleets.Next()) {
+    Fleet fleet;
+    fleet.name = fleets.Text();
+    fleet.launch.id = fleets.Text();
+    const int64_t phase = fleets.Int();
+    const int64_t world_size = fleets.Int();
+    fleet.launch.supervised = fleets.Int() != 0;
+    fleet.launch.exit = fleets.Text();
+    if (!KnownPhase(phase) || world_size < 0 || world_size > kMaxWorldSize) {
+      return Damaged(*database_, "fleet " + fleet.name);
+    }
+    fleet.launch.phase = static_cast<LaunchPhase>(phase);
+    fleet.launch.world_size = static_cast<uint32_t>(world_size);
+    places[fleet.name] = out->fleets.size();
+    out->fleets.push_back(std::move(fleet));
+  }
+  if (!fleets.status().ok()) return fleets.status();
+  Statement closed(database_.get(),
+                   "SELECT fleet, launch_id, phase FROM closed_launches ORDER BY fleet, position");
+  while (closed.Next()) {
+    const auto place = places.find(closed.Text());
+    ClosedLaunch launch;
+    launch.id = closed.Text();
+    const int64_t phase = closed.Int();
+    if (place == places.end() || !KnownPhase(phase)) return Damaged(*database_, "closed launches");
+    launch.phase = static_cast<LaunchPhase>(phase);
+    out->fleets[place->second].closed.push_back(std::move(launch));
+  }
+  return closed.status();
+}
+
+grpc::Status JobStore::LoadJobs(Contents* out) {
+  Statement rows(database_.get(), kGetJobs);
+  while (rows.Next()) {
+    Job job;
+    job.id = rows.Text();
+    job.number = static_cast<uint64_t>(rows.Int());
+    job.submission_id = rows.Text();
+    job.run_dir = rows.Text();
+    auto spec = std::make_shared<JobSpec>();
+    if (!spec->ParseFromString(rows.Text())) {
+      return Damaged(*database_, "the specification of job " + job.id);
+    }
+    job.wanted_ranks = spec->parallel().ranks();
+    job.spec = std::move(spec);
+    const int64_t state = rows.Int();
+    if (!KnownState(state)) return Damaged(*database_, "the state of job " + job.id);
+    job.state = static_cast<JobState>(state);
+    job.reason = rows.Text();
+    job.attempt = static_cast<uint32_t>(rows.Int());
+    job.attempt_open = rows.Int() != 0;
+    job.fleet = rows.Text();
+    job.launch_id = rows.Text();
+    job.attempt_ranks = static_cast<uint32_t>(rows.Int());
+    job.deaths = static_cast<uint32_t>(rows.Int());
+    job.last_checkpoint = rows.Text();
+    job.last_checkpoint_step = static_cast<uint64_t>(rows.Int());
+    job.last_checkpoint_attempt = static_cast<uint32_t>(rows.Int());
+    job.submitted_at = rows.Double();
+    job.started_at = rows.Double();
+    job.ended_at = rows.Double();
+    if (const std::string progress = rows.Text(); !progress.empty()) {
+      if (!out->progress[job.id].ParseFromString(progress)) {
+        return Damaged(*database_, "the progress of job " + job.id);
+      }
+    }
+    out->jobs.push_back(std::move(job));
+  }
+  return rows.status();
+}
+
+grpc::Status JobStore::Load(Contents* out) {
+  grpc::Status status = LoadFleets(out);
+  if (status.ok()) status = LoadJobs(out);
+  if (!status.ok()) return status;
+  // An open attempt is on the current launch of its fleet, alone.
+  std::map<std::string, const Launch*> launches;
+  for (const Fleet& fleet : out->fleets) launches[fleet.name] = &fleet.launch;
+  std::set<std::string> busy;
+  for (const Job& job : out->jobs) {
+    const bool active = job.state == RUNNING || job.state == CANCELLING;
+    const bool idle = job.state == QUEUED || IsEnded(job.state);
+    if ((active && !job.attempt_open) || (idle && job.attempt_open)) {
+      return Damaged(*database_, "the state of job " + job.id);
+    }
+    if (!job.attempt_open) continue;
+    const auto launch = launches.find(job.fleet);
+    const bool sound = launch != launches.end() && launch->second->id == job.launch_id &&
+                       launch->second->phase == LaunchPhase::kLive &&
+                       launch->second->world_size >= job.attempt_ranks &&
+                       busy.insert(job.fleet).second;
+    if (!sound) return Damaged(*database_, "the fleet of job " + job.id);
+  }
+  return grpc::Status::OK;
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,82 @@
+// Inside of state_machine.h: the handlers of events, on a state that Apply owns.
+#ifndef SWINFLEET_COORDINATOR_MACHINE_H_
+#define SWINFLEET_COORDINATOR_MACHINE_H_
+
+#include <string>
+
+#include "coordinator/control_state.h"
+#include "coordinator/state_machine.h"
+
+namespace swinfleet::coordinator {
+
+class Machine {
+ public:
+  Machine(ControlState* state, Effects* effects, const Settings& settings, Moment now)
+      : state_(*state), effects_(*effects), settings_(settings), now_(now) {}
+
+  // Requests of users (machine_jobs.cc).
+  void On(const SubmitEvent& event);
+  void On(const StoredEvent& event);
+  void On(const NotStoredEvent& event);
+  void On(const CancelEvent& event);
+  // What the ranks of an attempt say (machine_jobs.cc).
+  void On(const CheckpointEvent& event);
+  void On(const AttemptEndedEvent& event);
+  // Fleets, launches and ranks (machine_fleets.cc).
+  void On(const FenceEvent& event);
+  void On(const HelloEvent& event);
+  void On(const HeartbeatEvent& event);
+  void On(const AliveEvent& event);
+  void On(const StreamClosedEvent& event);
+  void On(const LaunchReportEvent& event);
+  void On(const TickEvent& event);
+
+ private:
+  // ---- Jobs ----
+  void Schedule();
+  void StartAttempt(Job& job, Fleet& fleet);
+  void SendAssignment(const Job& job, uint64_t stream);
+  void SendCancel(const Job& job, uint64_t stream);
+  // The attempt's launch is over, with it the attempt.
+  void AttemptDied(Job& job, const std::string& why);
+  void End(Job& job, JobState state, const std::string& reason);
+  void CloseAttempt(Job& job);
+  void TakeOutcome(Job& job, const AttemptEnded& ended);
+  // RUNNING while some rank of the open attempt is heard, RECOVERING when all are silent.
+  void UpdateVisibility(Job& job);
+
+  // ---- Fleets ----
+  Rank* Sender(uint64_t stream);
+  Fleet& FleetOfStream(uint64_t stream);
+  void Heard(uint64_t stream, Rank& rank);
+  // Makes `launch_id` the fleet's current launch if that is possible; otherwise says why not.
+  std::string AdoptLaunch(Fleet& fleet, const std::string& launch_id);
+  std::string CheckHello(const Fleet& fleet, const Hello& hello) const;
+  void Connect(Fleet& fleet, const HelloEvent& event);
+  void Disconnect(uint64_t stream);
+  void Reject(uint64_t stream, const std::string& reason);
+  void CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit);
+  void RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchPhase phase);
+  // The fleet of that name, made if it is new; null when there are too many.
+  Fleet* FindOrMakeFleet(const std::string& name);
+  void ReportEnded(Fleet& fleet, const LaunchReport& report);
+  void ReportRunning(Fleet& fleet, const LaunchReport& report);
+
+  // ---- Effects ----
+  void Store(const Job& job);
+  void Store(const Fleet& fleet);
+  void Changed(const Job& job) { effects_.changed_jobs.insert(job.id); }
+  void Say(const std::string& text) { effects_.notes.push_back({false, text}); }
+  void Warn(const std::string& text) { effects_.notes.push_back({true, text}); }
+  void Answer(grpc::StatusCode code, const std::string& message);
+  void AnswerJob(const std::string& job_id);
+
+  ControlState& state_;
+  Effects& effects_;
+  const Settings& settings_;
+  const Moment now_;
+};
+
+}  // namespace swinfleet::coordinator
+
+#endif  // SWINFLEET_COORDINATOR_MACHINE_H_

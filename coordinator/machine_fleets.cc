@@ -1,0 +1,342 @@
+// Transitions that fleets, their launches and their ranks cause.
+#include <glog/logging.h>
+
+#include <algorithm>
+
+#include "coordinator/machine.h"
+#include "coordinator/scheduling.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+const ClosedLaunch* FindClosed(const Fleet& fleet, const std::string& launch_id) {
+  const auto found =
+      std::find_if(fleet.closed.begin(), fleet.closed.end(),
+                   [&launch_id](const ClosedLaunch& closed) { return closed.id == launch_id; });
+  return found == fleet.closed.end() ? nullptr : &*found;
+}
+
+// Nothing is at stake on such a launch: no attempt is open on it and nobody of it is heard. Another
+// one may take its place even if its end was never reported.
+bool IsAbandoned(const Launch& launch) {
+  if (launch.phase != LaunchPhase::kLive) return true;
+  if (!launch.job_id.empty()) return false;
+  return std::none_of(launch.ranks.begin(), launch.ranks.end(),
+                      [](const Rank& rank) { return rank.stream != 0 && !rank.lost; });
+}
+
+std::string Seconds(double seconds) {
+  char text[32];
+  snprintf(text, sizeof(text), "%.1f s", seconds);
+  return text;
+}
+
+}  // namespace
+
+Rank* Machine::Sender(uint64_t stream) {
+  const auto address = state_.streams.find(stream);
+  if (address == state_.streams.end()) return nullptr;
+  return &state_.fleets.at(address->second.fleet).launch.ranks.at(address->second.rank);
+}
+
+Fleet& Machine::FleetOfStream(uint64_t stream) {
+  return state_.fleets.at(state_.streams.at(stream).fleet);
+}
+
+void Machine::Heard(uint64_t stream, Rank& rank) {
+  rank.heard_at = now_.uptime;
+  rank.heard = true;
+  if (!rank.lost) return;
+  rank.lost = false;
+  const Fleet& fleet = FleetOfStream(stream);
+  Say("rank " + std::to_string(state_.streams.at(stream).rank) + " of fleet " + fleet.name +
+      " is heard of again");
+  effects_.queue_changed = true;
+  if (!fleet.launch.job_id.empty()) return UpdateVisibility(state_.jobs.at(fleet.launch.job_id));
+  Schedule();
+}
+
+Fleet* Machine::FindOrMakeFleet(const std::string& name) {
+  if (const auto found = state_.fleets.find(name); found != state_.fleets.end()) {
+    return &found->second;
+  }
+  if (state_.fleets.size() >= kMaxFleets) {
+    const auto victim =
+        std::find_if(state_.fleets.begin(), state_.fleets.end(), [](const auto& entry) {
+          return !IsRegistered(entry.second) && IsAbandoned(entry.second.launch) &&
+                 ConnectedRanks(entry.second.launch) == 0;
+        });
+    if (victim == state_.fleets.end()) return nullptr;
+    Store(victim->second);
+    state_.fleets.erase(victim);
+  }
+  Fleet fleet;
+  fleet.name = name;
+  // No launch of it is known yet: the same as one that has ended.
+  fleet.launch.phase = LaunchPhase::kEnded;
+  return &state_.fleets.emplace(name, std::move(fleet)).first->second;
+}
+
+std::string Machine::AdoptLaunch(Fleet& fleet, const std::string& launch_id) {
+  if (fleet.launch.id == launch_id && fleet.launch.phase == LaunchPhase::kLive) return "";
+  if (const ClosedLaunch* closed = FindClosed(fleet, launch_id)) {
+    return "launch " + launch_id + " of fleet " + fleet.name +
+           (closed->phase == LaunchPhase::kFenced ? " was fenced" : " was reported to have ended");
+  }
+  if (!IsAbandoned(fleet.launch)) {
+    return "launch " + fleet.launch.id + " of fleet " + fleet.name + " is not known to have ended" +
+           (fleet.launch.job_id.empty() ? ""
+                                        : " and job " + fleet.launch.job_id + " may run on it") +
+           "; its supervisor must report its end, or, if nothing of it runs any more, use "
+           "`swinfleet fence " +
+           fleet.name + "`";
+  }
+  for (const Rank& rank : fleet.launch.ranks) {
+    if (rank.stream == 0) continue;
+    effects_.closes.push_back(rank.stream);
+    state_.streams.erase(rank.stream);
+  }
+  fleet.launch = Launch{};
+  fleet.launch.id = launch_id;
+  fleet.heard = true;
+  Store(fleet);
+  Say("fleet " + fleet.name + " has a new launch, " + launch_id);
+  return "";
+}
+
+void Machine::Reject(uint64_t stream, const std::string& reason) {
+  Send send{stream, {}};
+  send.command.mutable_rejected()->set_reason(reason);
+  effects_.sends.push_back(std::move(send));
+  effects_.closes.push_back(stream);
+  Warn("a worker was turned away: " + reason);
+}
+
+std::string Machine::CheckHello(const Fleet& fleet, const Hello& hello) const {
+  const Launch& launch = fleet.launch;
+  if (launch.world_size != 0 && launch.world_size != hello.world_size()) {
+    return "launch " + launch.id + " has " + std::to_string(launch.world_size) +
+           " ranks, but this rank says " + std::to_string(hello.world_size());
+  }
+  if (launch.world_size == 0) return "";
+  const Rank& rank = launch.ranks.at(hello.rank());
+  const bool other = rank.heard && (rank.host != hello.host() || rank.pid != hello.pid());
+  if (!other) return "";
+  return "rank " + std::to_string(hello.rank()) + " of launch " + launch.id +
+         " is already registered as process " + std::to_string(rank.pid) + " on " + rank.host;
+}
+
+void Machine::On(const HelloEvent& event) {
+  const Hello& hello = event.hello;
+  CHECK_LT(hello.rank(), hello.world_size());
+  Fleet* fleet = FindOrMakeFleet(hello.fleet());
+  if (fleet == nullptr) {
+    return Reject(event.stream, "there are " + std::to_string(kMaxFleets) +
+                                    " fleets already, which is the limit");
+  }
+  std::string refusal = AdoptLaunch(*fleet, hello.launch_id());
+  if (refusal.empty()) refusal = CheckHello(*fleet, hello);
+  if (!refusal.empty()) return Reject(event.stream, refusal);
+  Launch& launch = fleet->launch;
+  if (launch.world_size == 0 || (hello.supervised() && !launch.supervised)) {
+    launch.supervised = launch.supervised || hello.supervised();
+    launch.world_size = hello.world_size();
+    launch.ranks.resize(launch.world_size);
+    for (Rank& rank : launch.ranks) {
+      if (!rank.heard) rank.heard_at = now_.uptime;
+    }
+    Store(*fleet);
+  }
+  const uint64_t older = launch.ranks[hello.rank()].stream;
+  if (older > event.stream) {
+    // The rank itself has opened a newer connection meanwhile.
+    effects_.closes.push_back(event.stream);
+    return;
+  }
+  if (older != 0) {
+    effects_.closes.push_back(older);
+    state_.streams.erase(older);
+  }
+  Connect(*fleet, event);
+}
+
+void Machine::Connect(Fleet& fleet, const HelloEvent& event) {
+  const Hello& hello = event.hello;
+  Launch& launch = fleet.launch;
+  Rank& rank = launch.ranks[hello.rank()];
+  rank.stream = event.stream;
+  rank.host = hello.host();
+  rank.pid = hello.pid();
+  rank.report.set_job_id(hello.job_id());
+  rank.report.set_attempt(hello.attempt());
+  fleet.heard = true;
+  state_.streams[event.stream] = {fleet.name, hello.rank()};
+  effects_.queue_changed = true;
+
+  Send welcome{event.stream, {}};
+  welcome.command.mutable_welcome()->set_heartbeat_seconds(settings_.heartbeat);
+  effects_.sends.push_back(std::move(welcome));
+  Heard(event.stream, rank);
+  if (launch.job_id.empty()) {
+    if (!hello.job_id().empty()) {
+      // It ended while the acknowledgement was under way, or belongs to another coordinator. It is
+      // left in peace; the launch gets no job as long as its ranks work on something.
+      Warn("rank " + std::to_string(hello.rank()) + " of fleet " + fleet.name +
+           " works on attempt " + std::to_string(hello.attempt()) + " of job " + hello.job_id() +
+           ", which is not under way here");
+    }
+    return Schedule();
+  }
+  Job& job = state_.jobs.at(launch.job_id);
+  UpdateVisibility(job);
+  Changed(job);
+  if (hello.job_id().empty()) SendAssignment(job, event.stream);
+  if (job.state == CANCELLING) SendCancel(job, event.stream);
+}
+
+void Machine::On(const HeartbeatEvent& event) {
+  Rank* rank = Sender(event.stream);
+  if (rank == nullptr) return;
+  const Heartbeat before = rank->report;
+  rank->report = event.heartbeat;
+  Heard(event.stream, *rank);
+  if (before.job_id().empty() || !rank->report.job_id().empty()) return;
+  // It has become idle.
+  effects_.queue_changed = true;
+  const Launch& launch = FleetOfStream(event.stream).launch;
+  if (launch.job_id.empty()) return Schedule();
+  const Job& job = state_.jobs.at(launch.job_id);
+  // From the present attempt: rank 0 is about to say how it ended. From an older one, which a
+  // delayed Hello named: the present one's assignment went to a connection that is gone.
+  if (before.job_id() == job.id && before.attempt() == job.attempt) return;
+  SendAssignment(job, event.stream);
+  if (job.state == CANCELLING) SendCancel(job, event.stream);
+}
+
+void Machine::On(const AliveEvent& event) {
+  if (Rank* rank = Sender(event.stream)) Heard(event.stream, *rank);
+}
+
+void Machine::Disconnect(uint64_t stream) {
+  Rank* rank = Sender(stream);
+  if (rank == nullptr) return;
+  rank->stream = 0;
+  effects_.queue_changed = true;
+  const Launch& launch = FleetOfStream(stream).launch;
+  if (!launch.job_id.empty()) Changed(state_.jobs.at(launch.job_id));
+  state_.streams.erase(stream);
+}
+
+void Machine::On(const StreamClosedEvent& event) { Disconnect(event.stream); }
+
+void Machine::RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchPhase phase) {
+  if (FindClosed(fleet, launch_id) != nullptr) return;
+  if (fleet.closed.size() >= kMaxClosedLaunches) fleet.closed.pop_front();
+  fleet.closed.push_back({launch_id, phase});
+  Store(fleet);
+}
+
+void Machine::CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit) {
+  Launch& launch = fleet.launch;
+  CHECK(launch.phase == LaunchPhase::kLive) << fleet.name;
+  launch.phase = phase;
+  launch.exit = exit;
+  RememberClosed(fleet, launch.id, phase);
+  Store(fleet);
+  Say("launch " + launch.id + " of fleet " + fleet.name + " is closed: " + exit);
+  for (Rank& rank : launch.ranks) {
+    if (rank.stream == 0) continue;
+    Reject(rank.stream, "launch " + launch.id + " of fleet " + fleet.name + " is closed: " + exit);
+    state_.streams.erase(rank.stream);
+    rank.stream = 0;
+  }
+  if (!launch.job_id.empty()) {
+    AttemptDied(state_.jobs.at(launch.job_id),
+                "its launch on fleet " + fleet.name + " ended (" + exit + ")");
+  }
+  Schedule();
+}
+
+void Machine::On(const FenceEvent& event) {
+  const auto found = state_.fleets.find(event.fleet);
+  if (found == state_.fleets.end()) {
+    return Answer(grpc::StatusCode::NOT_FOUND, "there is no fleet " + event.fleet);
+  }
+  Fleet& fleet = found->second;
+  effects_.reply = Reply{grpc::Status::OK, "", fleet.name, {}};
+  if (fleet.launch.phase != LaunchPhase::kLive) return;
+  for (uint32_t r = 0; r < fleet.launch.world_size; ++r) {
+    const Rank& rank = fleet.launch.ranks[r];
+    if (rank.stream == 0 || rank.lost) continue;
+    return Answer(grpc::StatusCode::FAILED_PRECONDITION,
+                  "rank " + std::to_string(r) + " of fleet " + fleet.name + " runs: process " +
+                      std::to_string(rank.pid) + " on " + rank.host + " was heard " +
+                      Seconds(now_.uptime - rank.heard_at) +
+                      " ago; stop its mpirun first, fencing is for fleets that are gone");
+  }
+  CloseLaunch(fleet, LaunchPhase::kFenced, "fenced by an operator");
+}
+
+void Machine::On(const LaunchReportEvent& event) {
+  const LaunchReport& report = event.report;
+  Fleet* fleet = FindOrMakeFleet(report.fleet());
+  if (fleet == nullptr) {
+    return Answer(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                  "there are " + std::to_string(kMaxFleets) + " fleets already, the limit");
+  }
+  fleet->heard = true;
+  if (report.state() == LAUNCH_ENDED) {
+    ReportEnded(*fleet, report);
+  } else {
+    ReportRunning(*fleet, report);
+  }
+  Reply reply{grpc::Status::OK, "", fleet->name, {}};
+  const ClosedLaunch* closed = FindClosed(*fleet, report.launch_id());
+  reply.directive.set_fenced(closed != nullptr && closed->phase == LaunchPhase::kFenced);
+  effects_.reply = std::move(reply);
+}
+
+void Machine::ReportEnded(Fleet& fleet, const LaunchReport& report) {
+  Launch& launch = fleet.launch;
+  const std::string exit = report.exit().empty() ? "no reason was given" : report.exit();
+  if (launch.id == report.launch_id() && launch.phase == LaunchPhase::kLive) {
+    launch.supervised = true;
+    return CloseLaunch(fleet, LaunchPhase::kEnded, exit);
+  }
+  if (launch.id.empty()) {
+    launch.id = report.launch_id();
+    launch.exit = exit;
+    launch.supervised = true;
+  }
+  RememberClosed(fleet, report.launch_id(), LaunchPhase::kEnded);
+}
+
+void Machine::ReportRunning(Fleet& fleet, const LaunchReport& report) {
+  if (!AdoptLaunch(fleet, report.launch_id()).empty()) return;
+  if (fleet.launch.supervised) return;
+  fleet.launch.supervised = true;
+  Store(fleet);
+}
+
+void Machine::On(const TickEvent&) {
+  for (auto& [name, fleet] : state_.fleets) {
+    Launch& launch = fleet.launch;
+    if (launch.phase != LaunchPhase::kLive) continue;
+    bool found = false;
+    for (uint32_t r = 0; r < launch.world_size; ++r) {
+      Rank& rank = launch.ranks[r];
+      const double silence = now_.uptime - rank.heard_at;
+      if (rank.lost || silence <= settings_.lost_after) continue;
+      rank.lost = true;
+      found = true;
+      Warn("rank " + std::to_string(r) + " of fleet " + name +
+           (rank.host.empty() ? "" : " on " + rank.host) + " has been silent for " +
+           Seconds(silence));
+    }
+    if (!found) continue;
+    effects_.queue_changed = true;
+    if (!launch.job_id.empty()) UpdateVisibility(state_.jobs.at(launch.job_id));
+  }
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,97 @@
+#include "coordinator/server.h"
+
+#include <fcntl.h>
+#include <glog/logging.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+
+#include "coordinator/validation.h"
+
+namespace swinfleet::coordinator {
+
+Server::~Server() { Stop(); }
+
+grpc::Status Server::OpenStore(const ServerOptions& options, std::unique_ptr<Server>* out) {
+  std::unique_ptr<Server> server(new Server(options));
+  grpc::Status status = StoreFolder::Open(options.store, options.filesystem_type, &server->folder_);
+  if (!status.ok()) return status;
+  const std::string& path = server->folder_->path();
+  status = JobStore::Open(path, &server->jobs_);
+  if (status.ok()) status = LogStore::Open(path, options.log_limits, &server->logs_);
+  if (status.ok()) status = server->folder_->Sync();
+  if (!status.ok()) return status;
+  server->control_ =
+      std::make_unique<ControlLoop>(server->jobs_.get(), server->logs_.get(), options.settings);
+  status = server->control_->Start();
+  if (!status.ok()) return status;
+  LOG(INFO) << "store: " << path;
+  *out = std::move(server);
+  return status;
+}
+
+grpc::Status Server::Listen() {
+  admission_ = std::make_unique<Admission>(options_.admission);
+  user_service_ = std::make_unique<UserService>(control_.get(), admission_.get(), logs_.get());
+  worker_service_ = std::make_unique<WorkerService>(control_.get());
+
+  grpc::ServerBuilder builder;
+  // Otherwise two coordinators on one port would both seem to work.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A machine that loses its power closes no connection; this finds out.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Peers may look after their connections in the same way.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  int port = 0;
+  builder.AddListeningPort(options_.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(user_service_.get());
+  builder.RegisterService(worker_service_.get());
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr || port == 0) {
+    const std::string why = ProbeListen(options_.listen);
+    return {grpc::StatusCode::UNAVAILABLE,
+            "can't listen on " + options_.listen.ToString() + ": " +
+                (why.empty() ? "gRPC refused it" : why) +
+                "; choose another address with --listen, port 0 takes a free one"};
+  }
+  options_.listen.port = port;
+  return options_.port_file.empty() ? grpc::Status::OK : WritePortFile();
+}
+
+grpc::Status Server::WritePortFile() const {
+  const std::string temporary = options_.port_file + ".new";
+  const std::string text = std::to_string(options_.listen.port) + "\n";
+  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  bool good = file >= 0;
+  if (good) {
+    good = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    good = close(file) == 0 && good;
+    good = good && rename(temporary.c_str(), options_.port_file.c_str()) == 0;
+  }
+  if (good) return grpc::Status::OK;
+  const std::string why = strerror(errno);
+  unlink(temporary.c_str());
+  return {grpc::StatusCode::UNAVAILABLE,
+          "can't write --port-file " + options_.port_file + ": " + why};
+}
+
+void Server::Stop() {
+  // The control loop answers requests until the last one is finished.
+  if (admission_ != nullptr) admission_->Stop();
+  if (control_ != nullptr) control_->Disconnect();
+  if (server_ != nullptr) {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    server_->Wait();
+    server_ = nullptr;
+  }
+  if (control_ != nullptr) control_->Stop();
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,66 @@
+// The coordinator as a whole: store, control loop, checks and services on one port.
+#ifndef SWINFLEET_COORDINATOR_SERVER_H_
+#define SWINFLEET_COORDINATOR_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "coordinator/admission.h"
+#include "coordinator/control_loop.h"
+#include "coordinator/fleet_service.h"
+#include "coordinator/job_store.h"
+#include "coordinator/listen_address.h"
+#include "coordinator/log_store.h"
+#include "coordinator/store_folder.h"
+#include "coordinator/user_service.h"
+
+namespace swinfleet::coordinator {
+
+struct ServerOptions {
+  // The folder of the store.
+  std::string store;
+  // Port 0 takes a free one.
+  ListenAddress listen{"127.0.0.1", 7077};
+  // Where to write the port once it is listened on; empty: nowhere.
+  std::string port_file;
+  Settings settings;
+  AdmissionOptions admission;
+  FilesystemType filesystem_type = &SystemFilesystemType;
+  LogStore::Limits log_limits;
+};
+
+class Server {
+ public:
+  ~Server();
+
+  // The two steps of starting, apart because their failures are told apart by the exit code.
+  static grpc::Status OpenStore(const ServerOptions& options, std::unique_ptr<Server>* out);
+  grpc::Status Listen();
+
+  // With the port that was chosen.
+  const ListenAddress& address() const { return options_.listen; }
+
+  // Ends every connection and stops; workers ride it out. Within about a second.
+  void Stop();
+
+ private:
+  explicit Server(const ServerOptions& options) : options_(options) {}
+  grpc::Status WritePortFile() const;
+
+  ServerOptions options_;
+  // In the order in which they depend on each other.
+  std::unique_ptr<StoreFolder> folder_;
+  std::unique_ptr<JobStore> jobs_;
+  std::unique_ptr<LogStore> logs_;
+  std::unique_ptr<ControlLoop> control_;
+  std::unique_ptr<Admission> admission_;
+  std::unique_ptr<UserService> user_service_;
+  std::unique_ptr<WorkerService> worker_service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace swinfleet::coordinator
+
+#endif  // SWINFLEET_COORDINATOR_SERVER_H_

@@ -1,0 +1,119 @@
+#include "coordinator/status_view.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "coordinator/scheduling.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+void ViewRank(const Rank& rank, uint32_t number, double uptime, RankStatus* out) {
+  out->set_rank(number);
+  out->set_host(rank.host);
+  out->set_pid(rank.pid);
+  out->set_phase(rank.report.phase());
+  out->set_step(rank.report.step());
+  out->set_collective_sequence(rank.report.collective_sequence());
+  out->set_collective(rank.report.collective());
+  out->set_seconds_since_heartbeat(std::max(0.0, uptime - rank.heard_at));
+  out->set_memory_bytes(rank.report.memory_bytes());
+}
+
+// Names the ranks of an attempt that are silent: "; rank 3 (node7, process 812) silent for 8 s".
+std::string SilentRanks(const Launch& launch, uint32_t attempt_ranks, double uptime) {
+  constexpr uint32_t kNamed = 3;
+  std::string text;
+  uint32_t silent = 0;
+  for (uint32_t r = 0; r < std::min(attempt_ranks, launch.world_size); ++r) {
+    const Rank& rank = launch.ranks[r];
+    if (!rank.lost) continue;
+    if (++silent > kNamed) continue;
+    char seconds[32];
+    snprintf(seconds, sizeof(seconds), "%.0f s", uptime - rank.heard_at);
+    text += "; rank " + std::to_string(r);
+    if (rank.heard) text += " (" + rank.host + ", process " + std::to_string(rank.pid) + ")";
+    text += std::string(" silent for ") + seconds;
+    if (rank.report.collective_sequence() != 0) {
+      text += " in collective " + std::to_string(rank.report.collective_sequence()) + " " +
+              rank.report.collective();
+    }
+  }
+  if (silent > kNamed) text += "; " + std::to_string(silent - kNamed) + " more are silent";
+  return text;
+}
+
+std::string Reason(const ControlState& state, const Job& job, double uptime) {
+  if (IsEnded(job.state)) return job.reason;
+  if (IsWaiting(job)) {
+    const std::string waiting = WaitingReason(state, job);
+    return job.reason.empty() ? waiting : job.reason + "; " + waiting;
+  }
+  if (!job.attempt_open) return job.reason;
+  return job.reason + SilentRanks(state.fleets.at(job.fleet).launch, job.attempt_ranks, uptime);
+}
+
+}  // namespace
+
+JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* progress,
+                  double uptime, RankDetail detail) {
+  JobStatus out;
+  out.set_job_id(job.id);
+  *out.mutable_spec() = *job.spec;
+  out.set_state(job.state);
+  out.set_reason(Reason(state, job, uptime));
+  out.set_attempt(job.attempt);
+  out.set_restarts(job.attempt > 0 ? job.attempt - 1 : 0);
+  out.set_fleet(job.fleet);
+  out.set_last_checkpoint(job.last_checkpoint);
+  out.set_last_checkpoint_step(job.last_checkpoint_step);
+  out.set_submitted_at(job.submitted_at);
+  out.set_started_at(job.started_at);
+  out.set_ended_at(job.ended_at);
+  out.set_queue_position(QueuePosition(state, job));
+  if (progress != nullptr) *out.mutable_progress() = *progress;
+  if (detail == RankDetail::kWithRanks && job.attempt_open) {
+    const Launch& launch = state.fleets.at(job.fleet).launch;
+    for (uint32_t r = 0; r < std::min(job.attempt_ranks, launch.world_size); ++r) {
+      ViewRank(launch.ranks[r], r, uptime, out.add_ranks());
+    }
+  }
+  return out;
+}
+
+std::string FleetStateName(const Fleet& fleet) {
+  const Launch& launch = fleet.launch;
+  if (launch.phase == LaunchPhase::kEnded) return "down";
+  if (launch.phase == LaunchPhase::kFenced) return "fenced";
+  const uint32_t connected = ConnectedRanks(launch);
+  const bool lost = std::any_of(launch.ranks.begin(), launch.ranks.end(), [&](const Rank& rank) {
+    return rank.lost && (rank.heard || !launch.job_id.empty());
+  });
+  if (launch.job_id.empty() && connected == 0 && !launch.supervised && (lost || !fleet.heard)) {
+    return "down";
+  }
+  if (lost) return "lost";
+  if (launch.world_size == 0 || connected < launch.world_size) return "connecting";
+  return IsAssignable(launch) ? "idle" : "busy";
+}
+
+FleetStatus ViewFleet(const Fleet& fleet, double uptime) {
+  const Launch& launch = fleet.launch;
+  FleetStatus out;
+  out.set_name(fleet.name);
+  out.set_launch_id(launch.id);
+  out.set_state(FleetStateName(fleet));
+  out.set_world_size(launch.world_size);
+  out.set_connected_ranks(ConnectedRanks(launch));
+  out.set_job_id(launch.job_id);
+  out.set_supervised(launch.supervised);
+  out.set_last_exit(launch.exit);
+  if (launch.phase != LaunchPhase::kLive) return out;
+  for (uint32_t r = 0; r < launch.world_size; ++r) {
+    if (launch.ranks[r].heard) ViewRank(launch.ranks[r], r, uptime, out.add_ranks());
+  }
+  return out;
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,100 @@
+#include "core/checkpoint/async_saver.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+
+namespace swinfleet {
+
+int64_t SaveBufferElements(std::span<const TensorPiece> pieces) {
+  int64_t elements = 0;
+  for (const TensorPiece& piece : pieces) elements += static_cast<int64_t>(piece.data.size());
+  return elements;
+}
+
+AsyncSaver::AsyncSaver(std::span<float> buffer, FileOps& ops)
+    : buffer_(buffer), ops_(ops), thread_([this] { Run(); }) {}
+
+AsyncSaver::~AsyncSaver() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void AsyncSaver::Begin(const std::string& dir, int rank, int ranks,
+                       std::span<const TensorPiece> pieces) {
+  CHECK(!in_flight_) << "a save is in flight; its outcome has to be taken first";
+  CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer_.size()));
+  // The thread is idle: until begun_ is set, all of this is the owner's.
+  dir_ = dir;
+  rank_ = rank;
+  ranks_ = ranks;
+  pieces_.assign(pieces.begin(), pieces.end());
+  std::span<float> free = buffer_;
+  for (TensorPiece& piece : pieces_) {
+    const std::span<float> copy = free.first(piece.data.size());
+    std::copy(piece.data.begin(), piece.data.end(), copy.begin());
+    piece.data = copy;
+    free = free.subspan(copy.size());
+  }
+  in_flight_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    begun_ = true;
+  }
+  changed_.notify_all();
+}
+
+std::optional<SaveOutcome> AsyncSaver::Poll() {
+  const std::lock_guard lock(mutex_);
+  if (!outcome_) return std::nullopt;
+  in_flight_ = false;
+  std::optional<SaveOutcome> taken = std::move(outcome_);
+  outcome_.reset();
+  return taken;
+}
+
+SaveOutcome AsyncSaver::Wait() {
+  CHECK(in_flight_) << "no save was begun";
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return outcome_.has_value(); });
+  }
+  return *Poll();
+}
+
+SaveOutcome AsyncSaver::Save() {
+  const auto start = std::chrono::steady_clock::now();
+  SaveOutcome outcome;
+  outcome.dir = dir_;
+  // A failed save never ends training, whatever the failure is.
+  try {
+    outcome.record = WriteShard(dir_, rank_, ranks_, pieces_, ops_);
+  } catch (const std::exception& error) {
+    outcome.error = error.what();
+  }
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return outcome;
+}
+
+void AsyncSaver::Run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stop_ || begun_; });
+    // A save that was begun is written even when the saver is about to be destroyed.
+    if (!begun_) return;
+    lock.unlock();
+    SaveOutcome outcome = Save();
+    lock.lock();
+    begun_ = false;
+    outcome_ = std::move(outcome);
+    changed_.notify_all();
+  }
+}
+
+}  // namespace swinfleet

@@ -1,0 +1,74 @@
+// Saving while training goes on: a thread writes a rank's shard from a copy of its tensors.
+#ifndef SWINFLEET_CORE_CHECKPOINT_ASYNC_SAVER_H_
+#define SWINFLEET_CORE_CHECKPOINT_ASYNC_SAVER_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/checkpoint/checkpoint.h"
+
+namespace swinfleet {
+
+// How a save of one rank's shard ended.
+struct SaveOutcome {
+  std::string dir;
+  // Empty when it failed; then `error` says why.
+  std::optional<ShardRecord> record;
+  std::string error;
+  double seconds = 0;
+};
+
+// The elements of all pieces: what the buffer of an AsyncSaver has to hold.
+int64_t SaveBufferElements(std::span<const TensorPiece> pieces);
+
+// One save in flight at most. All methods are for one thread, the owner's.
+class AsyncSaver {
+ public:
+  // `buffer` is the caller's and outlives the saver. The thread is started here.
+  explicit AsyncSaver(std::span<float> buffer, FileOps& ops = FileOps::System());
+  // Waits for a save in flight.
+  ~AsyncSaver();
+  AsyncSaver(const AsyncSaver&) = delete;
+  AsyncSaver& operator=(const AsyncSaver&) = delete;
+
+  // Copies the pieces into the buffer, which is large enough (CHECK), and starts to write them as
+  // WriteShard does. The caller may change them as soon as this returns. None is in flight (CHECK).
+  void Begin(const std::string& dir, int rank, int ranks, std::span<const TensorPiece> pieces);
+  // A save was begun whose outcome has not been taken.
+  bool InFlight() const { return in_flight_; }
+  // Takes the outcome if the save in flight has ended; never waits.
+  std::optional<SaveOutcome> Poll();
+  // Waits for the save in flight (CHECK) and takes its outcome.
+  SaveOutcome Wait();
+
+ private:
+  void Run();
+  SaveOutcome Save();
+
+  std::span<float> buffer_;
+  FileOps& ops_;
+  bool in_flight_ = false;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool stop_ = false;
+  // Set by the owner, taken by the thread; the job's fields below belong to the thread meanwhile.
+  bool begun_ = false;
+  std::optional<SaveOutcome> outcome_;
+  std::string dir_;
+  int rank_ = 0;
+  int ranks_ = 1;
+  std::vector<TensorPiece> pieces_;
+
+  std::thread thread_;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_CHECKPOINT_ASYNC_SAVER_H_

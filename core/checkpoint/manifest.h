@@ -1,0 +1,122 @@
+// What a checkpoint says about itself: which job and step it is, and where each element of each
+// tensor lies in its shards. Everything here is text and arithmetic; files are in checkpoint.h.
+#ifndef SWINFLEET_CORE_CHECKPOINT_MANIFEST_H_
+#define SWINFLEET_CORE_CHECKPOINT_MANIFEST_H_
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/data/dataset.h"
+#include "kernels/tensor.h"
+
+namespace swinfleet {
+
+// Elements [begin, begin + data.size()) of a flattened float32 tensor. Names are "param/<name>"
+// and, for the state of optimizers, "adamw_m/<name>", "adamw_v/<name>", "sgd_momentum/<name>",
+// where <name> is the parameter's official name.
+struct TensorPiece {
+  std::string tensor;
+  // Of the whole tensor.
+  Shape shape;
+  int64_t begin = 0;
+  std::span<const float> data;
+};
+
+// Where a piece lies in a shard.
+struct PieceRecord {
+  std::string tensor;
+  Shape shape;
+  std::string dtype = "F32";
+  int64_t begin = 0;
+  int64_t count = 0;
+  // Byte of the file at which it begins.
+  uint64_t offset = 0;
+  // XXH3 (64 bits) of its bytes.
+  uint64_t checksum = 0;
+  bool operator==(const PieceRecord&) const = default;
+};
+
+// One shard file: its header and its pieces are all of its bytes, and each has a checksum.
+struct ShardRecord {
+  // Without folder.
+  std::string file;
+  uint64_t bytes = 0;
+  uint64_t header_bytes = 0;
+  uint64_t header_checksum = 0;
+  std::vector<PieceRecord> pieces;
+
+  // JSON on one line: what a rank sends to rank 0.
+  std::string ToJson() const;
+  // Throws Error for a text that is no consistent record; `source` is for messages.
+  static ShardRecord FromJson(const std::string& text, const std::string& source);
+  bool operator==(const ShardRecord&) const = default;
+};
+
+// What has to be the same for a resumed run to give the same bits.
+struct ReproducibilityKey {
+  std::string program_version;
+  // As Highway and oneDNN name it, "AVX2".
+  std::string instruction_set;
+  int threads_per_rank = 1;
+  int64_t micro_batch_size = 0;
+  int64_t micro_batches = 0;
+  // Of the matrix products, "F32".
+  std::string dtype = "F32";
+  bool operator==(const ReproducibilityKey&) const = default;
+  // What differs from `now`, for a warning: "threads per rank 2, now 1". Empty: nothing.
+  std::string Differences(const ReproducibilityKey& now) const;
+};
+
+struct CheckpointMeta {
+  // The job specification as text.
+  std::string job_spec;
+  // Optimizer steps done.
+  int64_t step = 0;
+  int attempt = 0;
+  uint64_t seed = 0;
+  // Samples consumed since the start of the run: the position in the data order.
+  int64_t data_position = 0;
+  // Of the training split.
+  DataIdentity data;
+  ReproducibilityKey reproducibility;
+  // The model's dimensions, as JSON.
+  std::string model;
+  // Steps skipped for a loss or norm that was not finite, in all and in a row up to now.
+  int64_t skipped_steps = 0;
+  int64_t consecutive_nonfinite = 0;
+  // The latest loss, accuracy, ...; any number, also NaN.
+  std::map<std::string, double> metrics;
+  // How it was written; it can be read on any number of ranks and at any stage.
+  int ranks = 1;
+  int zero_stage = 0;
+};
+
+struct Manifest {
+  // The format's version that this program writes, and the newest that it reads.
+  static constexpr int kVersion = 1;
+  CheckpointMeta meta;
+  std::vector<ShardRecord> shards;
+
+  // JSON whose first line is a checksum of all that follows. Throws Error for text that is not
+  // UTF-8.
+  std::string ToText() const;
+  // Throws Error for a text that was changed, is of a newer version, or is inconsistent, the
+  // coverage included. `source` is for messages.
+  static Manifest FromText(const std::string& text, const std::string& source);
+};
+
+// Throws Error unless the shards hold every element of every tensor exactly once, agree on shapes,
+// have names of their own, and each optimizer state that occurs is there for every parameter.
+void CheckCoverage(const std::vector<ShardRecord>& shards, const std::string& source);
+
+// XXH3 of bytes, as in the records.
+uint64_t Checksum(std::span<const std::byte> bytes);
+// As 16 hexadecimal digits.
+std::string HexOf(uint64_t value);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_CHECKPOINT_MANIFEST_H_

@@ -1,0 +1,55 @@
+// One update of one piece of the parameters, the same wherever that piece lives: all parameters in
+// one process, or a rank's shard of them.
+#ifndef SWINFLEET_CORE_OPTIM_OPTIMIZER_H_
+#define SWINFLEET_CORE_OPTIM_OPTIMIZER_H_
+
+#include <cstdint>
+
+#include "core/config/job_config.h"
+#include "core/optim/parameter_groups.h"
+#include "kernels/ops.h"
+
+namespace swinfleet {
+
+// What the optimizer keeps from update to update for a segment, float32, each with as many elements
+// as the segment; all zero before the first update.
+struct OptimizerState {
+  // AdamW: the first moment m. SGD: the momentum.
+  TensorView first;  // (n)
+  // AdamW: the second moment v. SGD: absent.
+  TensorView second;  // (n) or absent
+};
+
+// State tensors that an optimizer keeps beside each parameter: 2 for AdamW, 1 for SGD.
+int OptimizerStateTensors(OptimizerConfig::Kind kind);
+
+// Base learning rate of a parameter, which its schedule starts from: ScheduledRate and RateOfUpdate
+// take this as `base`. (A schedule isn't linear in its base: the warm-up's start and the minimum
+// are shared by all groups.)
+inline double BaseRate(const OptimizerConfig& optimizer, const ParameterHyper& hyper) {
+  return optimizer.learning_rate * hyper.lr_scale;
+}
+
+// The factor that clips gradients of the global norm `norm` to `max_norm`:
+// min(1, max_norm / (norm + 1e-6)), as torch's clip_grad_norm_.
+// A `max_norm` of 0 means no clipping: 1. `norm` is finite.
+float ClipFactor(double norm, double max_norm);
+
+// Updates one segment, any run of elements that share `hyper`: a whole parameter, several, or a
+// part of one. Elements are independent of each other, so cutting a run into segments changes no
+// bit.
+//   `rate`: the learning rate of this update for these parameters,
+//       RateOfUpdate(schedule, BaseRate(optimizer, hyper), ...).
+//   `updates_made`: updates applied before this one, 0 for the first. Steps that were skipped
+//       (not finite) don't count.
+//   `grad_scale`: multiplies the gradient first (ClipFactor).
+void UpdateSegment(const OptimizerConfig& optimizer, const ParameterHyper& hyper, double rate,
+                   int64_t updates_made, float grad_scale,
+                   const TensorView& param,      // (n), updated
+                   const TensorView& grad,       // (n)
+                   const OptimizerState& state,  // (n) each, updated
+                   Context& context);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_OPTIM_OPTIMIZER_H_

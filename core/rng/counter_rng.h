@@ -1,0 +1,54 @@
+// Counter-based random numbers: each stream is a function of what it is for, so nothing depends on
+// the number of ranks or threads, nor on what was drawn before.
+#ifndef SWINFLEET_CORE_RNG_COUNTER_RNG_H_
+#define SWINFLEET_CORE_RNG_COUNTER_RNG_H_
+
+#include <array>
+#include <cstdint>
+
+namespace swinfleet {
+
+enum class RandomPurpose : uint32_t {
+  kInitialWeights = 1,
+  kDataOrder = 2,
+  kAugmentation = 3,
+  kDropPath = 4,
+  kBenchmarkData = 5,
+};
+
+// One block of Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").
+// For a given key it is a bijection of the counter.
+std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+// The x at which the standard normal distribution function is p, in (0, 1); relative error about
+// 1e-15. Only additions, multiplications, divisions and square roots: IEEE arithmetic that gives
+// the same bits with every C library.
+double NormalQuantile(double p);
+
+// A stream of Philox4x32-10 numbers. The seed, purpose, a, b and c select the stream, e.g. sample
+// index, step and layer. Streams of one seed never overlap: block n of a stream is Philox of key
+// and counter (n, purpose, h2, h3), where (key, h2, h3) is the Philox block of counter (a, b, c)
+// under the seed, and both steps are bijections. A stream holds 2^34 numbers of 32 bits.
+class CounterRng {
+ public:
+  CounterRng(uint64_t seed, RandomPurpose purpose, uint64_t a, uint32_t b = 0, uint32_t c = 0);
+
+  uint32_t NextU32();
+  uint64_t NextU64();
+  // Uniform over [0, bound), without bias. bound > 0.
+  uint64_t Below(uint64_t bound);
+  // Uniform over [0, 1).
+  double Uniform();
+  // Standard normal. Uses 64 bits of the stream.
+  double Normal();
+
+ private:
+  std::array<uint32_t, 2> key_;
+  std::array<uint32_t, 4> counter_;
+  std::array<uint32_t, 4> block_;
+  int used_ = 4;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_RNG_COUNTER_RNG_H_

@@ -1,0 +1,78 @@
+// Collectives between the ranks of a job.
+#ifndef SWINFLEET_DISTRIBUTED_COMMUNICATOR_H_
+#define SWINFLEET_DISTRIBUTED_COMMUNICATOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace swinfleet {
+
+// Where a rank is in its sequence of collectives: what heartbeats and the flight recorder tell.
+struct CollectivePosition {
+  // Number of the collective that the rank is in, or was in last; 0 before the first.
+  uint64_t sequence = 0;
+  // "reduce-scatter layers.0.blocks.1"; static or copied storage, never null.
+  std::string name;
+  bool in_progress = false;
+};
+
+// A collective under way. Wait blocks until it is done on this rank; the destructor of a handle that
+// was not waited for waits.
+class CollectiveHandle {
+ public:
+  virtual ~CollectiveHandle() = default;
+  virtual void Wait() = 0;
+};
+
+// Every rank calls the same collectives in the same order with equal sizes; `name` tells them apart in
+// reports. Sums are reproducible: with a power of two ranks they are those of one binary tree whose
+// leaves are the ranks in order, (0 1) (2 3) ... nearest first; with other numbers, in rank order.
+//
+// Buffers of ReduceScatter and AllGather are cut into size() equal shards; rank r's is
+// ShardLayout::ShardIndex(r, size()) (bit-reversed for recursive halving).
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // Sums over ranks; afterwards this rank's shard of `data` holds the sum, the rest is unspecified.
+  virtual std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
+                                                          const std::string& name) = 0;
+  // Each rank's shard of `data` goes to all ranks.
+  virtual std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
+                                                      const std::string& name) = 0;
+  // Sums over ranks, on all of them.
+  virtual std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
+                                                      const std::string& name) = 0;
+
+  // Blocking ones, for small things.
+  virtual void AllReduceSum(std::span<double> values, const std::string& name) = 0;
+  // Rank i's values are placed at result[i * values.size()].
+  virtual void AllGather(std::span<const double> values, std::span<double> result,
+                         const std::string& name) = 0;
+  // Every rank's text, in rank order, on all ranks.
+  virtual std::vector<std::string> AllGatherText(const std::string& text,
+                                                 const std::string& name) = 0;
+  virtual void Barrier(const std::string& name) = 0;
+
+  // Safe to call from any thread.
+  virtual CollectivePosition position() const = 0;
+  // Seconds that callers have waited in Wait and in blocking collectives.
+  virtual double wait_seconds() const = 0;
+  // Bytes that this rank has sent so far.
+  virtual uint64_t bytes_sent() const = 0;
+};
+
+// One process alone.
+std::unique_ptr<Communicator> MakeSelfCommunicator();
+// Pretends to be rank `rank` of `size`: moves nothing, touches no memory, counts bytes.
+std::unique_ptr<Communicator> MakeDryRunCommunicator(int rank, int size);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_DISTRIBUTED_COMMUNICATOR_H_

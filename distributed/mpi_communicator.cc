@@ -1,0 +1,431 @@
+#include "distributed/mpi_communicator.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <limits>
+#include <numeric>
+
+#include "kernels/error.h"
+
+namespace swinfleet {
+namespace {
+
+// Elements of a chunk: 1 MiB, so that what arrived is still in cache when it is added.
+constexpr size_t kChunk = size_t{1} << 18;
+// Chunks under way at a time in each direction.
+constexpr int kWindow = 4;
+// Elements that have arrived and wait to be added.
+constexpr int64_t kWorkspace = kWindow * kChunk;
+// All messages of a communicator are matched in order, so one tag is enough.
+constexpr int kTag = 1;
+
+size_t Chunks(size_t elements) { return (elements + kChunk - 1) / kChunk; }
+
+template <typename T>
+std::span<T> ChunkOf(std::span<T> data, size_t chunk) {
+  const size_t begin = chunk * kChunk;
+  return data.subspan(begin, std::min(kChunk, data.size() - begin));
+}
+
+// y += x. Which of the two comes first doesn't matter: addition of two floats commutes.
+void AddTo(std::span<const float> x, std::span<float> y) {
+  const float* __restrict from = x.data();
+  float* __restrict to = y.data();
+  const size_t n = x.size();
+  for (size_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+// Rows of `columns` values, one a rank, summed into the first along the tree of the communicator.
+void SumRows(std::span<double> rows, size_t columns, int ranks) {
+  const auto add = [&](int to, int from) {
+    for (size_t i = 0; i < columns; ++i) rows[to * columns + i] += rows[from * columns + i];
+  };
+  if (!std::has_single_bit(static_cast<unsigned>(ranks))) {
+    for (int r = 1; r < ranks; ++r) add(0, r);
+    return;
+  }
+  for (int step = 1; step < ranks; step *= 2) {
+    for (int r = 0; r < ranks; r += 2 * step) add(r, r + step);
+  }
+}
+
+int CheckedCount(size_t count) {
+  CHECK_LE(count, static_cast<size_t>(std::numeric_limits<int>::max()));
+  return static_cast<int>(count);
+}
+
+}  // namespace
+
+struct MpiCollectives::Progress {
+  // Receives, then sends.
+  std::array<MPI_Request, 2 * kWindow> requests;
+  std::array<size_t, kWindow> receiving{};
+  size_t next_receive = 0;
+  size_t next_send = 0;
+  // Chunks, both ways, not yet done.
+  size_t left = 0;
+};
+
+MpiCollectives::MpiCollectives(MpiThread* thread, MPI_Comm comm)
+    : thread_(thread), comm_(comm), memory_(Arena::OnHost("messages", kWorkspace * sizeof(float))) {
+  MpiThread::Check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+  MpiThread::Check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+  const auto ranks = static_cast<unsigned>(size_);
+  rounds_ = std::has_single_bit(ranks) ? std::countr_zero(ranks) : -1;
+  workspace_ = memory_.Allocate(Shape{kWorkspace}).span();
+  requests_.assign(2 * static_cast<size_t>(size_), MPI_REQUEST_NULL);
+}
+
+void MpiCollectives::Free() { MpiThread::Check(MPI_Comm_free(&comm_), "MPI_Comm_free"); }
+
+std::span<float> MpiCollectives::Halved(std::span<float> data, int rounds) const {
+  for (int round = 0; round < rounds; ++round) {
+    const size_t half = data.size() / 2;
+    data = (rank_ >> round) & 1 ? data.subspan(half) : data.first(half);
+  }
+  return data;
+}
+
+std::span<float> MpiCollectives::Part(std::span<float> data, int i) const {
+  const size_t begin = data.size() * i / size_;
+  return data.subspan(begin, data.size() * (i + 1) / size_ - begin);
+}
+
+void MpiCollectives::ReduceScatter(std::span<float> data) {
+  if (rounds_ < 0) return ReduceScatterDirect(data);
+  for (int round = 0; round < rounds_; ++round) {
+    const std::span<float> all = Halved(data, round);
+    const size_t half = all.size() / 2;
+    const bool upper = (rank_ >> round) & 1;
+    Run({.peer = rank_ ^ (1 << round),
+         .send = upper ? all.first(half) : all.subspan(half),
+         .receive = upper ? all.subspan(half) : all.first(half),
+         .add = true});
+  }
+}
+
+void MpiCollectives::AllGather(std::span<float> data) {
+  if (rounds_ < 0) return AllGatherDirect(data);
+  for (int round = rounds_ - 1; round >= 0; --round) {
+    const std::span<float> all = Halved(data, round);
+    const size_t half = all.size() / 2;
+    const bool upper = (rank_ >> round) & 1;
+    Run({.peer = rank_ ^ (1 << round),
+         .send = upper ? all.subspan(half) : all.first(half),
+         .receive = upper ? all.first(half) : all.subspan(half),
+         .add = false});
+  }
+}
+
+void MpiCollectives::StartReceive(const Exchange& exchange, int slot, Progress* progress) {
+  if (progress->next_receive == Chunks(exchange.receive.size())) return;
+  const size_t chunk = progress->next_receive++;
+  const std::span<float> place = ChunkOf(exchange.receive, chunk);
+  progress->receiving[slot] = chunk;
+  float* into = exchange.add ? workspace_.data() + slot * kChunk : place.data();
+  MpiThread::Check(MPI_Irecv(into, CheckedCount(place.size()), MPI_FLOAT, exchange.peer, kTag,
+                             comm_, &progress->requests[slot]),
+                   "MPI_Irecv");
+}
+
+void MpiCollectives::StartSend(const Exchange& exchange, int slot, Progress* progress) {
+  if (progress->next_send == Chunks(exchange.send.size())) return;
+  const std::span<const float> chunk = ChunkOf(exchange.send, progress->next_send++);
+  MpiThread::Check(MPI_Isend(chunk.data(), CheckedCount(chunk.size()), MPI_FLOAT, exchange.peer,
+                             kTag, comm_, &progress->requests[kWindow + slot]),
+                   "MPI_Isend");
+  CountSent(chunk.size_bytes());
+}
+
+void MpiCollectives::Run(const Exchange& exchange) {
+  Progress progress;
+  progress.requests.fill(MPI_REQUEST_NULL);
+  progress.left = Chunks(exchange.receive.size()) + Chunks(exchange.send.size());
+  for (int slot = 0; slot < kWindow; ++slot) StartReceive(exchange, slot, &progress);
+  for (int slot = 0; slot < kWindow; ++slot) StartSend(exchange, slot, &progress);
+  std::array<int, 2 * kWindow> done;
+  while (progress.left > 0) {
+    const int count = thread_->WaitSome(progress.requests, done);
+    progress.left -= count;
+    for (const int i : std::span(done).first(count)) {
+      if (i >= kWindow) {
+        StartSend(exchange, i - kWindow, &progress);
+        continue;
+      }
+      if (exchange.add) {
+        const std::span<float> place = ChunkOf(exchange.receive, progress.receiving[i]);
+        AddTo(workspace_.subspan(i * kChunk, place.size()), place);
+      }
+      StartReceive(exchange, i, &progress);
+    }
+  }
+}
+
+std::span<float> MpiCollectives::Contribution(int rank, size_t chunk) {
+  return workspace_.subspan((rank < rank_ ? rank : rank - 1) * chunk, chunk);
+}
+
+void MpiCollectives::ExchangeContributions(std::span<float> data, size_t begin, size_t chunk) {
+  std::ranges::fill(requests_, MPI_REQUEST_NULL);
+  const size_t own = Part(data, rank_).size();
+  for (int r = 0; r < size_; ++r) {
+    if (r == rank_) continue;
+    if (begin < own) {
+      const size_t count = std::min(chunk, own - begin);
+      MpiThread::Check(MPI_Irecv(Contribution(r, chunk).data(), CheckedCount(count), MPI_FLOAT, r,
+                                 kTag, comm_, &requests_[r]),
+                       "MPI_Irecv");
+    }
+    const std::span<float> part = Part(data, r);
+    if (begin < part.size()) {
+      const size_t count = std::min(chunk, part.size() - begin);
+      MpiThread::Check(MPI_Isend(part.data() + begin, CheckedCount(count), MPI_FLOAT, r, kTag,
+                                 comm_, &requests_[size_ + r]),
+                       "MPI_Isend");
+      CountSent(count * sizeof(float));
+    }
+  }
+}
+
+void MpiCollectives::ReduceScatterDirect(std::span<float> data) {
+  const std::span<float> own = Part(data, rank_);
+  // Parts differ by one element at most.
+  const size_t largest = (data.size() + size_ - 1) / size_;
+  const size_t chunk = workspace_.size() / (size_ - 1);
+  std::array<float, 1024> sum;
+  for (size_t begin = 0; begin < largest; begin += chunk) {
+    ExchangeContributions(data, begin, chunk);
+    thread_->WaitAll(requests_);
+    if (begin >= own.size()) continue;
+    const std::span<float> mine = own.subspan(begin, std::min(chunk, own.size() - begin));
+    for (size_t at = 0; at < mine.size(); at += sum.size()) {
+      const size_t count = std::min(sum.size(), mine.size() - at);
+      const auto of_rank = [&](int r) {
+        return r == rank_ ? mine.subspan(at, count) : Contribution(r, chunk).subspan(at, count);
+      };
+      std::ranges::copy(of_rank(0), sum.begin());
+      for (int r = 1; r < size_; ++r) AddTo(of_rank(r), std::span(sum).first(count));
+      std::copy_n(sum.begin(), count, mine.begin() + at);
+    }
+  }
+}
+
+void MpiCollectives::AllGatherDirect(std::span<float> data) {
+  const size_t largest = (data.size() + size_ - 1) / size_;
+  for (size_t chunk = 0; chunk < Chunks(largest); ++chunk) {
+    std::ranges::fill(requests_, MPI_REQUEST_NULL);
+    const std::span<float> own = Part(data, rank_);
+    for (int r = 0; r < size_; ++r) {
+      if (r == rank_) continue;
+      const std::span<float> part = Part(data, r);
+      if (chunk < Chunks(part.size())) {
+        const std::span<float> place = ChunkOf(part, chunk);
+        MpiThread::Check(MPI_Irecv(place.data(), CheckedCount(place.size()), MPI_FLOAT, r, kTag,
+                                   comm_, &requests_[r]),
+                         "MPI_Irecv");
+      }
+      if (chunk < Chunks(own.size())) {
+        const std::span<float> piece = ChunkOf(own, chunk);
+        MpiThread::Check(MPI_Isend(piece.data(), CheckedCount(piece.size()), MPI_FLOAT, r, kTag,
+                                   comm_, &requests_[size_ + r]),
+                         "MPI_Isend");
+        CountSent(piece.size_bytes());
+      }
+    }
+    thread_->WaitAll(requests_);
+  }
+}
+
+void MpiCollectives::AllGather(std::span<const double> values, std::span<double> result) {
+  const int count = CheckedCount(values.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  MpiThread::Check(MPI_Iallgather(values.data(), count, MPI_DOUBLE, result.data(), count,
+                                  MPI_DOUBLE, comm_, &request),
+                   "MPI_Iallgather");
+  CountSent(values.size_bytes() * (size_ - 1));
+  thread_->WaitAll({&request, 1});
+}
+
+void MpiCollectives::AllReduceSum(std::span<double> values) {
+  const size_t all = values.size() * size_;
+  if (gathered_.size() < all) gathered_.resize(all);
+  AllGather(values, std::span(gathered_).first(all));
+  SumRows(gathered_, values.size(), size_);
+  std::copy_n(gathered_.begin(), values.size(), values.begin());
+}
+
+std::vector<std::string> MpiCollectives::AllGatherText(const std::string& text) {
+  const double length = static_cast<double>(text.size());
+  std::vector<double> lengths(size_);
+  AllGather({&length, 1}, lengths);
+  std::vector<int> counts(size_);
+  std::vector<int> begins(size_);
+  size_t total = 0;
+  for (int r = 0; r < size_; ++r) {
+    begins[r] = CheckedCount(total);
+    counts[r] = CheckedCount(static_cast<size_t>(lengths[r]));
+    total += counts[r];
+  }
+  std::string all(total, '\0');
+  MPI_Request request = MPI_REQUEST_NULL;
+  MpiThread::Check(MPI_Iallgatherv(text.data(), counts[rank_], MPI_CHAR, all.data(), counts.data(),
+                                   begins.data(), MPI_CHAR, comm_, &request),
+                   "MPI_Iallgatherv");
+  CountSent(text.size() * (size_ - 1));
+  thread_->WaitAll({&request, 1});
+  std::vector<std::string> texts;
+  for (int r = 0; r < size_; ++r) texts.push_back(all.substr(begins[r], counts[r]));
+  return texts;
+}
+
+void MpiCollectives::Barrier() {
+  MPI_Request request = MPI_REQUEST_NULL;
+  MpiThread::Check(MPI_Ibarrier(comm_, &request), "MPI_Ibarrier");
+  thread_->WaitAll({&request, 1});
+}
+
+namespace {
+
+// Adds the time of a scope to the seconds that callers have waited.
+class WaitTimer {
+ public:
+  explicit WaitTimer(MpiCommunicator::Status* status) : status_(status) {}
+  ~WaitTimer() {
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin_;
+    const std::lock_guard lock(status_->mutex);
+    status_->wait_seconds += waited.count();
+  }
+  WaitTimer(const WaitTimer&) = delete;
+  WaitTimer& operator=(const WaitTimer&) = delete;
+
+ private:
+  MpiCommunicator::Status* status_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+class MpiHandle : public CollectiveHandle {
+ public:
+  MpiHandle(MpiThread* thread, std::shared_ptr<MpiOperation> operation,
+            std::shared_ptr<MpiCommunicator::Status> status)
+      : thread_(thread), operation_(std::move(operation)), status_(std::move(status)) {}
+  ~MpiHandle() override {
+    if (waited_) return;
+    // The buffer goes away with the caller, and its peers may wait for this rank's next collective
+    // in vain: an error under way must not turn into waiting for them.
+    if (std::uncaught_exceptions() > 0) thread_->GiveUp("this rank is leaving after an error");
+    operation_->WaitQuietly();
+  }
+  void Wait() override {
+    if (waited_) return;
+    const WaitTimer timer(status_.get());
+    waited_ = true;
+    operation_->Wait();
+  }
+
+ private:
+  MpiThread* thread_;
+  std::shared_ptr<MpiOperation> operation_;
+  std::shared_ptr<MpiCommunicator::Status> status_;
+  bool waited_ = false;
+};
+
+}  // namespace
+
+MpiCommunicator::MpiCommunicator(MpiThread* thread, int ranks, int tag)
+    : thread_(thread), status_(std::make_shared<Status>()) {
+  thread_
+      ->Post([this, ranks, tag] {
+        collectives_ = std::make_shared<MpiCollectives>(thread_, thread_->CreateGroup(ranks, tag));
+      })
+      ->Wait();
+}
+
+MpiCommunicator::~MpiCommunicator() {
+  if (std::uncaught_exceptions() > 0) thread_->GiveUp("this rank is leaving after an error");
+  thread_->Post([collectives = collectives_] { collectives->Free(); })->WaitQuietly();
+}
+
+std::shared_ptr<MpiOperation> MpiCommunicator::Post(const std::string& name,
+                                                    std::function<void()> work) {
+  return thread_->Post(
+      [work = std::move(work), name, status = status_, rank = rank(), size = size()] {
+        {
+          const std::lock_guard lock(status->mutex);
+          status->position = {status->position.sequence + 1, name, true};
+        }
+        try {
+          work();
+        } catch (const Error& error) {
+          throw Error("collective \"" + name + "\" on rank " + std::to_string(rank) + " of " +
+                      std::to_string(size) + ": " + error.what());
+        }
+        const std::lock_guard lock(status->mutex);
+        status->position.in_progress = false;
+      });
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::PostAsync(const std::string& name,
+                                                             std::function<void()> work) {
+  return std::make_unique<MpiHandle>(thread_, Post(name, std::move(work)), status_);
+}
+
+void MpiCommunicator::RunBlocking(const std::string& name, std::function<void()> work) {
+  PostAsync(name, std::move(work))->Wait();
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatter(std::span<float> data,
+                                                                 const std::string& name) {
+  CHECK_EQ(data.size() % size(), 0u) << name;
+  return PostAsync(name, [c = collectives_, data] { c->ReduceScatter(data); });
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<float> data,
+                                                             const std::string& name) {
+  CHECK_EQ(data.size() % size(), 0u) << name;
+  return PostAsync(name, [c = collectives_, data] { c->AllGather(data); });
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduce(std::span<float> data,
+                                                             const std::string& name) {
+  return PostAsync(name, [c = collectives_, data] {
+    c->ReduceScatter(data);
+    c->AllGather(data);
+  });
+}
+
+void MpiCommunicator::AllReduceSum(std::span<double> values, const std::string& name) {
+  RunBlocking(name, [this, values] { collectives_->AllReduceSum(values); });
+}
+
+void MpiCommunicator::AllGather(std::span<const double> values, std::span<double> result,
+                                const std::string& name) {
+  CHECK_EQ(result.size(), values.size() * size()) << name;
+  RunBlocking(name, [this, values, result] { collectives_->AllGather(values, result); });
+}
+
+std::vector<std::string> MpiCommunicator::AllGatherText(const std::string& text,
+                                                        const std::string& name) {
+  std::vector<std::string> result;
+  RunBlocking(name, [this, &text, &result] { result = collectives_->AllGatherText(text); });
+  return result;
+}
+
+void MpiCommunicator::Barrier(const std::string& name) {
+  RunBlocking(name, [this] { collectives_->Barrier(); });
+}
+
+CollectivePosition MpiCommunicator::position() const {
+  const std::lock_guard lock(status_->mutex);
+  return status_->position;
+}
+
+double MpiCommunicator::wait_seconds() const {
+  const std::lock_guard lock(status_->mutex);
+  return status_->wait_seconds;
+}
+
+}  // namespace swinfleet

@@ -1,0 +1,124 @@
+// Collectives over MPI messages. Not for use outside of distributed/: see mpi_runtime.h.
+#ifndef SWINFLEET_DISTRIBUTED_MPI_COMMUNICATOR_H_
+#define SWINFLEET_DISTRIBUTED_MPI_COMMUNICATOR_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "distributed/communicator.h"
+#include "distributed/mpi_thread.h"
+#include "kernels/arena.h"
+
+namespace swinfleet {
+
+// The algorithms; everything but the counters runs on the MPI thread.
+//
+// With a power of two ranks: recursive halving, nearest rank first, and recursive doubling back.
+// Otherwise every two ranks exchange directly and a shard is summed in rank order. Messages are cut
+// into chunks, so that the adding of one overlaps with the transfer of the next, and no count
+// exceeds MPI's int.
+class MpiCollectives {
+ public:
+  MpiCollectives(MpiThread* thread, MPI_Comm comm);
+  MpiCollectives(const MpiCollectives&) = delete;
+  MpiCollectives& operator=(const MpiCollectives&) = delete;
+  ~MpiCollectives() = default;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
+
+  void ReduceScatter(std::span<float> data);
+  void AllGather(std::span<float> data);
+  void AllReduceSum(std::span<double> values);
+  void AllGather(std::span<const double> values, std::span<double> result);
+  std::vector<std::string> AllGatherText(const std::string& text);
+  void Barrier();
+  void Free();
+
+ private:
+  // One message each way, cut into chunks. What arrives is added to `receive` or overwrites it.
+  struct Exchange {
+    int peer = 0;
+    std::span<const float> send;
+    std::span<float> receive;
+    bool add = false;
+  };
+  // How far an exchange is: which chunk each slot carries, and the next one to start.
+  struct Progress;
+
+  // The part of `data` that is this rank's after `rounds` halvings.
+  std::span<float> Halved(std::span<float> data, int rounds) const;
+  // Shard i of `size` in rank order, for other rank counts.
+  std::span<float> Part(std::span<float> data, int i) const;
+  void Run(const Exchange& exchange);
+  void StartReceive(const Exchange& exchange, int slot, Progress* progress);
+  void StartSend(const Exchange& exchange, int slot, Progress* progress);
+  void ReduceScatterDirect(std::span<float> data);
+  void AllGatherDirect(std::span<float> data);
+  // Starts the exchange of one chunk with every other rank: parts of the others' shards go out, the
+  // others' contributions to ours come into the workspace.
+  void ExchangeContributions(std::span<float> data, size_t begin, size_t chunk);
+  std::span<float> Contribution(int rank, size_t chunk);
+  void CountSent(size_t bytes) { bytes_sent_.fetch_add(bytes, std::memory_order_relaxed); }
+
+  MpiThread* thread_;
+  MPI_Comm comm_;
+  int rank_ = 0;
+  int size_ = 1;
+  // log2(size), or -1 for other sizes.
+  int rounds_ = 0;
+  std::atomic<uint64_t> bytes_sent_ = 0;
+  // Of an arena, for its huge pages: they make copies between processes twice as fast.
+  Arena memory_;
+  std::span<float> workspace_;
+  std::vector<double> gathered_;
+  std::vector<MPI_Request> requests_;
+};
+
+class MpiCommunicator : public Communicator {
+ public:
+  // Blocks until all ranks of the group are there.
+  MpiCommunicator(MpiThread* thread, int ranks, int tag);
+  // Outstanding collectives end first.
+  ~MpiCommunicator() override;
+
+  int rank() const override { return collectives_->rank(); }
+  int size() const override { return collectives_->size(); }
+  std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
+                                                  const std::string& name) override;
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
+                                              const std::string& name) override;
+  std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
+                                              const std::string& name) override;
+  void AllReduceSum(std::span<double> values, const std::string& name) override;
+  void AllGather(std::span<const double> values, std::span<double> result,
+                 const std::string& name) override;
+  std::vector<std::string> AllGatherText(const std::string& text, const std::string& name) override;
+  void Barrier(const std::string& name) override;
+  CollectivePosition position() const override;
+  double wait_seconds() const override;
+  uint64_t bytes_sent() const override { return collectives_->bytes_sent(); }
+
+  // Shared with handles, which may outlive the communicator.
+  struct Status {
+    mutable std::mutex mutex;
+    CollectivePosition position;
+    double wait_seconds = 0;
+  };
+
+ private:
+  std::shared_ptr<MpiOperation> Post(const std::string& name, std::function<void()> work);
+  std::unique_ptr<CollectiveHandle> PostAsync(const std::string& name, std::function<void()> work);
+  void RunBlocking(const std::string& name, std::function<void()> work);
+
+  MpiThread* thread_;
+  std::shared_ptr<MpiCollectives> collectives_;
+  std::shared_ptr<Status> status_;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_DISTRIBUTED_MPI_COMMUNICATOR_H_

@@ -1,0 +1,57 @@
+// Which rank owns which part of each unit: pure arithmetic.
+#ifndef SWINFLEET_DISTRIBUTED_SHARD_LAYOUT_H_
+#define SWINFLEET_DISTRIBUTED_SHARD_LAYOUT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/nn/parameters.h"
+
+namespace swinfleet {
+
+// Every unit is padded to ranks * (whole chunks of kNormChunk elements), so that shards are equal
+// and cut at chunks: the chunks' sums, and so the norm, do not depend on the number of ranks.
+class ShardLayout {
+ public:
+  ShardLayout(const ParameterTable& table, int ranks);
+
+  int ranks() const { return ranks_; }
+  // Elements of the unit with padding for this number of ranks.
+  int64_t PaddedSize(int unit) const { return padded_[unit]; }
+  int64_t ShardSize(int unit) const { return padded_[unit] / ranks_; }
+  // First element of the rank's shard within the unit.
+  int64_t ShardBegin(int unit, int rank) const {
+    return ShardIndex(rank, ranks_) * ShardSize(unit);
+  }
+
+  // The place of a rank's shard: what recursive halving, nearest rank first, leaves with it (the
+  // rank's bits reversed) when `ranks` is a power of two; the rank itself otherwise.
+  static int ShardIndex(int rank, int ranks);
+
+  // A rank's leaves of the summation tree: [begin, end) of `leaves`, contiguous, in rank order.
+  static int64_t LeafBegin(int rank, int ranks, int64_t leaves) { return rank * leaves / ranks; }
+
+  // The part of a parameter that lies in [begin, begin + size) of its unit.
+  struct Segment {
+    int parameter = 0;
+    // Elements from the start of the parameter, and of the unit.
+    int64_t parameter_begin = 0;
+    int64_t unit_begin = 0;
+    int64_t size = 0;
+  };
+  // The parts of parameters in a rank's shard of a unit, in order; padding is in none.
+  std::vector<Segment> ShardSegments(int unit, int rank) const;
+  // The same for the whole unit.
+  std::vector<Segment> UnitSegments(int unit) const;
+
+ private:
+  std::vector<Segment> SegmentsIn(int unit, int64_t begin, int64_t size) const;
+
+  const ParameterTable& table_;
+  int ranks_;
+  std::vector<int64_t> padded_;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_DISTRIBUTED_SHARD_LAYOUT_H_

@@ -1,0 +1,286 @@
+// The program itself: what survives kill -9, its exit codes, and that it stays small.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/coordinator/fake_worker.h"
+#include "tests/coordinator/temporary_folder.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+// One run of the program.
+class Program {
+ public:
+  // `file_limit`: bytes that a file may have, 0 for no limit.
+  Program(const std::vector<std::string>& arguments, const std::string& errors,
+          rlim_t file_limit = 0) {
+    std::vector<std::string> command{std::string(SWINFLEET_BIN_DIR) + "/swinfleet-coordinator"};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    std::vector<char*> argv;
+    for (std::string& one : command) argv.push_back(one.data());
+    argv.push_back(nullptr);
+    pid_ = fork();
+    if (pid_ == 0) {
+      const int file = open(errors.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+      dup2(file, STDERR_FILENO);
+      dup2(file, STDOUT_FILENO);
+      if (file_limit != 0) {
+        const rlimit limit{file_limit, file_limit};
+        setrlimit(RLIMIT_FSIZE, &limit);
+      }
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+  }
+  ~Program() {
+    if (pid_ > 0) Kill(SIGKILL);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  pid_t pid() const { return pid_; }
+  // The wait status.
+  int Wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = 0;
+    return status;
+  }
+  int Kill(int signal) {
+    kill(pid_, signal);
+    return Wait();
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+class Process : public ::testing::Test {
+ protected:
+  std::string store() const { return folder_.path() + "/store"; }
+  std::string errors() const { return folder_.path() + "/errors"; }
+  std::string Errors() const {
+    std::ifstream file(errors());
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  // Starts the program, at the same port as before if there was one.
+  void Start(rlim_t file_limit = 0) {
+    const std::string port_file = folder_.path() + "/port";
+    std::filesystem::remove(port_file);
+    program_ = std::make_unique<Program>(
+        std::vector<std::string>{"--store", store(), "--listen",
+                                 "127.0.0.1:" + std::to_string(port_), "--port-file", port_file,
+                                 "--lost-after", "2", "--heartbeat", "0.2"},
+        errors(), file_limit);
+    for (int i = 0; i < 2000 && !std::filesystem::exists(port_file); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    std::ifstream(port_file) >> port_;
+    ASSERT_NE(port_, 0) << Errors();
+    user_ = std::make_unique<FakeUser>(address());
+  }
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  // Runs the program to its end; the exit code.
+  int Run(const std::vector<std::string>& arguments) {
+    const int status = Program(arguments, errors()).Wait();
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  TemporaryFolder folder_;
+  int port_ = 0;
+  std::unique_ptr<Program> program_;
+  std::unique_ptr<FakeUser> user_;
+};
+
+TEST_F(Process, AcknowledgedSubmissionsSurviveKill9) {
+  Start();
+  std::atomic<bool> enough{false};
+  std::vector<std::vector<std::string>> acknowledged(4);
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < acknowledged.size(); ++t) {
+    threads.emplace_back([&, t] {
+      FakeUser user(address());
+      for (int i = 0; !enough; ++i) {
+        SubmitJobResponse response;
+        std::ostringstream run_dir;
+        run_dir << "/runs/" << t << "/" << i;
+        if (!user.Submit(FakeUser::Request(run_dir.str()), &response).ok()) return;
+        acknowledged[t].push_back(response.job_id());
+      }
+    });
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  program_->Kill(SIGKILL);
+  enough = true;
+  for (std::thread& thread : threads) thread.join();
+  Start();
+  size_t count = 0;
+  std::set<std::string> ids;
+  for (const auto& some : acknowledged) {
+    for (const std::string& id : some) {
+      EXPECT_EQ(user_->Get(id).state(), QUEUED);
+      ids.insert(id);
+      ++count;
+    }
+  }
+  EXPECT_GT(count, 4u);
+  EXPECT_EQ(ids.size(), count);
+}
+
+TEST_F(Process, WorkersTrainOnThroughKill9) {
+  Start();
+  const std::string id = user_->Submit("/r");
+  FakeRank zero(address(), "f", "l1", 0, 2), one(address(), "f", "l1", 1, 2);
+  for (FakeRank* rank : {&zero, &one}) {
+    rank->Connect();
+    ASSERT_TRUE(rank->Next().has_welcome());
+  }
+  for (FakeRank* rank : {&zero, &one}) {
+    ASSERT_TRUE(rank->Next().has_assignment());
+    rank->Beat(id, 1, 10);
+  }
+  zero.ReportCheckpoint(id, 1, "/r/c", 10);
+  user_->Await(id, [](const JobStatus& job) { return job.last_checkpoint_step() == 10; });
+  program_->Kill(SIGKILL);
+  EXPECT_TRUE(zero.AwaitEnd());
+  EXPECT_TRUE(one.AwaitEnd());
+
+  Start();
+  JobStatus job = user_->Get(id);
+  EXPECT_EQ(job.state(), RUNNING);
+  EXPECT_EQ(job.last_checkpoint(), "/r/c");
+  for (FakeRank* rank : {&zero, &one}) {
+    rank->Connect();
+    EXPECT_TRUE(rank->Next().has_welcome());
+    rank->Beat(id, 1, 20);
+  }
+  job = user_->Await(id, [](const JobStatus& status) {
+    return status.ranks_size() == 2 && status.ranks(0).step() == 20 && status.ranks(1).step() == 20;
+  });
+  EXPECT_EQ(job.state(), RUNNING);
+  // The end comes while the coordinator is away, and is told until somebody hears it.
+  program_->Kill(SIGKILL);
+  EXPECT_TRUE(zero.AwaitEnd());
+  zero.hello.clear_job_id();
+  Start();
+  zero.Connect();
+  EXPECT_TRUE(zero.Next().has_welcome());
+  zero.End(id, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_TRUE(zero.Await(WorkerCommand::kEndAcknowledged).has_end_acknowledged());
+  program_->Kill(SIGKILL);
+  Start();
+  job = user_->Get(id);
+  EXPECT_EQ(job.state(), SUCCEEDED);
+  EXPECT_EQ(job.attempt(), 1u);
+  EXPECT_EQ(job.restarts(), 0u);
+}
+
+TEST_F(Process, FullDiskRefusesAndLosesNothing) {
+  Start(512 << 10);
+  std::vector<std::string> acknowledged;
+  grpc::Status status;
+  for (int i = 0; i < 2000 && status.ok(); ++i) {
+    SubmitJobRequest request = FakeUser::Request("/runs/" + std::to_string(i));
+    request.mutable_spec()->mutable_data()->set_path(std::string(4000, 'p'));
+    SubmitJobResponse response;
+    status = user_->Submit(request, &response);
+    if (status.ok()) acknowledged.push_back(response.job_id());
+  }
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("the job was not accepted"));
+  EXPECT_THAT(status.error_message(), HasSubstr("full"));
+  const size_t refused = acknowledged.size();
+  ASSERT_GT(refused, 10u);
+  // It still answers, and knows nothing of what it refused.
+  ListJobsRequest list;
+  list.set_limit(1000);
+  ListJobsResponse jobs;
+  grpc::ClientContext context;
+  ASSERT_TRUE(user_->coordinator->ListJobs(&context, list, &jobs).ok());
+  EXPECT_EQ(static_cast<size_t>(jobs.jobs_size()), refused);
+  EXPECT_EQ(WEXITSTATUS(program_->Kill(SIGTERM)), 0);
+  Start();
+  for (const std::string& id : acknowledged) EXPECT_EQ(user_->Get(id).state(), QUEUED);
+  user_->Submit("/runs/" + std::to_string(refused));
+}
+
+TEST_F(Process, SecondCoordinatorOnTheSameStoreIsRefused) {
+  Start();
+  EXPECT_EQ(Run({"--store", store(), "--listen", "127.0.0.1:0"}), 3);
+  EXPECT_THAT(Errors(), HasSubstr("another coordinator uses the store " + store() + " (process " +
+                                  std::to_string(program_->pid()) + ")"));
+}
+
+TEST_F(Process, PortInUseIsAClearError) {
+  const int other = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in place{};
+  place.sin_family = AF_INET;
+  place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(bind(other, reinterpret_cast<sockaddr*>(&place), sizeof(place)), 0);
+  ASSERT_EQ(listen(other, 1), 0);
+  socklen_t size = sizeof(place);
+  getsockname(other, reinterpret_cast<sockaddr*>(&place), &size);
+  const std::string address = "127.0.0.1:" + std::to_string(ntohs(place.sin_port));
+  EXPECT_EQ(Run({"--store", store(), "--listen", address}), 1);
+  EXPECT_THAT(Errors(), HasSubstr("can't listen on " + address + ": Address already in use"));
+  close(other);
+  // Nor do two coordinators share a port.
+  Start();
+  EXPECT_EQ(Run({"--store", store() + "2", "--listen", this->address()}), 1);
+}
+
+TEST_F(Process, UsageErrors) {
+  EXPECT_EQ(Run({"--store", store(), "--listen", "0.0.0.0:0"}), 2);
+  EXPECT_THAT(Errors(), HasSubstr("--insecure"));
+  EXPECT_EQ(Run({"--store", store(), "--listen", "7077"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "--listen", "127.0.0.1:70000"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "--no-such-flag"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "--lost-after", "1", "--heartbeat", "1"}), 2);
+  EXPECT_EQ(Run({"--store", "/proc/nowhere/store", "--listen", "127.0.0.1:0"}), 3);
+  EXPECT_EQ(Run({"--help"}), 0);
+}
+
+TEST_F(Process, ManyIdleRanksNeedFewThreadsAndLittleTime) {
+  Start();
+  std::vector<std::unique_ptr<FakeRank>> ranks;
+  constexpr uint32_t kRanks = 200;
+  for (uint32_t r = 0; r < kRanks; ++r) {
+    ranks.push_back(std::make_unique<FakeRank>(address(), "f", "l1", r, kRanks));
+    ranks.back()->Connect();
+  }
+  for (const auto& rank : ranks) ASSERT_TRUE(rank->Next().has_welcome());
+  const std::string proc = "/proc/" + std::to_string(program_->pid());
+  const auto tasks = std::filesystem::directory_iterator(proc + "/task");
+  EXPECT_LT(std::distance(begin(tasks), end(tasks)), 100);
+  const std::string id = user_->Submit("/r");
+  for (const auto& rank : ranks) ASSERT_TRUE(rank->Next().has_assignment());
+  EXPECT_EQ(user_->Get(id).ranks_size(), static_cast<int>(kRanks));
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_EQ(WEXITSTATUS(program_->Kill(SIGTERM)), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(4));
+}
+
+}  // namespace
+}  // namespace swinfleet::coordinator

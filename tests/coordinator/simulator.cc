@@ -1,0 +1,630 @@
+#include "tests/coordinator/simulator.h"
+
+#include <algorithm>
+
+namespace swinfleet::coordinator {
+namespace {
+
+std::string Name(std::string prefix, size_t number) {
+  return prefix.append(std::to_string(number));
+}
+
+// Made-up seconds.
+constexpr double kFaultsEnd = 600;
+constexpr double kEnd = 6000;
+constexpr int kTotalSteps = 20;
+constexpr int kCheckpointSteps = 4;
+
+}  // namespace
+
+bool Simulator::Launch::dead() const {
+  return std::none_of(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.alive; });
+}
+
+Simulator::Simulator(uint64_t seed, Mutation mutation) : mutation_(mutation), random_(seed) {}
+
+bool Simulator::Chance(double probability) { return Uniform(0, 1) < probability; }
+
+double Simulator::Uniform(double low, double high) {
+  return low + (high - low) * static_cast<double>(random_() >> 11) * 0x1.0p-53;
+}
+
+bool Simulator::Faulty() const { return now_ < kFaultsEnd; }
+
+void Simulator::At(double delay, std::function<void()> action) {
+  queue_.push({now_ + delay, order_++, std::move(action)});
+}
+
+void Simulator::Every(double period, std::function<void()> action) {
+  At(Uniform(0.5, 1.5) * period, [this, period, action] {
+    action();
+    Every(period, action);
+  });
+}
+
+void Simulator::Violation(const std::string& what) {
+  if (violation_.empty()) violation_ = "at " + std::to_string(now_) + ": " + what;
+}
+
+std::string Simulator::Run() {
+  death_rate_ = Uniform(0, 0.03);
+  StartCoordinator();
+  const int fleet_count = 1 + static_cast<int>(random_() % 2);
+  for (int f = 0; f < fleet_count; ++f) {
+    auto fleet = std::make_unique<FleetWorld>();
+    fleet->name = Name("f", static_cast<size_t>(f));
+    fleet->supervised = Chance(0.7);
+    fleet->world_size = 1 + static_cast<uint32_t>(random_() % 3);
+    FleetWorld* raw = fleet.get();
+    fleets_.push_back(std::move(fleet));
+    Every(10, [this, raw] { Supervise(raw); });
+  }
+  for (size_t j = 0; j < 4; ++j) {
+    auto job = std::make_unique<UserJob>();
+    job->submission_id = Name("s", j);
+    job->spec = std::make_shared<JobSpec>();
+    job->spec->set_run_dir(Name("/runs/", j));
+    job->spec->mutable_parallel()->set_ranks(Chance(0.5) ? 0 : 1);
+    UserJob* raw = job.get();
+    users_.push_back(std::move(job));
+    At(Uniform(0, 300), [this, raw] { Use(raw); });
+    if (Chance(0.2)) At(Uniform(0, 500), [raw] { raw->wants_cancel = true; });
+  }
+  Every(10, [this] {
+    if (up_) Deliver(TickEvent{}, nullptr);
+  });
+  Every(20, [this] { Operate(); });
+  Every(8, [this] { InjectFaults(); });
+  while (violation_.empty()) {
+    const Scheduled next = queue_.top();
+    queue_.pop();
+    now_ = next.time;
+    next.action();
+    if (now_ > kFaultsEnd && Finished()) break;
+    if (now_ > kEnd) Violation("the queue does not drain");
+  }
+  return violation_;
+}
+
+bool Simulator::Finished() {
+  for (const auto& user : users_) {
+    if (user->id.empty()) return false;
+    const auto job = durable_jobs_.find(user->id);
+    if (job == durable_jobs_.end()) {
+      Violation("acknowledged job " + user->id + " is lost");
+      return true;
+    }
+    if (!IsEnded(job->second.state)) return false;
+  }
+  for (const auto& [id, job] : durable_jobs_) {
+    if (job.state == SUCCEEDED && finished_[id] != job.attempt) {
+      Violation("job " + id + " counts as finished, but its attempt did not finish it");
+    }
+    if (job.state == FAILED && job.deaths != kMaxDeaths) Violation("job " + id + " failed early");
+    ++counts_[JobState_Name(job.state)];
+  }
+  return true;
+}
+
+// ---- Coordinator ----
+
+void Simulator::StartCoordinator() {
+  std::vector<Job> jobs;
+  std::vector<Fleet> fleets;
+  for (const auto& [id, job] : durable_jobs_) jobs.push_back(job);
+  for (const auto& [name, fleet] : durable_fleets_) fleets.push_back(fleet);
+  state_ = Restore(std::move(jobs), std::move(fleets), now_);
+  up_ = true;
+  ++life_;
+}
+
+void Simulator::CrashCoordinator() {
+  ++counts_["coordinator crash"];
+  up_ = false;
+  ++life_;
+  for (const auto& [id, link] : std::exchange(links_, {})) Break(link);
+  dirty_jobs_.clear();
+  dirty_fleets_.clear();
+  sends_.clear();
+  closes_.clear();
+  replies_.clear();
+  settle_scheduled_ = false;
+  for (const auto& user : users_) {
+    if (!user->id.empty() && !durable_jobs_.contains(user->id)) {
+      Violation("acknowledged job " + user->id + " is lost");
+    }
+  }
+  At(Uniform(1, 100), [this] { StartCoordinator(); });
+}
+
+void Simulator::Deliver(Event event, Answer answer) {
+  ApplyMutated(event, answer);
+  if (mutation_ == Mutation::kSpeaksBeforeStored) Release();
+  if (settle_scheduled_) return;
+  settle_scheduled_ = true;
+  At(Uniform(0, 2), [this, life = life_] {
+    if (up_ && life == life_) Settle();
+  });
+}
+
+void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
+  std::vector<Event> events;
+  if (mutation_ == Mutation::kSilenceEndsLaunches && std::holds_alternative<TickEvent>(event)) {
+    for (const auto& [name, fleet] : state_.fleets) {
+      const auto& ranks = fleet.launch.ranks;
+      if (ranks.empty() || fleet.launch.phase != LaunchPhase::kLive) continue;
+      if (!std::all_of(ranks.begin(), ranks.end(), [](const Rank& r) { return r.lost; })) continue;
+      LaunchReportEvent end;
+      end.report.set_fleet(name);
+      end.report.set_launch_id(fleet.launch.id);
+      end.report.set_state(LAUNCH_ENDED);
+      events.push_back(end);
+    }
+  }
+  if (const auto* hello = std::get_if<HelloEvent>(&event);
+      hello != nullptr && mutation_ == Mutation::kNewcomerSupersedes) {
+    const auto fleet = state_.fleets.find(hello->hello.fleet());
+    if (fleet != state_.fleets.end() && fleet->second.launch.id != hello->hello.launch_id()) {
+      LaunchReportEvent end;
+      end.report.set_fleet(fleet->first);
+      end.report.set_launch_id(fleet->second.launch.id);
+      end.report.set_state(LAUNCH_ENDED);
+      events.push_back(end);
+    }
+  }
+  events.push_back(event);
+  if (auto* ended = std::get_if<AttemptEndedEvent>(&events.back());
+      ended != nullptr && mutation_ == Mutation::kOldAttemptsAreHeard) {
+    const auto job = state_.jobs.find(ended->ended.job_id());
+    if (job != state_.jobs.end()) ended->ended.set_attempt(job->second.attempt);
+  }
+  for (size_t i = 0; i < events.size(); ++i) {
+    Transition transition = Apply(std::move(state_), events[i], settings_, {now_, now_});
+    state_ = std::move(transition.state);
+    ++events_;
+    Collect(&transition.effects, event, i + 1 == events.size() ? answer : nullptr);
+    if (mutation_ == Mutation::kNone) CheckInvariants(state_);
+  }
+}
+
+void Simulator::Collect(Effects* effects, const Event& event, const Answer& answer) {
+  dirty_jobs_.merge(effects->store_jobs);
+  dirty_fleets_.merge(effects->store_fleets);
+  for (Send& send : effects->sends) {
+    if (mutation_ == Mutation::kAssignmentNotRepeated && send.command.has_assignment() &&
+        std::holds_alternative<HelloEvent>(event) && effects->store_jobs.empty() &&
+        !dirty_jobs_.contains(send.command.assignment().job_id())) {
+      continue;
+    }
+    sends_.push_back(std::move(send));
+  }
+  closes_.insert(closes_.end(), effects->closes.begin(), effects->closes.end());
+  if (answer) replies_.emplace_back(effects->reply.value(), answer);
+}
+
+void Simulator::Settle() {
+  settle_scheduled_ = false;
+  while (!dirty_jobs_.empty() || !dirty_fleets_.empty()) {
+    std::vector<std::string> stored;
+    if (!WriteStore(&stored)) return StoreFailed();
+    for (const std::string& id : stored) ApplyMutated(StoredEvent{id}, nullptr);
+  }
+  CheckDurable();
+  Release();
+}
+
+bool Simulator::WriteStore(std::vector<std::string>* stored) {
+  if (Fault(0.03)) return false;
+  for (const std::string& id : dirty_jobs_) {
+    const Job& job = state_.jobs.at(id);
+    if (!job.durable) stored->push_back(id);
+    if (mutation_ == Mutation::kAttemptsNotStored && job.state == RUNNING) continue;
+    const auto old = durable_jobs_.find(id);
+    if (old != durable_jobs_.end() && IsEnded(old->second.state) &&
+        old->second.state != job.state) {
+      Violation("ended job " + id + " changed its state");
+    }
+    if (old != durable_jobs_.end() && job.attempt < old->second.attempt) {
+      Violation("the attempts of job " + id + " decrease");
+    }
+    durable_jobs_[id] = job;
+  }
+  for (const std::string& name : dirty_fleets_) durable_fleets_[name] = state_.fleets.at(name);
+  dirty_jobs_.clear();
+  dirty_fleets_.clear();
+  return true;
+}
+
+void Simulator::StoreFailed() {
+  ++counts_["full disk"];
+  std::set<std::string> taken_back;
+  for (const std::string& id : dirty_jobs_) {
+    if (!state_.jobs.at(id).durable) taken_back.insert(id);
+  }
+  for (const std::string& id : taken_back) {
+    dirty_jobs_.erase(id);
+    ApplyMutated(NotStoredEvent{id}, nullptr);
+  }
+  for (auto& [reply, answer] : std::exchange(replies_, {})) {
+    reply.status = {grpc::StatusCode::UNAVAILABLE, "full"};
+    answer(reply);
+  }
+  settle_scheduled_ = true;
+  At(Uniform(1, 10), [this, life = life_] {
+    if (up_ && life == life_) Settle();
+  });
+}
+
+void Simulator::CheckDurable() {
+  for (const auto& [id, job] : state_.jobs) {
+    if (!job.durable) Violation("job " + id + " was overlooked by the store");
+  }
+}
+
+void Simulator::Release() {
+  for (const Send& send : std::exchange(sends_, {})) {
+    const auto link = links_.find(send.stream);
+    if (link != links_.end()) ToClient(link->second, send.command);
+  }
+  for (const uint64_t stream : std::exchange(closes_, {})) {
+    const auto found = links_.find(stream);
+    if (found == links_.end()) continue;
+    const Link link = found->second;
+    links_.erase(found);
+    At(std::max(0.0, link->to_client_at - now_), [this, link] { Break(link); });
+    ApplyMutated(StreamClosedEvent{stream}, nullptr);
+  }
+  for (auto& [reply, answer] : std::exchange(replies_, {})) answer(reply);
+}
+
+void Simulator::Call(const Event& event, const Answer& answer) {
+  const int copies = Fault(0.1) ? 0 : (Fault(0.1) ? 2 : 1);
+  for (int copy = 0; copy < copies; ++copy) {
+    At(Uniform(0.1, Fault(0.1) ? 60 : 2), [this, event, answer] {
+      if (!up_) return;
+      Deliver(event, [this, answer](const Reply& reply) {
+        if (Fault(0.1)) return;
+        At(Uniform(0.1, 2), [answer, reply] { answer(reply); });
+      });
+    });
+  }
+}
+
+// ---- Workers ----
+
+Simulator::Launch* Simulator::StartLaunch(FleetWorld* fleet, bool supervised) {
+  auto launch = std::make_unique<Launch>();
+  launch->id = Name(fleet->name + "-l", launches_.size());
+  launch->fleet = fleet->name;
+  launch->supervised = supervised;
+  launch->ranks.resize(fleet->world_size);
+  Launch* raw = launch.get();
+  launches_.push_back(std::move(launch));
+  for (uint32_t r = 0; r < fleet->world_size; ++r) {
+    At(Uniform(0, 5), [this, raw, r] { Connect(raw, r); });
+    At(Uniform(0, 10), [this, raw, r] { Beat(raw, r); });
+  }
+  ++counts_["launch"];
+  return raw;
+}
+
+void Simulator::KillRank(Launch* launch, uint32_t rank) {
+  RankProcess& process = launch->ranks[rank];
+  if (!process.alive) return;
+  process.alive = false;
+  if (process.link) Break(process.link);
+  if (launch->killed) return;
+  // mpirun ends the others, each in its own time; until then they may be at work.
+  launch->killed = true;
+  ++counts_["death"];
+  for (uint32_t r = 0; r < launch->ranks.size(); ++r) {
+    At(Uniform(0, 40), [this, launch, r] { KillRank(launch, r); });
+  }
+}
+
+void Simulator::Connect(Launch* launch, uint32_t rank) {
+  RankProcess& process = launch->ranks[rank];
+  if (!process.alive || process.link) return;
+  if (!up_ || now_ < launch->cut_off_until) {
+    At(Uniform(1, 10), [this, launch, rank] { Connect(launch, rank); });
+    return;
+  }
+  auto link = std::make_shared<Connection>();
+  link->id = next_stream_++;
+  link->life = life_;
+  link->launch = launch;
+  link->rank = rank;
+  links_[link->id] = link;
+  process.link = link;
+  WorkerMessage message;
+  Hello* hello = message.mutable_hello();
+  hello->set_fleet(launch->fleet);
+  hello->set_launch_id(launch->id);
+  hello->set_rank(rank);
+  hello->set_world_size(static_cast<uint32_t>(launch->ranks.size()));
+  hello->set_host("h");
+  hello->set_pid(rank + 1);
+  hello->set_supervised(launch->supervised);
+  hello->set_job_id(process.job);
+  hello->set_attempt(process.attempt);
+  ToServer(link, message);
+}
+
+void Simulator::Break(const Link& link) {
+  if (link->broken) return;
+  link->broken = true;
+  // Each end notices by itself; the server late if nobody says goodbye.
+  At(Uniform(0, 60), [this, link] {
+    if (link->life != life_ || links_.erase(link->id) == 0) return;
+    Deliver(StreamClosedEvent{link->id}, nullptr);
+  });
+  At(Uniform(0, 20), [this, link] {
+    RankProcess& process = link->launch->ranks[link->rank];
+    if (process.link != link) return;
+    process.link = nullptr;
+    At(Uniform(0, 10), [this, link] { Connect(link->launch, link->rank); });
+  });
+}
+
+void Simulator::ToServer(const Link& link, const WorkerMessage& message) {
+  if (!link || link->broken) return;
+  link->to_server_at = std::max(link->to_server_at, now_ + Uniform(0.1, Fault(0.05) ? 40 : 2));
+  At(link->to_server_at - now_, [this, link, message] {
+    if (!link->broken && up_ && link->life == life_ && links_.contains(link->id)) {
+      Receive(link, message);
+    }
+  });
+}
+
+void Simulator::Receive(const Link& link, const WorkerMessage& message) {
+  switch (message.message_case()) {
+    case WorkerMessage::kHello:
+      return Deliver(HelloEvent{link->id, message.hello()}, nullptr);
+    case WorkerMessage::kHeartbeat:
+      return Deliver(HeartbeatEvent{link->id, message.heartbeat()}, nullptr);
+    case WorkerMessage::kCheckpoint:
+      return Deliver(CheckpointEvent{link->id, message.checkpoint()}, nullptr);
+    case WorkerMessage::kEnded:
+      return Deliver(AttemptEndedEvent{link->id, message.ended()}, nullptr);
+    default:
+      return Deliver(AliveEvent{link->id}, nullptr);
+  }
+}
+
+void Simulator::ToClient(const Link& link, const WorkerCommand& command) {
+  if (link->broken) return;
+  link->to_client_at = std::max(link->to_client_at, now_ + Uniform(0.1, Fault(0.05) ? 40 : 2));
+  At(link->to_client_at - now_, [this, link, command] {
+    const RankProcess& process = link->launch->ranks[link->rank];
+    if (!link->broken && process.alive && process.link == link) Obey(link, command);
+  });
+}
+
+void Simulator::Obey(const Link& link, const WorkerCommand& command) {
+  Launch* launch = link->launch;
+  RankProcess& process = launch->ranks[link->rank];
+  switch (command.command_case()) {
+    case WorkerCommand::kWelcome:
+      if (link->rank != 0) return;
+      if (launch->checkpoint.has_checkpoint()) ToServer(link, launch->checkpoint);
+      if (launch->ended.has_ended()) ToServer(link, launch->ended);
+      return;
+    case WorkerCommand::kRejected:
+      ++counts_["rejected"];
+      return KillRank(launch, link->rank);
+    case WorkerCommand::kAssignment:
+      return TakeAssignment(launch, link->rank, command.assignment());
+    case WorkerCommand::kCancel:
+      if (process.job == command.cancel().job_id() &&
+          process.attempt == command.cancel().attempt()) {
+        process.cancelled = true;
+      }
+      return;
+    case WorkerCommand::kEndAcknowledged:
+      if (launch->ended.ended().job_id() == command.end_acknowledged().job_id() &&
+          launch->ended.ended().attempt() == command.end_acknowledged().attempt()) {
+        launch->ended.Clear();
+      }
+      return;
+    default:
+      return Violation("an unknown command");
+  }
+}
+
+void Simulator::TakeAssignment(Launch* launch, uint32_t rank, const Assignment& assignment) {
+  RankProcess& process = launch->ranks[rank];
+  uint32_t& taken = process.taken[assignment.job_id()];
+  if (assignment.attempt() <= taken) return;  // Told again.
+  taken = assignment.attempt();
+  if (rank >= assignment.ranks()) return;
+  if (!process.job.empty()) {
+    return Violation(launch->id + " works on job " + process.job + " and got another one");
+  }
+  process.job = assignment.job_id();
+  process.attempt = assignment.attempt();
+  process.cancelled = false;
+  CheckGangs(process.job, launch, process.attempt);
+  for (uint32_t r = 0; r < assignment.ranks(); ++r) {
+    const RankProcess& other = launch->ranks[r];
+    if (other.job != process.job || other.attempt != process.attempt) return;
+  }
+  launch->gang_ranks = assignment.ranks();
+  launch->training = true;
+  launch->step = 0;
+  launch->checkpoint.Clear();
+  if (!assignment.resume_from().empty()) {
+    const auto found = checkpoints_.find(assignment.resume_from());
+    if (found == checkpoints_.end()) return Violation("a checkpoint that never was");
+    launch->step = found->second;
+  }
+  At(Uniform(1, 4), [this, launch] { Train(launch); });
+}
+
+void Simulator::CheckGangs(const std::string& job, const Launch* launch, uint32_t attempt) {
+  auto& attempts = assigned_[job];
+  if (!attempts.empty() && attempts.rbegin()->first > attempt) {
+    Violation("attempt " + std::to_string(attempt) + " of job " + job + " came after attempt " +
+              std::to_string(attempts.rbegin()->first));
+  }
+  const auto [entry, is_new] = attempts.emplace(attempt, launch->id);
+  if (!is_new && entry->second != launch->id) {
+    Violation("attempt " + std::to_string(attempt) + " of job " + job + " is on " + entry->second +
+              " and on " + launch->id);
+  }
+  for (const auto& other : launches_) {
+    for (const RankProcess& process : other->ranks) {
+      if (!process.alive || process.job != job) continue;
+      if (other.get() == launch && process.attempt == attempt) continue;
+      Violation("two gangs work on job " + job + ": " + other->id + " and " + launch->id);
+    }
+  }
+}
+
+void Simulator::Beat(Launch* launch, uint32_t rank) {
+  RankProcess& process = launch->ranks[rank];
+  if (!process.alive) return;
+  WorkerMessage message;
+  message.mutable_heartbeat()->set_job_id(process.job);
+  message.mutable_heartbeat()->set_attempt(process.attempt);
+  ToServer(process.link, message);
+  if (rank == 0 && launch->ended.has_ended()) ToServer(process.link, launch->ended);
+  At(Uniform(8, 12), [this, launch, rank] { Beat(launch, rank); });
+}
+
+void Simulator::Train(Launch* launch) {
+  // A rank that is dead blocks the others in their next collective.
+  for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
+    if (!launch->ranks[r].alive) return;
+  }
+  ++launch->step;
+  const RankProcess& first = launch->ranks[0];
+  if (first.cancelled || Fault(0.005)) return EndAttempt(launch, ATTEMPT_CANCELLED);
+  if (launch->step >= kTotalSteps) {
+    finished_[first.job] = first.attempt;
+    return EndAttempt(launch, ATTEMPT_SUCCEEDED);
+  }
+  if (launch->step % kCheckpointSteps == 0) {
+    CheckpointReport* report = launch->checkpoint.mutable_checkpoint();
+    report->set_job_id(first.job);
+    report->set_attempt(first.attempt);
+    report->set_path(first.job + "/" + std::to_string(first.attempt) + "/" +
+                     std::to_string(launch->step));
+    report->set_step(static_cast<uint64_t>(launch->step));
+    checkpoints_[report->path()] = launch->step;
+    ToServer(first.link, launch->checkpoint);
+  }
+  At(Uniform(1, 4), [this, launch] { Train(launch); });
+}
+
+void Simulator::EndAttempt(Launch* launch, AttemptOutcome outcome) {
+  AttemptEnded* ended = launch->ended.mutable_ended();
+  ended->set_job_id(launch->ranks[0].job);
+  ended->set_attempt(launch->ranks[0].attempt);
+  ended->set_outcome(outcome);
+  launch->checkpoint.Clear();
+  launch->training = false;
+  for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
+    launch->ranks[r].job.clear();
+    launch->ranks[r].attempt = 0;
+  }
+  ToServer(launch->ranks[0].link, launch->ended);
+}
+
+// ---- Supervisors, operator, users, faults ----
+
+void Simulator::Supervise(FleetWorld* fleet) {
+  if (fleet->starting || (fleet->supervised && !fleet->supervisor_up)) return;
+  const auto start = [this, fleet] {
+    fleet->starting = true;
+    At(Uniform(1, 20), [this, fleet] {
+      fleet->starting = false;
+      fleet->current = StartLaunch(fleet, fleet->supervised);
+    });
+  };
+  Launch* launch = fleet->current;
+  if (launch == nullptr) return start();
+  if (!fleet->supervised) {
+    // A person who starts mpirun again, whether or not the coordinator will like it.
+    if (launch->dead()) start();
+    return;
+  }
+  LaunchReportEvent event;
+  event.report.set_fleet(fleet->name);
+  event.report.set_launch_id(launch->id);
+  const bool dead = launch->dead();
+  event.report.set_state(dead ? LAUNCH_ENDED : LAUNCH_RUNNING);
+  Call(event, [this, fleet, launch, dead, start](const Reply& reply) {
+    if (!reply.status.ok() || fleet->current != launch || fleet->starting) return;
+    if (dead) return start();
+    if (!reply.directive.fenced()) return;
+    for (uint32_t r = 0; r < launch->ranks.size(); ++r) KillRank(launch, r);
+  });
+}
+
+void Simulator::Operate() {
+  if (!up_) return;
+  for (const auto& launch : launches_) {
+    const auto fleet = state_.fleets.find(launch->fleet);
+    if (fleet == state_.fleets.end() || fleet->second.launch.id != launch->id) continue;
+    // Only what truly is gone, and where no supervisor will ever say so.
+    if (launch->supervised || !launch->dead() || Chance(0.5)) continue;
+    if (fleet->second.launch.phase != LaunchPhase::kLive) continue;
+    ++counts_["fence"];
+    Deliver(FenceEvent{launch->fleet}, [](const Reply&) {});
+  }
+}
+
+void Simulator::Use(UserJob* user) {
+  const auto again = [this, user] { At(Uniform(5, 30), [this, user] { Use(user); }); };
+  if (user->id.empty()) {
+    Call(SubmitEvent{user->spec, user->submission_id, "x"}, [this, user](const Reply& reply) {
+      if (!reply.status.ok()) return;
+      if (!user->id.empty() && user->id != reply.job_id) {
+        Violation("submission " + user->submission_id + " made two jobs");
+      }
+      user->id = reply.job_id;
+    });
+    return again();
+  }
+  if (user->wants_cancel && !user->cancel_acknowledged) {
+    Call(CancelEvent{user->id}, [this, user](const Reply& reply) {
+      if (reply.status.error_code() == grpc::StatusCode::NOT_FOUND) {
+        Violation("acknowledged job " + user->id + " is unknown");
+      }
+      user->cancel_acknowledged = reply.status.error_code() != grpc::StatusCode::UNAVAILABLE;
+    });
+  }
+  again();
+}
+
+void Simulator::InjectFaults() {
+  if (!Faulty()) {
+    for (const auto& fleet : fleets_) fleet->supervisor_up = true;
+    return;
+  }
+  if (up_ && Chance(0.03)) CrashCoordinator();
+  for (const auto& launch : launches_) {
+    for (uint32_t r = 0; r < launch->ranks.size(); ++r) {
+      RankProcess& process = launch->ranks[r];
+      if (!process.alive) continue;
+      if (Chance(death_rate_)) KillRank(launch.get(), r);
+      if (process.link && Chance(0.03)) Break(process.link);
+    }
+    if (launch->dead() || !Chance(0.01)) continue;
+    ++counts_["cut off"];
+    launch->cut_off_until = now_ + Uniform(20, 200);
+    for (const RankProcess& process : launch->ranks) {
+      if (process.link) Break(process.link);
+    }
+  }
+  for (const auto& fleet : fleets_) {
+    if (Chance(0.03)) fleet->supervisor_up = !fleet->supervisor_up;
+    // Somebody starts a second mpirun under the same name.
+    if (Chance(0.01)) {
+      ++counts_["second launch"];
+      StartLaunch(fleet.get(), false);
+    }
+  }
+}
+
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,81 @@
+// Thousands of schedules of crashes, delays, losses and repetitions, and proof that the invariants
+// would have noticed wrong rules. SWINFLEET_SIMULATIONS sets how many; a failure names its seed.
+#include <glog/logging.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "tests/coordinator/simulator.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+uint64_t Simulations(uint64_t usual) {
+  const char* wish = getenv("SWINFLEET_SIMULATIONS");
+  return wish == nullptr ? usual : std::strtoull(wish, nullptr, 10);
+}
+
+TEST(Simulator, EveryScheduleKeepsTheInvariants) {
+  std::map<std::string, int> counts;
+  uint64_t events = 0;
+  for (uint64_t seed = 1; seed <= Simulations(5000); ++seed) {
+    Simulator simulator(seed, Mutation::kNone);
+    ASSERT_EQ(simulator.Run(), "") << "seed " << seed;
+    for (const auto& [what, count] : simulator.counts()) counts[what] += count;
+    events += simulator.events();
+  }
+  for (const auto& [what, count] : counts) printf("%s: %d\n", what.c_str(), count);
+  printf("events: %llu\n", static_cast<unsigned long long>(events));
+  // A simulator in which nothing happens proves nothing.
+  for (const char* what : {"death", "fence", "coordinator crash", "full disk", "rejected",
+                           "second launch", "cut off", "SUCCEEDED", "FAILED", "CANCELLED"}) {
+    EXPECT_GT(counts[what], 0) << what;
+  }
+}
+
+// The number of schedules until the mutation is caught, or -1.
+int SchedulesUntilCaught(Mutation mutation) {
+  for (uint64_t seed = 1; seed <= 1000; ++seed) {
+    Simulator simulator(seed, mutation);
+    const std::string violation = simulator.Run();
+    if (violation.empty()) continue;
+    printf("seed %d: %s\n", static_cast<int>(seed), violation.c_str());
+    return static_cast<int>(seed);
+  }
+  return -1;
+}
+
+TEST(Simulator, SameSeedSameSchedule) {
+  Simulator first(7, Mutation::kNone), second(7, Mutation::kNone);
+  EXPECT_EQ(first.Run(), second.Run());
+  EXPECT_EQ(first.events(), second.events());
+}
+
+TEST(Simulator, CatchesSilenceThatEndsLaunches) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kSilenceEndsLaunches), 0);
+}
+
+TEST(Simulator, CatchesNewcomersThatSupersede) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kNewcomerSupersedes), 0);
+}
+
+TEST(Simulator, CatchesOldAttemptsThatAreHeard) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kOldAttemptsAreHeard), 0);
+}
+
+TEST(Simulator, CatchesSpeakingBeforeStoring) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kSpeaksBeforeStored), 0);
+}
+
+TEST(Simulator, CatchesAttemptsThatAreNotStored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kAttemptsNotStored), 0);
+}
+
+TEST(Simulator, CatchesAssignmentsThatAreNotRepeated) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kAssignmentNotRepeated), 0);
+}
+
+}  // namespace
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,419 @@
+// Single transitions, each as a user or an operator would meet it. The simulator covers their
+// combinations.
+#include "coordinator/state_machine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/scheduling.h"
+#include "coordinator/status_view.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Machine : public ::testing::Test {
+ protected:
+  Effects Do(const Event& event) {
+    Transition transition = Apply(std::move(state_), event, settings_, {1e9 + now_, now_});
+    state_ = std::move(transition.state);
+    CheckInvariants(state_);
+    return std::move(transition.effects);
+  }
+  // Submits and stores; the job's id.
+  std::string Submit(const std::string& run_dir, uint32_t ranks = 0) {
+    const Effects effects = TrySubmit(run_dir, ranks, run_dir);
+    EXPECT_TRUE(effects.reply->status.ok()) << effects.reply->status.error_message();
+    Do(StoredEvent{effects.reply->job_id});
+    return effects.reply->job_id;
+  }
+  Effects TrySubmit(const std::string& run_dir, uint32_t ranks, const std::string& submission) {
+    auto spec = std::make_shared<JobSpec>();
+    spec->set_run_dir(run_dir);
+    spec->mutable_parallel()->set_ranks(ranks);
+    return Do(SubmitEvent{spec, submission, "abcd"});
+  }
+  // Connects rank `rank` of `world`; its connection.
+  uint64_t SayHello(const std::string& launch, uint32_t rank, uint32_t world,
+                    const std::string& job = "", uint32_t attempt = 0) {
+    HelloEvent event{next_stream_++, {}};
+    event.hello.set_fleet("f");
+    event.hello.set_launch_id(launch);
+    event.hello.set_rank(rank);
+    event.hello.set_world_size(world);
+    event.hello.set_host("node1");
+    event.hello.set_pid(100 + rank);
+    event.hello.set_job_id(job);
+    event.hello.set_attempt(attempt);
+    last_ = Do(event);
+    return event.stream;
+  }
+  Effects Report(const std::string& launch, LaunchState state) {
+    LaunchReportEvent event;
+    event.report.set_fleet("f");
+    event.report.set_launch_id(launch);
+    event.report.set_state(state);
+    event.report.set_exit("exit code 137");
+    return Do(event);
+  }
+  Effects End(uint64_t stream, const std::string& job, uint32_t attempt, AttemptOutcome outcome) {
+    AttemptEndedEvent event{stream, {}};
+    event.ended.set_job_id(job);
+    event.ended.set_attempt(attempt);
+    event.ended.set_outcome(outcome);
+    event.ended.set_message("said the worker");
+    return Do(event);
+  }
+  Effects ReportCheckpoint(uint64_t stream, const std::string& job, uint32_t attempt,
+                           const std::string& path, uint64_t step) {
+    CheckpointEvent event{stream, {}};
+    event.checkpoint.set_job_id(job);
+    event.checkpoint.set_attempt(attempt);
+    event.checkpoint.set_path(path);
+    event.checkpoint.set_step(step);
+    return Do(event);
+  }
+  void Beat(uint64_t stream, const std::string& job, uint32_t attempt) {
+    HeartbeatEvent event{stream, {}};
+    event.heartbeat.set_job_id(job);
+    event.heartbeat.set_attempt(attempt);
+    last_ = Do(event);
+  }
+  const Job& job(const std::string& id) const { return state_.jobs.at(id); }
+  std::string Reason(const std::string& id) const {
+    return ViewJob(state_, job(id), nullptr, now_, RankDetail::kWithoutRanks).reason();
+  }
+  std::string FleetState() const { return FleetStateName(state_.fleets.at("f")); }
+  // The rejection among the last effects, or "".
+  std::string Rejection() const {
+    for (const Send& send : last_.sends) {
+      if (send.command.has_rejected()) return send.command.rejected().reason();
+    }
+    return "";
+  }
+  int Assignments(const Effects& effects) const {
+    int count = 0;
+    for (const Send& send : effects.sends) count += send.command.has_assignment() ? 1 : 0;
+    return count;
+  }
+  // The launch dies and another one comes.
+  void Restart(const std::string& old_launch, const std::string& new_launch) {
+    Report(old_launch, LAUNCH_ENDED);
+    stream_ = SayHello(new_launch, 0, 1);
+  }
+
+  Settings settings_;
+  ControlState state_;
+  double now_ = 100;
+  uint64_t next_stream_ = 1;
+  uint64_t stream_ = 0;
+  Effects last_;
+};
+
+TEST_F(Machine, JobWaitsAndSaysWhyUntilAFleetComes) {
+  const std::string id = Submit("/r");
+  EXPECT_EQ(job(id).state, QUEUED);
+  EXPECT_THAT(Reason(id), HasSubstr("none is registered"));
+  SayHello("l1", 0, 2);
+  EXPECT_EQ(job(id).state, QUEUED);
+  EXPECT_THAT(Reason(id), HasSubstr("fleet f has 1 of 2 ranks connected"));
+  SayHello("l1", 1, 2);
+  EXPECT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(job(id).attempt_ranks, 2u);
+  EXPECT_EQ(Assignments(last_), 2);
+  EXPECT_TRUE(last_.store_jobs.contains(id));
+}
+
+TEST_F(Machine, JobIsInvisibleAndUnscheduledUntilItIsStored) {
+  SayHello("l1", 0, 1);
+  const Effects effects = TrySubmit("/r", 0, "s");
+  EXPECT_EQ(Assignments(effects), 0);
+  EXPECT_TRUE(effects.store_jobs.contains(effects.reply->job_id));
+  EXPECT_EQ(Do(CancelEvent{effects.reply->job_id}).reply->status.error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  Do(NotStoredEvent{effects.reply->job_id});
+  EXPECT_TRUE(state_.jobs.empty());
+  EXPECT_EQ(Assignments(Do(StoredEvent{TrySubmit("/r", 0, "s").reply->job_id})), 1);
+}
+
+TEST_F(Machine, RepeatedSubmissionIsTheSameJob) {
+  const std::string id = Submit("/r");
+  EXPECT_EQ(TrySubmit("/r", 0, "/r").reply->job_id, id);
+  EXPECT_EQ(state_.jobs.size(), 1u);
+}
+
+TEST_F(Machine, RunFolderBelongsToItsJobForever) {
+  const std::string id = Submit("/r");
+  Do(CancelEvent{id});
+  const grpc::Status status = TrySubmit("/r", 0, "other").reply->status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr(id));
+}
+
+TEST_F(Machine, TooManyRanksAreRefusedOnlyIfFleetsAreThere) {
+  const std::string early = Submit("/early", 8);
+  SayHello("l1", 0, 2);
+  const grpc::Status status = TrySubmit("/r", 3, "s").reply->status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("largest fleet that is registered has 2 ranks"));
+  EXPECT_THAT(Reason(early), HasSubstr("fleet of 8 ranks: the largest that is registered has 2"));
+}
+
+TEST_F(Machine, FirstInFirstOutAndPositions) {
+  const std::string first = Submit("/1"), second = Submit("/2"), third = Submit("/3", 9);
+  EXPECT_EQ(QueuePosition(state_, job(second)), 2u);
+  const uint64_t stream = SayHello("l1", 0, 1);
+  EXPECT_EQ(job(first).state, RUNNING);
+  EXPECT_EQ(QueuePosition(state_, job(second)), 1u);
+  End(stream, first, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(first).state, SUCCEEDED);
+  EXPECT_EQ(job(second).state, RUNNING);
+  EXPECT_EQ(job(third).state, QUEUED);
+}
+
+TEST_F(Machine, SilenceOnlyNamesARank) {
+  const std::string id = Submit("/r");
+  const uint64_t first = SayHello("l1", 0, 2);
+  const uint64_t second = SayHello("l1", 1, 2);
+  now_ += 4;
+  Beat(first, id, 1);
+  now_ += 2;
+  EXPECT_EQ(Assignments(Do(TickEvent{})), 0);
+  EXPECT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(FleetState(), "lost");
+  EXPECT_THAT(Reason(id), HasSubstr("rank 1 (node1, process 101) silent for 6 s"));
+  now_ += 10;
+  Do(TickEvent{});
+  EXPECT_EQ(job(id).state, RECOVERING);
+  EXPECT_TRUE(job(id).attempt_open);
+  EXPECT_THAT(Reason(id), HasSubstr("swinfleet fence f"));
+  Beat(second, id, 1);
+  EXPECT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(job(id).attempt, 1u);
+}
+
+TEST_F(Machine, DeadLaunchMakesANewAttemptFromTheLastCheckpoint) {
+  const std::string id = Submit("/r");
+  stream_ = SayHello("l1", 0, 1);
+  ReportCheckpoint(stream_, id, 1, "/r/c1", 10);
+  Report("l1", LAUNCH_ENDED);
+  EXPECT_EQ(job(id).state, RECOVERING);
+  EXPECT_THAT(Reason(id), HasSubstr("exit code 137"));
+  EXPECT_EQ(FleetState(), "down");
+  SayHello("l2", 0, 1);
+  EXPECT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(job(id).attempt, 2u);
+  for (const Send& send : last_.sends) {
+    if (send.command.has_assignment()) {
+      EXPECT_EQ(send.command.assignment().resume_from(), "/r/c1");
+    }
+  }
+}
+
+TEST_F(Machine, ThreeDeathsWithoutACheckpointFailTheJob) {
+  const std::string id = Submit("/r");
+  stream_ = SayHello("l1", 0, 1);
+  Restart("l1", "l2");
+  Restart("l2", "l3");
+  // A checkpoint in between: counting starts anew.
+  ReportCheckpoint(stream_, id, 3, "/r/c", 10);
+  Restart("l3", "l4");
+  Restart("l4", "l5");
+  EXPECT_EQ(job(id).state, RUNNING);
+  // The same step again is no progress.
+  ReportCheckpoint(stream_, id, 5, "/r/other", 10);
+  Restart("l5", "l6");
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_THAT(job(id).reason, HasSubstr("3 attempts died without a new checkpoint"));
+  EXPECT_THAT(job(id).reason, HasSubstr("exit code 137"));
+}
+
+TEST_F(Machine, OlderAttemptsAreIgnored) {
+  const std::string id = Submit("/r");
+  stream_ = SayHello("l1", 0, 1);
+  Restart("l1", "l2");
+  ASSERT_EQ(job(id).attempt, 2u);
+  ReportCheckpoint(stream_, id, 1, "/r/old", 99);
+  EXPECT_EQ(job(id).last_checkpoint, "");
+  const Effects effects = End(stream_, id, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(id).state, RUNNING);
+  ASSERT_EQ(effects.sends.size(), 1u);
+  EXPECT_EQ(effects.sends[0].command.end_acknowledged().attempt(), 1u);
+}
+
+TEST_F(Machine, EndIsIdempotent) {
+  const std::string id = Submit("/r");
+  stream_ = SayHello("l1", 0, 1);
+  End(stream_, id, 1, ATTEMPT_FAILED);
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_EQ(job(id).reason, "said the worker");
+  const Effects again = End(stream_, id, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_TRUE(again.store_jobs.empty());
+  EXPECT_TRUE(again.sends.at(0).command.has_end_acknowledged());
+}
+
+TEST_F(Machine, NewLaunchIsTurnedAwayWhileAnAttemptMayRunOnTheOldOne) {
+  const std::string id = Submit("/r");
+  const uint64_t stream = SayHello("l1", 0, 1);
+  Do(StreamClosedEvent{stream});
+  now_ += 100;
+  Do(TickEvent{});
+  SayHello("l2", 0, 1);
+  EXPECT_THAT(Rejection(), HasSubstr("swinfleet fence f"));
+  EXPECT_THAT(Rejection(), HasSubstr(id));
+  EXPECT_EQ(job(id).launch_id, "l1");
+}
+
+TEST_F(Machine, IdleLaunchThatIsGoneIsReplacedSilently) {
+  const uint64_t stream = SayHello("l1", 0, 1);
+  SayHello("l2", 0, 1);
+  EXPECT_THAT(Rejection(), HasSubstr("launch l1 of fleet f is not known to have ended"));
+  Do(StreamClosedEvent{stream});
+  SayHello("l2", 0, 1);
+  EXPECT_EQ(Rejection(), "");
+  EXPECT_EQ(state_.fleets.at("f").launch.id, "l2");
+}
+
+TEST_F(Machine, FenceIsRefusedWhileARankIsHeard) {
+  const std::string id = Submit("/r");
+  const uint64_t stream = SayHello("l1", 0, 1);
+  const grpc::Status refused = Do(FenceEvent{"f"}).reply->status;
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.error_message(), HasSubstr("process 100 on node1"));
+  Do(StreamClosedEvent{stream});
+  EXPECT_TRUE(Do(FenceEvent{"f"}).reply->status.ok());
+  EXPECT_EQ(job(id).state, RECOVERING);
+  EXPECT_FALSE(job(id).attempt_open);
+  EXPECT_EQ(FleetState(), "fenced");
+  SayHello("l1", 0, 1, id, 1);
+  EXPECT_THAT(Rejection(), HasSubstr("was fenced"));
+  EXPECT_TRUE(Report("l1", LAUNCH_RUNNING).reply->directive.fenced());
+  SayHello("l2", 0, 1);
+  EXPECT_EQ(job(id).attempt, 2u);
+  EXPECT_FALSE(Report("l2", LAUNCH_RUNNING).reply->directive.fenced());
+  EXPECT_EQ(Do(FenceEvent{"g"}).reply->status.error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(Machine, RestartOfTheCoordinatorDisturbsNothing) {
+  const std::string id = Submit("/r");
+  SayHello("l1", 0, 2);
+  SayHello("l1", 1, 2);
+  std::vector<Job> jobs{job(id)};
+  std::vector<Fleet> fleets{state_.fleets.at("f")};
+  state_ = Restore(jobs, fleets, now_);
+  EXPECT_EQ(job(id).state, RUNNING);
+  SayHello("l1", 0, 2, id, 1);
+  EXPECT_EQ(Assignments(last_), 0);
+  // This one never got its assignment.
+  SayHello("l1", 1, 2);
+  EXPECT_EQ(Assignments(last_), 1);
+  EXPECT_EQ(job(id).attempt, 1u);
+  EXPECT_EQ(FleetState(), "busy");
+}
+
+TEST_F(Machine, ReconnectionReplacesTheOlderConnection) {
+  const uint64_t first = SayHello("l1", 0, 1);
+  const uint64_t second = SayHello("l1", 0, 1);
+  EXPECT_THAT(last_.closes, ::testing::ElementsAre(first));
+  EXPECT_EQ(Rejection(), "");
+  // The late end of the older one changes nothing.
+  Do(StreamClosedEvent{first});
+  EXPECT_EQ(state_.fleets.at("f").launch.ranks[0].stream, second);
+}
+
+TEST_F(Machine, OtherProcessWithTheSameRankIsTurnedAway) {
+  SayHello("l1", 0, 1);
+  HelloEvent event{next_stream_++, {}};
+  event.hello.set_fleet("f");
+  event.hello.set_launch_id("l1");
+  event.hello.set_world_size(1);
+  event.hello.set_host("node2");
+  last_ = Do(event);
+  EXPECT_THAT(Rejection(), HasSubstr("already registered as process 100 on node1"));
+  SayHello("l1", 0, 3);
+  EXPECT_THAT(Rejection(), HasSubstr("has 1 ranks, but this rank says 3"));
+}
+
+TEST_F(Machine, CancelOfQueuedAndOfRunning) {
+  const std::string queued = Submit("/q", 5);
+  EXPECT_EQ(Do(CancelEvent{queued}).reply->job_id, queued);
+  EXPECT_EQ(job(queued).state, CANCELLED);
+  const std::string running = Submit("/r");
+  const uint64_t stream = SayHello("l1", 0, 1);
+  const Effects effects = Do(CancelEvent{running});
+  ASSERT_EQ(effects.sends.size(), 1u);
+  EXPECT_EQ(effects.sends[0].command.cancel().attempt(), 1u);
+  EXPECT_EQ(job(running).state, CANCELLING);
+  // Told again after a reconnection.
+  SayHello("l1", 0, 1, running, 1);
+  EXPECT_TRUE(last_.sends.back().command.has_cancel());
+  End(stream + 1, running, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(job(running).state, CANCELLED);
+  EXPECT_TRUE(Do(CancelEvent{running}).reply->status.ok());
+}
+
+TEST_F(Machine, DeathDuringCancellationCancels) {
+  const std::string id = Submit("/r");
+  SayHello("l1", 0, 1);
+  Do(CancelEvent{id});
+  Report("l1", LAUNCH_ENDED);
+  EXPECT_EQ(job(id).state, CANCELLED);
+  EXPECT_EQ(Do(CancelEvent{"j9-none"}).reply->status.error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(Machine, CancelAfterTheEndIsRefused) {
+  const std::string id = Submit("/r");
+  stream_ = SayHello("l1", 0, 1);
+  End(stream_, id, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(Do(CancelEvent{id}).reply->status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(Machine, RankThatWorksOnSomethingElseIsLeftInPeace) {
+  SayHello("l1", 0, 1, "j7-beef", 3);
+  EXPECT_EQ(Rejection(), "");
+  EXPECT_EQ(FleetState(), "busy");
+  const std::string id = Submit("/r");
+  EXPECT_EQ(job(id).state, QUEUED);
+  EXPECT_THAT(Reason(id), HasSubstr("still works on attempt 3 of job j7-beef"));
+  End(next_stream_ - 1, "j7-beef", 3, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(id).state, RUNNING);
+}
+
+TEST_F(Machine, LateHelloWithAnOldAttemptStillGetsItsAssignment) {
+  const std::string first = Submit("/1"), second = Submit("/2");
+  const uint64_t zero = SayHello("l1", 0, 2);
+  SayHello("l1", 1, 2);
+  ASSERT_EQ(job(first).state, RUNNING);
+  End(zero, first, 1, ATTEMPT_SUCCEEDED);
+  ASSERT_EQ(job(second).state, RUNNING);
+  // Rank 1 had said this before the end, on a connection that was slow.
+  const uint64_t late = SayHello("l1", 1, 2, first, 1);
+  EXPECT_EQ(Assignments(last_), 0);
+  Beat(late, "", 0);
+  EXPECT_EQ(Assignments(last_), 1);
+}
+
+TEST_F(Machine, JobsChooseTheFleetThatFits) {
+  for (const auto& [name, world] : {std::pair<std::string, uint32_t>{"a", 3}, {"b", 2}}) {
+    for (uint32_t r = 0; r < world; ++r) {
+      HelloEvent event{next_stream_++, {}};
+      event.hello.set_fleet(name);
+      event.hello.set_launch_id(name);
+      event.hello.set_rank(r);
+      event.hello.set_world_size(world);
+      Do(event);
+    }
+  }
+  EXPECT_EQ(job(Submit("/small", 2)).fleet, "b");
+  EXPECT_EQ(job(Submit("/all")).fleet, "a");
+}
+
+}  // namespace
+}  // namespace swinfleet::coordinator

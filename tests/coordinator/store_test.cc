@@ -1,0 +1,334 @@
+// The store: what was written is there after kill -9, and what must not be opened isn't.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <future>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/job_store.h"
+#include "coordinator/log_store.h"
+#include "coordinator/store_folder.h"
+#include "tests/coordinator/temporary_folder.h"
+
+namespace swinfleet::coordinator {
+namespace {
+
+using ::testing::HasSubstr;
+
+Job MakeJob(uint64_t number) {
+  Job job;
+  job.number = number;
+  job.id = std::string("j").append(std::to_string(number));
+  job.submission_id = job.id + "-s";
+  job.run_dir = "/runs/" + job.id;
+  auto spec = std::make_shared<JobSpec>();
+  spec->set_name("name of " + job.id);
+  spec->set_run_dir(job.run_dir);
+  spec->mutable_parallel()->set_ranks(3);
+  job.spec = spec;
+  job.submitted_at = 12.5;
+  return job;
+}
+
+grpc::Status Write(JobStore* store, const Job& job) {
+  JobStore::Batch batch;
+  batch.jobs.push_back(&job);
+  return store->Write(batch);
+}
+
+std::unique_ptr<JobStore> Open(const std::string& folder) {
+  std::unique_ptr<JobStore> store;
+  const grpc::Status status = JobStore::Open(folder, &store);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return store;
+}
+
+TEST(JobStore, KeepsEverything) {
+  const TemporaryFolder folder;
+  Job job = MakeJob(4);
+  job.state = RUNNING;
+  job.reason = "it's running; \"well\"";
+  job.attempt = 7;
+  job.attempt_open = true;
+  job.fleet = "f";
+  job.launch_id = "l7";
+  job.attempt_ranks = 3;
+  job.deaths = 2;
+  job.last_checkpoint = "/runs/c";
+  job.last_checkpoint_step = 1ull << 40;
+  job.last_checkpoint_attempt = 6;
+  job.started_at = 13;
+  Fleet fleet;
+  fleet.name = "f";
+  fleet.launch.id = "l7";
+  fleet.launch.world_size = 4;
+  fleet.launch.supervised = true;
+  fleet.launch.exit = "x";
+  fleet.closed = {{"l5", LaunchPhase::kFenced}, {"l6", LaunchPhase::kEnded}};
+  Progress progress;
+  progress.set_step(99);
+  JobStore::Batch batch;
+  batch.jobs = {&job};
+  batch.fleets = {&fleet};
+  batch.progress = {{job.id, &progress}};
+  ASSERT_TRUE(Open(folder.path())->Write(batch).ok());
+
+  JobStore::Contents contents;
+  ASSERT_TRUE(Open(folder.path())->Load(&contents).ok());
+  ASSERT_EQ(contents.jobs.size(), 1u);
+  const Job& read = contents.jobs[0];
+  EXPECT_EQ(read.number, 4u);
+  EXPECT_EQ(read.spec->SerializeAsString(), job.spec->SerializeAsString());
+  EXPECT_EQ(read.wanted_ranks, 3u);
+  EXPECT_EQ(read.state, RUNNING);
+  EXPECT_EQ(read.reason, job.reason);
+  EXPECT_EQ(read.attempt, 7u);
+  EXPECT_TRUE(read.attempt_open);
+  EXPECT_EQ(read.launch_id, "l7");
+  EXPECT_EQ(read.attempt_ranks, 3u);
+  EXPECT_EQ(read.deaths, 2u);
+  EXPECT_EQ(read.last_checkpoint, "/runs/c");
+  EXPECT_EQ(read.last_checkpoint_step, 1ull << 40);
+  EXPECT_EQ(read.last_checkpoint_attempt, 6u);
+  EXPECT_EQ(read.submitted_at, 12.5);
+  EXPECT_EQ(contents.progress.at(job.id).step(), 99u);
+  ASSERT_EQ(contents.fleets.size(), 1u);
+  EXPECT_EQ(contents.fleets[0].launch.world_size, 4u);
+  ASSERT_EQ(contents.fleets[0].closed.size(), 2u);
+  EXPECT_EQ(contents.fleets[0].closed[0].id, "l5");
+  EXPECT_EQ(contents.fleets[0].closed[0].phase, LaunchPhase::kFenced);
+}
+
+TEST(JobStore, RewritesAndDrops) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  Job job = MakeJob(1);
+  Fleet fleet;
+  fleet.name = "f";
+  fleet.closed = {{"l1", LaunchPhase::kEnded}};
+  ASSERT_TRUE(store->Write({.jobs = {&job}, .fleets = {&fleet}}).ok());
+  job.state = CANCELLED;
+  ASSERT_TRUE(store->Write({.jobs = {&job}, .dropped_fleets = {"f"}}).ok());
+  JobStore::Contents contents;
+  ASSERT_TRUE(store->Load(&contents).ok());
+  ASSERT_EQ(contents.jobs.size(), 1u);
+  EXPECT_EQ(contents.jobs[0].state, CANCELLED);
+  EXPECT_TRUE(contents.fleets.empty());
+}
+
+TEST(JobStore, WrittenIsThereAfterKill9) {
+  const TemporaryFolder folder;
+  for (int round = 0; round < 3; ++round) {
+    int pipe_ends[2];
+    ASSERT_EQ(pipe(pipe_ends), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto store = Open(folder.path());
+      for (uint64_t i = 1;; ++i) {
+        const uint64_t number = static_cast<uint64_t>(round) * 1000000 + i;
+        if (!Write(store.get(), MakeJob(number)).ok()) _exit(1);
+        if (write(pipe_ends[1], &number, sizeof(number)) != sizeof(number)) _exit(1);
+      }
+    }
+    close(pipe_ends[1]);
+    std::vector<uint64_t> acknowledged;
+    uint64_t number = 0;
+    while (read(pipe_ends[0], &number, sizeof(number)) == sizeof(number)) {
+      acknowledged.push_back(number);
+      if (acknowledged.size() == 50) kill(child, SIGKILL);
+    }
+    close(pipe_ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status));
+    JobStore::Contents contents;
+    ASSERT_TRUE(Open(folder.path())->Load(&contents).ok());
+    std::set<uint64_t> stored;
+    for (const Job& job : contents.jobs) stored.insert(job.number);
+    for (const uint64_t one : acknowledged) EXPECT_TRUE(stored.contains(one)) << one;
+  }
+}
+
+TEST(JobStore, FullDiskIsAnErrorAndLeavesWhatWasThere) {
+  const TemporaryFolder folder;
+  const pid_t child = fork();
+  if (child == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const auto store = Open(folder.path());
+    if (!Write(store.get(), MakeJob(1)).ok()) _exit(2);
+    rlimit limit{256 << 10, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    Job large = MakeJob(2);
+    large.reason.assign(1 << 20, 'x');
+    const grpc::Status full = Write(store.get(), large);
+    if (full.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED) _exit(3);
+    if (full.error_message().find("full") == std::string::npos) _exit(4);
+    limit.rlim_cur = RLIM_INFINITY;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    if (!Write(store.get(), MakeJob(3)).ok()) _exit(5);
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  JobStore::Contents contents;
+  ASSERT_TRUE(Open(folder.path())->Load(&contents).ok());
+  ASSERT_EQ(contents.jobs.size(), 2u);
+  EXPECT_EQ(contents.jobs[1].number, 3u);
+}
+
+TEST(JobStore, NewerSchemaIsRefused) {
+  const TemporaryFolder folder;
+  Open(folder.path());
+  std::unique_ptr<Database> database;
+  ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
+  ASSERT_TRUE(database->Run("PRAGMA user_version=2").ok());
+  std::unique_ptr<JobStore> store;
+  const grpc::Status status = JobStore::Open(folder.path(), &store);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(status.error_message(), HasSubstr("newer swinfleet (schema 2"));
+}
+
+TEST(JobStore, OtherFilesAreRefused) {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() + "/jobs.sqlite") << std::string(5000, 'x');
+  std::unique_ptr<JobStore> store;
+  EXPECT_THAT(JobStore::Open(folder.path(), &store).error_message(), HasSubstr("not a database"));
+  std::unique_ptr<Database> database;
+  std::filesystem::remove(folder.path() + "/jobs.sqlite");
+  ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
+  ASSERT_TRUE(database->Run("CREATE TABLE t (x)").ok());
+  EXPECT_THAT(JobStore::Open(folder.path(), &store).error_message(), HasSubstr("another program"));
+}
+
+TEST(JobStore, ContradictionIsDamage) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  Job job = MakeJob(1);
+  job.state = RUNNING;
+  job.attempt = 1;
+  job.attempt_open = true;
+  job.fleet = "nowhere";
+  ASSERT_TRUE(Write(store.get(), job).ok());
+  JobStore::Contents contents;
+  const grpc::Status status = store->Load(&contents);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS);
+  EXPECT_THAT(status.error_message(), HasSubstr("the fleet of job j1"));
+}
+
+TEST(StoreFolder, IsMadeAndHeldByOne) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/a/b";
+  std::unique_ptr<StoreFolder> first, second;
+  ASSERT_TRUE(StoreFolder::Open(path, &SystemFilesystemType, &first).ok());
+  EXPECT_TRUE(first->Sync().ok());
+  const grpc::Status status = StoreFolder::Open(path, &SystemFilesystemType, &second);
+  EXPECT_THAT(status.error_message(), HasSubstr("another coordinator uses the store"));
+  EXPECT_THAT(status.error_message(), HasSubstr("process " + std::to_string(getpid())));
+  first.reset();
+  EXPECT_TRUE(StoreFolder::Open(path, &SystemFilesystemType, &second).ok());
+}
+
+TEST(StoreFolder, NetworkFilesystemsAreRefused) {
+  const TemporaryFolder folder;
+  for (const auto& [type, name] : {std::pair<int64_t, std::string>{0x6969, "NFS"},
+                                   {0xff534d42, "CIFS"},
+                                   {static_cast<int32_t>(0xfe534d42), "SMB2"},
+                                   {0x0bd00bd0, "Lustre"},
+                                   {0x65735546, "FUSE"},
+                                   {0x00c36400, "Ceph"},
+                                   {0x01021997, "9p"}}) {
+    std::unique_ptr<StoreFolder> store;
+    const auto detect = [type = type](const std::string&) { return type; };
+    const grpc::Status status = StoreFolder::Open(folder.path(), detect, &store);
+    EXPECT_THAT(status.error_message(), HasSubstr("network filesystem (" + name + ")"));
+  }
+  for (const int64_t local : {0xef53, 0x58465342, 0x794c7630, 0x01021994}) {
+    EXPECT_EQ(NetworkFilesystemName(local), "");
+  }
+}
+
+TEST(StoreFolder, UnusableFolderIsAnError) {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path() + "/file") << "x";
+  std::unique_ptr<StoreFolder> store;
+  const grpc::Status status =
+      StoreFolder::Open(folder.path() + "/file/store", &SystemFilesystemType, &store);
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(status.error_message(), HasSubstr("file"));
+}
+
+std::vector<LogLine> Lines(int from, int to) {
+  std::vector<LogLine> lines;
+  for (int i = from; i < to; ++i) {
+    LogLine line;
+    line.set_text(std::to_string(i));
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+struct LogPage {
+  std::vector<LogLine> lines;
+  bool more = false;
+};
+
+LogPage Read(LogStore* store, const std::string& job, uint64_t after, uint32_t limit) {
+  std::promise<LogPage> promise;
+  store->Read(job, after, limit,
+              [&](const grpc::Status& status, std::vector<LogLine> lines, bool more) {
+                EXPECT_TRUE(status.ok()) << status.error_message();
+                promise.set_value({std::move(lines), more});
+              });
+  return promise.get_future().get();
+}
+
+TEST(LogStore, PagesAndKeepsTheLastLines) {
+  const TemporaryFolder folder;
+  {
+    std::unique_ptr<LogStore> store;
+    ASSERT_TRUE(LogStore::Open(folder.path(), {.lines_per_job = 100}, &store).ok());
+    store->Append("a", Lines(1, 151));
+    store->Append("b", Lines(1, 3));
+    EXPECT_EQ(Read(store.get(), "b", 0, 10).lines.size(), 2u);
+    store->Append("a", Lines(151, 201));
+  }
+  std::unique_ptr<LogStore> store;
+  ASSERT_TRUE(LogStore::Open(folder.path(), {.lines_per_job = 100}, &store).ok());
+  LogPage page = Read(store.get(), "a", 0, 60);
+  ASSERT_EQ(page.lines.size(), 60u);
+  EXPECT_TRUE(page.more);
+  EXPECT_EQ(page.lines[0].sequence(), 101u);
+  EXPECT_EQ(page.lines[0].text(), "101");
+  page = Read(store.get(), "a", page.lines.back().sequence(), 60);
+  ASSERT_EQ(page.lines.size(), 40u);
+  EXPECT_FALSE(page.more);
+  EXPECT_EQ(page.lines.back().text(), "200");
+  store->Append("a", Lines(201, 202));
+  page = Read(store.get(), "a", 200, 60);
+  ASSERT_EQ(page.lines.size(), 1u);
+  EXPECT_EQ(page.lines[0].sequence(), 201u);
+}
+
+TEST(LogStore, FloodIsCutAndSaysSo) {
+  const TemporaryFolder folder;
+  std::unique_ptr<LogStore> store;
+  ASSERT_TRUE(
+      LogStore::Open(folder.path(), {.lines_per_job = 1000, .buffered_lines = 10}, &store).ok());
+  store->Append("a", Lines(1, 31));
+  const LogPage page = Read(store.get(), "a", 0, 100);
+  ASSERT_EQ(page.lines.size(), 11u);
+  EXPECT_THAT(page.lines.back().text(), HasSubstr("dropped 20 log lines"));
+}
+
+}  // namespace
+}  // namespace swinfleet::coordinator

@@ -1,0 +1,121 @@
+// Saving in the background.
+#include <condition_variable>
+#include <mutex>
+
+#include "core/checkpoint/async_saver.h"
+#include "tests/core/checkpoint_test_util.h"
+
+namespace swinfleet {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+// Writes wait at a gate.
+class GatedOps : public FileOps {
+ public:
+  int64_t PWrite(int fd, const void* data, size_t size, uint64_t offset) override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return open_; });
+    return FileOps::PWrite(fd, data, size, offset);
+  }
+  void OpenGate() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool open_ = false;
+};
+
+TEST(AsyncSaver, TheStepMayGoOnAfterTheCopy) {
+  TempFolder run;
+  Tensors tensors = Tensors::Make(SmallModel(), 1);
+  const Tensors before = tensors;
+  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
+  EXPECT_EQ(buffer.size(), 3U * (96 + 192 + 2 + 10));
+  GatedOps ops;
+  AsyncSaver saver(buffer, ops);
+  const std::string dir = CheckpointDir(run.path(), 1, 1);
+  EXPECT_FALSE(saver.InFlight());
+  saver.Begin(dir, 0, 1, tensors.Whole());
+  EXPECT_TRUE(saver.InFlight());
+  EXPECT_FALSE(saver.Poll().has_value());
+  // Training goes on and changes everything while nothing has been written.
+  for (auto& [name, values] : tensors.values) std::fill(values.begin(), values.end(), -1.F);
+  ops.OpenGate();
+  const SaveOutcome outcome = saver.Wait();
+  EXPECT_FALSE(saver.InFlight());
+  EXPECT_EQ(outcome.error, "");
+  EXPECT_EQ(outcome.dir, dir);
+  EXPECT_GT(outcome.seconds, 0);
+  ASSERT_TRUE(outcome.record.has_value());
+  CommitManifest(dir, MetaOf(1, 1, 1), {*outcome.record});
+  const auto reader = CheckpointReader::Open(dir);
+  for (const auto& [name, values] : before.values) EXPECT_EQ(ReadAll(*reader, name), values);
+}
+
+TEST(AsyncSaver, AFailedSaveIsReportedAndTheNextOneWorks) {
+  TempFolder run;
+  const Tensors tensors = Tensors::Make(SmallModel(), 1);
+  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
+  FaultyOps ops;
+  std::atomic<bool> full = true;
+  ops.on_write = [&](const std::string&, uint64_t offset) {
+    return full && offset > 0 ? -ENOSPC : 0;
+  };
+  AsyncSaver saver(buffer, ops);
+  const std::string dir = CheckpointDir(run.path(), 1, 1);
+  saver.Begin(dir, 0, 1, tensors.Whole());
+  const SaveOutcome failed = saver.Wait();
+  EXPECT_FALSE(failed.record.has_value());
+  EXPECT_THAT(failed.error, HasSubstr("ENOSPC"));
+  EXPECT_THAT(NamesOf(dir), IsEmpty());
+  full = false;
+  for (int step = 1; step <= 20; ++step) {
+    saver.Begin(CheckpointDir(run.path(), 1, step), 0, 1, tensors.Whole());
+    std::optional<SaveOutcome> outcome;
+    while (!outcome) outcome = saver.Poll();
+    ASSERT_TRUE(outcome->record.has_value()) << outcome->error;
+    ASSERT_FALSE(saver.InFlight());
+  }
+}
+
+TEST(AsyncSaver, DestructionFinishesWhatWasBegun) {
+  TempFolder run;
+  const Tensors tensors = Tensors::Make(SmallModel(), 1);
+  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
+  const std::string dir = CheckpointDir(run.path(), 1, 1);
+  {
+    AsyncSaver saver(buffer);
+    saver.Begin(dir, 0, 1, tensors.Whole());
+  }
+  EXPECT_EQ(NamesOf(dir).size(), 1U);
+}
+
+TEST(AsyncSaverDeath, OneAtATimeAndWithinTheBuffer) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  TempFolder run;
+  const Tensors tensors = Tensors::Make(SmallModel(), 1);
+  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
+  const std::string dir = CheckpointDir(run.path(), 1, 1);
+  EXPECT_DEATH(
+      {
+        AsyncSaver saver(std::span<float>(buffer).first(10));
+        saver.Begin(dir, 0, 1, tensors.Whole());
+      },
+      "Check failed");
+  EXPECT_DEATH(
+      {
+        AsyncSaver saver(buffer);
+        saver.Begin(dir, 0, 1, tensors.Whole());
+        saver.Begin(dir, 0, 1, tensors.Whole());
+      },
+      "a save is in flight");
+}
+
+}  // namespace
+}  // namespace swinfleet

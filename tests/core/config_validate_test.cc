@@ -1,0 +1,303 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/config/job_config.h"
+
+namespace swinfleet {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+JobConfig GoodJob() {
+  JobConfig job;
+  job.name = "fashion";
+  job.run_dir = "runs/fashion";
+  job.model.image_h = job.model.image_w = 32;
+  job.model.in_chans = 1;
+  job.model.num_classes = 10;
+  job.model.patch_size = 2;
+  job.model.embed_dim = 32;
+  job.model.depths = {2, 2, 2};
+  job.model.num_heads = {1, 2, 4};
+  job.model.window_size = 4;
+  job.data.path = "/usr/share/dataset-fashion-mnist";
+  job.train.epochs = 10;
+  job.train.global_batch = 64;
+  job.train.micro_batch = 16;
+  return job;
+}
+
+std::vector<std::string> Errors(const std::function<void(JobConfig&)>& change, int64_t ranks = 0) {
+  JobConfig job = GoodJob();
+  change(job);
+  return ValidateJob(job, ranks);
+}
+
+TEST(ValidateJob, GoodJobHasNoErrors) {
+  EXPECT_THAT(ValidateJob(GoodJob(), 0), IsEmpty());
+  EXPECT_THAT(ValidateJob(GoodJob(), 4), IsEmpty());
+}
+
+TEST(ValidateJob, CollectsAllErrorsAtOnce) {
+  const auto errors = Errors([](JobConfig& job) {
+    job.run_dir.clear();
+    job.data.path.clear();
+    job.model.num_heads = {1, 3, 4};
+    job.train.optimizer.learning_rate = 0;
+    job.parallel.zero_stage = 3;
+  });
+  EXPECT_THAT(errors, SizeIs(5));
+  EXPECT_THAT(errors, Contains(HasSubstr("run_dir")));
+  EXPECT_THAT(errors, Contains(HasSubstr("data.path")));
+  EXPECT_THAT(errors, Contains(HasSubstr("model.num_heads of stage 1 is 3")));
+  EXPECT_THAT(errors, Contains(HasSubstr("train.optimizer.learning_rate")));
+  EXPECT_THAT(errors, Contains(HasSubstr("not supported yet: use 0 or 1")));
+}
+
+TEST(ValidateModel, WindowThatCannotWorkSaysWhatWould) {
+  const auto errors = Errors([](JobConfig& job) { job.model.window_size = 5; });
+  EXPECT_THAT(errors, Contains(AllOf(HasSubstr("model.window_size 5 cannot work: stage 0"),
+                                     HasSubstr("16x16"), HasSubstr("windows of 2, 4, 8, 16 work"),
+                                     HasSubstr("square images of"))));
+}
+
+// What the advice names must work.
+TEST(ValidateModel, AdviceHolds) {
+  for (const int64_t window : {2, 4, 8, 16}) {
+    EXPECT_THAT(Errors([&](JobConfig& job) { job.model.window_size = window; }), IsEmpty())
+        << window;
+  }
+  JobConfig job = GoodJob();
+  job.model.window_size = 5;
+  job.model.image_h = job.model.image_w = 40;
+  EXPECT_THAT(ValidateModel(job.model), IsEmpty());
+}
+
+TEST(ValidateModel, RectanglesGetAdviceToo) {
+  const auto errors = Errors([](JobConfig& job) {
+    job.model.image_w = 48;
+    job.model.window_size = 5;
+  });
+  EXPECT_THAT(errors, Contains(HasSubstr("multiples of 40")));
+}
+
+// A last stage of 1x1 tokens attends to itself alone, which is well defined here (the official code
+// divides by the window less 1).
+TEST(ValidateModel, MapOfOneTokenIsPossible) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.image_h = job.model.image_w = 8;
+                job.model.window_size = 2;
+              }),
+              IsEmpty());
+}
+
+TEST(ValidateModel, ImageMustHalveInEveryMerging) {
+  EXPECT_THAT(Errors([](JobConfig& job) { job.model.image_h = 36; }),
+              ElementsAre(AllOf(HasSubstr("not divisible by 8"), HasSubstr("40x32"))));
+}
+
+TEST(ValidateModel, ListsNeedOneEntryAStage) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.num_heads = {1, 2};
+              }),
+              ElementsAre(HasSubstr("model.num_heads has 2 entries")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.model.pretrained_window_sizes = {4}; }),
+              ElementsAre(HasSubstr("model.pretrained_window_sizes has 1 entries")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.pretrained_window_sizes = {4, 1, 4};
+              }),
+              ElementsAre(HasSubstr("pretrained_window_sizes of stage 1 is 1")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.model.depths = {}; }),
+              Contains(HasSubstr("model.depths has 0 entries")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.depths = {2, 0, 2};
+              }),
+              ElementsAre(HasSubstr("model.depths of stage 1 is 0")));
+}
+
+TEST(ValidateModel, HeadsAdviceDividesTheChannels) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.num_heads = {1, 3, 4};
+              }),
+              ElementsAre(HasSubstr("64 channels; near it 1, 2, 4, 8 would")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.num_heads = {0, 2, 4};
+              }),
+              ElementsAre(HasSubstr("model.num_heads of stage 0 is 0")));
+}
+
+// Sizes out of all proportion are errors, not overflows.
+TEST(ValidateModel, AbsurdSizesAreErrors) {
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  const std::vector<std::function<void(JobConfig&)>> changes = {
+      [](JobConfig& job) { job.model.image_h = kHuge; },
+      [](JobConfig& job) { job.model.image_w = 0; },
+      [](JobConfig& job) { job.model.in_chans = kHuge; },
+      [](JobConfig& job) { job.model.num_classes = kHuge; },
+      [](JobConfig& job) { job.model.num_classes = 0; },
+      [](JobConfig& job) { job.model.num_classes = 1; },
+      [](JobConfig& job) { job.model.patch_size = 0; },
+      [](JobConfig& job) { job.model.patch_size = kHuge; },
+      [](JobConfig& job) { job.model.embed_dim = kHuge; },
+      [](JobConfig& job) {
+        job.model.depths = {2, kHuge, 2};
+      },
+      [](JobConfig& job) { job.model.depths.assign(100, 1); },
+      [](JobConfig& job) {
+        job.model.num_heads = {1, kHuge, 2};
+      },
+      [](JobConfig& job) { job.model.window_size = 0; },
+      [](JobConfig& job) { job.model.window_size = kHuge; },
+      [](JobConfig& job) { job.model.extra_norm_period = -1; },
+      [](JobConfig& job) { job.model.mlp_ratio = kNan; },
+      [](JobConfig& job) { job.model.mlp_ratio = kInf; },
+      [](JobConfig& job) { job.model.mlp_ratio = 0; },
+      [](JobConfig& job) { job.model.mlp_ratio = 0.001; },
+      [](JobConfig& job) { job.model.drop_path_rate = 1; },
+      [](JobConfig& job) { job.model.drop_path_rate = kNan; },
+      [](JobConfig& job) { job.model.layer_norm_eps = 0; },
+      [](JobConfig& job) { job.train.global_batch = kHuge; },
+      [](JobConfig& job) { job.train.micro_batch = 0; },
+      [](JobConfig& job) { job.train.eval_batch = 0; },
+      [](JobConfig& job) {
+        job.train.eval_batch = 1 << 24;
+        job.model.image_h = 8192;
+      },
+      [](JobConfig& job) { job.train.epochs = 0; },
+      [](JobConfig& job) { job.train.log_every_steps = 0; },
+      [](JobConfig& job) { job.train.max_nonfinite_steps = 0; },
+      [](JobConfig& job) { job.train.label_smoothing = 1; },
+      [](JobConfig& job) { job.train.clip_grad_norm = -1; },
+      [](JobConfig& job) { job.train.clip_grad_norm = kNan; },
+      [](JobConfig& job) { job.parallel.ranks = -1; },
+      [](JobConfig& job) { job.parallel.threads_per_rank = 0; },
+      [](JobConfig& job) { job.parallel.zero_stage = -1; },
+      [](JobConfig& job) { job.checkpoint.keep_last = 0; },
+      [](JobConfig& job) { job.checkpoint.every_steps = -1; },
+      [](JobConfig& job) { job.data.format = "tfrecord"; },
+      [](JobConfig& job) { job.data.train_split.clear(); },
+      [](JobConfig& job) { job.data.eval_split.clear(); },
+      [](JobConfig& job) { job.data.pad = -1; },
+      [](JobConfig& job) { job.data.flip = 1.5; },
+      [](JobConfig& job) { job.data.std = {0}; },
+      [](JobConfig& job) { job.data.mean = {kNan}; },
+      [](JobConfig& job) {
+        job.data.mean = {0.1, 0.2};
+      },
+      [](JobConfig& job) { job.data.loader_threads = 65; },
+      [](JobConfig& job) { job.data.prefetch = 0; },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    EXPECT_THAT(Errors(changes[i]), Contains(HasSubstr(" "))) << i;
+  }
+}
+
+TEST(ValidateJob, MeanAndStdAreOnePerChannel) {
+  const auto errors = [](const std::vector<double>& mean) {
+    return Errors([&](JobConfig& job) {
+      job.model.in_chans = 3;
+      job.data.mean = mean;
+      job.data.std = {0.2, 0.2, 0.2};
+    });
+  };
+  EXPECT_THAT(errors({0.5, 0.4, 0.3}), IsEmpty());
+  EXPECT_THAT(errors({}), IsEmpty());
+  EXPECT_THAT(errors({0.5}), ElementsAre(HasSubstr("data.mean has 1 values")));
+}
+
+TEST(ValidateJob, MicroBatchesAreAPowerOfTwo) {
+  EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 48; }),
+              ElementsAre(AllOf(HasSubstr("power of two"), HasSubstr("global_batch of 32 or 64"))));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 65; }),
+              ElementsAre(HasSubstr("power of two")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 8; }),
+              Contains(HasSubstr("power of two")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 16; }), IsEmpty());
+}
+
+TEST(ValidateJob, MoreRanksThanMicroBatches) {
+  EXPECT_THAT(Errors([](JobConfig& job) {}, 8),
+              ElementsAre(AllOf(HasSubstr("more ranks than micro-batches"), HasSubstr("8 ranks"),
+                                HasSubstr("at most 4 ranks"))));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.ranks = 8; }),
+              ElementsAre(HasSubstr("more ranks than micro-batches")));
+  // A job may take some of a fleet's ranks.
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.ranks = 2; }, 8), IsEmpty());
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.ranks = 4; }, 2),
+              ElementsAre(HasSubstr("asks for 4 ranks and there are 2")));
+}
+
+TEST(ValidateJob, OptimizerHyperParameters) {
+  using Kind = OptimizerConfig::Kind;
+  const auto one_error = [](const std::function<void(OptimizerConfig&)>& change) {
+    EXPECT_THAT(Errors([&](JobConfig& job) { change(job.train.optimizer); }), SizeIs(1));
+  };
+  one_error([](OptimizerConfig& o) { o.learning_rate = kInf; });
+  one_error([](OptimizerConfig& o) { o.weight_decay = -0.1; });
+  one_error([](OptimizerConfig& o) { o.beta1 = 1; });
+  one_error([](OptimizerConfig& o) { o.beta2 = -0.1; });
+  one_error([](OptimizerConfig& o) { o.eps = 0; });
+  one_error([](OptimizerConfig& o) {
+    o.kind = Kind::kSgd;
+    o.momentum = 1;
+  });
+  // What another optimizer would use does not matter.
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.train.optimizer.kind = Kind::kSgd;
+                job.train.optimizer.beta1 = 2;
+              }),
+              IsEmpty());
+}
+
+TEST(ValidateJob, ScheduleIsConsistent) {
+  using Kind = ScheduleConfig::Kind;
+  const auto errors = [](const std::function<void(ScheduleConfig&)>& change) {
+    return Errors([&](JobConfig& job) { change(job.train.schedule); });
+  };
+  EXPECT_THAT(errors([](ScheduleConfig& s) { s.warmup_epochs = 10; }),
+              ElementsAre(HasSubstr("shorter than the training")));
+  EXPECT_THAT(errors([](ScheduleConfig& s) { s.warmup_epochs = kNan; }), SizeIs(1));
+  EXPECT_THAT(errors([](ScheduleConfig& s) { s.min_learning_rate = 1; }),
+              ElementsAre(HasSubstr("above train.optimizer.learning_rate")));
+  EXPECT_THAT(errors([](ScheduleConfig& s) {
+                s.warmup_epochs = 1;
+                s.warmup_learning_rate = 1;
+              }),
+              ElementsAre(HasSubstr("warmup_learning_rate")));
+  EXPECT_THAT(errors([](ScheduleConfig& s) { s.kind = Kind::kMultistep; }),
+              ElementsAre(HasSubstr("multisteps is empty")));
+  const auto multistep = [&](const std::vector<double>& epochs) {
+    return errors([&](ScheduleConfig& s) {
+      s.kind = Kind::kMultistep;
+      s.warmup_epochs = 2;
+      s.multisteps = epochs;
+    });
+  };
+  EXPECT_THAT(multistep({4, 8}), IsEmpty());
+  EXPECT_THAT(multistep({8, 4}), ElementsAre(HasSubstr("increasing")));
+  EXPECT_THAT(multistep({4, 4}), ElementsAre(HasSubstr("increasing")));
+  EXPECT_THAT(multistep({1, 4}), ElementsAre(HasSubstr("within the warm-up")));
+  EXPECT_THAT(errors([](ScheduleConfig& s) {
+                s.kind = Kind::kStep;
+                s.decay_epochs = 0;
+                s.decay_rate = 0;
+              }),
+              SizeIs(2));
+}
+
+}  // namespace
+}  // namespace swinfleet

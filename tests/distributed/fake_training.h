@@ -1,0 +1,155 @@
+// A "model" whose gradients are a function of leaf, step and place: what is trained with it shows
+// the arithmetic of the engine alone.
+#ifndef SWINFLEET_TESTS_DISTRIBUTED_FAKE_TRAINING_H_
+#define SWINFLEET_TESTS_DISTRIBUTED_FAKE_TRAINING_H_
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/memory/memory_classes.h"
+#include "core/optim/optimizer.h"
+#include "distributed/shard_layout.h"
+#include "distributed/zero_engine.h"
+#include "kernels/ops.h"
+
+namespace swinfleet {
+
+// Units of uneven sizes, parameters that cross the borders of shards, single elements.
+inline ParameterTable FakeTable() {
+  const Initializer normal{Initializer::Kind::kTruncatedNormal, 0.02};
+  ParameterTable table;
+  table.BeginUnit("embedding");
+  table.Add("embedding.weight", Shape{48, 33}, normal);
+  table.Add("embedding.bias", Shape{33}, {Initializer::Kind::kUniform, 0.1});
+  table.BeginUnit("block");
+  table.Add("block.weight", Shape{201, 173}, normal);
+  table.Add("block.scale", Shape{1}, {Initializer::Kind::kOnes});
+  table.Add("block.out", Shape{173, 77}, normal);
+  table.BeginUnit("exact");
+  table.Add("exact.weight", Shape{2, 4096}, normal);
+  table.BeginUnit("head");
+  table.Add("head.bias", Shape{10}, {});
+  return table;
+}
+
+// In (-0.5, 0.5), with all of the mantissa's bits in use, so that sums round.
+inline float FakeGradient(int64_t step, int64_t leaf, int unit, int64_t i) {
+  uint64_t x = (static_cast<uint64_t>(step) << 48) ^ (static_cast<uint64_t>(leaf) << 40) ^
+               (static_cast<uint64_t>(unit) << 32) ^ static_cast<uint64_t>(i);
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  x ^= x >> 31;
+  return static_cast<float>(static_cast<double>(x >> 11) * 0x1.0p-53 - 0.5) *
+         (leaf % 3 == 0 ? 1.0f : 0.01f);
+}
+
+struct FakeOptions {
+  int stage = 1;
+  OptimizerConfig::Kind optimizer = OptimizerConfig::Kind::kAdamW;
+  int64_t leaves = 8;
+  double clip = 1.0;
+};
+
+class FakeTraining {
+ public:
+  FakeTraining(Communicator* communicator, const FakeOptions& options, bool dry = false)
+      : communicator_(communicator),
+        options_(options),
+        table_(FakeTable()),
+        zero_(MakeZeroOptions()),
+        memory_(dry ? MemoryClasses::DryRun() : MemoryClasses::OnHost(Plan())),
+        context_{.ops = dry ? &DryRunOps() : &CpuOps(), .workspace = &memory_.workspace},
+        engine_(std::make_unique<ZeroEngine>(table_, communicator, zero_, &memory_, &context_)) {
+    engine_->Initialize(17);
+  }
+
+  // One step; parameters in `poisoned` get a NaN from the global leaf `poisoned_leaf`.
+  GradientNorm Step(const std::vector<std::string>& poisoned = {}, int64_t poisoned_leaf = 0) {
+    engine_->BeginStep();
+    for (int64_t leaf = 0; leaf < zero_.leaves; ++leaf) {
+      engine_->BeginMicroBatch(leaf);
+      const bool poison = first_leaf() + leaf == poisoned_leaf;
+      for (int unit = static_cast<int>(table_.units().size()) - 1; unit >= 0; --unit) {
+        AddGradient(unit, first_leaf() + leaf, poison ? poisoned : std::vector<std::string>{});
+        engine_->GradientReady(unit);
+      }
+    }
+    const GradientNorm norm = engine_->FinishReduction();
+    if (!std::isfinite(norm.norm)) return norm;
+    engine_->Update(0.01, step_, ClipFactor(norm.norm, options_.clip));
+    engine_->PublishParameters();
+    ++step_;
+    return norm;
+  }
+
+  std::vector<float> Weights() {
+    std::vector<float> all;
+    for (size_t p = 0; p < table_.parameters().size(); ++p) {
+      const auto values = engine_->ParameterValues(static_cast<int>(p));
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return all;
+  }
+
+  void set_step(int64_t step) { step_ = step; }
+  ZeroEngine& engine() { return *engine_; }
+  const ParameterTable& table() const { return table_; }
+  const MemoryClasses& memory() const { return memory_; }
+
+ private:
+  int64_t first_leaf() const {
+    return ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(), options_.leaves);
+  }
+
+  ZeroOptions MakeZeroOptions() const {
+    ZeroOptions zero;
+    zero.stage = options_.stage;
+    zero.optimizer.kind = options_.optimizer;
+    for (const ParameterInfo& info : table_.parameters()) {
+      zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
+    }
+    zero.leaves =
+        ShardLayout::LeafBegin(communicator_->rank() + 1, communicator_->size(), options_.leaves) -
+        first_leaf();
+    return zero;
+  }
+
+  MemoryClasses Plan() const {
+    MemoryClasses memory = MemoryClasses::DryRun();
+    Context context{.ops = &DryRunOps(), .workspace = &memory.workspace};
+    const auto silent = MakeDryRunCommunicator(communicator_->rank(), communicator_->size());
+    ZeroEngine engine(table_, silent.get(), zero_, &memory, &context);
+    return memory;
+  }
+
+  void AddGradient(int unit, int64_t leaf, const std::vector<std::string>& poisoned) {
+    const TensorView gradient = engine_->Gradient(unit);
+    if (gradient.device == Device::kDryRun) return;
+    for (const int p : table_.units()[unit].parameters) {
+      const ParameterInfo& info = table_.parameters()[p];
+      float* values = gradient.f32() + info.offset;
+      for (int64_t i = 0; i < info.size(); ++i) {
+        values[i] += FakeGradient(step_, leaf, unit, info.offset + i);
+      }
+      for (const std::string& name : poisoned) {
+        if (info.name == name) values[info.size() - 1] = std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+  }
+
+  Communicator* communicator_;
+  FakeOptions options_;
+  ParameterTable table_;
+  ZeroOptions zero_;
+  MemoryClasses memory_;
+  Context context_;
+  std::unique_ptr<ZeroEngine> engine_;
+  int64_t step_ = 0;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_TESTS_DISTRIBUTED_FAKE_TRAINING_H_

@@ -1,0 +1,35 @@
+// golden_check FILE.safetensors...: rebuilds what each golden describes, runs it, and compares.
+// Exit codes: 0 all pass; 1 a comparison failed; 2 wrong usage; 3 a golden asks for something that
+// isn't supported; 4 a file can't be read. With several, the smallest of those above 0.
+#include <glog/logging.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "tests/golden/golden_check.h"
+
+int main(int argc, char** argv) {
+  google::InitGoogleLogging(argv[0]);
+  FLAGS_logtostderr = true;
+  CLI::App app("Checks the product against golden reference values.");
+  std::vector<std::string> files;
+  int threads = 1;
+  bool quiet = false;
+  app.add_option("files", files, "Goldens")->required();
+  app.add_option("--threads", threads, "Threads of the operations")->check(CLI::Range(1, 1024));
+  app.add_flag("--quiet", quiet, "Only failures and one line a file");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e);
+    return code == 0 ? 0 : 2;
+  }
+  int result = 0;
+  for (const std::string& file : files) {
+    const int outcome =
+        static_cast<int>(swinfleet::golden::CheckFile(file, threads, !quiet, std::cout));
+    if (outcome != 0 && (result == 0 || outcome < result)) result = outcome;
+    std::cout.flush();
+  }
+  return result;
+}

@@ -1,0 +1,392 @@
+#include "tests/kernels/op_check.h"
+
+#include <gtest/gtest.h>
+#include <hwy/highway.h>
+#include <hwy/targets.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <iostream>
+#include <map>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace swinfleet::testing {
+namespace {
+
+// A quiet NaN that no kernel makes: reading it spoils a result, writing over it shows.
+constexpr uint32_t kGuardWord = 0xFFE5A5A5;
+constexpr size_t kGuardBytes = 256;
+
+// Memory of one tensor between guards, `offset` bytes past a multiple of 64. With the address
+// sanitizer, touching the guards is an error at once, also for a read that changes no result.
+class GuardedMemory {
+ public:
+  GuardedMemory(size_t bytes, size_t offset)
+      : bytes_(bytes), block_((2 * kGuardBytes + bytes + 128) / 4 + 1, kGuardWord) {
+    const auto start = reinterpret_cast<uintptr_t>(block_.data()) + kGuardBytes;
+    data_ = reinterpret_cast<char*>((start + 63) / 64 * 64 + offset);
+    ForbidGuards();
+  }
+  ~GuardedMemory() { AllowGuards(); }
+  GuardedMemory(const GuardedMemory&) = delete;
+  GuardedMemory& operator=(const GuardedMemory&) = delete;
+
+  void* data() const { return data_; }
+  bool GuardsIntact() const {
+    AllowGuards();
+    const bool intact = AllGuard(Begin(), data_) && AllGuard(data_ + bytes_, End());
+    ForbidGuards();
+    return intact;
+  }
+
+ private:
+  const char* Begin() const { return reinterpret_cast<const char*>(block_.data()); }
+  const char* End() const { return Begin() + block_.size() * 4; }
+  static bool AllGuard(const char* begin, const char* end) {
+    for (const char* p = begin; p < end; p += 4) {
+      if (std::memcmp(p, &kGuardWord, std::min<size_t>(4, end - p)) != 0) return false;
+    }
+    return true;
+  }
+  void ForbidGuards() const {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(Begin(), data_ - Begin());
+    __asan_poison_memory_region(data_ + bytes_, End() - (data_ + bytes_));
+#endif
+  }
+  void AllowGuards() const {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(Begin(), End() - Begin());
+#endif
+  }
+
+  size_t bytes_;
+  std::vector<uint32_t> block_;
+  char* data_;
+};
+
+struct Variant {
+  int64_t target;
+  int threads;
+  size_t offset;
+
+  std::string Name() const {
+    return std::string(hwy::TargetName(target)) + ", " + std::to_string(threads) +
+           " threads, tensors at 64 n + " + std::to_string(offset);
+  }
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> variants;
+  for (int64_t target : InstructionSets()) {
+    variants.push_back({target, 1, 0});
+    variants.push_back({target, 2, 4});
+  }
+  const int64_t best = variants[0].target;
+  variants.push_back({best, 1, 4});
+  variants.push_back({best, 2, 0});
+  return variants;
+}
+
+// Outputs of doubles have doubles' alignment.
+size_t OffsetOf(const OpOutput& output, size_t offset) { return output.is_double ? 0 : offset; }
+
+// A shape that a view of floats has; doubles count twice.
+Shape ViewShape(const OpOutput& output) {
+  return output.is_double ? Shape{2 * output.shape.NumElements()} : output.shape;
+}
+
+Views DryViews(const OpCase& op, bool outputs) {
+  // Never read: the dry run has no memory. Not null, for null is "absent".
+  void* const somewhere = reinterpret_cast<void*>(uintptr_t{64});
+  Views views;
+  const auto add = [&](bool present, const Shape& shape) {
+    views.push_back(present ? TensorView{somewhere, shape, DType::kF32, Device::kDryRun}
+                            : TensorView{});
+  };
+  if (outputs) {
+    for (const OpOutput& o : op.outputs) add(true, ViewShape(o));
+  } else {
+    for (const OpInput& i : op.inputs) add(!i.values.empty(), i.shape);
+  }
+  return views;
+}
+
+size_t DryRunWorkspace(const OpCase& op, int threads, WorkCount* count) {
+  Arena workspace = Arena::DryRun("workspace");
+  Context context{.ops = &DryRunOps(), .workspace = &workspace, .threads = threads, .count = count};
+  op.call(DryRunOps(), DryViews(op, false), DryViews(op, true), context);
+  EXPECT_EQ(workspace.used(), 0u) << "the dry run keeps some of the workspace";
+  return workspace.high_water();
+}
+
+// The tensors of a case in guarded memory.
+class Instance {
+ public:
+  Instance(const OpCase& op, size_t offset) {
+    for (const OpInput& input : op.inputs) {
+      inputs_.emplace_back(input.values.size() * 4, offset);
+      in_.push_back(input.values.empty()
+                        ? TensorView{}
+                        : ViewOf(static_cast<float*>(inputs_.back().data()), input.shape));
+    }
+    for (const OpOutput& output : op.outputs) {
+      const size_t size = output.is_double ? 8 : 4;
+      outputs_.emplace_back(output.alias >= 0 ? 0 : output.expected.size() * size,
+                            OffsetOf(output, offset));
+      void* data = output.alias >= 0 ? inputs_[output.alias].data() : outputs_.back().data();
+      out_.push_back(ViewOf(static_cast<float*>(data), ViewShape(output)));
+    }
+  }
+  // Writes a step's inputs, and outputs as they are before it. What is added to stays.
+  void Load(const OpCase& op, bool first) {
+    for (size_t i = 0; i < op.inputs.size(); ++i) {
+      if (!in_[i].empty()) {
+        std::memcpy(in_[i].data, op.inputs[i].values.data(), op.inputs[i].values.size() * 4);
+      }
+    }
+    for (size_t i = 0; i < op.outputs.size(); ++i) LoadOutput(op.outputs[i], first, out_[i]);
+  }
+  void Call(const OpCase& op, Context& context) { op.call(CpuOps(), in_, out_, context); }
+  void ExpectUntouched(const OpCase& op) const {
+    for (size_t i = 0; i < op.inputs.size(); ++i) {
+      const OpInput& input = op.inputs[i];
+      EXPECT_TRUE(inputs_[i].GuardsIntact()) << "wrote outside of " << input.name;
+      const bool aliased = std::any_of(op.outputs.begin(), op.outputs.end(), [i](const auto& o) {
+        return o.alias == static_cast<int>(i);
+      });
+      if (in_[i].empty() || aliased) continue;
+      EXPECT_EQ(std::memcmp(in_[i].data, input.values.data(), input.values.size() * 4), 0)
+          << "changed its input " << input.name;
+    }
+    for (size_t i = 0; i < op.outputs.size(); ++i) {
+      EXPECT_TRUE(outputs_[i].GuardsIntact()) << "wrote outside of " << op.outputs[i].name;
+    }
+  }
+  Vec Values(const OpCase& op, size_t output) const {
+    const size_t n = op.outputs[output].expected.size();
+    if (op.outputs[output].is_double) {
+      const auto* values = static_cast<const double*>(out_[output].data);
+      return Vec(values, values + n);
+    }
+    const auto* values = static_cast<const float*>(out_[output].data);
+    return Vec(values, values + n);
+  }
+  // All bytes of all outputs.
+  std::string Bits() const {
+    std::string bits;
+    for (const TensorView& view : out_) bits.append(static_cast<char*>(view.data), view.Bytes());
+    return bits;
+  }
+
+  // What an accumulating output holds before the first step.
+  static Floats InitialOf(const OpOutput& output) {
+    double largest = 0;
+    for (double x : output.expected) largest = std::max(largest, std::abs(x));
+    return Random(99).Normal(static_cast<int64_t>(output.expected.size()), 0, largest / 2);
+  }
+
+ private:
+  void LoadOutput(const OpOutput& output, bool first, const TensorView& view) {
+    if (output.alias >= 0) return;
+    if (output.mode == OutputMode::kOverwrite) {
+      std::fill_n(static_cast<uint32_t*>(view.data), view.Bytes() / 4, kGuardWord);
+    } else if (output.mode == OutputMode::kUpdate) {
+      std::memcpy(view.data, output.initial.data(), output.initial.size() * 4);
+    } else if (first) {
+      const Floats initial = InitialOf(output);
+      std::memcpy(view.data, initial.data(), initial.size() * 4);
+    }
+  }
+
+  std::deque<GuardedMemory> inputs_;
+  std::deque<GuardedMemory> outputs_;
+  Views in_;
+  Views out_;
+};
+
+// Prints every measured error beside its tolerance when SWINFLEET_PRINT_ERRORS is set.
+void PrintError(const std::string& name, double error, double tolerance) {
+  static const bool print = std::getenv("SWINFLEET_PRINT_ERRORS") != nullptr;
+  if (!print) return;
+  const ::testing::TestInfo* info = ::testing::UnitTest::GetInstance()->current_test_info();
+  std::cout << "error " << info->test_suite_name() << "." << info->name() << " " << name << " "
+            << error << " of " << tolerance << "\n";
+}
+
+void ExpectNear(const OpOutput& output, const Vec& expected, const Vec& got) {
+  ASSERT_EQ(expected.size(), got.size());
+  ASSERT_EQ(static_cast<int64_t>(expected.size()), output.shape.NumElements()) << output.name;
+  std::map<int, double> largest;
+  const auto group = [&](size_t i) { return output.group.empty() ? 0 : output.group[i]; };
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double size = output.size.empty() ? 0 : output.size.at(i);
+    largest[group(i)] = std::max({largest[group(i)], std::abs(expected[i]), size});
+  }
+  double worst = 0;
+  size_t worst_at = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::abs(got[i] - expected[i]);
+    // Against a group of zeros only zero will do.
+    const double relative = error == 0 ? 0 : error / largest[group(i)];
+    if (std::isnan(worst) || !(relative > worst || std::isnan(relative))) continue;
+    worst = relative;
+    worst_at = i;
+  }
+  PrintError(output.name, worst, output.tolerance);
+  EXPECT_TRUE(worst <= output.tolerance)
+      << output.name << " " << output.shape << " at " << worst_at << ": " << got[worst_at]
+      << ", the reference says " << expected[worst_at] << "; relative error " << worst
+      << ", tolerance " << output.tolerance;
+}
+
+// What an output must hold after step 1 (`second` null) or step 2.
+Vec ExpectedAfter(const OpOutput& first, const OpOutput* second) {
+  if (first.mode != OutputMode::kAccumulate) return second ? second->expected : first.expected;
+  const Vec initial = ToDouble(Instance::InitialOf(first));
+  Vec sum = reference::Add(initial, first.expected);
+  return second ? reference::Add(sum, second->expected) : sum;
+}
+
+// Two steps in the same memory, each checked; returns the bits of all outputs after each.
+std::string RunTwoSteps(const OpCase& first, const OpCase& second, const Variant& variant,
+                        size_t workspace_bytes) {
+  Arena workspace = Arena::OnHost("workspace", std::max<size_t>(workspace_bytes, 64));
+  Context context{
+      .ops = &CpuOps(), .workspace = &workspace, .threads = variant.threads, .count = nullptr};
+  Instance instance(first, variant.offset);
+  std::string bits;
+  for (const OpCase* step : {&first, &second}) {
+    SCOPED_TRACE(step == &first ? "first micro-step" : "second micro-step");
+    instance.Load(*step, step == &first);
+    instance.Call(*step, context);
+    instance.ExpectUntouched(*step);
+    for (size_t i = 0; i < first.outputs.size(); ++i) {
+      const Vec expected =
+          ExpectedAfter(first.outputs[i], step == &first ? nullptr : &second.outputs[i]);
+      ExpectNear(step->outputs[i], expected, instance.Values(*step, i));
+    }
+    bits += instance.Bits();
+    EXPECT_EQ(workspace.used(), 0u) << "some of the workspace was kept";
+  }
+  EXPECT_EQ(workspace.high_water(), workspace_bytes)
+      << "the dry run took another amount of workspace";
+  return bits;
+}
+
+}  // namespace
+
+Floats Random::Normal(int64_t n, double mean, double deviation) {
+  std::normal_distribution<double> distribution;
+  Floats values(n);
+  for (float& v : values) v = static_cast<float>(mean + deviation * distribution(engine_));
+  return values;
+}
+
+Floats Random::Uniform(int64_t n, double low, double high) {
+  std::uniform_real_distribution<double> distribution(low, high);
+  Floats values(n);
+  for (float& v : values) v = static_cast<float>(distribution(engine_));
+  return values;
+}
+
+Vec ToDouble(const Floats& values) { return Vec(values.begin(), values.end()); }
+
+Floats ToFloat(const Vec& values) { return Floats(values.begin(), values.end()); }
+
+void CheckOp(const std::function<OpCase(uint64_t seed)>& make) {
+  const OpCase first = make(1);
+  const OpCase second = make(2);
+  for (const Variant& variant : Variants()) {
+    SCOPED_TRACE(variant.Name());
+    UseInstructionSet use(variant.target);
+    WorkCount count;
+    const size_t workspace = DryRunWorkspace(first, variant.threads, &count);
+    EXPECT_GE(count.calls, 1);
+    EXPECT_GT(count.bytes, 0);
+    const std::string bits = RunTwoSteps(first, second, variant, workspace);
+    const bool same = bits == RunTwoSteps(first, second, variant, workspace);
+    EXPECT_TRUE(same) << "a repetition gives other bits";
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+WorkCount CountOp(const OpCase& op) {
+  WorkCount count;
+  DryRunWorkspace(op, 1, &count);
+  return count;
+}
+
+std::vector<Floats> RunOp(const OpCase& op, int threads) {
+  WorkCount count;
+  const size_t bytes = DryRunWorkspace(op, threads, &count);
+  Arena workspace = Arena::OnHost("workspace", std::max<size_t>(bytes, 64));
+  Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = threads, .count = nullptr};
+  Instance instance(op, 0);
+  instance.Load(op, true);
+  instance.Call(op, context);
+  std::vector<Floats> results;
+  for (size_t i = 0; i < op.outputs.size(); ++i) results.push_back(ToFloat(instance.Values(op, i)));
+  return results;
+}
+
+void CheckGradients(const std::function<double(const std::vector<Vec>&)>& loss,
+                    const std::vector<Vec>& inputs, const std::vector<Vec>& gradients,
+                    double tolerance) {
+  constexpr double kStep = 1e-4;
+  // Elements of a larger tensor are sampled evenly.
+  constexpr size_t kMaxElements = 150;
+  std::vector<Vec> at = inputs;
+  for (size_t t = 0; t < gradients.size(); ++t) {
+    if (gradients[t].empty()) continue;
+    ASSERT_EQ(gradients[t].size(), inputs[t].size());
+    double largest = 0;
+    for (double g : gradients[t]) largest = std::max(largest, std::abs(g));
+    const size_t stride = (inputs[t].size() + kMaxElements - 1) / kMaxElements;
+    for (size_t i = 0; i < inputs[t].size(); i += stride) {
+      const auto moved = [&](double by) {
+        at[t][i] = inputs[t][i] + by;
+        const double value = loss(at);
+        at[t][i] = inputs[t][i];
+        return value;
+      };
+      // Five points: the error is of the fourth order in the step.
+      const double difference =
+          (8 * (moved(kStep) - moved(-kStep)) - (moved(2 * kStep) - moved(-2 * kStep))) /
+          (12 * kStep);
+      ASSERT_NEAR(gradients[t][i], difference, tolerance * std::max(largest, 1e-30))
+          << "tensor " << t << ", element " << i;
+    }
+  }
+}
+
+double Dot(const Vec& x, const Vec& y) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * y.at(i);
+  return sum;
+}
+
+std::vector<int64_t> InstructionSets() {
+  // Highway may know sets that the kernels are not compiled for; these don't come into force. Its
+  // scalar and emulated fallbacks are not sets of this machine.
+  std::vector<int64_t> sets;
+  const int64_t supported = hwy::SupportedTargets() & ~(HWY_SCALAR | HWY_EMU128);
+  for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
+    const int64_t target = rest & -rest;
+    UseInstructionSet use(target);
+    if (std::string(CpuInstructionSet()) == hwy::TargetName(target)) sets.push_back(target);
+  }
+  return sets;
+}
+
+UseInstructionSet::UseInstructionSet(int64_t target) { hwy::SetSupportedTargetsForTest(target); }
+
+UseInstructionSet::~UseInstructionSet() { hwy::SetSupportedTargetsForTest(0); }
+
+}  // namespace swinfleet::testing

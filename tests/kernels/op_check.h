@@ -1,0 +1,130 @@
+// The one harness that every operation's test uses.
+//
+// A test describes an operation once, as a function from a seed to an OpCase: inputs, outputs with
+// what the reference expects in them, and how to call the backend. CheckOp runs it with every
+// instruction set that this machine has, with one and two threads, aligned and not, and checks
+//  * the values, within the tolerance of tests/reference/tolerance.h;
+//  * that outputs that are overwritten do not depend on what was there (NaN), and that outputs that
+//    are added to hold the sum of two micro-steps with different data;
+//  * that inputs, and the bytes around every tensor, are as they were;
+//  * that the workspace is left as found, and that the dry run takes exactly as much of it;
+//  * that a repetition gives the same bits.
+#ifndef SWINFLEET_TESTS_KERNELS_OP_CHECK_H_
+#define SWINFLEET_TESTS_KERNELS_OP_CHECK_H_
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "tests/reference/reference.h"
+#include "tests/reference/tolerance.h"
+
+namespace swinfleet::testing {
+
+using reference::Vec;
+using Floats = std::vector<float>;
+using Views = std::vector<TensorView>;
+
+// Deterministic test data.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  Floats Normal(int64_t n, double mean = 0, double deviation = 1);
+  Floats Uniform(int64_t n, double low, double high);
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+Vec ToDouble(const Floats& values);
+Floats ToFloat(const Vec& values);
+
+// The table's float32 entry.
+inline double F32(double terms = 1, double amplification = 1) {
+  return reference::Tolerance(DType::kF32, terms, amplification);
+}
+
+enum class OutputMode {
+  kOverwrite,   // holds NaN before; `expected` after
+  kAccumulate,  // holds random values before; those plus `expected` after
+  kUpdate       // holds `initial` before; `expected` after
+};
+
+struct OpInput {
+  std::string name;
+  Shape shape;
+  Floats values;
+};
+
+struct OpOutput {
+  std::string name;
+  Shape shape;
+  OutputMode mode = OutputMode::kOverwrite;
+  Vec expected;
+  // Largest allowed max|x - expected| / max(|expected|, |size|); 0 for exact.
+  double tolerance = 0;
+  // kUpdate only.
+  Floats initial = {};
+  // Index of the input that is the same memory, or -1.
+  int alias = -1;
+  // The group of each element, if they are to be measured against their own group's largest value.
+  std::vector<int> group = {};
+  // Where terms cancel: how large the element would be if they did not. Absent otherwise.
+  Vec size = {};
+  // The output is an array of double in host memory: `data` of its view, of twice the floats.
+  bool is_double = false;
+};
+
+struct OpCase {
+  std::vector<OpInput> inputs;
+  std::vector<OpOutput> outputs;
+  // Calls the operation; the views are in the order of the lists above, default-made where absent.
+  std::function<void(const OpTable&, const Views& in, const Views& out, Context&)> call;
+
+  // Add a tensor; an absent one has no values.
+  void In(const std::string& name, const Shape& shape, const Floats& values) {
+    inputs.push_back({name, values.empty() ? Shape{} : shape, values});
+  }
+  OpOutput& Out(const std::string& name, const Shape& shape, const Vec& expected, double tolerance,
+                OutputMode mode = OutputMode::kOverwrite) {
+    outputs.push_back(
+        {.name = name, .shape = shape, .mode = mode, .expected = expected, .tolerance = tolerance});
+    return outputs.back();
+  }
+};
+
+void CheckOp(const std::function<OpCase(uint64_t seed)>& make);
+
+// What one dry run of the case counts.
+WorkCount CountOp(const OpCase& op);
+
+// Calls the operation once, with all threads and the best instruction set, and returns the outputs.
+std::vector<Floats> RunOp(const OpCase& op, int threads = 2);
+
+// Compares `gradients` with central differences of `loss` at `inputs`, in double precision, to
+// `tolerance` relative to the largest element of each tensor. An empty gradient is not checked.
+void CheckGradients(const std::function<double(const std::vector<Vec>&)>& loss,
+                    const std::vector<Vec>& inputs, const std::vector<Vec>& gradients,
+                    double tolerance = 1e-8);
+
+// sum(x y).
+double Dot(const Vec& x, const Vec& y);
+
+// The instruction sets compiled into the kernels that this machine has, best first.
+std::vector<int64_t> InstructionSets();
+
+// Runs the kernels with one instruction set while it lives.
+class UseInstructionSet {
+ public:
+  explicit UseInstructionSet(int64_t target);
+  ~UseInstructionSet();
+  UseInstructionSet(const UseInstructionSet&) = delete;
+  UseInstructionSet& operator=(const UseInstructionSet&) = delete;
+};
+
+}  // namespace swinfleet::testing
+
+#endif  // SWINFLEET_TESTS_KERNELS_OP_CHECK_H_

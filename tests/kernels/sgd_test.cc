@@ -1,0 +1,101 @@
+#include <gtest/gtest.h>
+
+#include "tests/kernels/op_check.h"
+
+namespace swinfleet::testing {
+namespace {
+
+struct State {
+  Floats param, grad, momentum;
+};
+
+State MakeState(int64_t n, uint64_t seed) {
+  Random random(seed);
+  return {random.Normal(n), random.Normal(n), random.Normal(n)};
+}
+
+OpCase Case(const reference::SgdOptions& o, const State& s) {
+  const int64_t n = static_cast<int64_t>(s.param.size());
+  Vec param = ToDouble(s.param);
+  Vec momentum = ToDouble(s.momentum);
+  reference::Sgd(o, ToDouble(s.grad), &param, &momentum);
+  OpCase op;
+  op.In("grad", {n}, s.grad);
+  op.Out("param", {n}, param, F32(), OutputMode::kUpdate).initial = s.param;
+  op.Out("momentum", {n}, momentum, F32(), OutputMode::kUpdate).initial = s.momentum;
+  op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+    ops.sgd({.param = out[0],
+             .grad = in[0],
+             .momentum = out[1],
+             .learning_rate = o.learning_rate,
+             .momentum_factor = o.momentum_factor,
+             .weight_decay = o.weight_decay,
+             .grad_scale = static_cast<float>(o.grad_scale)},
+            context);
+  };
+  return op;
+}
+
+const reference::SgdOptions kOptions = {.learning_rate = 0.01, .weight_decay = 0.05};
+
+TEST(Sgd, Steps) {
+  for (int64_t n : {1, 7, 64, 1003, 20000}) {
+    SCOPED_TRACE(n);
+    CheckOp([&](uint64_t seed) { return Case(kOptions, MakeState(n, seed)); });
+  }
+}
+
+TEST(Sgd, Options) {
+  for (const reference::SgdOptions& o :
+       {reference::SgdOptions{.learning_rate = 0.5, .momentum_factor = 0},
+        reference::SgdOptions{.learning_rate = 1e-3, .momentum_factor = 0.99, .grad_scale = 0.125},
+        reference::SgdOptions{.learning_rate = 0, .weight_decay = 1}}) {
+    CheckOp([&](uint64_t seed) { return Case(o, MakeState(77, seed)); });
+  }
+}
+
+// From a parameter of zero the result is the update alone.
+TEST(Sgd, UpdateAlone) {
+  CheckOp([&](uint64_t seed) {
+    State s = MakeState(100, seed);
+    std::fill(s.param.begin(), s.param.end(), 0.f);
+    return Case(kOptions, s);
+  });
+}
+
+// Ranks that own different shards compute the same bits for an element, wherever it lies.
+TEST(Sgd, BitsDoNotDependOnTheShard) {
+  const int64_t n = 101;
+  const State s = MakeState(n, 1);
+  const std::vector<Floats> whole = RunOp(Case(kOptions, s));
+  for (int64_t cut : {1, 5, 37, 96}) {
+    const auto part = [&](int64_t begin, int64_t end) {
+      const auto slice = [&](const Floats& x) {
+        return Floats(x.begin() + begin, x.begin() + end);
+      };
+      return RunOp(Case(kOptions, {slice(s.param), slice(s.grad), slice(s.momentum)}), 1);
+    };
+    const std::vector<Floats> low = part(0, cut);
+    const std::vector<Floats> high = part(cut, n);
+    for (int t = 0; t < 2; ++t) {
+      Floats joined = low[t];
+      joined.insert(joined.end(), high[t].begin(), high[t].end());
+      EXPECT_EQ(joined, whole[t]) << "tensor " << t << ", cut at " << cut;
+    }
+  }
+}
+
+// Two steps by hand: buf = g, then 0.9 g + g; the step is lr (g + 0.9 buf).
+TEST(Sgd, ReferenceByHand) {
+  const reference::SgdOptions o{.learning_rate = 0.1};
+  Vec param = {1};
+  Vec momentum = {0};
+  reference::Sgd(o, {2}, &param, &momentum);
+  EXPECT_NEAR(param[0], 1 - 0.1 * (2 + 0.9 * 2), 1e-14);
+  reference::Sgd(o, {2}, &param, &momentum);
+  EXPECT_NEAR(momentum[0], 3.8, 1e-14);
+  EXPECT_NEAR(param[0], 1 - 0.1 * (2 + 0.9 * 2) - 0.1 * (2 + 0.9 * 3.8), 1e-14);
+}
+
+}  // namespace
+}  // namespace swinfleet::testing

@@ -1,0 +1,290 @@
+// Shapes that do not fit are broken invariants: each operation must stop before it touches memory.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace swinfleet {
+namespace {
+
+// Views of one block that is large enough for all of them.
+class Block {
+ public:
+  TensorView operator()(const Shape& shape) { return ViewOf(data_.data(), shape); }
+
+ private:
+  std::vector<float> data_ = std::vector<float>(4096);
+};
+
+struct BadCall {
+  std::string name;
+  std::function<void(const OpTable&, Block&, Context&)> call;
+};
+
+void AddLinear(std::vector<BadCall>* calls) {
+  calls->push_back({"linear forward, another K", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.linear_forward(
+                          {.x = t({4, 8}), .weight = t({3, 7}), .bias = t({3}), .y = t({4, 3})}, c);
+                    }});
+  calls->push_back({"linear forward, bias", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.linear_forward(
+                          {.x = t({4, 8}), .weight = t({3, 8}), .bias = t({4}), .y = t({4, 3})}, c);
+                    }});
+  calls->push_back(
+      {"linear backward input", [](const OpTable& ops, Block& t, Context& c) {
+         ops.linear_backward_input({.dy = t({4, 3}), .weight = t({3, 8}), .dx = t({4, 9})}, c);
+       }});
+  calls->push_back({"linear backward weight", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.linear_backward_weight(
+                          {.dy = t({4, 3}), .x = t({5, 8}), .dweight = t({3, 8}), .dbias = t({3})},
+                          c);
+                    }});
+}
+
+WindowAttentionForwardArgs AttentionArgs(Block& t) {
+  return {.geometry = {1, 4, 4, 2, 2, 0, 0},
+          .heads = 2,
+          .qkv = t({1, 4, 4, 24}),
+          .logit_scale = t({2}),
+          .bias = t({2, 4, 4}),
+          .out = t({1, 4, 4, 8}),
+          .lse = t({1, 4, 4, 2})};
+}
+
+void AddAttention(std::vector<BadCall>* calls) {
+  const auto forward = [calls](const std::string& what,
+                               const std::function<void(WindowAttentionForwardArgs&, Block&)>& f) {
+    calls->push_back({"attention forward, " + what, [f](const OpTable& ops, Block& t, Context& c) {
+                        WindowAttentionForwardArgs args = AttentionArgs(t);
+                        f(args, t);
+                        ops.window_attention_forward(args, c);
+                      }});
+  };
+  forward("bias of another window", [](auto& a, Block& t) { a.bias = t({2, 9, 9}); });
+  forward("a map that windows do not fill", [](auto& a, Block&) { a.geometry.window_h = 3; });
+  forward("channels that heads do not divide", [](auto& a, Block& t) {
+    a.heads = 3;
+    a.logit_scale = t({3});
+    a.bias = t({3, 4, 4});
+    a.lse = t({1, 4, 4, 3});
+  });
+  forward("out", [](auto& a, Block& t) { a.out = t({1, 4, 4, 9}); });
+  forward("lse", [](auto& a, Block& t) { a.lse = t({1, 4, 4, 1}); });
+  calls->push_back({"attention backward", [](const OpTable& ops, Block& t, Context& c) {
+                      const WindowAttentionForwardArgs a = AttentionArgs(t);
+                      ops.window_attention_backward({.geometry = a.geometry,
+                                                     .heads = a.heads,
+                                                     .qkv = a.qkv,
+                                                     .logit_scale = a.logit_scale,
+                                                     .bias = a.bias,
+                                                     .lse = a.lse,
+                                                     .dout = a.out,
+                                                     .dqkv = t({1, 4, 4, 8}),
+                                                     .dlogit_scale = a.logit_scale,
+                                                     .dbias = a.bias},
+                                                    c);
+                    }});
+}
+
+void AddPositionBias(std::vector<BadCall>* calls) {
+  calls->push_back({"position bias forward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.position_bias_forward({.window_h = 2,
+                                                 .window_w = 3,
+                                                 .coords = t({9, 2}),
+                                                 .w1 = t({5, 2}),
+                                                 .b1 = t({5}),
+                                                 .w2 = t({2, 5}),
+                                                 .bias = t({2, 6, 6})},
+                                                c);
+                    }});
+  calls->push_back({"position bias backward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.position_bias_backward({.window_h = 2,
+                                                  .window_w = 3,
+                                                  .coords = t({15, 2}),
+                                                  .w1 = t({5, 2}),
+                                                  .b1 = t({5}),
+                                                  .w2 = t({2, 5}),
+                                                  .dbias = t({2, 6, 6}),
+                                                  .dw1 = t({4, 2}),
+                                                  .db1 = t({5}),
+                                                  .dw2 = t({2, 5})},
+                                                 c);
+                    }});
+}
+
+void AddNormAndGelu(std::vector<BadCall>* calls) {
+  calls->push_back({"layer norm forward, gamma", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.layer_norm_forward({.x = t({4, 8}),
+                                              .gamma = t({7}),
+                                              .beta = t({8}),
+                                              .residual = {},
+                                              .scale = {},
+                                              .y = t({4, 8}),
+                                              .mean = t({4}),
+                                              .rstd = t({4})},
+                                             c);
+                    }});
+  calls->push_back({"layer norm forward, pictures that rows do not fill",
+                    [](const OpTable& ops, Block& t, Context& c) {
+                      ops.layer_norm_forward({.x = t({4, 8}),
+                                              .gamma = t({8}),
+                                              .beta = t({8}),
+                                              .residual = t({4, 8}),
+                                              .scale = t({3}),
+                                              .y = t({4, 8}),
+                                              .mean = t({4}),
+                                              .rstd = t({4})},
+                                             c);
+                    }});
+  calls->push_back({"layer norm forward, residual", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.layer_norm_forward({.x = t({4, 8}),
+                                              .gamma = t({8}),
+                                              .beta = t({8}),
+                                              .residual = t({3, 8}),
+                                              .scale = {},
+                                              .y = t({4, 8}),
+                                              .mean = t({4}),
+                                              .rstd = t({4})},
+                                             c);
+                    }});
+  calls->push_back({"layer norm backward, beta", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.layer_norm_backward({.x = t({4, 8}),
+                                               .gamma = t({8}),
+                                               .mean = t({4}),
+                                               .rstd = t({4}),
+                                               .scale = {},
+                                               .dy = t({4, 8}),
+                                               .dx = t({4, 8}),
+                                               .dgamma = t({8}),
+                                               .dbeta = t({7})},
+                                              c);
+                    }});
+  calls->push_back({"layer norm backward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.layer_norm_backward({.x = t({4, 8}),
+                                               .gamma = t({8}),
+                                               .mean = t({4}),
+                                               .rstd = t({4}),
+                                               .scale = {},
+                                               .dy = t({4, 8}),
+                                               .dx = t({5, 8}),
+                                               .dgamma = t({8}),
+                                               .dbeta = t({8})},
+                                              c);
+                    }});
+  calls->push_back({"gelu forward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.gelu_forward({.x = t({4, 8}), .y = t({4, 7})}, c);
+                    }});
+  calls->push_back(
+      {"gelu backward", [](const OpTable& ops, Block& t, Context& c) {
+         ops.gelu_backward({.x = t({4, 8}), .dy = t({4, 8}), .dx = t({4, 8}), .y = t({3, 8})}, c);
+       }});
+}
+
+void AddPatches(std::vector<BadCall>* calls) {
+  calls->push_back({"patch gather, row length", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.patch_gather({.image = t({1, 2, 4, 4}),
+                                        .patch_h = 2,
+                                        .patch_w = 2,
+                                        .first_row = 0,
+                                        .rows = t({4, 9})},
+                                       c);
+                    }});
+  calls->push_back({"patch gather, too many rows", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.patch_gather({.image = t({1, 2, 4, 4}),
+                                        .patch_h = 2,
+                                        .patch_w = 2,
+                                        .first_row = 2,
+                                        .rows = t({3, 8})},
+                                       c);
+                    }});
+  calls->push_back({"patch scatter", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.patch_scatter({.rows = t({4, 8}),
+                                         .patch_h = 3,
+                                         .patch_w = 2,
+                                         .first_row = 0,
+                                         .image = t({1, 2, 4, 4})},
+                                        c);
+                    }});
+  calls->push_back(
+      {"merge gather, odd map", [](const OpTable& ops, Block& t, Context& c) {
+         ops.merge_gather({.x = t({1, 3, 4, 2}), .first_row = 0, .rows = t({2, 8})}, c);
+       }});
+  calls->push_back(
+      {"merge scatter, too many rows", [](const OpTable& ops, Block& t, Context& c) {
+         ops.merge_scatter({.rows = t({4, 8}), .first_row = 1, .x = t({1, 4, 4, 2})}, c);
+       }});
+}
+
+void AddPoolAndLoss(std::vector<BadCall>* calls) {
+  calls->push_back({"mean pool forward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.mean_pool_forward({.x = t({2, 3, 4}), .y = t({2, 5})}, c);
+                    }});
+  calls->push_back({"mean pool backward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.mean_pool_backward({.dy = t({3, 4}), .dx = t({2, 3, 4})}, c);
+                    }});
+  calls->push_back({"cross entropy, target", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.cross_entropy({.logits = t({2, 5}),
+                                         .target = t({2, 4}),
+                                         .loss = t({2}),
+                                         .dlogits = {},
+                                         .grad_scale = 1},
+                                        c);
+                    }});
+  calls->push_back({"cross entropy, loss", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.cross_entropy({.logits = t({2, 5}),
+                                         .target = t({2, 5}),
+                                         .loss = t({1}),
+                                         .dlogits = {},
+                                         .grad_scale = 1},
+                                        c);
+                    }});
+}
+
+void AddElementwise(std::vector<BadCall>* calls) {
+  calls->push_back({"add", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.add({.x = t({5}), .y = t({4})}, c);
+                    }});
+  calls->push_back({"add broadcast", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.add_broadcast({.x = t({5}), .y = t({2, 4})}, c);
+                    }});
+  calls->push_back({"sum broadcast", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.sum_broadcast({.dy = t({2, 4}), .dx = t({3})}, c);
+                    }});
+  calls->push_back({"adamw", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.adamw({.param = t({5}), .grad = t({5}), .m = t({5}), .v = t({4})}, c);
+                    }});
+  calls->push_back({"sgd", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.sgd({.param = t({5}), .grad = t({6}), .momentum = t({5})}, c);
+                    }});
+}
+
+void RunBad(const BadCall& bad) {
+  Block block;
+  Arena workspace = Arena::OnHost("workspace", 1 << 20);
+  Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = 1, .count = nullptr};
+  bad.call(CpuOps(), block, context);
+}
+
+using ShapesDeathTest = ::testing::Test;
+
+TEST(ShapesDeathTest, ThatDoNotFitAreBrokenInvariants) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  std::vector<BadCall> calls;
+  AddLinear(&calls);
+  AddAttention(&calls);
+  AddPositionBias(&calls);
+  AddNormAndGelu(&calls);
+  AddPatches(&calls);
+  AddPoolAndLoss(&calls);
+  AddElementwise(&calls);
+  for (const BadCall& bad : calls) {
+    SCOPED_TRACE(bad.name);
+    EXPECT_DEATH(RunBad(bad), "Check failed");
+  }
+}
+
+}  // namespace
+}  // namespace swinfleet

@@ -1,0 +1,340 @@
+#include "worker/config_from_proto.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "proto/job_yaml.h"
+
+namespace swinfleet {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::SizeIs;
+
+// A job that sets as little as possible.
+JobSpec SmallJob() {
+  JobSpec spec;
+  spec.set_run_dir("/runs/a");
+  spec.mutable_data()->set_path("/data");
+  spec.mutable_model()->set_preset("swinv2_tiny_window8_256");
+  return spec;
+}
+
+JobSpec FromYaml(const std::string& text) {
+  JobSpec spec;
+  const JobFileErrors errors = ParseJobYaml(text, "job.yaml", &spec);
+  EXPECT_TRUE(errors.ok()) << errors.ToString();
+  return spec;
+}
+
+std::vector<std::string> Problems(const JobSpec& spec, int64_t ranks = 0) {
+  JobConfig config;
+  return ConfigFromProto(spec, ranks, &config);
+}
+
+TEST(ConfigFromProto, UnsetFieldsKeepTheDefaults) {
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(SmallJob(), 0, &config), IsEmpty());
+  const JobConfig defaults;
+  EXPECT_EQ(config.run_dir, "/runs/a");
+  EXPECT_EQ(config.data.path, "/data");
+  EXPECT_EQ(config.data.format, defaults.data.format);
+  EXPECT_EQ(config.data.train_split, defaults.data.train_split);
+  EXPECT_EQ(config.data.eval_split, defaults.data.eval_split);
+  EXPECT_EQ(config.data.prefetch, defaults.data.prefetch);
+  EXPECT_EQ(config.train.epochs, defaults.train.epochs);
+  EXPECT_EQ(config.train.global_batch, defaults.train.global_batch);
+  EXPECT_EQ(config.train.label_smoothing, defaults.train.label_smoothing);
+  EXPECT_EQ(config.train.optimizer.learning_rate, defaults.train.optimizer.learning_rate);
+  EXPECT_EQ(config.train.schedule.warmup_prefix, defaults.train.schedule.warmup_prefix);
+  EXPECT_EQ(config.train.clip_grad_norm, defaults.train.clip_grad_norm);
+  EXPECT_EQ(config.parallel.zero_stage, defaults.parallel.zero_stage);
+  EXPECT_EQ(config.checkpoint.keep_last, defaults.checkpoint.keep_last);
+  EXPECT_TRUE(config.checkpoint.asynchronous);
+  EXPECT_EQ(config.init_from, "");
+}
+
+TEST(ConfigFromProto, EveryFieldArrives) {
+  const JobSpec spec = FromYaml(R"(
+name: all of it
+run_dir: /runs/b
+model:
+  image_size: [64, 32]
+  in_chans: 1
+  num_classes: 7
+  patch_size: 2
+  embed_dim: 24
+  depths: [2, 4]
+  num_heads: [3, 6]
+  window_size: 4
+  mlp_ratio: 2.5
+  qkv_bias: false
+  ape: true
+  patch_norm: false
+  pretrained_window_sizes: [4, 3]
+  extra_norm_period: 2
+  drop_path_rate: 0.25
+  init_from: /weights.safetensors
+data:
+  format: idx
+  path: /data
+  train_split: a
+  eval_split: b
+  pad: 3
+  random_crop: true
+  flip: 0.5
+  mean: 0.25
+  std: 0.75
+  loader_threads: 2
+  prefetch: 9
+train:
+  epochs: 11
+  global_batch: 64
+  micro_batch: 16
+  seed: 18446744073709551615
+  label_smoothing: 0.2
+  optimizer: {name: sgd, learning_rate: 0.5, weight_decay: 0.01, beta1: 0.8, beta2: 0.9, eps: 1e-6,
+              momentum: 0.7}
+  schedule: {name: multistep, warmup_epochs: 1.5, warmup_learning_rate: 0.001,
+             min_learning_rate: 0.002, warmup_prefix: false, decay_epochs: 2.5,
+             multisteps: [3, 5.5], decay_rate: 0.3}
+  clip_grad_norm: 0.125
+  eval_every_epochs: 3
+  eval_batch: 5
+  dtype: fp32
+  log_every_steps: 4
+  max_nonfinite_steps: 6
+parallel: {ranks: 2, zero_stage: 0, threads_per_rank: 3}
+checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous: false}
+)");
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 2, &config), IsEmpty());
+  EXPECT_EQ(config.name, "all of it");
+  const ModelConfig& model = config.model;
+  EXPECT_EQ(model.image_h, 64);
+  EXPECT_EQ(model.image_w, 32);
+  EXPECT_EQ(model.in_chans, 1);
+  EXPECT_EQ(model.num_classes, 7);
+  EXPECT_EQ(model.patch_size, 2);
+  EXPECT_EQ(model.embed_dim, 24);
+  EXPECT_THAT(model.depths, ElementsAre(2, 4));
+  EXPECT_THAT(model.num_heads, ElementsAre(3, 6));
+  EXPECT_EQ(model.window_size, 4);
+  EXPECT_EQ(model.mlp_ratio, 2.5);
+  EXPECT_FALSE(model.qkv_bias);
+  EXPECT_TRUE(model.ape);
+  EXPECT_FALSE(model.patch_norm);
+  EXPECT_THAT(model.pretrained_window_sizes, ElementsAre(4, 3));
+  EXPECT_EQ(model.extra_norm_period, 2);
+  EXPECT_EQ(model.drop_path_rate, 0.25);
+  EXPECT_EQ(config.init_from, "/weights.safetensors");
+  EXPECT_EQ(config.data.train_split, "a");
+  EXPECT_EQ(config.data.eval_split, "b");
+  EXPECT_EQ(config.data.pad, 3);
+  EXPECT_TRUE(config.data.random_crop);
+  EXPECT_EQ(config.data.flip, 0.5);
+  EXPECT_THAT(config.data.mean, ElementsAre(0.25));
+  EXPECT_THAT(config.data.std, ElementsAre(0.75));
+  EXPECT_EQ(config.data.loader_threads, 2);
+  EXPECT_EQ(config.data.prefetch, 9);
+  const TrainConfig& train = config.train;
+  EXPECT_EQ(train.epochs, 11);
+  EXPECT_EQ(train.global_batch, 64);
+  EXPECT_EQ(train.micro_batch, 16);
+  EXPECT_EQ(train.seed, 18446744073709551615u);
+  EXPECT_EQ(train.label_smoothing, 0.2);
+  EXPECT_EQ(train.optimizer.kind, OptimizerConfig::Kind::kSgd);
+  EXPECT_EQ(train.optimizer.learning_rate, 0.5);
+  EXPECT_EQ(train.optimizer.weight_decay, 0.01);
+  EXPECT_EQ(train.optimizer.beta1, 0.8);
+  EXPECT_EQ(train.optimizer.beta2, 0.9);
+  EXPECT_EQ(train.optimizer.eps, 1e-6);
+  EXPECT_EQ(train.optimizer.momentum, 0.7);
+  EXPECT_EQ(train.schedule.kind, ScheduleConfig::Kind::kMultistep);
+  EXPECT_EQ(train.schedule.warmup_epochs, 1.5);
+  EXPECT_EQ(train.schedule.warmup_learning_rate, 0.001);
+  EXPECT_EQ(train.schedule.min_learning_rate, 0.002);
+  EXPECT_FALSE(train.schedule.warmup_prefix);
+  EXPECT_EQ(train.schedule.decay_epochs, 2.5);
+  EXPECT_THAT(train.schedule.multisteps, ElementsAre(3, 5.5));
+  EXPECT_EQ(train.schedule.decay_rate, 0.3);
+  EXPECT_EQ(train.clip_grad_norm, 0.125);
+  EXPECT_EQ(train.eval_every_epochs, 3);
+  EXPECT_EQ(train.eval_batch, 5);
+  EXPECT_EQ(train.log_every_steps, 4);
+  EXPECT_EQ(train.max_nonfinite_steps, 6);
+  EXPECT_EQ(config.parallel.ranks, 2);
+  EXPECT_EQ(config.parallel.zero_stage, 0);
+  EXPECT_EQ(config.parallel.threads_per_rank, 3);
+  EXPECT_EQ(config.checkpoint.every_steps, 50);
+  EXPECT_EQ(config.checkpoint.keep_last, 2);
+  EXPECT_EQ(config.checkpoint.keep_every_steps, 100);
+  EXPECT_FALSE(config.checkpoint.asynchronous);
+}
+
+// The test above has to be extended with every field of the schema.
+TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
+  EXPECT_EQ(JobSpec::descriptor()->field_count(), 7);
+  EXPECT_EQ(ModelSpec::descriptor()->field_count(), 17);
+  EXPECT_EQ(DataSpec::descriptor()->field_count(), 11);
+  EXPECT_EQ(TrainSpec::descriptor()->field_count(), 13);
+  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 7);
+  EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 3);
+  EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
+}
+
+TEST(ConfigFromProto, FieldsOverrideThePreset) {
+  JobSpec spec = SmallJob();
+  spec.mutable_model()->set_num_classes(10);
+  spec.mutable_model()->set_drop_path_rate(0);
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  const ModelConfig preset = *ModelPreset("swinv2_tiny_window8_256");
+  EXPECT_EQ(config.model.image_h, 256);
+  EXPECT_EQ(config.model.window_size, 8);
+  EXPECT_EQ(config.model.depths, preset.depths);
+  EXPECT_EQ(config.model.num_classes, 10);
+  EXPECT_EQ(config.model.drop_path_rate, 0);
+}
+
+TEST(ConfigFromProto, OneNumberIsASquare) {
+  JobSpec spec = SmallJob();
+  spec.mutable_model()->add_image_size(512);
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.model.image_h, 512);
+  EXPECT_EQ(config.model.image_w, 512);
+}
+
+TEST(ConfigFromProto, AllOptimizersAndSchedules) {
+  using Optimizer = OptimizerConfig::Kind;
+  using Schedule = ScheduleConfig::Kind;
+  for (const auto& [name, kind] : {std::pair("adamw", Optimizer::kAdamW), {"sgd", Optimizer::kSgd}}) {
+    JobSpec spec = SmallJob();
+    spec.mutable_train()->mutable_optimizer()->set_name(name);
+    JobConfig config;
+    EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+    EXPECT_EQ(config.train.optimizer.kind, kind);
+  }
+  for (const auto& [name, kind] :
+       {std::pair("cosine", Schedule::kCosine), {"linear", Schedule::kLinear},
+        {"step", Schedule::kStep}, {"multistep", Schedule::kMultistep}}) {
+    JobSpec spec = SmallJob();
+    spec.mutable_train()->mutable_schedule()->set_name(name);
+    if (kind == Schedule::kMultistep) spec.mutable_train()->mutable_schedule()->add_multisteps(10);
+    JobConfig config;
+    EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+    EXPECT_EQ(config.train.schedule.kind, kind);
+  }
+}
+
+TEST(ConfigFromProto, UnknownNamesAreAnsweredWithAllKnownOnes) {
+  JobSpec spec = SmallJob();
+  spec.mutable_train()->mutable_optimizer()->set_name("adam");
+  spec.mutable_train()->mutable_schedule()->set_name("polynomial");
+  const std::vector<std::string> problems = Problems(spec);
+  EXPECT_THAT(problems, ElementsAre("train.optimizer.name is \"adam\", which is unknown; use adamw or sgd",
+                                    "train.schedule.name is \"polynomial\", which is unknown; use "
+                                    "cosine, linear, step or multistep"));
+}
+
+TEST(ConfigFromProto, UnknownPresetIsTheOnlyWordAboutTheModel) {
+  JobSpec spec = SmallJob();
+  spec.mutable_model()->set_preset("swinv2_tiny");
+  spec.mutable_model()->set_window_size(13);
+  spec.mutable_train()->set_epochs(0);
+  const std::vector<std::string> problems = Problems(spec);
+  ASSERT_THAT(problems, SizeIs(2));
+  EXPECT_THAT(problems[0], HasSubstr("swinv2_tiny_window8_256"));
+  EXPECT_THAT(problems[1], HasSubstr("train.epochs"));
+}
+
+TEST(ConfigFromProto, OtherNumberTypesAreNotSupported) {
+  JobSpec spec = SmallJob();
+  spec.mutable_train()->set_dtype("bf16");
+  EXPECT_THAT(Problems(spec),
+              ElementsAre("train.dtype is \"bf16\", which is not supported; use fp32"));
+}
+
+TEST(ConfigFromProto, AllProblemsAtOnce) {
+  JobSpec spec = SmallJob();
+  spec.clear_run_dir();
+  spec.mutable_data()->clear_path();
+  spec.mutable_model()->set_window_size(7);
+  spec.mutable_train()->set_dtype("fp8");
+  spec.mutable_train()->set_micro_batch(0);
+  spec.mutable_parallel()->set_zero_stage(2);
+  const std::vector<std::string> problems = Problems(spec);
+  for (const char* key : {"run_dir", "data.path", "model.window_size", "train.dtype",
+                          "train.micro_batch", "parallel.zero_stage"}) {
+    EXPECT_THAT(problems, Contains(HasSubstr(key)));
+  }
+}
+
+TEST(ConfigFromProto, NumbersThatAreNone) {
+  JobSpec spec = SmallJob();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  spec.mutable_train()->set_clip_grad_norm(nan);
+  spec.mutable_model()->set_mlp_ratio(std::numeric_limits<double>::infinity());
+  spec.mutable_data()->add_mean(nan);
+  spec.mutable_train()->mutable_schedule()->set_name("multistep");
+  spec.mutable_train()->mutable_schedule()->add_multisteps(nan);
+  const std::vector<std::string> problems = Problems(spec);
+  EXPECT_THAT(problems, SizeIs(4));
+  for (const std::string& problem : problems) EXPECT_THAT(problem, HasSubstr("finite number"));
+}
+
+TEST(ConfigFromProto, CountsBeyondAnInt) {
+  JobSpec spec = SmallJob();
+  spec.mutable_data()->set_loader_threads(4000000000u);
+  spec.mutable_parallel()->set_threads_per_rank(2147483648u);
+  EXPECT_THAT(Problems(spec),
+              ElementsAre(HasSubstr("data.loader_threads is 4000000000; it must be at most"),
+                          HasSubstr("parallel.threads_per_rank is 2147483648")));
+}
+
+TEST(ConfigFromProto, WrongNumberOfImageSizes) {
+  JobSpec spec = SmallJob();
+  for (int i = 0; i < 3; ++i) spec.mutable_model()->add_image_size(64);
+  EXPECT_THAT(Problems(spec), ElementsAre(HasSubstr("model.image_size has 3 numbers")));
+}
+
+TEST(ConfigFromProto, RanksAreJudged) {
+  JobSpec spec = SmallJob();
+  spec.mutable_parallel()->set_ranks(4);
+  spec.mutable_train()->set_global_batch(64);
+  spec.mutable_train()->set_micro_batch(16);
+  EXPECT_THAT(Problems(spec, 4), IsEmpty());
+  EXPECT_THAT(Problems(spec, 2), Contains(HasSubstr("parallel.ranks")));
+  spec.clear_parallel();
+  EXPECT_THAT(Problems(spec, 8), Not(IsEmpty()));
+}
+
+TEST(ModelFromProto, TheModelAlone) {
+  ModelSpec spec;
+  spec.set_preset("swinv2_tiny_window8_256");
+  ModelConfig model;
+  EXPECT_THAT(ModelFromProto(spec, &model), IsEmpty());
+  EXPECT_EQ(model.image_w, 256);
+  spec.set_window_size(7);
+  EXPECT_THAT(ModelFromProto(spec, &model), ElementsAre(HasSubstr("model.window_size")));
+}
+
+TEST(ConfigFromProto, TheYamlOfAJobIsTheSameJob) {
+  JobSpec spec = SmallJob();
+  spec.mutable_train()->set_seed(7);
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(FromYaml(JobToYaml(spec)), 0, &config), IsEmpty());
+  EXPECT_EQ(config.train.seed, 7u);
+  EXPECT_EQ(config.model.embed_dim, 96);
+}
+
+}  // namespace
+}  // namespace swinfleet

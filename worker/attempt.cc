@@ -1,0 +1,437 @@
+#include "worker/attempt.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/checkpoint/run_checkpoints.h"
+#include "core/checkpoint/run_folder.h"
+#include "core/checkpoint/weights_io.h"
+#include "core/data/dataset.h"
+#include "core/data/loader.h"
+#include "core/nn/swin_v2.h"
+#include "core/optim/parameter_groups.h"
+#include "distributed/zero_engine.h"
+#include "kernels/error.h"
+#include "worker/checkpointer.h"
+#include "worker/evaluate.h"
+#include "worker/memory_plan.h"
+#include "worker/metrics_log.h"
+#include "worker/model_json.h"
+#include "worker/reproducibility.h"
+#include "worker/train_step.h"
+
+namespace swinfleet {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// The job can't go on, and every rank knows.
+class JobFailure : public Error {
+ public:
+  using Error::Error;
+};
+
+class Attempt {
+ public:
+  Attempt(const AttemptOptions& options, Communicator* communicator, Reporter* reporter)
+      : options_(options),
+        config_(options.config),
+        communicator_(communicator),
+        reporter_(reporter),
+        model_(options.config.model) {}
+
+  AttemptResult Run();
+
+ private:
+  bool leader() const { return communicator_->rank() == 0; }
+  // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
+  void Agree(const std::string& what, const std::function<void()>& work);
+
+  void OpenData();
+  void ReserveMemory();
+  void ClaimFolder();
+  void RestoreState();
+  void LoadCheckpoint(const CheckpointReader& reader);
+  void LoadInitialWeights();
+  void MakeLoader();
+
+  Outcome TrainToTheEnd();
+  // Counts a step, and fails the job after too many in a row that are not finite.
+  void Account(const StepResult& result);
+  void EvaluateNow();
+  bool EvaluationDue() const;
+  CheckpointMeta Meta() const;
+  // A line of progress, on all ranks at the same steps.
+  void Report(const StepResult& result);
+
+  int64_t epoch() const { return (step_ + steps_per_epoch_ - 1) / steps_per_epoch_; }
+
+  const AttemptOptions& options_;
+  const JobConfig& config_;
+  Communicator* communicator_;
+  Reporter* reporter_;
+
+  SwinV2 model_;
+  std::unique_ptr<Dataset> train_data_, eval_data_;
+  std::optional<MemoryClasses> memory_;
+  Context context_;
+  size_t save_copy_bytes_ = 0;
+  std::unique_ptr<RunFolderLock> lock_;
+  std::unique_ptr<ZeroEngine> engine_;
+  std::unique_ptr<TrainStep> train_step_;
+  std::unique_ptr<Checkpointer> checkpointer_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<MetricsLog> metrics_;
+
+  int64_t steps_per_epoch_ = 0;
+  int64_t total_steps_ = 0;
+  // Steps done.
+  int64_t step_ = 0;
+  int64_t skipped_ = 0;
+  int64_t nonfinite_in_a_row_ = 0;
+  TrainingProgress progress_;
+
+  // Since the last line of progress.
+  double step_seconds_ = 0;
+  int64_t counted_steps_ = 0;
+  double comm_wait_before_ = 0;
+  double input_wait_before_ = 0;
+};
+
+void Attempt::Agree(const std::string& what, const std::function<void()>& work) {
+  std::string problem;
+  try {
+    work();
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  const std::vector<std::string> all = communicator_->AllGatherText(problem, what);
+  std::string message;
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    // What several ranks found alike is said once.
+    if (all[rank].empty() || message.find(all[rank]) != std::string::npos) continue;
+    message += (message.empty() ? "" : "\n") +
+               (all.size() > 1 ? "rank " + std::to_string(rank) + ": " : "") + all[rank];
+  }
+  if (!message.empty()) throw JobFailure(message);
+}
+
+void Attempt::OpenData() {
+  Agree("open the data", [&] {
+    train_data_ = OpenDataset(config_.data, config_.data.train_split);
+    eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
+    CheckLabels(*train_data_, config_.model.num_classes);
+    CheckLabels(*eval_data_, config_.model.num_classes);
+    const int64_t count = train_data_->identity().count;
+    steps_per_epoch_ = Loader::StepsPerEpoch(count, config_.train.global_batch);
+    if (steps_per_epoch_ == 0) {
+      throw Error("train.global_batch " + std::to_string(config_.train.global_batch) +
+                  " is larger than the training data, " + std::to_string(count) +
+                  " pictures: use at most that many");
+    }
+  });
+  total_steps_ = steps_per_epoch_ * config_.train.epochs;
+}
+
+void Attempt::ReserveMemory() {
+  Agree("reserve memory", [&] {
+    const MemoryPlan plan = PlanMemory(config_, communicator_->rank(), communicator_->size());
+    memory_ = MemoryClasses::OnHost(plan.memory);
+    save_copy_bytes_ = plan.save_copy_bytes;
+    LOG_IF(INFO, leader()) << "memory of a rank: " << plan.memory.Report();
+  });
+  context_ = {.ops = &CpuOps(),
+              .workspace = &memory_->workspace,
+              .threads = config_.parallel.threads_per_rank,
+              .count = nullptr};
+  const ZeroOptions options = {
+      .stage = config_.parallel.zero_stage,
+      .optimizer = config_.train.optimizer,
+      .hypers = ClassificationGroups(model_.parameters(), config_.train.optimizer.weight_decay),
+      .leaves = ShardLayout::LeafBegin(communicator_->rank() + 1, communicator_->size(),
+                                       config_.train.micro_batches()) -
+                ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(),
+                                       config_.train.micro_batches())};
+  engine_ = std::make_unique<ZeroEngine>(model_.parameters(), communicator_, options, &*memory_,
+                                         &context_);
+  train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, &model_, engine_.get(),
+                                            communicator_, &*memory_, &context_);
+}
+
+void Attempt::ClaimFolder() {
+  Agree("claim the run folder", [&] {
+    if (!leader()) return;
+    ClaimRunFolder(config_.run_dir, options_.job_id, options_.spec_text);
+    if (options_.job_id == kLocalJobId) lock_ = std::make_unique<RunFolderLock>(config_.run_dir);
+  });
+}
+
+void Attempt::RestoreState() {
+  std::unique_ptr<CheckpointReader> reader;
+  std::string dir;
+  const int attempt = static_cast<int>(options_.attempt);
+  Agree("choose a checkpoint", [&] {
+    if (!leader()) return;
+    ResumeChoice choice = FindNewestGood(config_.run_dir, attempt, options_.resume_from);
+    for (const std::string& line : choice.LogLines(10)) {
+      LOG_IF(WARNING, !choice.rejected.empty()) << line;
+      LOG_IF(INFO, choice.rejected.empty()) << line;
+    }
+    BeginAttempt(config_.run_dir, attempt,
+                 choice.reader == nullptr ? 0 : choice.reader->meta().step);
+    reader = std::move(choice.reader);
+    if (reader != nullptr) dir = reader->dir();
+  });
+  dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
+  Agree("restore the state", [&] {
+    engine_->Initialize(config_.train.seed);
+    if (dir.empty()) {
+      if (!config_.init_from.empty()) LoadInitialWeights();
+      return;
+    }
+    if (reader == nullptr) reader = CheckpointReader::OpenManifest(dir);
+    LoadCheckpoint(*reader);
+  });
+  checkpointer_ = std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_,
+                                                 save_copy_bytes_, communicator_, engine_.get(),
+                                                 reporter_);
+  checkpointer_->SetLast(dir);
+}
+
+void Attempt::LoadInitialWeights() {
+  const ImportReport report =
+      ImportWeights(config_.init_from, model_.parameters(),
+                    [&](int parameter, std::span<const float> values) {
+                      std::copy(values.begin(), values.end(),
+                                engine_->ParameterValues(parameter).begin());
+                    });
+  LOG_IF(INFO, leader()) << report.ToString();
+}
+
+void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
+  const CheckpointMeta& meta = reader.meta();
+  const DataIdentity& data = train_data_->identity();
+  // Weights that were imported have seen no data yet.
+  if (meta.step > 0 && !(meta.data == data)) {
+    throw Error("the training data has changed since " + reader.dir() + " was saved: it was " +
+                meta.data.ToString() + ", it is " + data.ToString() +
+                ". Restore the data, or start a new run");
+  }
+  if (meta.step > total_steps_) {
+    throw Error("the checkpoint " + reader.dir() + " is at step " + std::to_string(meta.step) +
+                ", but the job ends at " + std::to_string(total_steps_));
+  }
+  const std::string differences = meta.reproducibility.Differences(MakeReproducibilityKey(config_));
+  LOG_IF(WARNING, leader() && meta.step > 0 && !differences.empty())
+      << "the resumed run will not have the same bits as an undisturbed one: " << differences;
+  engine_->Load(reader);
+  step_ = meta.step;
+  skipped_ = meta.skipped_steps;
+  nonfinite_in_a_row_ = meta.consecutive_nonfinite;
+  const auto metric = [&](const char* name) {
+    const auto found = meta.metrics.find(name);
+    return found == meta.metrics.end() ? 0.0 : found->second;
+  };
+  progress_.loss = metric("loss");
+  progress_.top1 = metric("top1");
+  progress_.top5 = metric("top5");
+  progress_.eval_loss = metric("eval_loss");
+  progress_.evaluated_step = static_cast<int64_t>(metric("evaluated_step"));
+}
+
+void Attempt::MakeLoader() {
+  Agree("start the loader", [&] {
+    LoaderOptions options;
+    options.data = config_.data;
+    options.image_h = config_.model.image_h;
+    options.image_w = config_.model.image_w;
+    options.in_chans = config_.model.in_chans;
+    options.num_classes = config_.model.num_classes;
+    options.seed = config_.train.seed;
+    options.micro_batch = config_.train.micro_batch;
+    options.micro_batches_per_step = config_.train.micro_batches();
+    options.first_leaf = ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(),
+                                                config_.train.micro_batches());
+    options.leaves = train_step_->leaves();
+    options.first_step = step_;
+    loader_ = std::make_unique<Loader>(train_data_.get(), options);
+  });
+}
+
+CheckpointMeta Attempt::Meta() const {
+  CheckpointMeta meta;
+  meta.job_spec = options_.spec_text;
+  meta.step = step_;
+  meta.attempt = static_cast<int>(options_.attempt);
+  meta.seed = config_.train.seed;
+  meta.data_position = step_ * config_.train.global_batch;
+  meta.data = train_data_->identity();
+  meta.reproducibility = MakeReproducibilityKey(config_);
+  meta.model = ModelConfigToJson(config_.model);
+  meta.skipped_steps = skipped_;
+  meta.consecutive_nonfinite = nonfinite_in_a_row_;
+  meta.metrics = {{"loss", progress_.loss},
+                  {"top1", progress_.top1},
+                  {"top5", progress_.top5},
+                  {"eval_loss", progress_.eval_loss},
+                  {"evaluated_step", static_cast<double>(progress_.evaluated_step)}};
+  meta.ranks = communicator_->size();
+  meta.zero_stage = config_.parallel.zero_stage;
+  return meta;
+}
+
+void Attempt::Account(const StepResult& result) {
+  ++step_;
+  reporter_->SetStep(step_);
+  if (metrics_ != nullptr) metrics_->Step(step_, result);
+  progress_.loss = result.loss;
+  progress_.learning_rate = result.learning_rate;
+  progress_.grad_norm = result.grad_norm;
+  if (!result.skipped) {
+    nonfinite_in_a_row_ = 0;
+    return;
+  }
+  ++skipped_;
+  ++nonfinite_in_a_row_;
+  LOG_IF(WARNING, leader()) << "step " << step_ << " skipped: the loss is " << result.loss
+                            << ", the gradient's norm " << result.grad_norm
+                            << "; first tensor that is not finite: " << result.first_nonfinite;
+  if (nonfinite_in_a_row_ >= config_.train.max_nonfinite_steps) {
+    throw JobFailure(std::to_string(nonfinite_in_a_row_) +
+                     " steps in a row were not finite, the last at step " + std::to_string(step_) +
+                     "; first tensor: " + result.first_nonfinite +
+                     ". Lower the learning rate, or clip gradients");
+  }
+}
+
+bool Attempt::EvaluationDue() const {
+  if (step_ == total_steps_) return true;
+  const int64_t every = config_.train.eval_every_epochs * steps_per_epoch_;
+  return every > 0 && step_ % every == 0;
+}
+
+void Attempt::EvaluateNow() {
+  reporter_->SetPhase(Phase::kEvaluate);
+  const Evaluation evaluation = Evaluate(config_, *eval_data_, &model_, engine_.get(),
+                                         communicator_, &*memory_, &context_);
+  progress_.top1 = evaluation.top1;
+  progress_.top5 = evaluation.top5;
+  progress_.eval_loss = evaluation.loss;
+  progress_.evaluated_step = step_;
+  if (metrics_ != nullptr) metrics_->Evaluated(step_, evaluation);
+  LOG_IF(INFO, leader()) << "step " << step_ << ": top-1 " << 100 * evaluation.top1 << "%, top-5 "
+                         << 100 * evaluation.top5 << "% of " << evaluation.pictures
+                         << " pictures, loss " << evaluation.loss;
+  reporter_->SetPhase(Phase::kTrain);
+}
+
+void Attempt::Report(const StepResult& result) {
+  const double peak = static_cast<double>(ProcessPeakBytes());
+  std::vector<double> peaks(communicator_->size());
+  communicator_->AllGather(std::span<const double>(&peak, 1), peaks, "memory of the ranks");
+  if (!leader()) return;
+  progress_.step = step_;
+  progress_.total_steps = total_steps_;
+  progress_.epoch = epoch();
+  progress_.epochs = config_.train.epochs;
+  progress_.skipped_steps = skipped_;
+  progress_.peak_memory_rank_bytes =
+      static_cast<uint64_t>(*std::max_element(peaks.begin(), peaks.end()));
+  progress_.peak_memory_total_bytes = 0;
+  for (double bytes : peaks) progress_.peak_memory_total_bytes += static_cast<uint64_t>(bytes);
+  if (counted_steps_ > 0) {
+    const double seconds = std::max(step_seconds_, 1e-9);
+    const double steps = static_cast<double>(counted_steps_);
+    progress_.images_per_second = steps * static_cast<double>(config_.train.global_batch) / seconds;
+    progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * seconds / steps;
+    progress_.exposed_communication =
+        std::min(1.0, (communicator_->wait_seconds() - comm_wait_before_) / seconds);
+    progress_.input_wait = std::min(1.0, (loader_->wait_seconds() - input_wait_before_) / seconds);
+  }
+  comm_wait_before_ = communicator_->wait_seconds();
+  input_wait_before_ = loader_->wait_seconds();
+  step_seconds_ = 0;
+  counted_steps_ = 0;
+  metrics_->Flush();
+  reporter_->ReportProgress(progress_);
+}
+
+Outcome Attempt::TrainToTheEnd() {
+  StepResult result;
+  result.loss = progress_.loss;
+  Report(result);
+  while (step_ < total_steps_) {
+    const StepFlags flags = {.cancel = reporter_->CancelRequested(),
+                             .stop = reporter_->StopRequested(),
+                             .saved = checkpointer_->PartWritten()};
+    const Clock::time_point begin = Clock::now();
+    result = train_step_->Run(step_, step_ - skipped_, flags, [&] { return loader_->Next(); });
+    step_seconds_ += SecondsSince(begin);
+    ++counted_steps_;
+    Account(result);
+
+    if (EvaluationDue()) EvaluateNow();
+    if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report(result);
+    if (checkpointer_->InFlight() && result.saved == communicator_->size()) {
+      checkpointer_->Finish();
+    }
+    if (result.cancel > 0 || result.stop > 0) {
+      checkpointer_->SaveNow(Meta());
+      return result.cancel > 0 ? Outcome::kCancelled : Outcome::kStopped;
+    }
+    if (step_ < total_steps_ && checkpointer_->Due(step_)) checkpointer_->Begin(Meta());
+  }
+  return Outcome::kSucceeded;
+}
+
+AttemptResult Attempt::Run() {
+  AttemptResult result;
+  try {
+    reporter_->SetPhase(Phase::kLoad);
+    ClaimFolder();
+    OpenData();
+    ReserveMemory();
+    const int64_t elements = model_.parameters().TotalElements();
+    LOG_IF(INFO, leader()) << "model of " << elements << " parameters; " << total_steps_
+                           << " steps of " << config_.train.global_batch << " pictures, "
+                           << steps_per_epoch_ << " an epoch; " << communicator_->size()
+                           << " ranks, ZeRO " << config_.parallel.zero_stage;
+    RestoreState();
+    if (leader()) metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt);
+    MakeLoader();
+    reporter_->SetStep(step_);
+    reporter_->SetPhase(Phase::kTrain);
+    const bool all_done = step_ == total_steps_;
+    result.outcome = TrainToTheEnd();
+    if (result.outcome == Outcome::kSucceeded && !all_done) checkpointer_->SaveNow(Meta());
+    LOG_IF(INFO, leader()) << "memory used: " << memory_->Report() << "; process at most "
+                           << ProcessPeakBytes() / (1 << 20) << " MiB";
+  } catch (const JobFailure& failure) {
+    result.outcome = Outcome::kFailed;
+    result.message = failure.what();
+  }
+  reporter_->SetPhase(Phase::kIdle);
+  result.progress = progress_;
+  if (checkpointer_ != nullptr) result.last_checkpoint = checkpointer_->last();
+  return result;
+}
+
+}  // namespace
+
+AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
+                         Reporter* reporter) {
+  return Attempt(options, communicator, reporter).Run();
+}
+
+}  // namespace swinfleet

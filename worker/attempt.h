@@ -1,0 +1,47 @@
+// One attempt at a job, on the ranks of a communicator.
+#ifndef SWINFLEET_WORKER_ATTEMPT_H_
+#define SWINFLEET_WORKER_ATTEMPT_H_
+
+#include <cstdint>
+#include <string>
+
+#include "core/config/job_config.h"
+#include "distributed/communicator.h"
+#include "worker/reporter.h"
+
+namespace swinfleet {
+
+struct AttemptOptions {
+  JobConfig config;
+  // The job specification as its user wrote it, kept in run.json and in checkpoints.
+  std::string spec_text;
+  std::string job_id;
+  int64_t attempt = 1;
+  // The checkpoint to resume from, or an older one if it is bad. Empty: the newest good one in the run
+  // folder, which is there when weights were imported, or when a report was lost with everything
+  // else; without one, from the beginning.
+  std::string resume_from;
+};
+
+// kStopped: the ranks leave (Reporter::StopRequested); the job goes on from its last checkpoint.
+enum class Outcome { kSucceeded, kFailed, kCancelled, kStopped };
+
+struct AttemptResult {
+  Outcome outcome = Outcome::kSucceeded;
+  // Why it failed, for people; empty otherwise.
+  std::string message;
+  TrainingProgress progress;
+  std::string last_checkpoint;
+};
+
+// Trains until the job's end. Every rank of `communicator` calls it with the same options and gets the
+// same result. Errors that every rank can leave together (a configuration that can't work, data that
+// isn't there, a run folder of another job, ten steps in a row that are not finite) end as kFailed;
+// an error that one rank meets in the midst of a step throws, and the process is to end, because the
+// other ranks wait in a collective.
+AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
+                         Reporter* reporter);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_ATTEMPT_H_

@@ -1,0 +1,173 @@
+#include "worker/checkpointer.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+#include <vector>
+
+#include "core/checkpoint/run_checkpoints.h"
+#include "kernels/error.h"
+
+namespace swinfleet {
+namespace {
+
+// Steps after which a failed save is tried again, unless the next one comes sooner.
+constexpr int64_t kRetrySteps = 20;
+// How often the final save is tried, with pauses from one second doubling to a minute.
+constexpr int kFinalTries = 8;
+
+// MemAvailable of /proc/meminfo in bytes; 0 when unknown.
+size_t AvailableMemory() {
+  std::ifstream file("/proc/meminfo");
+  std::string word;
+  size_t kib = 0;
+  while (file >> word) {
+    if (word == "MemAvailable:" && file >> kib) return kib * 1024;
+    std::getline(file, word);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch,
+                           size_t copy_bytes, Communicator* communicator, ZeroEngine* engine,
+                           Reporter* reporter)
+    : config_(config),
+      attempt_(attempt),
+      every_(config.checkpoint.every_steps > 0 ? config.checkpoint.every_steps : steps_per_epoch),
+      communicator_(communicator),
+      engine_(engine),
+      reporter_(reporter) {
+  if (!config.checkpoint.asynchronous) return;
+  if (copy_bytes > AvailableMemory() / 10 * 9) {
+    LOG(WARNING) << "no room for the " << copy_bytes / (1 << 20)
+                 << " MiB that a checkpoint is copied to: each save holds the training";
+    return;
+  }
+  copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
+  const TensorView buffer =
+      copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))});
+  saver_ = std::make_unique<AsyncSaver>(buffer.span());
+}
+
+Checkpointer::~Checkpointer() = default;
+
+bool Checkpointer::Due(int64_t step) const {
+  return step % every_ == 0 || (retry_step_ > 0 && step >= retry_step_);
+}
+
+void Checkpointer::Begin(const CheckpointMeta& meta) {
+  if (in_flight_) {
+    LOG_IF(WARNING, communicator_->rank() == 0)
+        << "the checkpoint of step " << meta_.step << " is still being written at step "
+        << meta.step << ": the training waits for it";
+    Finish();
+  }
+  reporter_->SetPhase(Phase::kSave);
+  meta_ = meta;
+  dir_ = CheckpointDir(config_.run_dir, static_cast<int>(attempt_), meta.step);
+  in_flight_ = true;
+  outcome_.reset();
+  WritePart();
+  reporter_->SetPhase(Phase::kTrain);
+}
+
+void Checkpointer::WritePart() {
+  const std::vector<TensorPiece> pieces = engine_->OwnedState();
+  if (saver_ != nullptr) {
+    saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces);
+    return;
+  }
+  SaveOutcome outcome;
+  outcome.dir = dir_;
+  try {
+    outcome.record = WriteShard(dir_, communicator_->rank(), communicator_->size(), pieces);
+  } catch (const Error& error) {
+    outcome.error = error.what();
+  }
+  outcome_ = std::move(outcome);
+}
+
+bool Checkpointer::PartWritten() {
+  if (in_flight_ && !outcome_.has_value()) outcome_ = saver_->Poll();
+  return in_flight_ && outcome_.has_value();
+}
+
+bool Checkpointer::Finish() {
+  CHECK(in_flight_);
+  if (!PartWritten()) outcome_ = saver_->Wait();
+  in_flight_ = false;
+  const std::string part =
+      outcome_->record.has_value() ? "+" + outcome_->record->ToJson() : "-" + outcome_->error;
+  const std::vector<std::string> parts = communicator_->AllGatherText(part, "checkpoint parts");
+  const std::string error = communicator_->rank() == 0 ? Commit(parts) : "";
+  failure_ = communicator_->AllGatherText(error, "checkpoint committed").front();
+  if (!failure_.empty()) {
+    retry_step_ = meta_.step + std::min(kRetrySteps, every_);
+    LOG_IF(WARNING, communicator_->rank() == 0)
+        << "the checkpoint of step " << meta_.step << " was not saved: " << failure_
+        << ". Training goes on; the next try is after step " << retry_step_;
+    return false;
+  }
+  retry_step_ = 0;
+  last_ = dir_;
+  if (communicator_->rank() == 0) {
+    reporter_->ReportCheckpoint(dir_, meta_.step);
+    Retain();
+  }
+  return true;
+}
+
+std::string Checkpointer::Commit(const std::vector<std::string>& parts) {
+  std::string error;
+  std::vector<ShardRecord> records;
+  for (size_t rank = 0; rank < parts.size(); ++rank) {
+    const std::string& text = parts[rank];
+    if (text.starts_with("+")) {
+      records.push_back(ShardRecord::FromJson(text.substr(1), "rank " + std::to_string(rank)));
+    } else {
+      error += (error.empty() ? "" : "; ") + ("rank " + std::to_string(rank) + ": ") +
+               text.substr(1);
+    }
+  }
+  try {
+    if (error.empty()) CommitManifest(dir_, meta_, std::move(records));
+  } catch (const Error& failure) {
+    error = failure.what();
+  }
+  if (!error.empty()) {
+    // What the other ranks wrote would only fill the disk.
+    std::error_code ignored;
+    std::filesystem::remove_all(dir_, ignored);
+  }
+  return error;
+}
+
+void Checkpointer::Retain() {
+  try {
+    const RetentionReport report =
+        ApplyRetention(config_.run_dir, static_cast<int>(attempt_), config_.checkpoint.keep_last,
+                       config_.checkpoint.keep_every_steps);
+    for (const std::string& problem : report.problems) LOG(WARNING) << problem;
+  } catch (const Error& error) {
+    LOG(WARNING) << "old checkpoints were not deleted: " << error.what();
+  }
+}
+
+void Checkpointer::SaveNow(const CheckpointMeta& meta) {
+  auto pause = std::chrono::seconds(1);
+  for (int tries = 1;; ++tries) {
+    Begin(meta);
+    if (Finish()) return;
+    if (tries == kFinalTries) throw Error("the last checkpoint can't be written: " + failure_);
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, std::chrono::seconds(60));
+  }
+}
+
+}  // namespace swinfleet

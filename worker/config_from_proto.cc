@@ -1,0 +1,260 @@
+#include "worker/config_from_proto.h"
+
+#include <cmath>
+#include <limits>
+#include <set>
+#include <utility>
+
+namespace swinfleet {
+namespace {
+
+// Every function below adds what it finds wrong to `problems` and goes on.
+using Problems = std::vector<std::string>;
+
+// Copies `spec`'s scalar `field` to `target` when the user has set it.
+#define SWINFLEET_TAKE(field, target)                   \
+  do {                                                  \
+    if (spec.has_##field()) (target) = (spec.field()); \
+  } while (false)
+
+// A double that the user has set; NaN and infinity pass YAML but mean nothing here.
+void TakeReal(bool is_set, double value, const std::string& key, double* target,
+              Problems* problems) {
+  if (!is_set) return;
+  if (!std::isfinite(value)) {
+    problems->push_back(key + " is " + std::to_string(value) + "; it must be a finite number");
+    return;
+  }
+  *target = value;
+}
+#define SWINFLEET_TAKE_REAL(prefix, field, target) \
+  TakeReal(spec.has_##field(), spec.field(), prefix "." #field, &(target), problems)
+
+template <typename List>
+void TakeReals(const List& values, const std::string& key, std::vector<double>* target,
+               Problems* problems) {
+  if (values.empty()) return;
+  for (double value : values) {
+    if (!std::isfinite(value)) {
+      problems->push_back(key + " has " + std::to_string(value) + "; it must have finite numbers");
+      return;
+    }
+  }
+  target->assign(values.begin(), values.end());
+}
+
+template <typename List>
+void TakeIntegers(const List& values, std::vector<int64_t>* target) {
+  if (!values.empty()) target->assign(values.begin(), values.end());
+}
+
+// A count that the code below keeps in an int.
+void TakeInt(bool is_set, uint32_t value, const std::string& key, int* target,
+             Problems* problems) {
+  if (!is_set) return;
+  const int largest = std::numeric_limits<int>::max();
+  if (value > static_cast<uint32_t>(largest)) {
+    problems->push_back(key + " is " + std::to_string(value) + "; it must be at most " +
+                        std::to_string(largest));
+    return;
+  }
+  *target = static_cast<int>(value);
+}
+#define SWINFLEET_TAKE_INT(prefix, field, target) \
+  TakeInt(spec.has_##field(), spec.field(), prefix "." #field, &(target), problems)
+
+std::string JoinNames(const std::vector<std::string>& names) {
+  std::string text;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (i > 0) text += i + 1 == names.size() ? " or " : ", ";
+    text += names[i];
+  }
+  return text;
+}
+
+// The value called `name`, or a problem that lists all names.
+template <typename Enum>
+void TakeEnum(const std::string& name, const std::vector<std::pair<std::string, Enum>>& values,
+              const std::string& key, Enum* target, Problems* problems) {
+  std::vector<std::string> names;
+  for (const auto& [known, value] : values) {
+    if (known == name) {
+      *target = value;
+      return;
+    }
+    names.push_back(known);
+  }
+  problems->push_back(key + " is \"" + name + "\", which is unknown; use " + JoinNames(names));
+}
+
+// False when the preset or the image's size is not known: then nothing can be said about the rest of
+// the model.
+bool ConvertModel(const ModelSpec& spec, ModelConfig* model, Problems* problems) {
+  if (spec.has_preset()) {
+    const std::optional<ModelConfig> preset = ModelPreset(spec.preset());
+    if (!preset) {
+      problems->push_back("model.preset is \"" + spec.preset() + "\", which is unknown; use " +
+                          JoinNames(ModelPresetNames()) + ", or give the dimensions instead");
+      return false;
+    }
+    *model = *preset;
+  }
+  if (spec.image_size_size() > 2) {
+    problems->push_back("model.image_size has " + std::to_string(spec.image_size_size()) +
+                        " numbers; give height and width, or one number for a square");
+    return false;
+  }
+  if (spec.image_size_size() > 0) {
+    model->image_h = spec.image_size(0);
+    model->image_w = spec.image_size(spec.image_size_size() - 1);
+  }
+  SWINFLEET_TAKE(in_chans, model->in_chans);
+  SWINFLEET_TAKE(num_classes, model->num_classes);
+  SWINFLEET_TAKE(patch_size, model->patch_size);
+  SWINFLEET_TAKE(embed_dim, model->embed_dim);
+  TakeIntegers(spec.depths(), &model->depths);
+  TakeIntegers(spec.num_heads(), &model->num_heads);
+  SWINFLEET_TAKE(window_size, model->window_size);
+  SWINFLEET_TAKE_REAL("model", mlp_ratio, model->mlp_ratio);
+  SWINFLEET_TAKE(qkv_bias, model->qkv_bias);
+  SWINFLEET_TAKE(ape, model->ape);
+  SWINFLEET_TAKE(patch_norm, model->patch_norm);
+  TakeIntegers(spec.pretrained_window_sizes(), &model->pretrained_window_sizes);
+  SWINFLEET_TAKE(extra_norm_period, model->extra_norm_period);
+  SWINFLEET_TAKE_REAL("model", drop_path_rate, model->drop_path_rate);
+  return true;
+}
+
+void ConvertData(const DataSpec& spec, DataConfig* data, Problems* problems) {
+  SWINFLEET_TAKE(format, data->format);
+  data->path = spec.path();
+  SWINFLEET_TAKE(train_split, data->train_split);
+  SWINFLEET_TAKE(eval_split, data->eval_split);
+  SWINFLEET_TAKE(pad, data->pad);
+  SWINFLEET_TAKE(random_crop, data->random_crop);
+  SWINFLEET_TAKE_REAL("data", flip, data->flip);
+  TakeReals(spec.mean(), "data.mean", &data->mean, problems);
+  TakeReals(spec.std(), "data.std", &data->std, problems);
+  SWINFLEET_TAKE_INT("data", loader_threads, data->loader_threads);
+  SWINFLEET_TAKE_INT("data", prefetch, data->prefetch);
+}
+
+void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Problems* problems) {
+  using Kind = OptimizerConfig::Kind;
+  if (spec.has_name()) {
+    TakeEnum<Kind>(spec.name(), {{"adamw", Kind::kAdamW}, {"sgd", Kind::kSgd}},
+                   "train.optimizer.name", &optimizer->kind, problems);
+  }
+  SWINFLEET_TAKE_REAL("train.optimizer", learning_rate, optimizer->learning_rate);
+  SWINFLEET_TAKE_REAL("train.optimizer", weight_decay, optimizer->weight_decay);
+  SWINFLEET_TAKE_REAL("train.optimizer", beta1, optimizer->beta1);
+  SWINFLEET_TAKE_REAL("train.optimizer", beta2, optimizer->beta2);
+  SWINFLEET_TAKE_REAL("train.optimizer", eps, optimizer->eps);
+  SWINFLEET_TAKE_REAL("train.optimizer", momentum, optimizer->momentum);
+}
+
+void ConvertSchedule(const ScheduleSpec& spec, ScheduleConfig* schedule, Problems* problems) {
+  using Kind = ScheduleConfig::Kind;
+  if (spec.has_name()) {
+    TakeEnum<Kind>(spec.name(),
+                   {{"cosine", Kind::kCosine},
+                    {"linear", Kind::kLinear},
+                    {"step", Kind::kStep},
+                    {"multistep", Kind::kMultistep}},
+                   "train.schedule.name", &schedule->kind, problems);
+  }
+  SWINFLEET_TAKE_REAL("train.schedule", warmup_epochs, schedule->warmup_epochs);
+  SWINFLEET_TAKE_REAL("train.schedule", warmup_learning_rate, schedule->warmup_learning_rate);
+  SWINFLEET_TAKE_REAL("train.schedule", min_learning_rate, schedule->min_learning_rate);
+  SWINFLEET_TAKE(warmup_prefix, schedule->warmup_prefix);
+  SWINFLEET_TAKE_REAL("train.schedule", decay_epochs, schedule->decay_epochs);
+  TakeReals(spec.multisteps(), "train.schedule.multisteps", &schedule->multisteps, problems);
+  SWINFLEET_TAKE_REAL("train.schedule", decay_rate, schedule->decay_rate);
+}
+
+void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems) {
+  SWINFLEET_TAKE(epochs, train->epochs);
+  SWINFLEET_TAKE(global_batch, train->global_batch);
+  SWINFLEET_TAKE(micro_batch, train->micro_batch);
+  SWINFLEET_TAKE(seed, train->seed);
+  SWINFLEET_TAKE_REAL("train", label_smoothing, train->label_smoothing);
+  ConvertOptimizer(spec.optimizer(), &train->optimizer, problems);
+  ConvertSchedule(spec.schedule(), &train->schedule, problems);
+  SWINFLEET_TAKE_REAL("train", clip_grad_norm, train->clip_grad_norm);
+  SWINFLEET_TAKE(eval_every_epochs, train->eval_every_epochs);
+  SWINFLEET_TAKE(eval_batch, train->eval_batch);
+  if (spec.has_dtype() && spec.dtype() != "fp32") {
+    problems->push_back("train.dtype is \"" + spec.dtype() + "\", which is not supported; use fp32");
+  }
+  SWINFLEET_TAKE(log_every_steps, train->log_every_steps);
+  SWINFLEET_TAKE(max_nonfinite_steps, train->max_nonfinite_steps);
+}
+
+void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problems* problems) {
+  SWINFLEET_TAKE(ranks, parallel->ranks);
+  SWINFLEET_TAKE_INT("parallel", zero_stage, parallel->zero_stage);
+  SWINFLEET_TAKE_INT("parallel", threads_per_rank, parallel->threads_per_rank);
+}
+
+void ConvertCheckpoint(const CheckpointSpec& spec, CheckpointConfig* checkpoint) {
+  SWINFLEET_TAKE(every_steps, checkpoint->every_steps);
+  SWINFLEET_TAKE(keep_last, checkpoint->keep_last);
+  SWINFLEET_TAKE(keep_every_steps, checkpoint->keep_every_steps);
+  SWINFLEET_TAKE(asynchronous, checkpoint->asynchronous);
+}
+
+#undef SWINFLEET_TAKE
+#undef SWINFLEET_TAKE_REAL
+#undef SWINFLEET_TAKE_INT
+
+// The key that a message is about: its first word.
+std::string KeyOf(const std::string& message) { return message.substr(0, message.find(' ')); }
+
+// Adds validation's findings, but for keys that conversion has refused already: the value that was
+// judged there is not the user's.
+void AppendFound(const Problems& found, Problems* problems) {
+  std::set<std::string> refused;
+  for (const std::string& message : *problems) refused.insert(KeyOf(message));
+  for (const std::string& message : found) {
+    if (refused.count(KeyOf(message)) == 0) problems->push_back(message);
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> ModelFromProto(const ModelSpec& spec, ModelConfig* model) {
+  Problems problems;
+  *model = ModelConfig();
+  if (ConvertModel(spec, model, &problems)) AppendFound(ValidateModel(*model), &problems);
+  return problems;
+}
+
+std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config) {
+  *config = JobConfig();
+  Problems problems;
+  config->name = spec.name();
+  config->run_dir = spec.run_dir();
+  const bool model_known = ConvertModel(spec.model(), &config->model, &problems);
+  config->init_from = spec.model().init_from();
+  ConvertData(spec.data(), &config->data, &problems);
+  ConvertTrain(spec.train(), &config->train, &problems);
+  ConvertParallel(spec.parallel(), &config->parallel, &problems);
+  ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
+
+  // With an unknown model the rest of the job is judged beside one that is in order.
+  JobConfig judged = *config;
+  if (!model_known) judged.model = ModelConfig();
+  AppendFound(ValidateJob(judged, ranks), &problems);
+  return problems;
+}
+
+std::string JoinLines(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) {
+    if (!text.empty()) text += '\n';
+    text += line;
+  }
+  return text;
+}
+
+}  // namespace swinfleet

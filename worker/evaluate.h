@@ -1,0 +1,42 @@
+// Accuracy on the evaluation split.
+#ifndef SWINFLEET_WORKER_EVALUATE_H_
+#define SWINFLEET_WORKER_EVALUATE_H_
+
+#include <cstdint>
+
+#include "core/config/job_config.h"
+#include "core/data/loader.h"
+#include "core/memory/memory_classes.h"
+#include "core/nn/swin_v2.h"
+#include "distributed/communicator.h"
+
+namespace swinfleet {
+
+struct Evaluation {
+  // Mean cross entropy without smoothing, and shares of pictures, 0..1.
+  double loss = 0;
+  double top1 = 0;
+  double top5 = 0;
+  int64_t pictures = 0;
+};
+
+// Evaluates the whole split, its batches shared out over the ranks; the same bits on every rank and
+// for every number of ranks. Collective. Throws Error when a picture can't be had.
+Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
+                    ParameterAccess* parameters, Communicator* communicator,
+                    MemoryClasses* memory, Context* context);
+
+// One batch of it: {sum of losses, top-1 count, top-5 count, pictures}.
+struct EvaluatedBatch {
+  double loss_sum = 0;
+  double top1 = 0;
+  double top5 = 0;
+  double pictures = 0;
+};
+EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
+                             ParameterAccess* parameters, MemoryClasses* memory,
+                             Context* context);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_EVALUATE_H_

@@ -1,0 +1,75 @@
+// swinfleet-import: whether a weights file fits a job's model, and a run that starts from it.
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/checkpoint/weights_io.h"
+#include "core/nn/swin_v2.h"
+#include "kernels/error.h"
+#include "proto/job_yaml.h"
+#include "worker/config_from_proto.h"
+#include "worker/exit_codes.h"
+#include "worker/job_file.h"
+#include "worker/logging.h"
+#include "worker/start_checkpoint.h"
+
+namespace swinfleet {
+namespace {
+
+struct Arguments {
+  std::string weights;
+  std::string job_file;
+  std::string out;
+  bool force = false;
+};
+
+int Import(const Arguments& arguments) {
+  JobSpec spec;
+  JobConfig config;
+  const std::vector<std::string> problems =
+      LoadJobFile(arguments.job_file, arguments.out, 0, &spec, &config);
+  if (!problems.empty()) {
+    std::cerr << JoinLines(problems) << std::endl;
+    return kExitUsage;
+  }
+  const SwinV2 model(config.model);
+  WeightsFile weights(arguments.weights, model.parameters());
+  weights.VerifyFinite();
+  std::cout << weights.report().ToString() << std::endl;
+  if (arguments.out.empty()) return kExitSuccess;
+  const std::string dir = WriteStartCheckpoint(config, JobToYaml(spec), model.parameters(), weights,
+                                               arguments.force);
+  std::cout << "wrote the checkpoint " << dir << "; a job with run_dir " << config.run_dir
+            << " starts from it" << std::endl;
+  return kExitSuccess;
+}
+
+}  // namespace
+}  // namespace swinfleet
+
+int main(int argc, char** argv) {
+  swinfleet::InitLogging(argv[0]);
+  swinfleet::Arguments arguments;
+  CLI::App app(
+      "Compares a safetensors file of official names with a job's model and reports what matches;\n"
+      "with --out it also writes the checkpoint of step 0 that the job then starts from. Exit codes:\n"
+      "0 everything fits, 1 it does not or can't be written, 2 wrong arguments or job file.");
+  app.set_version_flag("--version", SWINFLEET_VERSION);
+  app.add_option("weights", arguments.weights, "The safetensors file")->required();
+  app.add_option("--job", arguments.job_file, "The job's YAML file")->required();
+  app.add_option("--out", arguments.out, "Run folder (the job's run_dir) for the checkpoint");
+  app.add_flag("--force", arguments.force, "Overwrite an earlier import");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
+  }
+  try {
+    return swinfleet::Import(arguments);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << std::endl;
+    return swinfleet::kExitFailed;
+  }
+}

@@ -1,0 +1,22 @@
+// Job files as the command-line tools read them.
+#ifndef SWINFLEET_WORKER_JOB_FILE_H_
+#define SWINFLEET_WORKER_JOB_FILE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config/job_config.h"
+#include "proto/job.pb.h"
+
+namespace swinfleet {
+
+// Reads and judges the job file at `path`, for `ranks` ranks (0: not known). `run_dir` replaces the
+// file's unless it is empty. Returns everything that is wrong with it, each message beginning with
+// the file's name; the results are only usable when nothing is.
+std::vector<std::string> LoadJobFile(const std::string& path, const std::string& run_dir,
+                                     int64_t ranks, JobSpec* spec, JobConfig* config);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_JOB_FILE_H_

@@ -1,0 +1,40 @@
+// Every step's figures, as one line of JSON each: `<run>/metrics/attempt-001.jsonl`.
+#ifndef SWINFLEET_WORKER_METRICS_LOG_H_
+#define SWINFLEET_WORKER_METRICS_LOG_H_
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+#include "worker/evaluate.h"
+#include "worker/train_step.h"
+
+namespace swinfleet {
+
+// Each attempt writes a file of its own; an attempt that resumed at step k goes on with step k + 1, so
+// the history of a run is each attempt's lines up to the first step of the next one. Losses are
+// written so that reading them gives the same bits. A file that can't be written is warned of once and
+// ends nothing.
+class MetricsLog {
+ public:
+  MetricsLog(const std::string& run_dir, int64_t attempt);
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
+
+  // `step` is the number of steps done, 1 after the first.
+  void Step(int64_t step, const StepResult& result);
+  void Evaluated(int64_t step, const Evaluation& evaluation);
+  void Flush();
+
+ private:
+  void Write(const std::string& line);
+  void Fail();
+
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_METRICS_LOG_H_

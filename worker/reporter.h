@@ -1,0 +1,59 @@
+// What a running attempt tells the world, and what the world may tell it.
+#ifndef SWINFLEET_WORKER_REPORTER_H_
+#define SWINFLEET_WORKER_REPORTER_H_
+
+#include <cstdint>
+#include <string>
+
+namespace swinfleet {
+
+// Rank 0's view of the training, at a line of progress.
+struct TrainingProgress {
+  int64_t step = 0;
+  int64_t total_steps = 0;
+  int64_t epoch = 0;
+  int64_t epochs = 0;
+  double loss = 0;
+  double learning_rate = 0;
+  double grad_norm = 0;
+  double images_per_second = 0;
+  // Accuracies of the last evaluation, 0..1; evaluated_step 0 means that there was none yet.
+  double top1 = 0;
+  double top5 = 0;
+  double eval_loss = 0;
+  int64_t evaluated_step = 0;
+  double eta_seconds = 0;
+  uint64_t peak_memory_rank_bytes = 0;
+  uint64_t peak_memory_total_bytes = 0;
+  int64_t skipped_steps = 0;
+  // Shares of the time since the last line, 0..1.
+  double exposed_communication = 0;
+  double input_wait = 0;
+};
+
+// What a rank is doing; heartbeats carry it.
+enum class Phase { kIdle, kLoad, kTrain, kEvaluate, kSave };
+const char* PhaseName(Phase phase);
+
+// Implementations: printing only (a worker without a coordinator), and the coordinator's client. All
+// functions return at once; they may be called from the training thread only.
+class Reporter {
+ public:
+  virtual ~Reporter() = default;
+  // Every rank, at each change.
+  virtual void SetPhase(Phase phase) = 0;
+  virtual void SetStep(int64_t step) = 0;
+  // Rank 0.
+  virtual void ReportProgress(const TrainingProgress& progress) = 0;
+  virtual void ReportCheckpoint(const std::string& path, int64_t step) = 0;
+  // True once the attempt is to be cancelled. All ranks agree on it in the next step's collectives,
+  // so it is enough that one rank knows.
+  virtual bool CancelRequested() = 0;
+  // True once this process is asked to leave (SIGTERM). Agreed upon like a cancellation: the attempt
+  // saves a checkpoint at the next step boundary and ends as Outcome::kStopped.
+  virtual bool StopRequested() { return false; }
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_REPORTER_H_

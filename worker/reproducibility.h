@@ -1,0 +1,15 @@
+// What a checkpoint records so that a resumed run can tell whether it will give the same bits.
+#ifndef SWINFLEET_WORKER_REPRODUCIBILITY_H_
+#define SWINFLEET_WORKER_REPRODUCIBILITY_H_
+
+#include "core/checkpoint/manifest.h"
+#include "core/config/job_config.h"
+
+namespace swinfleet {
+
+// Of this program on this machine, for this job.
+ReproducibilityKey MakeReproducibilityKey(const JobConfig& config);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_REPRODUCIBILITY_H_

@@ -1,0 +1,120 @@
+#include "worker/serve.h"
+
+#include <glog/logging.h>
+
+#include <vector>
+
+#include "proto/job_yaml.h"
+#include "worker/config_from_proto.h"
+#include "worker/exit_codes.h"
+
+namespace swinfleet {
+namespace {
+
+// How long an idle worker that is told to leave tries to get its last report out.
+constexpr double kLeaveSeconds = 5;
+// MPI guarantees tags up to 32767; the last one belongs to MpiRuntime::World.
+constexpr uint32_t kTags = 32767;
+
+// The same on every rank, and different for attempts that follow each other.
+int TagOf(const Assignment& assignment) {
+  uint32_t hash = 2166136261u;
+  for (const char c : assignment.job_id() + "#" + std::to_string(assignment.attempt())) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+  }
+  return static_cast<int>(hash % kTags);
+}
+
+std::vector<std::string> CheckAssignment(const Assignment& assignment, int world_size,
+                                         JobConfig* config) {
+  const uint32_t ranks = assignment.ranks();
+  if (ranks < 1 || ranks > static_cast<uint32_t>(world_size)) {
+    return {"the assignment is for " + std::to_string(ranks) + " ranks, but this launch has " +
+            std::to_string(world_size)};
+  }
+  return ConfigFromProto(assignment.spec(), ranks, config);
+}
+
+AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignment,
+                  CoordinatorClient* client) {
+  AttemptOptions options;
+  const std::vector<std::string> problems =
+      CheckAssignment(assignment, environment.world_size, &options.config);
+  if (!problems.empty()) {
+    // All ranks find the same, without a word between them.
+    AttemptResult result;
+    result.outcome = Outcome::kFailed;
+    result.message = "the job can't run:\n" + JoinLines(problems);
+    return result;
+  }
+  options.spec_text = JobToYaml(assignment.spec());
+  options.job_id = assignment.job_id();
+  options.attempt = assignment.attempt();
+  options.resume_from = assignment.resume_from();
+  const std::unique_ptr<Communicator> group =
+      environment.make_group(static_cast<int>(assignment.ranks()), TagOf(assignment));
+  client->SetCommunicator(group.get());
+  const AttemptResult result = environment.run_attempt(options, group.get(), client);
+  // Rank 0 reports the end only when all ranks are idle again.
+  group->Barrier("end of the attempt");
+  client->SetCommunicator(nullptr);
+  return result;
+}
+
+void LogEnd(const Assignment& assignment, const AttemptResult& result) {
+  const std::string name =
+      "attempt " + std::to_string(assignment.attempt()) + " of job " + assignment.job_id();
+  switch (result.outcome) {
+    case Outcome::kSucceeded:
+      LOG(INFO) << name << " succeeded";
+      break;
+    case Outcome::kFailed:
+      LOG(ERROR) << name << " failed: " << result.message;
+      break;
+    case Outcome::kCancelled:
+      LOG(WARNING) << name << " was cancelled";
+      break;
+    case Outcome::kStopped:
+      LOG(WARNING) << name << " was left, because this process was told to end; its last checkpoint: "
+                   << (result.last_checkpoint.empty() ? "none" : result.last_checkpoint);
+      break;
+  }
+}
+
+}  // namespace
+
+int Serve(const ServeEnvironment& environment, CoordinatorClient* client) {
+  while (true) {
+    const WorkerEvent event = client->WaitForEvent();
+    if (event.kind == WorkerEvent::Kind::kShutdown) {
+      LOG(INFO) << "the coordinator ends this worker: " << event.reason;
+      client->Flush(kLeaveSeconds);
+      return kExitSuccess;
+    }
+    if (event.kind == WorkerEvent::Kind::kStop) {
+      client->Flush(kLeaveSeconds);
+      return kExitSuccess;
+    }
+    const Assignment& assignment = event.assignment;
+    if (static_cast<int64_t>(environment.rank) >= static_cast<int64_t>(assignment.ranks()) &&
+        environment.rank != 0) {
+      LOG(INFO) << "idle during attempt " << assignment.attempt() << " of job "
+                << assignment.job_id() << ", which takes " << assignment.ranks() << " ranks";
+      continue;
+    }
+    client->BeginAttempt(assignment.job_id(), assignment.attempt());
+    LOG(INFO) << "attempt " << assignment.attempt() << " of job " << assignment.job_id() << " on "
+              << assignment.ranks() << " ranks, "
+              << (assignment.resume_from().empty() ? "from the beginning"
+                                                   : "from " + assignment.resume_from());
+    const AttemptResult result = Run(environment, assignment, client);
+    if (environment.rank == 0) LogEnd(assignment, result);
+    if (result.outcome == Outcome::kStopped) {
+      client->Flush(kLeaveSeconds);
+      return kExitStopped;
+    }
+    client->EndAttempt(environment.rank == 0 ? &result : nullptr);
+  }
+}
+
+}  // namespace swinfleet

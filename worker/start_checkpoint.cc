@@ -1,0 +1,98 @@
+#include "worker/start_checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <span>
+#include <system_error>
+#include <vector>
+
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/run_checkpoints.h"
+#include "kernels/error.h"
+#include "worker/model_json.h"
+#include "worker/reproducibility.h"
+
+namespace swinfleet {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Before the first attempt.
+constexpr int kStartAttempt = 0;
+
+std::vector<std::string> StateNames(OptimizerConfig::Kind kind) {
+  if (kind == OptimizerConfig::Kind::kAdamW) return {"adamw_m/", "adamw_v/"};
+  return {"sgd_momentum/"};
+}
+
+// Makes room for the checkpoint, or throws.
+void ClearPlace(const std::string& run_dir, const std::string& dir, bool force) {
+  if (NextAttempt(run_dir) > 1) {
+    throw Error("the run in " + run_dir + " has begun already; choose another run_dir");
+  }
+  std::error_code code;
+  const std::string manifest = dir + "/manifest.json";
+  if (fs::exists(manifest, code)) {
+    if (!force) {
+      throw Error(dir + " holds a checkpoint already; choose another run_dir, or overwrite it "
+                        "with --force");
+    }
+    // The manifest first: half a checkpoint must never look whole.
+    if (!fs::remove(manifest, code) || code) {
+      throw FileError(code.value(), "delete", manifest);
+    }
+    SyncFolder(dir);
+  }
+  fs::remove_all(dir, code);
+  if (code) throw FileError(code.value(), "delete", dir);
+}
+
+// Without the data set's identity: the weights have seen no data of this run.
+CheckpointMeta MakeMeta(const JobConfig& config, const std::string& spec_text) {
+  CheckpointMeta meta;
+  meta.job_spec = spec_text;
+  meta.attempt = kStartAttempt;
+  meta.seed = config.train.seed;
+  meta.reproducibility = MakeReproducibilityKey(config);
+  meta.model = ModelConfigToJson(config.model);
+  meta.zero_stage = config.parallel.zero_stage;
+  return meta;
+}
+
+}  // namespace
+
+std::string WriteStartCheckpoint(const JobConfig& config, const std::string& spec_text,
+                                 const ParameterTable& table, const WeightsFile& weights,
+                                 bool force) {
+  const CheckpointMeta meta = MakeMeta(config, spec_text);
+  const std::string dir = CheckpointDir(config.run_dir, kStartAttempt, 0);
+  std::vector<std::vector<float>> values;
+  int64_t largest = 0;
+  for (size_t i = 0; i < table.parameters().size(); ++i) {
+    values.emplace_back(table.parameters()[i].size());
+    weights.Read(static_cast<int>(i), 0, values.back());
+    largest = std::max(largest, table.parameters()[i].size());
+  }
+  // Every optimizer starts from zeros: one piece of them serves all.
+  const std::vector<float> zeros(largest, 0.0f);
+  std::vector<TensorPiece> pieces;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const ParameterInfo& info = table.parameters()[i];
+    pieces.push_back({"param/" + info.name, info.shape, 0, values[i]});
+    for (const std::string& state : StateNames(config.train.optimizer.kind)) {
+      pieces.push_back({state + info.name, info.shape, 0,
+                        std::span<const float>(zeros).first(static_cast<size_t>(info.size()))});
+    }
+  }
+  ClearPlace(config.run_dir, dir, force);
+  try {
+    CommitManifest(dir, meta, {WriteShard(dir, 0, 1, pieces)});
+  } catch (const Error&) {
+    std::error_code code;
+    fs::remove_all(dir, code);
+    throw;
+  }
+  return dir;
+}
+
+}  // namespace swinfleet

@@ -1,0 +1,89 @@
+// One optimizer step: the screen that the rest of the program exists for.
+#ifndef SWINFLEET_WORKER_TRAIN_STEP_H_
+#define SWINFLEET_WORKER_TRAIN_STEP_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/config/job_config.h"
+#include "core/data/loader.h"
+#include "core/nn/swin_v2.h"
+#include "distributed/communicator.h"
+#include "distributed/zero_engine.h"
+#include "kernels/ops.h"
+
+namespace swinfleet {
+
+// What each rank adds to the step's sums besides its loss; agreed on by all ranks with them.
+struct StepFlags {
+  bool cancel = false;
+  bool stop = false;
+  // This rank's part of the checkpoint in flight has been written, well or not.
+  bool saved = false;
+};
+
+struct StepResult {
+  // Mean over the global batch, the same bits on every rank.
+  double loss = 0;
+  double grad_norm = 0;
+  double learning_rate = 0;
+  // The step changed nothing, because its loss or its norm was not finite.
+  bool skipped = false;
+  // Then: the first tensor of the gradient that is not finite, or "loss".
+  std::string first_nonfinite;
+  // Ranks that raised each flag.
+  int64_t cancel = 0;
+  int64_t stop = 0;
+  int64_t saved = 0;
+};
+
+class TrainStep {
+ public:
+  // Everything must outlive the step. `steps_per_epoch` is what the schedule counts by.
+  TrainStep(const JobConfig& config, int64_t steps_per_epoch, SwinV2* model, ZeroEngine* engine,
+            Communicator* communicator, MemoryClasses* memory, Context* context);
+
+  // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights. `next_batch`
+  // gives this rank's micro-batches in order. Collective.
+  StepResult Run(int64_t step, int64_t updates, const StepFlags& flags,
+                 const std::function<const Batch*()>& next_batch);
+
+  // This rank's micro-batches of a step.
+  int64_t leaves() const { return leaves_; }
+
+ private:
+  // The sum of the micro-batch's losses; its gradients go to the engine.
+  double ForwardBackward(const Batch& batch, int64_t step);
+  // Drop path's factors for a micro-batch, or nothing when the model drops none.
+  std::function<float(int, int, int64_t)> DropPathFactor(const Batch& batch, int64_t step) const;
+  // Sums over ranks: the loss, and the flags.
+  void Reduce(double loss, const StepFlags& flags, StepResult* result);
+
+  const JobConfig& config_;
+  const int64_t steps_per_epoch_;
+  SwinV2* model_;
+  ZeroEngine* engine_;
+  Communicator* communicator_;
+  MemoryClasses* memory_;
+  Context* context_;
+  std::vector<double> drop_path_rates_;
+  int64_t leaves_ = 0;
+};
+
+// The sum of a binary tree whose leaves come in order: the tree that the engine sums gradients by.
+class TreeSum {
+ public:
+  void Add(double leaf);
+  // The sum of what was added.
+  double Total() const;
+
+ private:
+  std::vector<double> levels_;
+  uint64_t count_ = 0;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_TRAIN_STEP_H_
