@@ -126,25 +126,21 @@ bool Checkpointer::Finish() {
 std::string Checkpointer::Commit(const std::vector<std::string>& parts) {
   std::string error;
   std::vector<ShardRecord> records;
-  for (size_t rank = 0; rank < parts.size(); ++rank) {
-    const std::string& text = parts[rank];
-    if (text.starts_with("+")) {
-      records.push_back(ShardRecord::FromJson(text.substr(1), "rank " + std::to_string(rank)));
-    } else {
-      error += (error.empty() ? "" : "; ") + ("rank " + std::to_string(rank) + ": ") +
-               text.substr(1);
-    }
-  }
   try {
+    for (size_t rank = 0; rank < parts.size(); ++rank) {
+      const std::string name = "rank " + std::to_string(rank);
+      if (parts[rank].starts_with("+")) {
+        records.push_back(ShardRecord::FromJson(parts[rank].substr(1), name));
+      } else {
+        error += (error.empty() ? "" : "; ") + name + ": " + parts[rank].substr(1);
+      }
+    }
     if (error.empty()) CommitManifest(dir_, meta_, std::move(records));
   } catch (const Error& failure) {
     error = failure.what();
   }
-  if (!error.empty()) {
-    // What the other ranks wrote would only fill the disk.
-    std::error_code ignored;
-    std::filesystem::remove_all(dir_, ignored);
-  }
+  // What the other ranks wrote would only fill the disk.
+  if (!error.empty()) LOG_IF(WARNING, !DiscardUnfinished(dir_).empty()) << "left behind: " << dir_;
   return error;
 }
 

@@ -12,8 +12,8 @@ namespace {
 using Problems = std::vector<std::string>;
 
 // Copies `spec`'s scalar `field` to `target` when the user has set it.
-#define SWINFLEET_TAKE(field, target)                   \
-  do {                                                  \
+#define SWINFLEET_TAKE(field, target)                  \
+  do {                                                 \
     if (spec.has_##field()) (target) = (spec.field()); \
   } while (false)
 
@@ -49,8 +49,7 @@ void TakeIntegers(const List& values, std::vector<int64_t>* target) {
 }
 
 // A count that the code below keeps in an int.
-void TakeInt(bool is_set, uint32_t value, const std::string& key, int* target,
-             Problems* problems) {
+void TakeInt(bool is_set, uint32_t value, const std::string& key, int* target, Problems* problems) {
   if (!is_set) return;
   const int largest = std::numeric_limits<int>::max();
   if (value > static_cast<uint32_t>(largest)) {
@@ -87,8 +86,8 @@ void TakeEnum(const std::string& name, const std::vector<std::pair<std::string, 
   problems->push_back(key + " is \"" + name + "\", which is unknown; use " + JoinNames(names));
 }
 
-// False when the preset or the image's size is not known: then nothing can be said about the rest of
-// the model.
+// False when the preset or the image's size is not known: then nothing can be said about the rest
+// of the model.
 bool ConvertModel(const ModelSpec& spec, ModelConfig* model, Problems* problems) {
   if (spec.has_preset()) {
     const std::optional<ModelConfig> preset = ModelPreset(spec.preset());
@@ -184,7 +183,8 @@ void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems)
   SWINFLEET_TAKE(eval_every_epochs, train->eval_every_epochs);
   SWINFLEET_TAKE(eval_batch, train->eval_batch);
   if (spec.has_dtype() && spec.dtype() != "fp32") {
-    problems->push_back("train.dtype is \"" + spec.dtype() + "\", which is not supported; use fp32");
+    problems->push_back("train.dtype is \"" + spec.dtype() +
+                        "\", which is not supported; use fp32");
   }
   SWINFLEET_TAKE(log_every_steps, train->log_every_steps);
   SWINFLEET_TAKE(max_nonfinite_steps, train->max_nonfinite_steps);

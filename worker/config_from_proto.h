@@ -11,11 +11,11 @@
 
 namespace swinfleet {
 
-// Turns `spec` into `config`: the preset first, then what the specification sets itself; what neither
-// sets keeps the defaults of core/config/job_config.h. Returns everything that is wrong with the job,
-// ValidateJob's findings included, each message naming the job file's key and what is allowed; empty
-// when the job can run. `ranks` is the number of ranks it is to run on, 0 when not yet known.
-// `config` is only usable when nothing is wrong.
+// Turns `spec` into `config`: the preset first, then what the specification sets itself; what
+// neither sets keeps the defaults of core/config/job_config.h. Returns everything that is wrong
+// with the job, ValidateJob's findings included, each message naming the job file's key and what is
+// allowed; empty when the job can run. `ranks` is the number of ranks it is to run on, 0 when not
+// yet known. `config` is only usable when nothing is wrong.
 std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
 // The model alone, without the rest of the job: what a checkpoint's specification describes.

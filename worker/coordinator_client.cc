@@ -337,8 +337,8 @@ void CoordinatorClient::Impl::NoteAway(const std::string& why) {
   } else {
     const bool busy = !outbox.job_id().empty();
     LOG(WARNING) << (first ? "lost" : "still without") << " the coordinator at "
-                 << options.coordinator << ": " << why
-                 << (busy ? "; training goes on, and" : ";") << " this rank tries to reach it again";
+                 << options.coordinator << ": " << why << (busy ? "; training goes on, and" : ";")
+                 << " this rank tries to reach it again";
   }
 }
 
@@ -369,8 +369,7 @@ void CoordinatorClient::Impl::Handle(const WorkerCommand& command) {
       break;
     }
     case WorkerCommand::kEndAcknowledged:
-      outbox.Acknowledge(command.end_acknowledged().job_id(),
-                         command.end_acknowledged().attempt());
+      outbox.Acknowledge(command.end_acknowledged().job_id(), command.end_acknowledged().attempt());
       break;
     case WorkerCommand::kShutdown: {
       WorkerEvent event;

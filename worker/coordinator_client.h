@@ -56,8 +56,8 @@ struct WorkerEvent {
 // glog lines of this process are forwarded while an attempt is under way. One instance a process.
 class CoordinatorClient : public Reporter {
  public:
-  // Starts to connect. `on_rejected` is called on a thread of the client when the coordinator refuses
-  // this worker for good; nothing is sent or received afterwards.
+  // Starts to connect. `on_rejected` is called on a thread of the client when the coordinator
+  // refuses this worker for good; nothing is sent or received afterwards.
   CoordinatorClient(const ClientOptions& options,
                     std::function<void(const std::string& reason)> on_rejected);
   // Closes.
@@ -75,7 +75,8 @@ class CoordinatorClient : public Reporter {
   void BeginAttempt(const std::string& job_id, uint32_t attempt);
   // Its communicator, for heartbeats. It must live until EndAttempt.
   void SetCommunicator(const Communicator* communicator);
-  // This rank is idle again. Rank 0 gives the result, which is sent until acknowledged; others null.
+  // This rank is idle again. Rank 0 gives the result, which is sent until acknowledged; others
+  // null.
   void EndAttempt(const AttemptResult* result);
 
   // Waits until everything has been written to the stream and an attempt's end is acknowledged, at

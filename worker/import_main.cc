@@ -39,8 +39,8 @@ int Import(const Arguments& arguments) {
   weights.VerifyFinite();
   std::cout << weights.report().ToString() << std::endl;
   if (arguments.out.empty()) return kExitSuccess;
-  const std::string dir = WriteStartCheckpoint(config, JobToYaml(spec), model.parameters(), weights,
-                                               arguments.force);
+  const std::string dir =
+      WriteStartCheckpoint(config, JobToYaml(spec), model.parameters(), weights, arguments.force);
   std::cout << "wrote the checkpoint " << dir << "; a job with run_dir " << config.run_dir
             << " starts from it" << std::endl;
   return kExitSuccess;
@@ -54,7 +54,8 @@ int main(int argc, char** argv) {
   swinfleet::Arguments arguments;
   CLI::App app(
       "Compares a safetensors file of official names with a job's model and reports what matches;\n"
-      "with --out it also writes the checkpoint of step 0 that the job then starts from. Exit codes:\n"
+      "with --out it also writes the checkpoint of step 0 that the job then starts from. Exit "
+      "codes:\n"
       "0 everything fits, 1 it does not or can't be written, 2 wrong arguments or job file.");
   app.set_version_flag("--version", SWINFLEET_VERSION);
   app.add_option("weights", arguments.weights, "The safetensors file")->required();

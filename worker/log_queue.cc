@@ -68,8 +68,7 @@ bool LogQueue::Take(size_t limit, LogReport* report) {
     dropped_ = 0;
   }
   while (!lines_.empty() && static_cast<size_t>(report->lines_size()) < limit &&
-         lines_.front().job_id == report->job_id() &&
-         lines_.front().attempt == report->attempt()) {
+         lines_.front().job_id == report->job_id() && lines_.front().attempt == report->attempt()) {
     *report->add_lines() = std::move(lines_.front().line);
     lines_.pop_front();
   }

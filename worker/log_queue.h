@@ -13,8 +13,8 @@ namespace swinfleet {
 
 // Keeps the newest lines of the attempts that this process works on, at most `capacity` of them;
 // lines of severity INFO pass a token bucket first. What is dropped is counted, and the count takes
-// the place of the lines. Thread-safe; never logs and never fails a CHECK, because it is called from
-// within the logging library.
+// the place of the lines. Thread-safe; never logs and never fails a CHECK, because it is called
+// from within the logging library.
 class LogQueue {
  public:
   struct Limits {

@@ -11,8 +11,8 @@ namespace swinfleet {
 // One line; keys as the official code and timm name them ("img_size", "embed_dim", ...).
 std::string ModelConfigToJson(const ModelConfig& model);
 
-// The inverse. Throws Error for a text that is no such JSON: an unknown or missing key, a wrong type,
-// dimensions that ValidateModel refuses. `source` is for the message.
+// The inverse. Throws Error for a text that is no such JSON: an unknown or missing key, a wrong
+// type, dimensions that ValidateModel refuses. `source` is for the message.
 ModelConfig ModelConfigFromJson(const std::string& text, const std::string& source);
 
 }  // namespace swinfleet

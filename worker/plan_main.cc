@@ -1,5 +1,5 @@
-// swinfleet-plan: whether a job can run, and what it consists of, without running it. Data paths are
-// not looked at: only the workers can see them.
+// swinfleet-plan: whether a job can run, and what it consists of, without running it. Data paths
+// are not looked at: only the workers can see them.
 #include <CLI/CLI.hpp>
 #include <cinttypes>
 #include <cstdio>
@@ -30,6 +30,13 @@ int64_t UsedRanks(const Arguments& arguments, const JobConfig& config) {
   return config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
 }
 
+// Parameters of a unit, without what lies between them for alignment.
+int64_t ElementsOf(const ParameterTable& table, const Unit& unit) {
+  int64_t elements = 0;
+  for (const int parameter : unit.parameters) elements += table.parameters()[parameter].size();
+  return elements;
+}
+
 int PrintProblems(const Arguments& arguments, const std::vector<std::string>& problems) {
   std::cerr << JoinLines(problems) << std::endl;
   if (arguments.json) {
@@ -58,7 +65,7 @@ nlohmann::json Describe(const Arguments& arguments, const JobConfig& config,
   for (const Unit& unit : table.units()) {
     units.push_back({{"name", unit.name},
                      {"tensors", unit.parameters.size()},
-                     {"parameters", unit.size}});
+                     {"parameters", ElementsOf(table, unit)}});
   }
   plan["units"] = units;
   return plan;
@@ -94,16 +101,17 @@ void PrintSummary(const Arguments& arguments, const JobConfig& config,
             << "steps       an epoch has 1 for each " << config.train.global_batch
             << " pictures of the data set, whose size the workers know\n"
             << "ranks       "
-            << (ranks > 0 ? std::to_string(ranks) : std::string("all of the fleet, at most ") +
-                                                        std::to_string(config.train.micro_batches()))
+            << (ranks > 0 ? std::to_string(ranks)
+                          : std::string("all of the fleet, at most ") +
+                                std::to_string(config.train.micro_batches()))
             << ", ZeRO stage " << config.parallel.zero_stage << std::endl;
 }
 
 void PrintUnits(const ParameterTable& table) {
   std::cout << "units\n";
   for (const Unit& unit : table.units()) {
-    std::printf("  %-28s %3zu tensors %14s parameters\n", unit.name.c_str(),
-                unit.parameters.size(), Grouped(unit.size).c_str());
+    std::printf("  %-28s %3zu tensors %14s parameters\n", unit.name.c_str(), unit.parameters.size(),
+                Grouped(ElementsOf(table, unit)).c_str());
   }
   std::fflush(stdout);
 }

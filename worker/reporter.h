@@ -35,8 +35,8 @@ struct TrainingProgress {
 enum class Phase { kIdle, kLoad, kTrain, kEvaluate, kSave };
 const char* PhaseName(Phase phase);
 
-// Implementations: printing only (a worker without a coordinator), and the coordinator's client. All
-// functions return at once; they may be called from the training thread only.
+// Implementations: printing only (a worker without a coordinator), and the coordinator's client.
+// All functions return at once; they may be called from the training thread only.
 class Reporter {
  public:
   virtual ~Reporter() = default;
@@ -49,8 +49,8 @@ class Reporter {
   // True once the attempt is to be cancelled. All ranks agree on it in the next step's collectives,
   // so it is enough that one rank knows.
   virtual bool CancelRequested() = 0;
-  // True once this process is asked to leave (SIGTERM). Agreed upon like a cancellation: the attempt
-  // saves a checkpoint at the next step boundary and ends as Outcome::kStopped.
+  // True once this process is asked to leave (SIGTERM). Agreed upon like a cancellation: the
+  // attempt saves a checkpoint at the next step boundary and ends as Outcome::kStopped.
   virtual bool StopRequested() { return false; }
 };
 

@@ -55,6 +55,8 @@ AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignm
       environment.make_group(static_cast<int>(assignment.ranks()), TagOf(assignment));
   client->SetCommunicator(group.get());
   const AttemptResult result = environment.run_attempt(options, group.get(), client);
+  // mpirun ends all ranks as soon as one has left: the last checkpoint must be reported before.
+  if (result.outcome == Outcome::kStopped) client->Flush(kLeaveSeconds);
   // Rank 0 reports the end only when all ranks are idle again.
   group->Barrier("end of the attempt");
   client->SetCommunicator(nullptr);
@@ -75,7 +77,8 @@ void LogEnd(const Assignment& assignment, const AttemptResult& result) {
       LOG(WARNING) << name << " was cancelled";
       break;
     case Outcome::kStopped:
-      LOG(WARNING) << name << " was left, because this process was told to end; its last checkpoint: "
+      LOG(WARNING) << name
+                   << " was left, because this process was told to end; its last checkpoint: "
                    << (result.last_checkpoint.empty() ? "none" : result.last_checkpoint);
       break;
   }

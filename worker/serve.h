@@ -24,11 +24,11 @@ struct ServeEnvironment {
   std::function<AttemptResult(const AttemptOptions&, Communicator*, Reporter*)> run_attempt;
 };
 
-// Takes assignments until the coordinator shuts the worker down or `client` is told to stop; returns
-// an exit code: kExitSuccess when this rank was idle then, kExitStopped when it left an attempt with
-// a checkpoint. In the latter case the attempt's end is not reported: the job goes on elsewhere once
-// the launch has ended. What run_attempt throws passes through, with the attempt still under way in
-// `client`, so that what is logged about it reaches the job's log.
+// Takes assignments until the coordinator shuts the worker down or `client` is told to stop;
+// returns an exit code: kExitSuccess when this rank was idle then, kExitStopped when it left an
+// attempt with a checkpoint. In the latter case the attempt's end is not reported: the job goes on
+// elsewhere once the launch has ended. What run_attempt throws passes through, with the attempt
+// still under way in `client`, so that what is logged about it reaches the job's log.
 int Serve(const ServeEnvironment& environment, CoordinatorClient* client);
 
 }  // namespace swinfleet

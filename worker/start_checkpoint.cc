@@ -34,8 +34,9 @@ void ClearPlace(const std::string& run_dir, const std::string& dir, bool force) 
   const std::string manifest = dir + "/manifest.json";
   if (fs::exists(manifest, code)) {
     if (!force) {
-      throw Error(dir + " holds a checkpoint already; choose another run_dir, or overwrite it "
-                        "with --force");
+      throw Error(dir +
+                  " holds a checkpoint already; choose another run_dir, or overwrite it "
+                  "with --force");
     }
     // The manifest first: half a checkpoint must never look whole.
     if (!fs::remove(manifest, code) || code) {

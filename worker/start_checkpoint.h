@@ -11,10 +11,10 @@
 namespace swinfleet {
 
 // Writes the checkpoint of step 0 of `config`'s run, with `weights` and a fresh optimizer, into
-// config.run_dir, and returns its folder; the job's first attempt goes on from it. `spec_text` is the
-// job's specification. Throws Error, with nothing left behind, when the run has begun already, when
-// it has such a checkpoint and `force` is false, and when the weights can't be read or the checkpoint
-// can't be written.
+// config.run_dir, and returns its folder; the job's first attempt goes on from it. `spec_text` is
+// the job's specification. Throws Error, with nothing left behind, when the run has begun already,
+// when it has such a checkpoint and `force` is false, and when the weights can't be read or the
+// checkpoint can't be written.
 std::string WriteStartCheckpoint(const JobConfig& config, const std::string& spec_text,
                                  const ParameterTable& table, const WeightsFile& weights,
                                  bool force);

@@ -6,8 +6,8 @@
 namespace swinfleet {
 namespace {
 
-// Bytes of the character that `text` begins with, 0 if that is none (RFC 3629, table 3-7 of Unicode:
-// the second byte excludes overlong forms, surrogates and what lies beyond U+10FFFF).
+// Bytes of the character that `text` begins with, 0 if that is none (RFC 3629, table 3-7 of
+// Unicode: the second byte excludes overlong forms, surrogates and what lies beyond U+10FFFF).
 size_t CharacterLength(std::string_view text) {
   const auto byte = [&text](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char first = byte(0);

@@ -52,9 +52,7 @@ struct World {
   int rank() const { return mpi ? mpi->world_rank() : 0; }
   int size() const { return mpi ? mpi->world_size() : 1; }
 
-  std::unique_ptr<Communicator> All() const {
-    return mpi ? mpi->World() : MakeSelfCommunicator();
-  }
+  std::unique_ptr<Communicator> All() const { return mpi ? mpi->World() : MakeSelfCommunicator(); }
   std::unique_ptr<Communicator> Group(int ranks, int tag) const {
     return mpi ? mpi->Group(ranks, tag) : MakeSelfCommunicator();
   }
@@ -108,8 +106,7 @@ void LogResult(const JobConfig& config, const AttemptResult& result) {
 
 // The number of this attempt at the run: rank 0's finding, on all ranks.
 int64_t ChooseAttempt(const std::string& run_dir, Communicator* communicator) {
-  const std::string mine =
-      communicator->rank() == 0 ? std::to_string(NextAttempt(run_dir)) : "";
+  const std::string mine = communicator->rank() == 0 ? std::to_string(NextAttempt(run_dir)) : "";
   return std::stoll(communicator->AllGatherText(mine, "attempt").at(0));
 }
 
@@ -117,8 +114,8 @@ int64_t ChooseAttempt(const std::string& run_dir, Communicator* communicator) {
 std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& world) {
   JobSpec spec;
   AttemptOptions options;
-  std::vector<std::string> problems = LoadJobFile(arguments.job_file, arguments.run_dir,
-                                                  world.size(), &spec, &options.config);
+  std::vector<std::string> problems =
+      LoadJobFile(arguments.job_file, arguments.run_dir, world.size(), &spec, &options.config);
   const int64_t wanted = options.config.parallel.ranks;
   if (problems.empty() && wanted != 0 && wanted != world.size()) {
     problems.push_back(arguments.job_file + ": parallel.ranks is " + std::to_string(wanted) +
@@ -269,8 +266,7 @@ int main(int argc, char** argv) {
       "mpirun; with one it waits for jobs. Exit codes: 0 done, 1 failed, 2 wrong arguments or job\n"
       "file, 3 refused by the coordinator, 130 cancelled, 143 told to leave while training.");
   app.set_version_flag("--version", SWINFLEET_VERSION);
-  CLI::Option* job =
-      app.add_option("--job", arguments.job_file, "Train the job of this YAML file");
+  CLI::Option* job = app.add_option("--job", arguments.job_file, "Train the job of this YAML file");
   app.add_option("--run-dir", arguments.run_dir, "Run folder instead of the job file's")
       ->needs(job);
   CLI::Option* coordinator =

@@ -80,8 +80,8 @@ int ReportFailure(const grpc::Status& status, const Client& client, const std::s
     return kExitUnreachable;
   }
   if (status.error_code() == grpc::StatusCode::NOT_FOUND) {
-    std::fprintf(stderr, "swinfleet: there is no %s%s%s\n", EscapeForTerminal(subject).c_str(),
-                 message.empty() ? "" : ": ", message.c_str());
+    const std::string missing = "there is no " + EscapeForTerminal(subject);
+    std::fprintf(stderr, "swinfleet: %s\n", message.empty() ? missing.c_str() : message.c_str());
     return kExitNotFound;
   }
   if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED) {

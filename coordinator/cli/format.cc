@@ -45,11 +45,9 @@ int DisplayWidth(const std::string& text) {
   int width = 0;
   for (size_t position = 0; position < text.size();) {
     const int32_t code = NextCodePoint(text, &position);
+    const int columns = code < 0x80 ? 1 : wcwidth(static_cast<wchar_t>(code));
     // Unknown to this C library or locale: one column is the best guess.
-    width += code < 0x80 ? 1
-             : std::max(wcwidth(static_cast<wchar_t>(code)), -1) == -1
-                 ? 1
-                 : wcwidth(static_cast<wchar_t>(code));
+    width += columns < 0 ? 1 : columns;
   }
   return width;
 }

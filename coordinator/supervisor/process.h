@@ -46,8 +46,8 @@ int OpenProcess(pid_t pid);
 std::vector<pid_t> AllProcesses();
 
 // The living processes of this host, but for this one, that belong to the launch: they carry
-// `--launch-id ID` in their command line, or have inherited it in their environment, or descend from
-// such a process. Sorted.
+// `--launch-id ID` in their command line, or have inherited it in their environment, or descend
+// from such a process. Sorted.
 std::vector<ProcessIdentity> FindLaunchProcesses(const std::string& launch_id);
 
 // Sends the signal, unless the number belongs to another process by now.

@@ -192,7 +192,7 @@ class FakeCoordinator : public Coordinator::Service {
 
  private:
   static grpc::Status NoSuchJob() {
-    return grpc::Status(grpc::StatusCode::NOT_FOUND, "it may have been on another coordinator");
+    return grpc::Status(grpc::StatusCode::NOT_FOUND, "there is no such \x1b job");
   }
 };
 
@@ -463,8 +463,7 @@ TEST_F(Cli, StatusShowsTheJob) {
 TEST_F(Cli, UnknownJobsAndFleetsExitWith4) {
   for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
            {"status", "no\x1b"}, {"watch", "no\x1b"}, {"logs", "no\x1b"}, {"cancel", "no\x1b"}}) {
-    EXPECT_THAT(Run(arguments, 4)->err(),
-                HasSubstr("there is no job no\\x1b: it may have been on another coordinator"));
+    EXPECT_THAT(Run(arguments, 4)->err(), HasSubstr("swinfleet: there is no such \\x1b job\n"));
   }
   EXPECT_THAT(Run({"fence", "nofleet"}, 4)->err(), HasSubstr("there is no fleet nofleet"));
 }

@@ -92,7 +92,7 @@ class Process : public ::testing::Test {
     program_ = std::make_unique<Program>(
         std::vector<std::string>{"--store", store(), "--listen",
                                  "127.0.0.1:" + std::to_string(port_), "--port-file", port_file,
-                                 "--lost-after", "2", "--heartbeat", "0.2"},
+                                 "--lost-after", lost_after_, "--heartbeat", "0.2"},
         errors(), file_limit);
     for (int i = 0; i < 2000 && !std::filesystem::exists(port_file); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -110,6 +110,7 @@ class Process : public ::testing::Test {
 
   TemporaryFolder folder_;
   int port_ = 0;
+  std::string lost_after_ = "2";
   std::unique_ptr<Program> program_;
   std::unique_ptr<FakeUser> user_;
 };
@@ -263,6 +264,8 @@ TEST_F(Process, UsageErrors) {
 }
 
 TEST_F(Process, ManyIdleRanksNeedFewThreadsAndLittleTime) {
+  // These ranks never beat, and are still to be free when the job comes.
+  lost_after_ = "600";
   Start();
   std::vector<std::unique_ptr<FakeRank>> ranks;
   constexpr uint32_t kRanks = 200;

@@ -150,6 +150,19 @@ TEST(RunCheckpoints, WhatAnOlderAttemptStillWritesIsIgnored) {
   EXPECT_EQ(Chosen(run.path(), 4, CheckpointDir(run.path(), 1, 100)), "1/100");
 }
 
+TEST(RunCheckpoints, ImportedWeightsAreWhereTheFirstAttemptBegins) {
+  TempFolder run;
+  Save(run.path(), 0, 0, Tiny());
+  EXPECT_EQ(NextAttempt(run.path()), 1);
+  EXPECT_EQ(Chosen(run.path(), 1), "0/0");
+  BeginAttempt(run.path(), 1, 0);
+  // It died before it saved anything.
+  EXPECT_EQ(Chosen(run.path(), 2), "0/0");
+  EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 0, 0)), "0/0");
+  Save(run.path(), 1, 10, Tiny());
+  EXPECT_EQ(Chosen(run.path(), 2), "1/10");
+}
+
 TEST(RunCheckpoints, AnAttemptBeginsOnce) {
   TempFolder run;
   BeginAttempt(run.path(), 4, 0);

@@ -207,6 +207,7 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
   EXPECT_THAT(change("\"step\": 1", "\"step\": -1"), HasSubstr("\"step\" is not a whole number"));
   EXPECT_THAT(change("\"step\": 1", "\"stop\": 1"), HasSubstr("\"step\" is missing"));
   EXPECT_THAT(change("\"ranks\": 1", "\"ranks\": 99999999999"), HasSubstr("\"ranks\""));
+  EXPECT_THAT(change("\"file\": \"rank", "\"file\": \"a/rank"), HasSubstr("no name of a shard"));
   EXPECT_THAT(change("\"file\": \"rank", "\"file\": \"../rank"), HasSubstr("no name of a shard"));
   EXPECT_THAT(
       change("\"dtype\": \"F32\",\n     \"offset\"", "\"dtype\": \"F16\",\n     \"offset\""),

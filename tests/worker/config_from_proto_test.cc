@@ -216,16 +216,18 @@ TEST(ConfigFromProto, OneNumberIsASquare) {
 TEST(ConfigFromProto, AllOptimizersAndSchedules) {
   using Optimizer = OptimizerConfig::Kind;
   using Schedule = ScheduleConfig::Kind;
-  for (const auto& [name, kind] : {std::pair("adamw", Optimizer::kAdamW), {"sgd", Optimizer::kSgd}}) {
+  for (const auto& [name, kind] :
+       {std::pair("adamw", Optimizer::kAdamW), {"sgd", Optimizer::kSgd}}) {
     JobSpec spec = SmallJob();
     spec.mutable_train()->mutable_optimizer()->set_name(name);
     JobConfig config;
     EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
     EXPECT_EQ(config.train.optimizer.kind, kind);
   }
-  for (const auto& [name, kind] :
-       {std::pair("cosine", Schedule::kCosine), {"linear", Schedule::kLinear},
-        {"step", Schedule::kStep}, {"multistep", Schedule::kMultistep}}) {
+  for (const auto& [name, kind] : {std::pair("cosine", Schedule::kCosine),
+                                   {"linear", Schedule::kLinear},
+                                   {"step", Schedule::kStep},
+                                   {"multistep", Schedule::kMultistep}}) {
     JobSpec spec = SmallJob();
     spec.mutable_train()->mutable_schedule()->set_name(name);
     if (kind == Schedule::kMultistep) spec.mutable_train()->mutable_schedule()->add_multisteps(10);
@@ -240,9 +242,10 @@ TEST(ConfigFromProto, UnknownNamesAreAnsweredWithAllKnownOnes) {
   spec.mutable_train()->mutable_optimizer()->set_name("adam");
   spec.mutable_train()->mutable_schedule()->set_name("polynomial");
   const std::vector<std::string> problems = Problems(spec);
-  EXPECT_THAT(problems, ElementsAre("train.optimizer.name is \"adam\", which is unknown; use adamw or sgd",
-                                    "train.schedule.name is \"polynomial\", which is unknown; use "
-                                    "cosine, linear, step or multistep"));
+  EXPECT_THAT(problems,
+              ElementsAre("train.optimizer.name is \"adam\", which is unknown; use adamw or sgd",
+                          "train.schedule.name is \"polynomial\", which is unknown; use "
+                          "cosine, linear, step or multistep"));
 }
 
 TEST(ConfigFromProto, UnknownPresetIsTheOnlyWordAboutTheModel) {
@@ -324,7 +327,7 @@ TEST(ModelFromProto, TheModelAlone) {
   EXPECT_THAT(ModelFromProto(spec, &model), IsEmpty());
   EXPECT_EQ(model.image_w, 256);
   spec.set_window_size(7);
-  EXPECT_THAT(ModelFromProto(spec, &model), ElementsAre(HasSubstr("model.window_size")));
+  EXPECT_THAT(ModelFromProto(spec, &model), Contains(HasSubstr("model.window_size")));
 }
 
 TEST(ConfigFromProto, TheYamlOfAJobIsTheSameJob) {

@@ -304,6 +304,8 @@ TEST_F(ClientTest, ForwardsLogLinesOfAttempts) {
   EXPECT_THAT(line.text(), HasSubstr("coordinator_client_test.cc:"));
   const int port = server_->port();
   server_.reset();
+  // What is written before the loss is noticed is lost with the connection.
+  std::this_thread::sleep_for(300ms);
   LOG(INFO) << "line while away";
   client_->EndAttempt(nullptr);
   LOG(INFO) << "line after it";
@@ -368,30 +370,32 @@ TEST_F(ClientTest, APortThatSpeaksNothingHoldsNobodyUp) {
   address_ = "127.0.0.1:" + std::to_string(bytes[0] * 256 + bytes[1]);
   Start();
   client_->BeginAttempt("job-1", 1);
+  client_->ReportCheckpoint("/run/c", 1);
   std::this_thread::sleep_for(100ms);
+  const auto flushed = std::chrono::steady_clock::now();
   EXPECT_FALSE(client_->Flush(5));
+  EXPECT_LT(std::chrono::steady_clock::now() - flushed, 1s);
   const auto start = std::chrono::steady_clock::now();
   client_.reset();
   EXPECT_LT(std::chrono::steady_clock::now() - start, 3s);
   close(socket_fd);
 }
 
+[[noreturn]] void DieOnDuty(const ClientOptions& options) {
+  CoordinatorClient client(options, [](const std::string&) {});
+  client.BeginAttempt("job-1", 1);
+  std::this_thread::sleep_for(1s);
+  LOG(FATAL) << "these are the last words";
+}
+
 // The last words of a process that dies of a broken invariant reach the job's log.
 TEST_F(ClientTest, AFailedCheckIsForwarded) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  const std::string address = server_->address();
-  // The child is a process of its own; it finds the server through its address.
-  setenv("SWINFLEET_TEST_ADDRESS", address.c_str(), 0);
-  EXPECT_DEATH(
-      {
-        ClientOptions options = Options();
-        options.coordinator = getenv("SWINFLEET_TEST_ADDRESS");
-        CoordinatorClient dying(options, [](const std::string&) {});
-        dying.BeginAttempt("job-1", 1);
-        std::this_thread::sleep_for(1s);
-        CHECK(false) << "these are the last words";
-      },
-      "these are the last words");
+  // The child is a process of its own, with a server of its own: it is told the parent's address.
+  setenv("SWINFLEET_TEST_ADDRESS", server_->address().c_str(), 0);
+  ClientOptions options = Options();
+  options.coordinator = getenv("SWINFLEET_TEST_ADDRESS");
+  EXPECT_DEATH(DieOnDuty(options), "these are the last words");
   unsetenv("SWINFLEET_TEST_ADDRESS");
   EXPECT_TRUE(server_->WaitFor(HasLog("these are the last words")));
 }

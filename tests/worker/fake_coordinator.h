@@ -26,8 +26,8 @@ class FakeCoordinator : public FleetService::Service {
   // Listens on a port of the kernel's choice, or on `port`.
   explicit FakeCoordinator(int port = 0) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:" + std::to_string(port),
-                             grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(),
+                             &port_);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
   }
@@ -108,8 +108,9 @@ class FakeCoordinator : public FleetService::Service {
   }
 
   // The service.
-  grpc::Status ConnectWorker(grpc::ServerContext* context,
-                             grpc::ServerReaderWriter<WorkerCommand, WorkerMessage>* stream) override {
+  grpc::Status ConnectWorker(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<WorkerCommand, WorkerMessage>* stream) override {
     WorkerMessage message;
     if (!stream->Read(&message)) return grpc::Status::OK;
     bool rejected = false;

@@ -29,8 +29,12 @@ std::string Drain(Outbox* outbox, Time now) {
   std::string kinds;
   WorkerMessage message;
   while (outbox->Next(now, &message)) {
-    kinds += message.has_checkpoint() ? 'c' : message.has_log() ? 'l' : message.has_progress() ? 'p'
-             : message.has_ended() ? 'e' : message.has_heartbeat() ? 'h' : '?';
+    kinds += message.has_checkpoint()  ? 'c'
+             : message.has_log()       ? 'l'
+             : message.has_progress()  ? 'p'
+             : message.has_ended()     ? 'e'
+             : message.has_heartbeat() ? 'h'
+                                       : '?';
   }
   return kinds;
 }
@@ -160,7 +164,9 @@ TEST(Outbox, RanksWithoutAnEndAreIdleAtOnce) {
 
 // ---- LogQueue ----
 
-LogQueue::Limits SmallLimits() { return {.capacity = 3, .lines_per_second = 1, .burst = 100, .line_bytes = 8}; }
+LogQueue::Limits SmallLimits() {
+  return {.capacity = 3, .lines_per_second = 1, .burst = 100, .line_bytes = 8};
+}
 
 TEST(LogQueue, KeepsLinesOfAttemptsOnly) {
   LogQueue queue(1, LogQueue::Limits{});
@@ -226,10 +232,13 @@ TEST(ToUtf8, LeavesTextAndReplacesTheRest) {
   const std::string good = "a\xC3\xA4\xE2\x82\xAC\xF0\x9F\x98\x80z";
   EXPECT_EQ(ToUtf8(good, 100), good);
   EXPECT_EQ(ToUtf8("\xFFx\xC3", 100), "?x?");
-  EXPECT_EQ(ToUtf8("\xC0\x80", 100), "??");              // overlong
-  EXPECT_EQ(ToUtf8("\xED\xA0\x80", 100), "???");         // a surrogate
-  EXPECT_EQ(ToUtf8("\xF4\x90\x80\x80", 100), "????");    // beyond U+10FFFF
-  EXPECT_EQ(ToUtf8("a\xC3\xA4" "b", 2), "a? ...");
+  EXPECT_EQ(ToUtf8("\xC0\x80", 100), "??");            // overlong
+  EXPECT_EQ(ToUtf8("\xED\xA0\x80", 100), "???");       // a surrogate
+  EXPECT_EQ(ToUtf8("\xF4\x90\x80\x80", 100), "????");  // beyond U+10FFFF
+  EXPECT_EQ(ToUtf8("a\xC3\xA4"
+                   "b",
+                   2),
+            "a? ...");
   EXPECT_EQ(ToUtf8("", 5), "");
 }
 

@@ -336,7 +336,6 @@ TEST_F(ProgramsTest, RanksTrainAJobFile) {
 // ---- swinfleet-worker with a coordinator ----
 
 bool IsHeartbeat(const WorkerMessage& message) { return message.has_heartbeat(); }
-bool IsHello(const WorkerMessage& message) { return message.has_hello(); }
 
 // Processor seconds of a process so far.
 double CpuSeconds(uint32_t pid) {
@@ -353,8 +352,8 @@ double CpuSeconds(uint32_t pid) {
 TEST_F(ProgramsTest, IdleRanksRegisterAndHardlyUseTheirCores) {
   FakeCoordinator coordinator;
   coordinator.AnswerHello(FakeCoordinator::Welcome(0.5));
-  Child fleet = Run({"mpirun", "-np", "2", Program("worker"), "--coordinator",
-                     coordinator.address()});
+  Child fleet =
+      Run({"mpirun", "-np", "2", Program("worker"), "--coordinator", coordinator.address()});
   WorkerMessage hellos[2];
   for (uint32_t rank = 0; rank < 2; ++rank) {
     ASSERT_TRUE(coordinator.WaitFor(
@@ -368,7 +367,8 @@ TEST_F(ProgramsTest, IdleRanksRegisterAndHardlyUseTheirCores) {
   EXPECT_EQ(hellos[0].hello().fleet(), hellos[1].hello().fleet());
   EXPECT_THAT(hellos[0].hello().fleet(), HasSubstr("fleet-"));
   std::this_thread::sleep_for(500ms);
-  const double before[2] = {CpuSeconds(hellos[0].hello().pid()), CpuSeconds(hellos[1].hello().pid())};
+  const double before[2] = {CpuSeconds(hellos[0].hello().pid()),
+                            CpuSeconds(hellos[1].hello().pid())};
   std::this_thread::sleep_for(4s);
   for (int rank = 0; rank < 2; ++rank) {
     EXPECT_LE(CpuSeconds(hellos[rank].hello().pid()) - before[rank], 0.02 * 4) << "rank " << rank;
@@ -385,10 +385,13 @@ TEST_F(ProgramsTest, AFleetTrainsOneJobAfterTheOther) {
   Child fleet = Run({"mpirun", "-np", "2", Program("worker"), "--coordinator",
                      coordinator.address(), "--fleet", "f1", "--launch-id", "l1"});
   for (uint32_t rank = 0; rank < 2; ++rank) {
-    ASSERT_TRUE(coordinator.WaitFor([rank](const WorkerMessage& m) {
-      return m.has_hello() && m.hello().rank() == rank && m.hello().fleet() == "f1" &&
-             m.hello().launch_id() == "l1";
-    }, 0, nullptr, 30)) << fleet.Err();
+    ASSERT_TRUE(coordinator.WaitFor(
+        [rank](const WorkerMessage& m) {
+          return m.has_hello() && m.hello().rank() == rank && m.hello().fleet() == "f1" &&
+                 m.hello().launch_id() == "l1";
+        },
+        0, nullptr, 30))
+        << fleet.Err();
   }
   for (const uint32_t ranks : {2u, 1u, 2u}) {
     const std::string job_id = "job-" + std::to_string(coordinator.Mark());
@@ -426,9 +429,8 @@ TEST_F(ProgramsTest, AWorkerThatIsToldToLeaveSavesAndReportsNoEnd) {
   JobSpec spec;
   ASSERT_TRUE(ParseJobYaml(text, "job.yaml", &spec).ok());
   coordinator.SendAssignment("job-1", 1, spec, 1);
-  ASSERT_TRUE(coordinator.WaitFor([](const WorkerMessage& m) {
-    return m.progress().progress().step() >= 3;
-  }));
+  ASSERT_TRUE(coordinator.WaitFor(
+      [](const WorkerMessage& m) { return m.progress().progress().step() >= 3; }));
   worker.Signal(SIGTERM);
   EXPECT_EQ(worker.Wait(20), 143) << worker.Err();
   EXPECT_TRUE(coordinator.WaitFor([](const WorkerMessage& m) { return m.has_checkpoint(); }));
@@ -458,8 +460,8 @@ TEST_F(ProgramsTest, ARefusedWorkerEnds) {
   Child worker = Run({Program("worker"), "--coordinator", coordinator.address()});
   EXPECT_EQ(worker.Wait(20), 3);
   EXPECT_THAT(worker.Err(), HasSubstr("this launch was fenced"));
-  Child fleet = Run({"mpirun", "-np", "2", Program("worker"), "--coordinator",
-                     coordinator.address()});
+  Child fleet =
+      Run({"mpirun", "-np", "2", Program("worker"), "--coordinator", coordinator.address()});
   EXPECT_EQ(fleet.Wait(30), 3) << fleet.Err();
 }
 

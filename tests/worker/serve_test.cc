@@ -35,6 +35,8 @@ JobSpec SmallJob() {
   spec.set_run_dir("/runs/a");
   spec.mutable_data()->set_path("/data");
   spec.mutable_model()->set_preset("swinv2_tiny_window8_256");
+  spec.mutable_train()->set_global_batch(64);
+  spec.mutable_train()->set_micro_batch(16);
   return spec;
 }
 
@@ -42,6 +44,8 @@ class ServeTest : public testing::Test {
  protected:
   ~ServeTest() override {
     if (!served_.valid()) return;
+    // Nobody acknowledges anything any more, so there is nothing to wait for.
+    server_.Stop();
     client_->Stop();
     served_.wait();
   }
@@ -138,9 +142,10 @@ TEST_F(ServeTest, AJobThatCannotRunFailsWithAllItsProblems) {
 }
 
 TEST_F(ServeTest, RanksBeyondTheJobStayIdle) {
-  bool ran = false;
+  std::atomic<bool> ran = false;
   Start(2, 3, [&ran](const AttemptOptions&, Communicator*, Reporter*) {
     ran = true;
+    std::this_thread::sleep_for(300ms);
     return AttemptResult();
   });
   server_.SendAssignment("job-1", 1, SmallJob(), 2);
@@ -152,7 +157,8 @@ TEST_F(ServeTest, RanksBeyondTheJobStayIdle) {
   EXPECT_EQ(server_.Count([](const WorkerMessage& message) { return message.has_ended(); }), 0);
   EXPECT_EQ(server_.Count([](const WorkerMessage& message) {
     return message.heartbeat().job_id() == "job-1";
-  }), 0);
+  }),
+            0);
   EXPECT_TRUE(ran);
 }
 
