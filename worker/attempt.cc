@@ -172,7 +172,7 @@ void Attempt::ReserveMemory() {
 void Attempt::ClaimFolder() {
   Agree("claim the run folder", [&] {
     if (!leader()) return;
-    ClaimRunFolder(config_.run_dir, options_.job_id, options_.spec_text);
+    ClaimRunFolder(config_.run_dir, options_.job_id, options_.identity_text);
     if (options_.job_id == kLocalJobId) lock_ = std::make_unique<RunFolderLock>(config_.run_dir);
   });
 }
@@ -295,6 +295,7 @@ void Attempt::Account(const StepResult& result) {
   ++step_;
   reporter_->SetStep(step_);
   if (metrics_ != nullptr) metrics_->Step(step_, result);
+  progress_.step = step_;
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
@@ -302,7 +303,7 @@ void Attempt::Account(const StepResult& result) {
     nonfinite_in_a_row_ = 0;
     return;
   }
-  ++skipped_;
+  progress_.skipped_steps = ++skipped_;
   ++nonfinite_in_a_row_;
   LOG_IF(WARNING, leader()) << "step " << step_ << " skipped: the loss is " << result.loss
                             << ", the gradient's norm " << result.grad_norm
@@ -399,9 +400,10 @@ AttemptResult Attempt::Run() {
   AttemptResult result;
   try {
     reporter_->SetPhase(Phase::kLoad);
-    ClaimFolder();
+    // The folder last: a job that can't run leaves nothing behind.
     OpenData();
     ReserveMemory();
+    ClaimFolder();
     const int64_t elements = model_.parameters().TotalElements();
     LOG_IF(INFO, leader()) << "model of " << elements << " parameters; " << total_steps_
                            << " steps of " << config_.train.global_batch << " pictures, "

@@ -15,6 +15,9 @@ struct AttemptOptions {
   JobConfig config;
   // The job specification as its user wrote it, kept in run.json and in checkpoints.
   std::string spec_text;
+  // What the run folder belongs to, if there is no coordinator's job id to tell: the specification
+  // without what may change from one start to the next (ranks, stage, checkpoints, threads).
+  std::string identity_text;
   std::string job_id;
   int64_t attempt = 1;
   // The checkpoint to resume from, or an older one if it is bad. Empty: the newest good one in the run

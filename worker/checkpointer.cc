@@ -139,8 +139,11 @@ std::string Checkpointer::Commit(const std::vector<std::string>& parts) {
   } catch (const Error& failure) {
     error = failure.what();
   }
-  // What the other ranks wrote would only fill the disk.
-  if (!error.empty()) LOG_IF(WARNING, !DiscardUnfinished(dir_).empty()) << "left behind: " << dir_;
+  if (!error.empty()) {
+    // What the other ranks wrote would only fill the disk.
+    const std::string problem = DiscardUnfinished(dir_);
+    LOG_IF(WARNING, !problem.empty()) << problem;
+  }
   return error;
 }
 

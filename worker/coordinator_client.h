@@ -73,7 +73,8 @@ class CoordinatorClient : public Reporter {
   // The attempt that this rank works on from now on. An end of an earlier one that is not yet
   // acknowledged is dropped: a new assignment says that the coordinator knows.
   void BeginAttempt(const std::string& job_id, uint32_t attempt);
-  // Its communicator, for heartbeats. It must live until EndAttempt.
+  // Its communicator, for heartbeats, or null. It must live until another one is set, or
+  // EndAttempt.
   void SetCommunicator(const Communicator* communicator);
   // This rank is idle again. Rank 0 gives the result, which is sent until acknowledged; others
   // null.

@@ -35,6 +35,21 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
   return ConfigFromProto(assignment.spec(), ranks, config);
 }
 
+// Lets heartbeats tell the position of a communicator as long as it lives, also when the attempt
+// ends with an exception.
+class PositionSource {
+ public:
+  PositionSource(CoordinatorClient* client, const Communicator* communicator) : client_(client) {
+    client_->SetCommunicator(communicator);
+  }
+  ~PositionSource() { client_->SetCommunicator(nullptr); }
+  PositionSource(const PositionSource&) = delete;
+  PositionSource& operator=(const PositionSource&) = delete;
+
+ private:
+  CoordinatorClient* const client_;
+};
+
 AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignment,
                   CoordinatorClient* client) {
   AttemptOptions options;
@@ -48,18 +63,18 @@ AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignm
     return result;
   }
   options.spec_text = JobToYaml(assignment.spec());
+  options.identity_text = options.spec_text;
   options.job_id = assignment.job_id();
   options.attempt = assignment.attempt();
   options.resume_from = assignment.resume_from();
   const std::unique_ptr<Communicator> group =
       environment.make_group(static_cast<int>(assignment.ranks()), TagOf(assignment));
-  client->SetCommunicator(group.get());
+  const PositionSource position(client, group.get());
   const AttemptResult result = environment.run_attempt(options, group.get(), client);
   // mpirun ends all ranks as soon as one has left: the last checkpoint must be reported before.
   if (result.outcome == Outcome::kStopped) client->Flush(kLeaveSeconds);
   // Rank 0 reports the end only when all ranks are idle again.
   group->Barrier("end of the attempt");
-  client->SetCommunicator(nullptr);
   return result;
 }
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <algorithm>
 #include <cctype>
 #include <chrono>
@@ -110,6 +111,16 @@ int64_t ChooseAttempt(const std::string& run_dir, Communicator* communicator) {
   return std::stoll(communicator->AllGatherText(mine, "attempt").at(0));
 }
 
+// What makes this job another one than its neighbours: not how it is run.
+std::string IdentityText(JobSpec spec) {
+  spec.clear_parallel();
+  spec.clear_checkpoint();
+  spec.mutable_data()->clear_loader_threads();
+  spec.mutable_data()->clear_prefetch();
+  spec.mutable_train()->clear_log_every_steps();
+  return JobToYaml(spec);
+}
+
 // The job that the file describes, or what is wrong with it, on stderr of rank 0.
 std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& world) {
   JobSpec spec;
@@ -128,6 +139,7 @@ std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& w
     return std::nullopt;
   }
   options.spec_text = JobToYaml(spec);
+  options.identity_text = IdentityText(spec);
   options.job_id = kLocalJobId;
   return options;
 }
@@ -260,6 +272,8 @@ std::string CheckAddress(const std::string& address) {
 int main(int argc, char** argv) {
   using swinfleet::Arguments;
   swinfleet::InitLogging(argv[0]);
+  // A limit on file sizes is to come back as an error of the write, like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   Arguments arguments;
   CLI::App app(
       "One rank of training. Without a coordinator it trains the job of a file, alone or under\n"

@@ -125,10 +125,10 @@ void ExpectSlope(const std::string& name, Experiment& experiment, std::span<floa
   for (const float g : gradient) squares += static_cast<double>(g) * g;
   ASSERT_GT(squares, 1e-12) << name << " has no gradient";
   const std::vector<float> original(values.begin(), values.end());
-  constexpr double kFarthest = 0.05;
+  constexpr double kFarthest = 0.01;
   constexpr double kLossRounding = 1e-6;
   const double length = std::sqrt(squares);
-  const double step = std::min(2e-3 / length, kFarthest) / length;
+  const double step = std::min(5e-4 / length, kFarthest) / length;
   double loss[2];
   for (const int side : {0, 1}) {
     const double by = side == 0 ? -step : step;

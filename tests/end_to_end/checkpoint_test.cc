@@ -17,6 +17,7 @@ namespace swinfleet {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::AllOf;
 using testing::HasSubstr;
 
 class CheckpointTest : public EndToEndTest {
@@ -153,8 +154,7 @@ TEST_F(FullDiskTest, TrainingGoesOnAndTheSaveIsTriedAgain) {
   ASSERT_FALSE(HasFatalFailure());
   job.run_dir = disk_ + "/run";
   const Process& training = Start(LocalCommand(WriteJob(job), 2));
-  ASSERT_TRUE(WaitUntil(
-      [&] { return fs::exists(CheckpointDir(job, 1, 10) + "/manifest.json"); }));
+  ASSERT_TRUE(WaitUntil([&] { return fs::exists(CheckpointDir(job, 1, 10) + "/manifest.json"); }));
   Fill();
   ASSERT_TRUE(training.WaitForErr("No space left on device")) << training.Err();
   ASSERT_TRUE(training.WaitForErr("Training goes on; the next try is after step"));
@@ -167,10 +167,18 @@ TEST_F(FullDiskTest, TrainingGoesOnAndTheSaveIsTriedAgain) {
   EXPECT_TRUE(Weights(job) == weights);
   // Nothing is left of the saves that failed.
   for (const fs::directory_entry& entry : fs::directory_iterator(disk_ + "/run/checkpoints/"
-                                                                        "attempt-001")) {
+                                                                         "attempt-001")) {
     if (!entry.is_directory()) continue;
     EXPECT_TRUE(fs::exists(entry.path() / "manifest.json")) << entry.path();
   }
+}
+
+TEST_F(FullDiskTest, AReadOnlyDiskIsRefusedBeforeTraining) {
+  ASSERT_EQ(mount(nullptr, disk_.c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr), 0);
+  job_.run_dir = disk_ + "/run";
+  const Process& training = Start(LocalCommand(WriteJob(job_), 2));
+  EXPECT_EQ(training.Wait(), 1);
+  EXPECT_THAT(training.Err(), AllOf(HasSubstr(job_.run_dir), HasSubstr("Read-only file system")));
 }
 
 TEST_F(FullDiskTest, TheLastCheckpointWaitsForRoom) {

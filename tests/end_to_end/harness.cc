@@ -40,12 +40,21 @@ EndToEndTest::EndToEndTest() {
   // Debian's Open MPI refuses to run as root unless it is told twice.
   setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
   setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+  // Open MPI's session folders and the like go where they are removed.
+  if (const char* outer = getenv("TMPDIR")) outer_tmpdir_ = outer;
+  fs::create_directory(Path("tmp"));
+  setenv("TMPDIR", Path("tmp").c_str(), 1);
   WriteData("data");
 }
 
 EndToEndTest::~EndToEndTest() {
   processes_.KillAll();
   if (HasFailure()) Show();
+  if (outer_tmpdir_) {
+    setenv("TMPDIR", outer_tmpdir_->c_str(), 1);
+  } else {
+    unsetenv("TMPDIR");
+  }
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
 }
@@ -75,8 +84,7 @@ std::string EndToEndTest::WriteData(const std::string& name, int classes) const 
   fs::create_directory(Path(name));
   uint32_t random = 1;
   for (const auto& [split, count] : {std::pair("train", 256), std::pair("t10k", 96)}) {
-    std::string images =
-        BigEndian(0x803) + BigEndian(count) + BigEndian(kSide) + BigEndian(kSide);
+    std::string images = BigEndian(0x803) + BigEndian(count) + BigEndian(kSide) + BigEndian(kSide);
     std::string labels = BigEndian(0x801) + BigEndian(count);
     for (int i = 0; i < count; ++i) {
       labels += static_cast<char>(i % classes);
@@ -127,8 +135,8 @@ std::string EndToEndTest::Program(const std::string& name) {
 }
 
 const Process& EndToEndTest::Start(const std::vector<std::string>& arguments) {
-  const std::string name = std::to_string(started_.size()) + "-" +
-                           fs::path(arguments.front()).filename().string();
+  const std::string name =
+      std::to_string(started_.size()) + "-" + fs::path(arguments.front()).filename().string();
   started_.push_back(std::make_unique<Process>(arguments, folder_, name));
   return *started_.back();
 }
@@ -161,6 +169,7 @@ std::string EndToEndTest::Weights(const TestJob& job) {
 std::string EndToEndTest::UndisturbedWeights(TestJob job) {
   job.name = "undisturbed";
   job.run_dir.clear();
+  job.ranks = 0;
   TrainLocally(job, 1);
   return Weights(job);
 }
@@ -177,7 +186,8 @@ std::vector<json> EndToEndTest::Metrics(const TestJob& job, int attempt) const {
   std::vector<json> lines;
   const std::string text = MetricsText(job, attempt);
   // A last line without its end is still being written.
-  for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+  for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos;
+       begin = end + 1) {
     lines.push_back(json::parse(text.substr(begin, end - begin)));
   }
   return lines;
@@ -228,8 +238,9 @@ const Process& EndToEndTest::StartCoordinator() {
 }
 
 std::vector<std::string> EndToEndTest::FleetCommand(int ranks) const {
-  std::vector<std::string> command = {Program("swinfleet"), "fleet", "--name", kFleet,
-                                      "--state-dir", Path("fleet"), "--backoff", "0.2", "--"};
+  std::vector<std::string> command = {
+      Program("swinfleet"), "fleet",     "--name", kFleet, "--state-dir",
+      Path("fleet"),        "--backoff", "0.2",    "--"};
   const std::vector<std::string> mpirun = Mpirun(ranks);
   command.insert(command.end(), mpirun.begin(), mpirun.end());
   command.insert(command.end(), {Program("swinfleet-worker"), "--coordinator", address_});

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -96,6 +97,8 @@ class EndToEndTest : public testing::Test {
 
  private:
   void Show() const;
+
+  std::optional<std::string> outer_tmpdir_;
 
   std::vector<std::unique_ptr<Process>> started_;
   std::string address_;

@@ -44,6 +44,12 @@ TEST_F(ParityTest, RanksAndZeroStagesGiveTheSameBits) {
     }
   }
   EXPECT_LT(lines[16].at("loss"), lines[0].at("loss"));
+  TestJob different = job;
+  different.name = "different";
+  different.learning_rate *= 1.0001;
+  TrainLocally(different, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  EXPECT_FALSE(Weights(different) == weights);
 
   for (const int zero_stage : {0, 1}) {
     for (const int ranks : {1, 2, 4}) {

@@ -66,15 +66,30 @@ std::vector<pid_t> Marked(const std::string& mark) {
   return found;
 }
 
-void KillMarked(const std::string& mark) {
+// Files of shared memory that the process maps.
+std::set<std::string> SharedMemoryOf(pid_t pid) {
+  std::set<std::string> files;
+  std::istringstream maps(ReadFile("/proc/" + std::to_string(pid) + "/maps"));
+  for (std::string line; std::getline(maps, line);) {
+    const size_t begin = line.find("/dev/shm/");
+    if (begin != std::string::npos) files.insert(line.substr(begin));
+  }
+  return files;
+}
+
+// Returns what they may leave in shared memory.
+std::set<std::string> KillMarked(const std::string& mark) {
+  std::set<std::string> leftovers;
   // Again and again: what is found may be starting others.
   WaitUntil(
       [&] {
         const std::vector<pid_t> pids = Marked(mark);
+        for (const pid_t pid : pids) leftovers.merge(SharedMemoryOf(pid));
         for (const pid_t pid : pids) kill(pid, SIGKILL);
         return pids.empty();
       },
       30);
+  return leftovers;
 }
 
 [[noreturn]] void ExecChild(std::vector<std::string> arguments, const std::string& base) {
@@ -144,8 +159,8 @@ bool Process::WaitForErr(const std::string& text) const {
 ProcessTree::ProcessTree() {
   // Orphans become children of this process, so that they can be waited for.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  const std::string value = std::to_string(getpid()) + "-" +
-                            std::to_string(Clock::now().time_since_epoch().count());
+  const std::string value =
+      std::to_string(getpid()) + "-" + std::to_string(Clock::now().time_since_epoch().count());
   mark_ = std::string(kMark) + "=" + value;
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("no pipe");
@@ -156,7 +171,7 @@ ProcessTree::ProcessTree() {
     char byte = 0;
     while (read(ends[0], &byte, 1) < 0 && errno == EINTR) {
     }
-    KillMarked(mark_);
+    for (const std::string& file : KillMarked(mark_)) unlink(file.c_str());
     _exit(0);
   }
   close(ends[0]);
@@ -166,6 +181,7 @@ ProcessTree::ProcessTree() {
 
 ProcessTree::~ProcessTree() {
   KillAll();
+  for (const std::string& file : leftovers_) unlink(file.c_str());
   unsetenv(kMark);
   close(guardian_pipe_);
   WaitUntil([this] { return EndedChildren().erase(guardian_) > 0; });
@@ -179,6 +195,6 @@ std::vector<pid_t> ProcessTree::Find(const std::string& program) const {
   return found;
 }
 
-void ProcessTree::KillAll() const { KillMarked(mark_); }
+void ProcessTree::KillAll() { leftovers_.merge(KillMarked(mark_)); }
 
 }  // namespace swinfleet

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,10 +54,12 @@ class ProcessTree {
   // Processes whose program has this name; all, with an empty name.
   std::vector<pid_t> Find(const std::string& program) const;
   // SIGKILL to all of them at once; returns when they are gone.
-  void KillAll() const;
+  void KillAll();
 
  private:
   std::string mark_;
+  // Files in shared memory that the killed ones have left, for the end to remove.
+  std::set<std::string> leftovers_;
   // Its other end is held by a process that kills the tree when this one is gone.
   int guardian_pipe_ = -1;
   pid_t guardian_ = -1;

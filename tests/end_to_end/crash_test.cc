@@ -1,0 +1,212 @@
+// kill -9 of anything: the run goes on, and ends with the bits of an undisturbed one.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tests/end_to_end/harness.h"
+
+namespace swinfleet {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+class CrashTest : public EndToEndTest {
+ protected:
+  CrashTest() {
+    job_.epochs = 75;
+    job_.eval_every_epochs = 25;
+  }
+
+  // A job in the middle of an epoch on a fleet of two ranks. Sets job_id_.
+  void TrainOnAFleet() {
+    StartCoordinator();
+    supervisor_ = &StartFleet(2);
+    job_id_ = Submit(job_);
+    ASSERT_TRUE(WaitForMidEpoch(job_, 1)) << Status(job_id_).dump(1);
+  }
+  // The job has succeeded after so many restarts, with the right weights.
+  void ExpectTheSameEnd(int restarts) {
+    const json status = WaitForEnd(job_id_);
+    EXPECT_EQ(status.at("state"), "SUCCEEDED") << status.dump(1);
+    EXPECT_EQ(status.at("restarts"), restarts);
+    EXPECT_EQ(status.at("progress").at("step"), std::to_string(job_.epochs * kStepsPerEpoch));
+    EXPECT_EQ(Swinfleet({"watch", job_id_}).Wait(), 0);
+    EXPECT_TRUE(Weights(job_) == UndisturbedWeights(job_));
+    // Each attempt but the first has gone on from a checkpoint.
+    for (int attempt = 1; attempt <= restarts + 1; ++attempt) {
+      const std::vector<json> lines = Metrics(job_, attempt);
+      ASSERT_FALSE(lines.empty()) << "attempt " << attempt;
+      EXPECT_EQ(lines.front().at("step") == 1, attempt == 1) << lines.front();
+    }
+    EXPECT_THAT(Metrics(job_, restarts + 2), IsEmpty());
+  }
+  pid_t PidOfRank(size_t rank) {
+    const json status = Status(job_id_);
+    return status.at("ranks").at(rank).at("pid").get<pid_t>();
+  }
+
+  TestJob job_;
+  std::string job_id_;
+  const Process* supervisor_ = nullptr;
+};
+
+TEST_F(CrashTest, AWorkerIsKilled) {
+  TrainOnAFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  const pid_t pid = PidOfRank(1);
+  EXPECT_THAT(processes_.Find("swinfleet-worker"), testing::Contains(pid));
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  ExpectTheSameEnd(1);
+  EXPECT_THAT(Logs(job_id_), HasSubstr("going on from checkpoint"));
+  EXPECT_FALSE(supervisor_->Ended());
+}
+
+TEST_F(CrashTest, MpirunIsKilled) {
+  TrainOnAFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  // Debian's mpirun is a link to orterun.
+  std::vector<pid_t> mpirun = processes_.Find("orterun");
+  ASSERT_EQ(mpirun.size(), 1u);
+  ASSERT_EQ(kill(mpirun[0], SIGKILL), 0);
+  ExpectTheSameEnd(1);
+}
+
+TEST_F(CrashTest, TheCoordinatorIsKilledAndTrainingIsNeverInterrupted) {
+  const Process& coordinator = StartCoordinator();
+  StartFleet(2);
+  job_id_ = Submit(job_);
+  ASSERT_TRUE(WaitForMidEpoch(job_, 1));
+  const std::vector<pid_t> workers = processes_.Find("swinfleet-worker");
+  const int64_t step = LastStep(job_, 1);
+  coordinator.Signal(SIGKILL);
+  ASSERT_EQ(coordinator.Wait(), 128 + SIGKILL);
+  // Training goes on all the while that there is no coordinator.
+  ASSERT_TRUE(WaitForStep(job_, 1, step + 50));
+  StartCoordinator();
+  ASSERT_FALSE(HasFailure());
+  ExpectTheSameEnd(0);
+  EXPECT_EQ(processes_.Find("swinfleet-worker"), workers);
+  const std::vector<json> lines = Metrics(job_, 1);
+  int64_t last = 0;
+  for (const json& line : lines) {
+    if (!line.contains("loss")) continue;
+    EXPECT_EQ(line.at("step"), ++last);
+  }
+  EXPECT_EQ(last, job_.epochs * kStepsPerEpoch);
+}
+
+TEST_F(CrashTest, TheSupervisorIsKilledAndTheNextAdoptsItsLaunch) {
+  TrainOnAFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  const std::vector<pid_t> workers = processes_.Find("swinfleet-worker");
+  supervisor_->Signal(SIGKILL);
+  ASSERT_EQ(supervisor_->Wait(), 128 + SIGKILL);
+  const Process& next = StartFleet(2);
+  ASSERT_TRUE(next.WaitForErr("still runs: adopted")) << next.Err();
+  ExpectTheSameEnd(0);
+  EXPECT_EQ(processes_.Find("swinfleet-worker"), workers);
+  // It ends the adopted launch like one of its own.
+  next.Signal(SIGTERM);
+  EXPECT_EQ(next.Wait(), 0) << next.Err();
+  EXPECT_THAT(processes_.Find("swinfleet-worker"), IsEmpty());
+  EXPECT_TRUE(WaitUntil([this] { return Fleet().at("state") == "down"; })) << Fleet().dump(1);
+}
+
+class EverythingIsKilledTest : public CrashTest {
+ protected:
+  // As TrainOnAFleet, but the supervisor has noted the launch's shared memory: after a crash nobody
+  // else knows of it.
+  void TrainOnANotedFleet() {
+    StartCoordinator();
+    StartFleet(2);
+    const std::string record = Path("fleet/test.json");
+    ASSERT_TRUE(WaitUntil([&] {
+      const json value = json::parse(ReadFile(record), nullptr, /*allow_exceptions=*/false);
+      return !value.is_discarded() && !value.at("shared_memory").empty();
+    })) << ReadFile(record);
+    for (const json& file : json::parse(ReadFile(record)).at("shared_memory")) {
+      leftovers_.push_back(file.get<std::string>());
+    }
+    job_id_ = Submit(job_);
+    ASSERT_TRUE(WaitForMidEpoch(job_, 1)) << Status(job_id_).dump(1);
+  }
+  void StartEverythingAgain() {
+    StartCoordinator();
+    supervisor_ = &StartFleet(2);
+  }
+
+  std::vector<std::string> leftovers_;
+};
+
+TEST_F(EverythingIsKilledTest, AndStartedAgain) {
+  TrainOnANotedFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  processes_.KillAll();
+  for (const std::string& file : leftovers_) EXPECT_TRUE(fs::exists(file)) << file;
+  StartEverythingAgain();
+  ExpectTheSameEnd(1);
+  for (const std::string& file : leftovers_) EXPECT_FALSE(fs::exists(file)) << file;
+  EXPECT_THAT(supervisor_->Err(), HasSubstr("of an earlier supervisor: gone"));
+}
+
+TEST_F(EverythingIsKilledTest, AndTheNewestCheckpointIsDamagedMeanwhile) {
+  TrainOnANotedFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  // The job's store has a checkpoint, which is the one that the next attempt would start from.
+  ASSERT_TRUE(WaitUntil([this] { return !Status(job_id_).at("last_checkpoint").empty(); }));
+  processes_.KillAll();
+  std::string newest;
+  for (const fs::directory_entry& entry :
+       fs::directory_iterator(RunDir(job_) + "/checkpoints/attempt-001")) {
+    const std::string dir = entry.path().string();
+    if (fs::exists(dir + "/manifest.json") && dir > newest) newest = dir;
+  }
+  ASSERT_FALSE(newest.empty());
+  for (const fs::directory_entry& entry : fs::directory_iterator(newest)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    fs::resize_file(entry.path(), fs::file_size(entry.path()) - 4);
+  }
+  StartEverythingAgain();
+  ExpectTheSameEnd(1);
+  EXPECT_THAT(Logs(job_id_), HasSubstr("passed over checkpoint " + newest));
+}
+
+// Without supervisor and coordinator: what a killed run leaves is in nobody's way.
+TEST_F(CrashTest, AKilledRunOfAJobFileStartsAgainAtOnce) {
+  const std::vector<std::string> command = LocalCommand(WriteJob(job_), 2);
+  Start(command);
+  ASSERT_TRUE(WaitForMidEpoch(job_, 1));
+  processes_.KillAll();
+  const Process& again = Start(command);
+  ASSERT_EQ(again.Wait(), 0) << again.Err();
+  EXPECT_THAT(again.Err(), HasSubstr("going on from checkpoint"));
+  EXPECT_GT(Metrics(job_, 2).front().at("step"), 1);
+  EXPECT_TRUE(Weights(job_) == UndisturbedWeights(job_));
+}
+
+// One dead rank ends the run at once, instead of leaving the others to wait.
+TEST_F(CrashTest, AKilledRankEndsARunOfAJobFile) {
+  job_.epochs = 100000;
+  job_.eval_every_epochs = 0;
+  const Process& training = Start(LocalCommand(WriteJob(job_), 2));
+  ASSERT_TRUE(WaitForStep(job_, 1, 3));
+  const std::vector<pid_t> workers = processes_.Find("swinfleet-worker");
+  ASSERT_EQ(workers.size(), 2u);
+  kill(workers[1], SIGKILL);
+  const int code = training.Wait();
+  EXPECT_NE(code, -1) << "it hangs";
+  EXPECT_NE(code, 0);
+  EXPECT_TRUE(WaitUntil([this] { return processes_.Find("").empty(); }));
+}
+
+}  // namespace
+}  // namespace swinfleet
