@@ -267,12 +267,15 @@ void Machine::On(const FenceEvent& event) {
   if (fleet.launch.phase != LaunchPhase::kLive) return;
   for (uint32_t r = 0; r < fleet.launch.world_size; ++r) {
     const Rank& rank = fleet.launch.ranks[r];
-    if (rank.stream == 0 || rank.lost) continue;
+    // A rank without a connection may be about to make one again: only silence counts.
+    if (rank.lost) continue;
     return Answer(grpc::StatusCode::FAILED_PRECONDITION,
-                  "rank " + std::to_string(r) + " of fleet " + fleet.name + " runs: process " +
+                  "rank " + std::to_string(r) + " of fleet " + fleet.name + " may run: process " +
                       std::to_string(rank.pid) + " on " + rank.host + " was heard " +
                       Seconds(now_.uptime - rank.heard_at) +
-                      " ago; stop its mpirun first, fencing is for fleets that are gone");
+                      " ago; stop its mpirun first, fencing is for fleets that are gone and have "
+                      "been silent for " +
+                      Seconds(settings_.lost_after));
   }
   CloseLaunch(fleet, LaunchPhase::kFenced, "fenced by an operator");
 }

@@ -2,6 +2,8 @@
 #include <glog/logging.h>
 
 #include "coordinator/machine.h"
+
+#include <algorithm>
 #include "coordinator/scheduling.h"
 
 namespace swinfleet::coordinator {
@@ -163,6 +165,19 @@ void Machine::Schedule() {
   }
 }
 
+namespace {
+
+// The ranks that an attempt takes of a launch: those that the job names, or all that have a
+// micro-batch to work on.
+uint32_t RanksFor(const Job& job, uint32_t world_size) {
+  if (job.wanted_ranks != 0) return job.wanted_ranks;
+  const TrainSpec& train = job.spec->train();
+  if (!train.has_global_batch() || train.micro_batch() == 0) return world_size;
+  return std::clamp(train.global_batch() / train.micro_batch(), uint32_t{1}, world_size);
+}
+
+}  // namespace
+
 void Machine::StartAttempt(Job& job, Fleet& fleet) {
   CHECK(IsWaiting(job)) << job.id;
   CHECK(IsAssignable(fleet.launch)) << fleet.name;
@@ -171,7 +186,7 @@ void Machine::StartAttempt(Job& job, Fleet& fleet) {
   job.state = RUNNING;
   job.fleet = fleet.name;
   job.launch_id = fleet.launch.id;
-  job.attempt_ranks = job.wanted_ranks == 0 ? fleet.launch.world_size : job.wanted_ranks;
+  job.attempt_ranks = RanksFor(job, fleet.launch.world_size);
   job.reason = "attempt " + std::to_string(job.attempt) + " on " +
                std::to_string(job.attempt_ranks) + (job.attempt_ranks == 1 ? " rank" : " ranks") +
                " of fleet " + fleet.name;

@@ -36,7 +36,7 @@ stop() {
 }
 finish() {
   local status=$?
-  trap - EXIT INT TERM
+  trap - EXIT INT TERM HUP
   if [ -n "$coordinator_pid$fleet_pid" ]; then say "stopping what this script started"; fi
   stop "$fleet_pid"
   stop "$coordinator_pid"
@@ -45,6 +45,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 say "packages"
 . deploy/packages.sh
@@ -60,16 +61,25 @@ cd "$work"
 export SWINFLEET_COORDINATOR
 
 say "starting the coordinator (log: $work/coordinator.log)"
-rm -f port
-"$bin/swinfleet-coordinator" --listen 127.0.0.1:0 --port-file "$work/port" --store "$work/store" \
-  >>coordinator.log 2>&1 &
-coordinator_pid=$!
-for _ in $(seq 100); do
-  [ -s port ] && break
-  kill -0 "$coordinator_pid" 2>/dev/null || break
-  sleep 0.1
-done
-[ -s port ] || { tail -n 5 coordinator.log >&2; exit 1; }
+# start_coordinator PORT: in a session of its own, so that Ctrl-C reaches this script alone, which then
+# ends things in order.
+start_coordinator() {
+  rm -f port
+  setsid "$bin/swinfleet-coordinator" --listen "127.0.0.1:$1" --port-file "$work/port" \
+    --store "$work/store" >>coordinator.log 2>&1 &
+  coordinator_pid=$!
+  for _ in $(seq 100); do
+    [ -s port ] && return 0
+    kill -0 "$coordinator_pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  stop "$coordinator_pid"
+  coordinator_pid=""
+  return 1
+}
+# Workers that survived an earlier start know the port of then.
+last_port=$(cat port 2>/dev/null || echo 0)
+start_coordinator "$last_port" || start_coordinator 0 || { tail -n 5 coordinator.log >&2; exit 1; }
 SWINFLEET_COORDINATOR=127.0.0.1:$(cat port)
 echo "it listens on $SWINFLEET_COORDINATOR"
 
@@ -78,11 +88,19 @@ known() { [ -s job ] && "$bin/swinfleet" status "$(cat job)" >/dev/null 2>&1; }
 state() { "$bin/swinfleet" status "$(cat job)" --json | sed -nE 's/.*"state": *"([A-Z]+)".*/\1/p' | head -n 1; }
 
 if ! known; then
+  # An earlier start may have ended between the submission and its record here.
+  "$bin/swinfleet" list --limit 1 --json | sed -nE 's/.*"job_id": *"([^"]+)".*/\1/p' | head -n 1 >job
+fi
+if ! known; then
   say "submitting deploy/jobs/fashion_mnist.yaml"
   "$bin/swinfleet" submit "$source_dir/deploy/jobs/fashion_mnist.yaml" | tee submit.log
   tail -n 1 submit.log >job
 elif [ "$(state)" = SUCCEEDED ]; then
   say "the job has been trained already (--fresh starts again)"
+elif [ "$(state)" = FAILED ] || [ "$(state)" = CANCELLED ]; then
+  "$bin/swinfleet" status "$(cat job)"
+  echo "the earlier job did not succeed; deploy/quickstart.sh --fresh starts again" >&2
+  exit 1
 fi
 
 if [ "$(state)" != SUCCEEDED ]; then
@@ -91,12 +109,17 @@ if [ "$(state)" != SUCCEEDED ]; then
   if [ "$(id -u)" -eq 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
-  "$bin/swinfleet" fleet --name quickstart --state-dir "$work/fleet" -- \
+  setsid "$bin/swinfleet" fleet --name quickstart --state-dir "$work/fleet" -- \
     mpirun --oversubscribe --bind-to none -np "$ranks" \
     "$bin/swinfleet-worker" --coordinator "$SWINFLEET_COORDINATOR" >>fleet.log 2>&1 &
   fleet_pid=$!
   say "training"
-  "$bin/swinfleet" watch "$(cat job)"
+  "$bin/swinfleet" watch "$(cat job)" || {
+    status=$?
+    tail -n 20 fleet.log >&2
+    echo "the job did not succeed; deploy/quickstart.sh --fresh starts again" >&2
+    exit "$status"
+  }
 fi
 
 say "result"

@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/checkpoint/file_ops.h"
 #include "core/checkpoint/run_checkpoints.h"
 #include "core/checkpoint/run_folder.h"
 #include "core/checkpoint/weights_io.h"
@@ -57,6 +58,9 @@ class Attempt {
   bool leader() const { return communicator_->rank() == 0; }
   // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
   void Agree(const std::string& what, const std::function<void()>& work);
+  // The same, but files that can't be read at the moment end this process, so that the whole attempt
+  // is made again, instead of failing the job for good.
+  void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
   void OpenData();
   void ReserveMemory();
@@ -73,9 +77,9 @@ class Attempt {
   bool EvaluationDue() const;
   CheckpointMeta Meta() const;
   // A line of progress, on all ranks at the same steps.
-  void Report(const StepResult& result);
-
-  int64_t epoch() const { return (step_ + steps_per_epoch_ - 1) / steps_per_epoch_; }
+  void Report();
+  // How far the training is, into progress_.
+  void FillPosition();
 
   const AttemptOptions& options_;
   const JobConfig& config_;
@@ -127,6 +131,18 @@ void Attempt::Agree(const std::string& what, const std::function<void()>& work) 
   if (!message.empty()) throw JobFailure(message);
 }
 
+void Attempt::AgreeOrRetry(const std::string& what, const std::function<void()>& work) {
+  std::string unreadable;
+  Agree(what, [&] {
+    try {
+      work();
+    } catch (const FileError& error) {
+      unreadable = error.what();
+    }
+  });
+  if (!unreadable.empty()) throw Error(unreadable);
+}
+
 void Attempt::OpenData() {
   Agree("open the data", [&] {
     train_data_ = OpenDataset(config_.data, config_.data.train_split);
@@ -142,6 +158,16 @@ void Attempt::OpenData() {
     }
   });
   total_steps_ = steps_per_epoch_ * config_.train.epochs;
+  // Hosts may hold copies of their own: all must be the same.
+  const std::vector<std::string> seen = communicator_->AllGatherText(
+      "training " + train_data_->identity().ToString() + ", evaluation " +
+          eval_data_->identity().ToString(),
+      "data identity");
+  for (size_t rank = 1; rank < seen.size(); ++rank) {
+    if (seen[rank] == seen[0]) continue;
+    throw JobFailure("the ranks see different data in " + config_.data.path + ": rank 0 " +
+                     seen[0] + "; rank " + std::to_string(rank) + " " + seen[rank]);
+  }
 }
 
 void Attempt::ReserveMemory() {
@@ -170,18 +196,21 @@ void Attempt::ReserveMemory() {
 }
 
 void Attempt::ClaimFolder() {
-  Agree("claim the run folder", [&] {
+  const auto claim = [&] {
     if (!leader()) return;
     ClaimRunFolder(config_.run_dir, options_.job_id, options_.identity_text);
     if (options_.job_id == kLocalJobId) lock_ = std::make_unique<RunFolderLock>(config_.run_dir);
-  });
+  };
+  // A folder that an earlier attempt could use is only out of reach.
+  if (options_.attempt > 1) return AgreeOrRetry("claim the run folder", claim);
+  Agree("claim the run folder", claim);
 }
 
 void Attempt::RestoreState() {
   std::unique_ptr<CheckpointReader> reader;
   std::string dir;
   const int attempt = static_cast<int>(options_.attempt);
-  Agree("choose a checkpoint", [&] {
+  AgreeOrRetry("choose a checkpoint", [&] {
     if (!leader()) return;
     ResumeChoice choice = FindNewestGood(config_.run_dir, attempt, options_.resume_from);
     for (const std::string& line : choice.LogLines(10)) {
@@ -194,7 +223,7 @@ void Attempt::RestoreState() {
     if (reader != nullptr) dir = reader->dir();
   });
   dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
-  Agree("restore the state", [&] {
+  AgreeOrRetry("restore the state", [&] {
     engine_->Initialize(config_.train.seed);
     if (dir.empty()) {
       if (!config_.init_from.empty()) LoadInitialWeights();
@@ -207,6 +236,9 @@ void Attempt::RestoreState() {
                                                  save_copy_bytes_, communicator_, engine_.get(),
                                                  reporter_);
   checkpointer_->SetLast(dir);
+  if (leader() && step_ > 0 && dir != options_.resume_from) {
+    reporter_->ReportCheckpoint(dir, step_);
+  }
 }
 
 void Attempt::LoadInitialWeights() {
@@ -337,16 +369,22 @@ void Attempt::EvaluateNow() {
   reporter_->SetPhase(Phase::kTrain);
 }
 
-void Attempt::Report(const StepResult& result) {
+void Attempt::FillPosition() {
+  // Without data there is no position.
+  if (steps_per_epoch_ == 0) return;
+  progress_.step = step_;
+  progress_.total_steps = total_steps_;
+  progress_.epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
+  progress_.epochs = config_.train.epochs;
+  progress_.skipped_steps = skipped_;
+}
+
+void Attempt::Report() {
   const double peak = static_cast<double>(ProcessPeakBytes());
   std::vector<double> peaks(communicator_->size());
   communicator_->AllGather(std::span<const double>(&peak, 1), peaks, "memory of the ranks");
   if (!leader()) return;
-  progress_.step = step_;
-  progress_.total_steps = total_steps_;
-  progress_.epoch = epoch();
-  progress_.epochs = config_.train.epochs;
-  progress_.skipped_steps = skipped_;
+  FillPosition();
   progress_.peak_memory_rank_bytes =
       static_cast<uint64_t>(*std::max_element(peaks.begin(), peaks.end()));
   progress_.peak_memory_total_bytes = 0;
@@ -369,29 +407,34 @@ void Attempt::Report(const StepResult& result) {
 }
 
 Outcome Attempt::TrainToTheEnd() {
-  StepResult result;
-  result.loss = progress_.loss;
-  Report(result);
+  Report();
   while (step_ < total_steps_) {
     const StepFlags flags = {.cancel = reporter_->CancelRequested(),
                              .stop = reporter_->StopRequested(),
                              .saved = checkpointer_->PartWritten()};
     const Clock::time_point begin = Clock::now();
-    result = train_step_->Run(step_, step_ - skipped_, flags, [&] { return loader_->Next(); });
+    const StepResult result =
+        train_step_->Run(step_, step_ - skipped_, flags, [&] { return loader_->Next(); });
     step_seconds_ += SecondsSince(begin);
     ++counted_steps_;
     Account(result);
 
     if (EvaluationDue()) EvaluateNow();
-    if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report(result);
+    if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report();
     if (checkpointer_->InFlight() && result.saved == communicator_->size()) {
       checkpointer_->Finish();
     }
     if (result.cancel > 0 || result.stop > 0) {
-      checkpointer_->SaveNow(Meta());
+      // One try: who leaves does not wait for a full disk.
+      checkpointer_->Begin(Meta());
+      checkpointer_->Finish();
       return result.cancel > 0 ? Outcome::kCancelled : Outcome::kStopped;
     }
-    if (step_ < total_steps_ && checkpointer_->Due(step_)) checkpointer_->Begin(Meta());
+    if (step_ < total_steps_ && checkpointer_->Due(step_)) {
+      // A run that goes on from this checkpoint has the figures of all steps before it.
+      if (metrics_ != nullptr) metrics_->Flush();
+      checkpointer_->Begin(Meta());
+    }
   }
   return Outcome::kSucceeded;
 }
@@ -424,6 +467,7 @@ AttemptResult Attempt::Run() {
     result.message = failure.what();
   }
   reporter_->SetPhase(Phase::kIdle);
+  FillPosition();
   result.progress = progress_;
   if (checkpointer_ != nullptr) result.last_checkpoint = checkpointer_->last();
   return result;

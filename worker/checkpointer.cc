@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -20,18 +18,6 @@ constexpr int64_t kRetrySteps = 20;
 // How often the final save is tried, with pauses from one second doubling to a minute.
 constexpr int kFinalTries = 8;
 
-// MemAvailable of /proc/meminfo in bytes; 0 when unknown.
-size_t AvailableMemory() {
-  std::ifstream file("/proc/meminfo");
-  std::string word;
-  size_t kib = 0;
-  while (file >> word) {
-    if (word == "MemAvailable:" && file >> kib) return kib * 1024;
-    std::getline(file, word);
-  }
-  return 0;
-}
-
 }  // namespace
 
 Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch,
@@ -44,12 +30,12 @@ Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t ste
       engine_(engine),
       reporter_(reporter) {
   if (!config.checkpoint.asynchronous) return;
-  if (copy_bytes > AvailableMemory() / 10 * 9) {
-    LOG(WARNING) << "no room for the " << copy_bytes / (1 << 20)
-                 << " MiB that a checkpoint is copied to: each save holds the training";
+  try {
+    copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
+  } catch (const Error& error) {
+    LOG(WARNING) << error.what() << ": each save holds the training";
     return;
   }
-  copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
   const TensorView buffer =
       copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))});
   saver_ = std::make_unique<AsyncSaver>(buffer.span());
@@ -68,6 +54,8 @@ void Checkpointer::Begin(const CheckpointMeta& meta) {
         << meta.step << ": the training waits for it";
     Finish();
   }
+  // Finish sets it again if this save fails.
+  retry_step_ = 0;
   reporter_->SetPhase(Phase::kSave);
   meta_ = meta;
   dir_ = CheckpointDir(config_.run_dir, static_cast<int>(attempt_), meta.step);

@@ -3,7 +3,6 @@
 #define SWINFLEET_WORKER_METRICS_LOG_H_
 
 #include <cstdint>
-#include <cstdio>
 #include <string>
 
 #include "worker/evaluate.h"
@@ -11,10 +10,10 @@
 
 namespace swinfleet {
 
-// Each attempt writes a file of its own; an attempt that resumed at step k goes on with step k + 1, so
-// the history of a run is each attempt's lines up to the first step of the next one. Losses are
-// written so that reading them gives the same bits. A file that can't be written is warned of once and
-// ends nothing.
+// Each attempt writes a file of its own; an attempt that resumed at step k goes on with step k + 1,
+// so the history of a run is each attempt's lines up to the first step of the next one. Losses are
+// written so that reading them gives the same bits. A file that can't be written is warned of and
+// ends nothing: only whole lines get into it, and what found no room is written later.
 class MetricsLog {
  public:
   MetricsLog(const std::string& run_dir, int64_t attempt);
@@ -28,11 +27,16 @@ class MetricsLog {
   void Flush();
 
  private:
-  void Write(const std::string& line);
-  void Fail();
+  bool Open();
+  void Fail(int code);
 
   std::string path_;
-  std::FILE* file_ = nullptr;
+  int fd_ = -1;
+  // The length of the file, all of it whole lines.
+  int64_t written_ = 0;
+  // Lines that are not in the file yet.
+  std::string pending_;
+  bool failing_ = false;
 };
 
 }  // namespace swinfleet

@@ -135,7 +135,12 @@ std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& w
                        ", or leave parallel.ranks out");
   }
   if (!problems.empty()) {
-    if (world.rank() == 0) std::cerr << JoinLines(problems) << std::endl;
+    // Another rank may have a problem of its own, such as a file that its host lacks.
+    if (world.rank() == 0) {
+      std::cerr << JoinLines(problems) << std::endl;
+    } else {
+      LOG(ERROR) << JoinLines(problems);
+    }
     return std::nullopt;
   }
   options.spec_text = JobToYaml(spec);

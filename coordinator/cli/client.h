@@ -26,14 +26,15 @@ class Client {
   // UNAVAILABLE when neither happens within 3 seconds. `give_up` (may be null) ends the wait early.
   grpc::Status Connect(const std::atomic<bool>* give_up = nullptr) const;
 
-  // One request, with a connection made first and 10 seconds for the answer. `method` is a member
+  // One request, with a connection made first and `seconds` for the answer. `method` is a member
   // of Coordinator::Stub.
   template <typename Method, typename Request, typename Response>
-  grpc::Status Call(Method method, const Request& request, Response* response) const {
+  grpc::Status Call(Method method, const Request& request, Response* response,
+                    int seconds = 10) const {
     const grpc::Status connected = Connect();
     if (!connected.ok()) return connected;
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(seconds));
     return (stub_.get()->*method)(&context, request, response);
   }
 

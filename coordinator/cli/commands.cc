@@ -83,6 +83,8 @@ bool PassesCheck(const std::string& job_file) {
 }
 
 // Repeats with the same submission_id, so that an answer that got lost makes no second job.
+constexpr int kSubmitSeconds = 60;
+
 grpc::Status SubmitPatiently(const Client& client, const SubmitJobRequest& request,
                              double wait_seconds, SubmitJobResponse* response) {
   const Method<SubmitJobRequest, SubmitJobResponse> method = &Coordinator::Stub::SubmitJob;
@@ -90,7 +92,8 @@ grpc::Status SubmitPatiently(const Client& client, const SubmitJobRequest& reque
       std::chrono::steady_clock::now() + std::chrono::duration<double>(wait_seconds);
   bool told = false;
   for (;;) {
-    const grpc::Status status = client.Call(method, request, response);
+    // The coordinator may take its time: it has every job checked, one after the other.
+    const grpc::Status status = client.Call(method, request, response, kSubmitSeconds);
     if (!IsUnreachable(status) || std::chrono::steady_clock::now() >= deadline) return status;
     if (!std::exchange(told, true)) {
       std::fprintf(stderr, "swinfleet: no coordinator answers at %s; trying for %s\n",

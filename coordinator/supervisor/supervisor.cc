@@ -22,8 +22,11 @@ namespace {
 
 constexpr double kLongestPause = 60;
 constexpr double kSteadySeconds = 60;
-// Looking through /proc costs milliseconds; workers appear within the first seconds.
+// Looking through /proc costs milliseconds; workers and what they share appear within the first
+// seconds.
 constexpr auto kObservePeriod = std::chrono::seconds(2);
+constexpr auto kFirstObservePeriod = std::chrono::milliseconds(250);
+constexpr auto kFirstObservations = std::chrono::seconds(10);
 // How long a supervisor that was told to stop tries to report its launch's end. The record on disk
 // keeps what the coordinator couldn't be told.
 constexpr auto kStopPatience = std::chrono::seconds(5);
@@ -177,11 +180,13 @@ bool Supervisor::StartLaunch() {
 // From a running launch to the report of its end.
 void Supervisor::Supervise() {
   reporter_->Running(record_.launch_id);
-  Clock::time_point next_look = Clock::now();
+  const Clock::time_point began = Clock::now();
+  Clock::time_point next_look = began;
   while (!launch_->HasEnded() && stop_signal_ == 0 && !reporter_->IsFenced()) {
     if (Clock::now() >= next_look) {
       Observe();
-      next_look = Clock::now() + kObservePeriod;
+      const bool young = Clock::now() - began < kFirstObservations;
+      next_look = Clock::now() + (young ? Clock::duration(kFirstObservePeriod) : kObservePeriod);
     }
     Pump(250);
   }
@@ -232,6 +237,7 @@ void Supervisor::FinishLaunch(const std::string& exit) {
 
 // Returns false when this was given up because the supervisor itself has to stop.
 bool Supervisor::EndProcesses(bool gently) {
+  Observe();
   if (gently) {
     const int signals_before = stop_count_;
     const auto deadline = Clock::now() + std::chrono::duration<double>(options_.grace_seconds);

@@ -211,8 +211,7 @@ std::vector<CheckpointInfo> ResumeCandidates(const std::string& run_dir, int att
   } else {
     first.problem = "its folder does not exist";
   }
-  std::erase_if(
-      list, [&](const CheckpointInfo& info) { return is_named(info) || info.step > parsed->step; });
+  std::erase_if(list, is_named);
   list.insert(list.begin(), first);
   return list;
 }
@@ -240,6 +239,11 @@ ResumeChoice FindNewestGood(const std::string& run_dir, int attempt, const std::
       try {
         choice.reader = CheckpointReader::Open(info.dir, ops);
         return choice;
+      } catch (const FileError& error) {
+        // Missing files and bad sectors are damage. Any other failure to read says nothing about the
+        // checkpoint, and must not lead to an older one.
+        if (error.code() != ENOENT && error.code() != ENOTDIR && error.code() != EIO) throw;
+        info.problem = error.what();
       } catch (const Error& error) {
         info.problem = error.what();
       }

@@ -9,7 +9,7 @@
 
 namespace swinfleet {
 
-// Calls body(begin, end, thread) with contiguous parts of [0, n), one a thread, cut at multiples of
+// Calls body(begin, end, part) with contiguous parts of [0, n), one a thread, cut at multiples of
 // `grain`. The split is a function of n, threads and grain alone, so results do not depend on timing.
 template <typename Body>
 void ParallelFor(int threads, int64_t n, int64_t grain, const Body& body) {
@@ -19,12 +19,12 @@ void ParallelFor(int threads, int64_t n, int64_t grain, const Body& body) {
     if (n > 0) body(int64_t{0}, n, 0);
     return;
   }
+  // The team may be smaller than asked (OMP_THREAD_LIMIT): then a thread takes several parts.
 #pragma omp parallel num_threads(used)
-  {
-    const int thread = omp_get_thread_num();
-    const int64_t begin = pieces * thread / used * grain;
-    const int64_t end = std::min(n, pieces * (thread + 1) / used * grain);
-    if (begin < end) body(begin, end, thread);
+  for (int part = omp_get_thread_num(); part < used; part += omp_get_num_threads()) {
+    const int64_t begin = pieces * part / used * grain;
+    const int64_t end = std::min(n, pieces * (part + 1) / used * grain);
+    if (begin < end) body(begin, end, part);
   }
 }
 

@@ -156,6 +156,9 @@ SubmitJobRequest FakeUser::Request(const std::string& run_dir) {
   request.set_submission_id("s" + std::to_string(std::hash<std::string>()(run_dir)));
   request.mutable_spec()->set_name("test");
   request.mutable_spec()->set_run_dir(run_dir);
+  // A job that the real plan check accepts; nobody looks at the data here.
+  request.mutable_spec()->mutable_data()->set_path("/data");
+  request.mutable_spec()->mutable_train()->set_global_batch(512);
   return request;
 }
 

@@ -214,7 +214,7 @@ TEST_F(Service, FenceLetsTheNextLaunchIn) {
     EXPECT_THAT(status.error_message(), HasSubstr("stop its mpirun first"));
   }
   rank->Drop();
-  while (user_->Fleet("f").connected_ranks() != 0) std::this_thread::yield();
+  while (user_->Fleet("f").state() != "lost") std::this_thread::yield();
   {
     grpc::ClientContext context;
     ASSERT_TRUE(user_->coordinator->FenceFleet(&context, request, &fleet).ok());

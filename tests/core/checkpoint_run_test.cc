@@ -107,11 +107,11 @@ TEST(RunCheckpoints, TheNamedCheckpointComesFirst) {
   EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 1, 20) + "/"), "1/20");
   EXPECT_EQ(Chosen(run.path(), 2, "attempt-001/step-00000020"), "1/20");
   EXPECT_EQ(Chosen(run.path(), 2, "checkpoints/attempt-001/step-00000020"), "1/20");
-  // Bad: only older ones stand in for it.
+  // Bad, or deleted when newer ones were saved without the coordinator's knowledge: the newest.
   FlipByte(CheckpointDir(run.path(), 1, 20) + "/manifest.json");
-  EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 1, 20)), "1/10");
+  EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 1, 20)), "1/30");
   std::filesystem::remove_all(CheckpointDir(run.path(), 1, 20));
-  EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 1, 20)), "1/10");
+  EXPECT_EQ(Chosen(run.path(), 2, CheckpointDir(run.path(), 1, 20)), "1/30");
   EXPECT_THAT(FindNewestGood(run.path(), 2, CheckpointDir(run.path(), 1, 20)).LogLines(5)[0],
               HasSubstr("its folder does not exist"));
   for (const std::string& wrong :

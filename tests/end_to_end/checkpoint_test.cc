@@ -158,6 +158,7 @@ TEST_F(FullDiskTest, TrainingGoesOnAndTheSaveIsTriedAgain) {
   Fill();
   ASSERT_TRUE(training.WaitForErr("No space left on device")) << training.Err();
   ASSERT_TRUE(training.WaitForErr("Training goes on; the next try is after step"));
+  ASSERT_TRUE(training.WaitForErr("the metrics file")) << training.Err();
   MakeRoom();
   ASSERT_EQ(training.Wait(), 0) << training.Err();
   const std::string log = training.Err();
@@ -165,6 +166,10 @@ TEST_F(FullDiskTest, TrainingGoesOnAndTheSaveIsTriedAgain) {
   EXPECT_NE(log.find("checkpoint of step", log.find('\n', failure)), std::string::npos);
   EXPECT_TRUE(fs::exists(CheckpointDir(job, 1, 400) + "/manifest.json"));
   EXPECT_TRUE(Weights(job) == weights);
+  // Nor is a line of the metrics missing.
+  TestJob undisturbed;
+  undisturbed.name = "undisturbed";
+  EXPECT_EQ(MetricsText(job, 1), MetricsText(undisturbed, 1));
   // Nothing is left of the saves that failed.
   for (const fs::directory_entry& entry : fs::directory_iterator(disk_ + "/run/checkpoints/"
                                                                          "attempt-001")) {

@@ -161,8 +161,12 @@ TEST_F(EverythingIsKilledTest, AndStartedAgain) {
 TEST_F(EverythingIsKilledTest, AndTheNewestCheckpointIsDamagedMeanwhile) {
   TrainOnANotedFleet();
   ASSERT_FALSE(HasFatalFailure());
-  // The job's store has a checkpoint, which is the one that the next attempt would start from.
-  ASSERT_TRUE(WaitUntil([this] { return !Status(job_id_).at("last_checkpoint").empty(); }));
+  // The coordinator would start from the newest that it knows; there has to be one before it.
+  ASSERT_TRUE(WaitUntil([this] {
+    const json status = Status(job_id_);
+    return std::stoi(status.at("last_checkpoint_step").get<std::string>()) >=
+           2 * job_.checkpoint_every;
+  }));
   processes_.KillAll();
   std::string newest;
   for (const fs::directory_entry& entry :
