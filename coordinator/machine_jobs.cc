@@ -1,9 +1,9 @@
 // Transitions that users and attempts cause.
 #include <glog/logging.h>
 
-#include "coordinator/machine.h"
-
 #include <algorithm>
+
+#include "coordinator/machine.h"
 #include "coordinator/scheduling.h"
 
 namespace swinfleet::coordinator {

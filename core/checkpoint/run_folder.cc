@@ -105,13 +105,11 @@ RunFolderState ClaimRunFolder(const std::string& run_dir, const std::string& job
   } catch (const json::exception& error) {
     throw Error(std::string("the job specification is not valid UTF-8: ") + error.what());
   }
-  // Whose folder it is already needs no writing, which a full disk would refuse.
-  std::optional<Owner> owner = ReadOwner(path, ops);
-  if (!owner && TryClaim(path, text + "\n", ops)) {
+  if (TryClaim(path, text + "\n", ops)) {
     SyncFolder(FolderOf(run_dir), ops);
     return RunFolderState::kNew;
   }
-  if (!owner) owner = ReadOwner(path, ops);
+  const std::optional<Owner> owner = ReadOwner(path, ops);
   if (!owner) throw Error(path + " vanished while it was being read: choose another run folder");
   if (owner->job_id != job_id) {
     throw Error("the run folder " + run_dir + " belongs to job \"" + owner->job_id +

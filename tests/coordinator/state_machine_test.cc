@@ -287,7 +287,11 @@ TEST_F(Machine, FenceIsRefusedWhileARankIsHeard) {
   const grpc::Status refused = Do(FenceEvent{"f"}).reply->status;
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(refused.error_message(), HasSubstr("process 100 on node1"));
+  // A lost connection alone is not silence: the rank may come back at any moment.
   Do(StreamClosedEvent{stream});
+  EXPECT_FALSE(Do(FenceEvent{"f"}).reply->status.ok());
+  now_ += 100;
+  Do(TickEvent{});
   EXPECT_TRUE(Do(FenceEvent{"f"}).reply->status.ok());
   EXPECT_EQ(job(id).state, RECOVERING);
   EXPECT_FALSE(job(id).attempt_open);
