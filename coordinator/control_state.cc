@@ -60,6 +60,10 @@ bool NeedsTicks(const ControlState& state) {
   return false;
 }
 
+bool HoldsRunFolder(const Job& job) {
+  return !IsEnded(job.state) || job.state == SUCCEEDED || !job.last_checkpoint.empty();
+}
+
 ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, double uptime) {
   ControlState state;
   for (Fleet& fleet : fleets) {
@@ -76,7 +80,7 @@ ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, double up
     state.job_order[job.number] = job.id;
     if (!IsEnded(job.state)) state.open_jobs[job.number] = job.id;
     state.submissions[job.submission_id] = job.id;
-    state.run_dirs[job.run_dir] = job.id;
+    if (HoldsRunFolder(job)) state.run_dirs[job.run_dir] = job.id;
     if (job.attempt_open) state.fleets.at(job.fleet).launch.job_id = job.id;
     std::string id = job.id;
     state.jobs.emplace(std::move(id), std::move(job));
@@ -89,7 +93,7 @@ namespace {
 void CheckJob(const ControlState& state, const Job& job) {
   CHECK_EQ(!IsEnded(job.state), state.open_jobs.contains(job.number)) << job.id;
   CHECK_EQ(state.submissions.at(job.submission_id), job.id);
-  CHECK_EQ(state.run_dirs.at(job.run_dir), job.id);
+  if (HoldsRunFolder(job)) CHECK_EQ(state.run_dirs.at(job.run_dir), job.id);
   if (job.state == RUNNING || job.state == CANCELLING) CHECK(job.attempt_open) << job.id;
   if (job.state == QUEUED || IsEnded(job.state)) CHECK(!job.attempt_open) << job.id;
   CHECK_LT(job.deaths, kMaxDeaths + (job.state == FAILED ? 1 : 0)) << job.id;

@@ -34,7 +34,8 @@ void Machine::On(const SubmitEvent& event) {
   }
   Job job;
   job.run_dir = event.spec->run_dir();
-  if (const auto owner = state_.run_dirs.find(job.run_dir); owner != state_.run_dirs.end()) {
+  const auto owner = state_.run_dirs.find(job.run_dir);
+  if (owner != state_.run_dirs.end() && HoldsRunFolder(state_.jobs.at(owner->second))) {
     const Job& other = state_.jobs.at(owner->second);
     return Answer(grpc::StatusCode::FAILED_PRECONDITION,
                   "run_dir " + job.run_dir + " belongs to job " + other.id + " (" +

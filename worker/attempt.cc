@@ -63,6 +63,8 @@ class Attempt {
   void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
   void OpenData();
+  // Labels lie within the classes; throws Error that names the split.
+  void CheckSplit(const Dataset& dataset, const std::string& split) const;
   void ReserveMemory();
   void ClaimFolder();
   void RestoreState();
@@ -143,12 +145,20 @@ void Attempt::AgreeOrRetry(const std::string& what, const std::function<void()>&
   if (!unreadable.empty()) throw Error(unreadable);
 }
 
+void Attempt::CheckSplit(const Dataset& dataset, const std::string& split) const {
+  try {
+    CheckLabels(dataset, config_.model.num_classes);
+  } catch (const Error& error) {
+    throw Error("split " + split + " of " + config_.data.path + ": " + error.what());
+  }
+}
+
 void Attempt::OpenData() {
   Agree("open the data", [&] {
     train_data_ = OpenDataset(config_.data, config_.data.train_split);
     eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
-    CheckLabels(*train_data_, config_.model.num_classes);
-    CheckLabels(*eval_data_, config_.model.num_classes);
+    CheckSplit(*train_data_, config_.data.train_split);
+    CheckSplit(*eval_data_, config_.data.eval_split);
     const int64_t count = train_data_->identity().count;
     steps_per_epoch_ = Loader::StepsPerEpoch(count, config_.train.global_batch);
     if (steps_per_epoch_ == 0) {

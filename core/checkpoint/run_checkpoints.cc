@@ -226,7 +226,9 @@ std::vector<std::string> ResumeChoice::LogLines(size_t max_lines) const {
     }
     lines.push_back("passed over checkpoint " + rejected[i].dir + ": " + rejected[i].problem);
   }
-  lines.push_back(reader == nullptr ? "there is no good checkpoint to go on from"
+  const char* none = rejected.empty() ? "no checkpoint yet: starting from the beginning"
+                                      : "there is no good checkpoint to go on from";
+  lines.push_back(reader == nullptr ? none
                                     : "going on from checkpoint " + reader->dir());
   return lines;
 }

@@ -150,10 +150,26 @@ TEST_F(Machine, RepeatedSubmissionIsTheSameJob) {
 
 TEST_F(Machine, RunFolderBelongsToItsJobForever) {
   const std::string id = Submit("/r");
-  Do(CancelEvent{id});
+  const grpc::Status waiting = TrySubmit("/r", 0, "early").reply->status;
+  EXPECT_EQ(waiting.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  const uint64_t stream = SayHello("l1", 0, 1);
+  ReportCheckpoint(stream, id, 1, "/r/c1", 10);
+  End(stream, id, 1, ATTEMPT_FAILED);
+  EXPECT_EQ(job(id).state, FAILED);
   const grpc::Status status = TrySubmit("/r", 0, "other").reply->status;
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(status.error_message(), HasSubstr(id));
+}
+
+TEST_F(Machine, RunFolderIsFreeAgainWhenItsJobEndedWithoutACheckpoint) {
+  const std::string id = Submit("/r");
+  Do(CancelEvent{id});
+  const Effects effects = TrySubmit("/r", 0, "second");
+  ASSERT_TRUE(effects.reply->status.ok()) << effects.reply->status.error_message();
+  Do(StoredEvent{effects.reply->job_id});
+  EXPECT_NE(effects.reply->job_id, id);
+  EXPECT_EQ(TrySubmit("/r", 0, "third").reply->status.error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
 }
 
 TEST_F(Machine, TooManyRanksAreRefusedOnlyIfFleetsAreThere) {

@@ -50,7 +50,7 @@ TEST(RunCheckpoints, ARunWithoutAny) {
   EXPECT_EQ(NextAttempt(run.path()), 1);
   const ResumeChoice choice = FindNewestGood(run.path(), 1, "");
   EXPECT_EQ(choice.reader, nullptr);
-  EXPECT_THAT(choice.LogLines(10), ElementsAre("there is no good checkpoint to go on from"));
+  EXPECT_THAT(choice.LogLines(10), ElementsAre("no checkpoint yet: starting from the beginning"));
 }
 
 TEST(RunCheckpoints, NewestFirstAndIncompleteOnesSaySo) {
