@@ -58,8 +58,8 @@ class Attempt {
   bool leader() const { return communicator_->rank() == 0; }
   // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
   void Agree(const std::string& what, const std::function<void()>& work);
-  // The same, but files that can't be read at the moment end this process, so that the whole
-  // attempt is made again, instead of failing the job for good.
+  // The same, but files that can't be read at the moment end this process, so that the whole attempt
+  // is made again, instead of failing the job for good.
   void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
   void OpenData();
@@ -169,10 +169,10 @@ void Attempt::OpenData() {
   });
   total_steps_ = steps_per_epoch_ * config_.train.epochs;
   // Hosts may hold copies of their own: all must be the same.
-  const std::vector<std::string> seen =
-      communicator_->AllGatherText("training " + train_data_->identity().ToString() +
-                                       ", evaluation " + eval_data_->identity().ToString(),
-                                   "data identity");
+  const std::vector<std::string> seen = communicator_->AllGatherText(
+      "training " + train_data_->identity().ToString() + ", evaluation " +
+          eval_data_->identity().ToString(),
+      "data identity");
   for (size_t rank = 1; rank < seen.size(); ++rank) {
     if (seen[rank] == seen[0]) continue;
     throw JobFailure("the ranks see different data in " + config_.data.path + ": rank 0 " +
@@ -242,9 +242,9 @@ void Attempt::RestoreState() {
     if (reader == nullptr) reader = CheckpointReader::OpenManifest(dir);
     LoadCheckpoint(*reader);
   });
-  checkpointer_ =
-      std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_, save_copy_bytes_,
-                                     communicator_, engine_.get(), reporter_);
+  checkpointer_ = std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_,
+                                                 save_copy_bytes_, communicator_, engine_.get(),
+                                                 reporter_);
   checkpointer_->SetLast(dir);
   if (leader() && step_ > 0 && dir != options_.resume_from) {
     reporter_->ReportCheckpoint(dir, step_);
@@ -252,10 +252,12 @@ void Attempt::RestoreState() {
 }
 
 void Attempt::LoadInitialWeights() {
-  const ImportReport report = ImportWeights(
-      config_.init_from, model_.parameters(), [&](int parameter, std::span<const float> values) {
-        std::copy(values.begin(), values.end(), engine_->ParameterValues(parameter).begin());
-      });
+  const ImportReport report =
+      ImportWeights(config_.init_from, model_.parameters(),
+                    [&](int parameter, std::span<const float> values) {
+                      std::copy(values.begin(), values.end(),
+                                engine_->ParameterValues(parameter).begin());
+                    });
   LOG_IF(INFO, leader()) << report.ToString();
 }
 
@@ -364,8 +366,8 @@ bool Attempt::EvaluationDue() const {
 
 void Attempt::EvaluateNow() {
   reporter_->SetPhase(Phase::kEvaluate);
-  const Evaluation evaluation =
-      Evaluate(config_, *eval_data_, &model_, engine_.get(), communicator_, &*memory_, &context_);
+  const Evaluation evaluation = Evaluate(config_, *eval_data_, &model_, engine_.get(),
+                                         communicator_, &*memory_, &context_);
   progress_.top1 = evaluation.top1;
   progress_.top5 = evaluation.top5;
   progress_.eval_loss = evaluation.loss;

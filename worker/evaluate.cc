@@ -8,7 +8,8 @@
 namespace swinfleet {
 
 EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
-                             ParameterAccess* parameters, MemoryClasses* memory, Context* context) {
+                             ParameterAccess* parameters, MemoryClasses* memory,
+                             Context* context) {
   ArenaScope scope(&memory->activations);
   const Device device = memory->activations.device();
   const Shape per_class = {batch.pictures, config.num_classes};
@@ -35,8 +36,8 @@ EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, Swin
 }
 
 Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
-                    ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
-                    Context* context) {
+                    ParameterAccess* parameters, Communicator* communicator,
+                    MemoryClasses* memory, Context* context) {
   const int64_t batch_size = config.train.eval_batch;
   const int64_t batches = (dataset.identity().count + batch_size - 1) / batch_size;
   const int rank = communicator->rank(), ranks = communicator->size();

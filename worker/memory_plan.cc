@@ -20,8 +20,8 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, bool with_ev
       .stage = config.parallel.zero_stage,
       .optimizer = config.train.optimizer,
       .hypers = ClassificationGroups(model.parameters(), config.train.optimizer.weight_decay),
-      .leaves =
-          ShardLayout::LeafBegin(rank + 1, ranks, all) - ShardLayout::LeafBegin(rank, ranks, all)};
+      .leaves = ShardLayout::LeafBegin(rank + 1, ranks, all) -
+                ShardLayout::LeafBegin(rank, ranks, all)};
   ZeroEngine engine(model.parameters(), communicator.get(), options, &plan.memory, &context);
   TrainStep step(config, /*steps_per_epoch=*/1, &model, &engine, communicator.get(), &plan.memory,
                  &context);

@@ -1,9 +1,11 @@
 // GELU with the exact error function, and its gradient.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gelu.cc"
-#include <hwy/contrib/math/math-inl.h>
+// clang-format off: foreach_target.h must come first.
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
@@ -23,10 +25,11 @@ struct GeluParts {
 HWY_INLINE GeluParts Parts(V x) {
   const D d;
   const V magnitude = hn::Abs(x);
-  const V exponential = hn::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
+  const V exponential =
+      hn::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
   // 0.3275911 / sqrt 2
-  const V t =
-      hn::Div(hn::Set(d, 1.0f), hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
+  const V t = hn::Div(hn::Set(d, 1.0f),
+                      hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
   V poly = hn::Set(d, 0.5f * 1.061405429f);
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * -1.453152027f));
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * 1.421413741f));

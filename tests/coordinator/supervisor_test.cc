@@ -248,8 +248,7 @@ TEST_F(SupervisorTest, OrphansAreEndedBeforeTheEndIsReported) {
   // One is found by its command line alone, one by its environment alone; both in sessions of
   // their own, as Open MPI's ranks are.
   Subprocess* supervisor =
-      Start("touch " + path("orphans") + "; env -u SWINFLEET_LAUNCH_ID setsid sh -c 'echo $$ >>" +
-                path("orphans") +
+      Start("touch " + path("orphans") + "; env -u SWINFLEET_LAUNCH_ID setsid sh -c 'echo $$ >>" + path("orphans") +
                 "; sleep 1000; :' worker \"$@\" & "
                 "setsid sh -c 'echo $$ >>" +
                 path("orphans") +
