@@ -337,7 +337,6 @@ void Attempt::Account(const StepResult& result) {
   ++step_;
   reporter_->SetStep(step_);
   if (metrics_ != nullptr) metrics_->Step(step_, result);
-  progress_.step = step_;
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
@@ -345,7 +344,7 @@ void Attempt::Account(const StepResult& result) {
     nonfinite_in_a_row_ = 0;
     return;
   }
-  progress_.skipped_steps = ++skipped_;
+  ++skipped_;
   ++nonfinite_in_a_row_;
   LOG_IF(WARNING, leader()) << "step " << step_ << " skipped: the loss is " << result.loss
                             << ", the gradient's norm " << result.grad_norm
