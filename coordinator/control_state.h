@@ -169,8 +169,8 @@ const Job* AttemptOfStream(const ControlState& state, uint64_t stream, const std
 // Some rank's silence is still to be noticed: Tick events are needed.
 bool NeedsTicks(const ControlState& state);
 
-// Its run folder is this job's for good. One that failed or was cancelled before its first checkpoint
-// holds nothing that another job could harm.
+// Its run folder is this job's for good. One that failed or was cancelled before its first
+// checkpoint holds nothing that another job could harm.
 bool HoldsRunFolder(const Job& job);
 
 // The state after a start of the coordinator, from what the store holds. Open attempts stay open:

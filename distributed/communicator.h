@@ -20,17 +20,18 @@ struct CollectivePosition {
   bool in_progress = false;
 };
 
-// A collective under way. Wait blocks until it is done on this rank; the destructor of a handle that
-// was not waited for waits.
+// A collective under way. Wait blocks until it is done on this rank; the destructor of a handle
+// that was not waited for waits.
 class CollectiveHandle {
  public:
   virtual ~CollectiveHandle() = default;
   virtual void Wait() = 0;
 };
 
-// Every rank calls the same collectives in the same order with equal sizes; `name` tells them apart in
-// reports. Sums are reproducible: with a power of two ranks they are those of one binary tree whose
-// leaves are the ranks in order, (0 1) (2 3) ... nearest first; with other numbers, in rank order.
+// Every rank calls the same collectives in the same order with equal sizes; `name` tells them apart
+// in reports. Sums are reproducible: with a power of two ranks they are those of one binary tree
+// whose leaves are the ranks in order, (0 1) (2 3) ... nearest first; with other numbers, in rank
+// order.
 //
 // Buffers of ReduceScatter and AllGather are cut into size() equal shards; rank r's is
 // ShardLayout::ShardIndex(r, size()) (bit-reversed for recursive halving).

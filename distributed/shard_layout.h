@@ -30,6 +30,9 @@ class ShardLayout {
 
   // A rank's leaves of the summation tree: [begin, end) of `leaves`, contiguous, in rank order.
   static int64_t LeafBegin(int rank, int ranks, int64_t leaves) { return rank * leaves / ranks; }
+  static int64_t LeafCount(int rank, int ranks, int64_t leaves) {
+    return LeafBegin(rank + 1, ranks, leaves) - LeafBegin(rank, ranks, leaves);
+  }
 
   // The part of a parameter that lies in [begin, begin + size) of its unit.
   struct Segment {

@@ -32,13 +32,15 @@ struct ZeroOptions {
 
 // The reduced gradient of a step.
 struct GradientNorm {
-  // Global 2-norm, the same bits on every rank and for every number of ranks that is a power of two.
+  // Global 2-norm, the same bits on every rank and for every number of ranks that is a power of
+  // two.
   double norm = 0;
   // The first parameter, in the table's order, whose gradient is not finite; empty when all are.
   std::string first_nonfinite;
 };
 
-// All memory comes from `memory`, all of it in the constructor. On dry-run memory nothing is touched.
+// All memory comes from `memory`, all of it in the constructor. On dry-run memory nothing is
+// touched.
 //
 // A step: BeginStep; for each leaf BeginMicroBatch, Forward, Backward; FinishReduction; Update;
 // PublishParameters. Leaf gradients are summed along the binary tree as they come, unit by unit

@@ -152,7 +152,8 @@ struct PositionBiasBackwardArgs {
 };
 
 // y = residual + scale[b] * (gamma * (x - mean) * rstd + beta); without residual and scale a plain
-// LayerNorm. y may be the residual or x itself. Statistics are over C, the variance is the biased one.
+// LayerNorm. y may be the residual or x itself. Statistics are over C, the variance is the biased
+// one.
 struct LayerNormForwardArgs {
   TensorView x;         // (M, C)
   TensorView gamma;     // (C)

@@ -58,8 +58,8 @@ class Attempt {
   bool leader() const { return communicator_->rank() == 0; }
   // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
   void Agree(const std::string& what, const std::function<void()>& work);
-  // The same, but files that can't be read at the moment end this process, so that the whole attempt
-  // is made again, instead of failing the job for good.
+  // The same, but files that can't be read at the moment end this process, so that the whole
+  // attempt is made again, instead of failing the job for good.
   void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
   void OpenData();
@@ -169,10 +169,10 @@ void Attempt::OpenData() {
   });
   total_steps_ = steps_per_epoch_ * config_.train.epochs;
   // Hosts may hold copies of their own: all must be the same.
-  const std::vector<std::string> seen = communicator_->AllGatherText(
-      "training " + train_data_->identity().ToString() + ", evaluation " +
-          eval_data_->identity().ToString(),
-      "data identity");
+  const std::vector<std::string> seen =
+      communicator_->AllGatherText("training " + train_data_->identity().ToString() +
+                                       ", evaluation " + eval_data_->identity().ToString(),
+                                   "data identity");
   for (size_t rank = 1; rank < seen.size(); ++rank) {
     if (seen[rank] == seen[0]) continue;
     throw JobFailure("the ranks see different data in " + config_.data.path + ": rank 0 " +
@@ -195,9 +195,7 @@ void Attempt::ReserveMemory() {
       .stage = config_.parallel.zero_stage,
       .optimizer = config_.train.optimizer,
       .hypers = ClassificationGroups(model_.parameters(), config_.train.optimizer.weight_decay),
-      .leaves = ShardLayout::LeafBegin(communicator_->rank() + 1, communicator_->size(),
-                                       config_.train.micro_batches()) -
-                ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(),
+      .leaves = ShardLayout::LeafCount(communicator_->rank(), communicator_->size(),
                                        config_.train.micro_batches())};
   engine_ = std::make_unique<ZeroEngine>(model_.parameters(), communicator_, options, &*memory_,
                                          &context_);
@@ -242,9 +240,9 @@ void Attempt::RestoreState() {
     if (reader == nullptr) reader = CheckpointReader::OpenManifest(dir);
     LoadCheckpoint(*reader);
   });
-  checkpointer_ = std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_,
-                                                 save_copy_bytes_, communicator_, engine_.get(),
-                                                 reporter_);
+  checkpointer_ =
+      std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_, save_copy_bytes_,
+                                     communicator_, engine_.get(), reporter_);
   checkpointer_->SetLast(dir);
   if (leader() && step_ > 0 && dir != options_.resume_from) {
     reporter_->ReportCheckpoint(dir, step_);
@@ -252,12 +250,10 @@ void Attempt::RestoreState() {
 }
 
 void Attempt::LoadInitialWeights() {
-  const ImportReport report =
-      ImportWeights(config_.init_from, model_.parameters(),
-                    [&](int parameter, std::span<const float> values) {
-                      std::copy(values.begin(), values.end(),
-                                engine_->ParameterValues(parameter).begin());
-                    });
+  const ImportReport report = ImportWeights(
+      config_.init_from, model_.parameters(), [&](int parameter, std::span<const float> values) {
+        std::copy(values.begin(), values.end(), engine_->ParameterValues(parameter).begin());
+      });
   LOG_IF(INFO, leader()) << report.ToString();
 }
 
@@ -294,14 +290,7 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
 
 void Attempt::MakeLoader() {
   Agree("start the loader", [&] {
-    LoaderOptions options;
-    options.data = config_.data;
-    options.image_h = config_.model.image_h;
-    options.image_w = config_.model.image_w;
-    options.in_chans = config_.model.in_chans;
-    options.num_classes = config_.model.num_classes;
-    options.seed = config_.train.seed;
-    options.micro_batch = config_.train.micro_batch;
+    LoaderOptions options = LoaderOptionsFor(config_);
     options.micro_batches_per_step = config_.train.micro_batches();
     options.first_leaf = ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(),
                                                 config_.train.micro_batches());
@@ -365,8 +354,8 @@ bool Attempt::EvaluationDue() const {
 
 void Attempt::EvaluateNow() {
   reporter_->SetPhase(Phase::kEvaluate);
-  const Evaluation evaluation = Evaluate(config_, *eval_data_, &model_, engine_.get(),
-                                         communicator_, &*memory_, &context_);
+  const Evaluation evaluation =
+      Evaluate(config_, *eval_data_, &model_, engine_.get(), communicator_, &*memory_, &context_);
   progress_.top1 = evaluation.top1;
   progress_.top5 = evaluation.top5;
   progress_.eval_loss = evaluation.loss;

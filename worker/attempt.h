@@ -20,9 +20,9 @@ struct AttemptOptions {
   std::string identity_text;
   std::string job_id;
   int64_t attempt = 1;
-  // The checkpoint to resume from, or an older one if it is bad. Empty: the newest good one in the run
-  // folder, which is there when weights were imported, or when a report was lost with everything
-  // else; without one, from the beginning.
+  // The checkpoint to resume from, or an older one if it is bad. Empty: the newest good one in the
+  // run folder, which is there when weights were imported, or when a report was lost with
+  // everything else; without one, from the beginning.
   std::string resume_from;
 };
 
@@ -37,11 +37,11 @@ struct AttemptResult {
   std::string last_checkpoint;
 };
 
-// Trains until the job's end. Every rank of `communicator` calls it with the same options and gets the
-// same result. Errors that every rank can leave together (a configuration that can't work, data that
-// isn't there, a run folder of another job, ten steps in a row that are not finite) end as kFailed;
-// an error that one rank meets in the midst of a step throws, and the process is to end, because the
-// other ranks wait in a collective.
+// Trains until the job's end. Every rank of `communicator` calls it with the same options and gets
+// the same result. Errors that every rank can leave together (a configuration that can't work, data
+// that isn't there, a run folder of another job, ten steps in a row that are not finite) end as
+// kFailed; an error that one rank meets in the midst of a step throws, and the process is to end,
+// because the other ranks wait in a collective.
 AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
                          Reporter* reporter);
 

@@ -142,8 +142,9 @@ int BenchStep(const StepOptions& options) {
               options.model.c_str(), static_cast<long>(options.batch), options.dtype.c_str(),
               options.threads, CpuInstructionSet(), figures.best_seconds, figures.median_seconds,
               images);
-  std::printf("matrix products: %.1f GFLOP a step, peak %.1f GFLOP/s, share %.1f%%; process %zu MiB\n",
-              figures.matrix_flops / 1e9, peak / 1e9, 100 * share, figures.peak_bytes >> 20);
+  std::printf(
+      "matrix products: %.1f GFLOP a step, peak %.1f GFLOP/s, share %.1f%%; process %zu MiB\n",
+      figures.matrix_flops / 1e9, peak / 1e9, 100 * share, figures.peak_bytes >> 20);
   if (options.json) {
     const nlohmann::json line = {{"model", options.model},
                                  {"batch", options.batch},

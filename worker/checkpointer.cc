@@ -36,8 +36,7 @@ Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t ste
     LOG(WARNING) << error.what() << ": each save holds the training";
     return;
   }
-  const TensorView buffer =
-      copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))});
+  const TensorView buffer = copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))});
   saver_ = std::make_unique<AsyncSaver>(buffer.span());
 }
 

@@ -17,17 +17,16 @@
 
 namespace swinfleet {
 
-// Saves run beside the training: Begin copies, a thread writes, and when every rank's part is written
-// (each says so in its step's flags) all ranks call Finish, and rank 0 commits the manifest. A save
-// that fails on any rank is a warning; it is tried again some steps later. All ranks take the same
-// decisions at the same steps.
+// Saves run beside the training: Begin copies, a thread writes, and when every rank's part is
+// written (each says so in its step's flags) all ranks call Finish, and rank 0 commits the
+// manifest. A save that fails on any rank is a warning; it is tried again some steps later. All
+// ranks take the same decisions at the same steps.
 class Checkpointer {
  public:
   // `copy_bytes`: the most that this rank's part takes. Without that much free memory, or when the
   // job asks for it, saves hold the step until they are written.
-  Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch,
-               size_t copy_bytes, Communicator* communicator, ZeroEngine* engine,
-               Reporter* reporter);
+  Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch, size_t copy_bytes,
+               Communicator* communicator, ZeroEngine* engine, Reporter* reporter);
   ~Checkpointer();
 
   // Whether a save begins after `step` steps.

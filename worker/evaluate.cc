@@ -8,8 +8,7 @@
 namespace swinfleet {
 
 EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
-                             ParameterAccess* parameters, MemoryClasses* memory,
-                             Context* context) {
+                             ParameterAccess* parameters, MemoryClasses* memory, Context* context) {
   ArenaScope scope(&memory->activations);
   const Device device = memory->activations.device();
   const Shape per_class = {batch.pictures, config.num_classes};
@@ -36,31 +35,26 @@ EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, Swin
 }
 
 Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
-                    ParameterAccess* parameters, Communicator* communicator,
-                    MemoryClasses* memory, Context* context) {
+                    ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
+                    Context* context) {
   const int64_t batch_size = config.train.eval_batch;
   const int64_t batches = (dataset.identity().count + batch_size - 1) / batch_size;
   const int rank = communicator->rank(), ranks = communicator->size();
   const int64_t first = ShardLayout::LeafBegin(rank, ranks, batches);
-  const int64_t end = ShardLayout::LeafBegin(rank + 1, ranks, batches);
+  const int64_t count = ShardLayout::LeafCount(rank, ranks, batches);
 
-  LoaderOptions options;
-  options.data = config.data;
-  options.image_h = config.model.image_h;
-  options.image_w = config.model.image_w;
-  options.in_chans = config.model.in_chans;
-  options.num_classes = config.model.num_classes;
+  LoaderOptions options = LoaderOptionsFor(config);
   options.training = false;
   options.micro_batch = batch_size;
   options.first_leaf = first;
-  options.leaves = end - first;
+  options.leaves = count;
   Loader loader(&dataset, options);
 
   // One place a batch: adding zeros from the other ranks changes no bit, and the batches are then
   // summed in order.
   constexpr int64_t kFields = 4;
   std::vector<double> sums(batches * kFields, 0.0);
-  for (int64_t i = first; i < end; ++i) {
+  for (int64_t i = first; i < first + count; ++i) {
     const EvaluatedBatch batch =
         EvaluateBatch(config.model, *loader.Next(), model, parameters, memory, context);
     double* fields = &sums[i * kFields];

@@ -23,8 +23,8 @@ struct Evaluation {
 // Evaluates the whole split, its batches shared out over the ranks; the same bits on every rank and
 // for every number of ranks. Collective. Throws Error when a picture can't be had.
 Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
-                    ParameterAccess* parameters, Communicator* communicator,
-                    MemoryClasses* memory, Context* context);
+                    ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
+                    Context* context);
 
 // One batch of it: {sum of losses, top-1 count, top-5 count, pictures}.
 struct EvaluatedBatch {
@@ -34,8 +34,7 @@ struct EvaluatedBatch {
   double pictures = 0;
 };
 EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
-                             ParameterAccess* parameters, MemoryClasses* memory,
-                             Context* context);
+                             ParameterAccess* parameters, MemoryClasses* memory, Context* context);
 
 }  // namespace swinfleet
 

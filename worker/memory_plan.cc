@@ -15,13 +15,11 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, bool with_ev
                      .count = &plan.step};
   SwinV2 model(config.model);
   const std::unique_ptr<Communicator> communicator = MakeDryRunCommunicator(rank, ranks);
-  const int64_t all = config.train.micro_batches();
   const ZeroOptions options = {
       .stage = config.parallel.zero_stage,
       .optimizer = config.train.optimizer,
       .hypers = ClassificationGroups(model.parameters(), config.train.optimizer.weight_decay),
-      .leaves = ShardLayout::LeafBegin(rank + 1, ranks, all) -
-                ShardLayout::LeafBegin(rank, ranks, all)};
+      .leaves = ShardLayout::LeafCount(rank, ranks, config.train.micro_batches())};
   ZeroEngine engine(model.parameters(), communicator.get(), options, &plan.memory, &context);
   TrainStep step(config, /*steps_per_epoch=*/1, &model, &engine, communicator.get(), &plan.memory,
                  &context);

@@ -17,8 +17,8 @@ struct MemoryPlan {
   size_t save_copy_bytes = 0;
 };
 
-// Runs one training step and one batch of evaluation of rank `rank` of `ranks` on the dry-run device.
-// `config` is valid. `with_evaluation` off leaves the evaluation out.
+// Runs one training step and one batch of evaluation of rank `rank` of `ranks` on the dry-run
+// device. `config` is valid. `with_evaluation` off leaves the evaluation out.
 MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, bool with_evaluation = true);
 
 }  // namespace swinfleet

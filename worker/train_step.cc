@@ -37,9 +37,8 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, SwinV2* m
       memory_(memory),
       context_(context),
       drop_path_rates_(model->DropPathRates()) {
-  const int64_t all = config.train.micro_batches();
-  const int rank = communicator->rank(), ranks = communicator->size();
-  leaves_ = ShardLayout::LeafBegin(rank + 1, ranks, all) - ShardLayout::LeafBegin(rank, ranks, all);
+  leaves_ = ShardLayout::LeafCount(communicator->rank(), communicator->size(),
+                                   config.train.micro_batches());
 }
 
 StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,

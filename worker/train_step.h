@@ -45,8 +45,8 @@ class TrainStep {
   TrainStep(const JobConfig& config, int64_t steps_per_epoch, SwinV2* model, ZeroEngine* engine,
             Communicator* communicator, MemoryClasses* memory, Context* context);
 
-  // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights. `next_batch`
-  // gives this rank's micro-batches in order. Collective.
+  // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
+  // `next_batch` gives this rank's micro-batches in order. Collective.
   StepResult Run(int64_t step, int64_t updates, const StepFlags& flags,
                  const std::function<const Batch*()>& next_batch);
 

@@ -239,11 +239,10 @@ void Supervisor::FinishLaunch(const std::string& exit) {
 bool Supervisor::EndProcesses(bool gently) {
   Observe();
   if (gently) {
-    const int signals_before = stop_count_;
     const auto deadline = Clock::now() + std::chrono::duration<double>(options_.grace_seconds);
     launch_->Signal(SIGTERM);
-    // A second signal to the supervisor means: at once.
-    while (!launch_->HasEnded() && Clock::now() < deadline && stop_count_ == signals_before) {
+    // A second signal to the supervisor means: at once. It may have come with the first.
+    while (!launch_->HasEnded() && Clock::now() < deadline && stop_count_ < 2) {
       Pump(50);
     }
   }

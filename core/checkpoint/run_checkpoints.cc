@@ -228,8 +228,7 @@ std::vector<std::string> ResumeChoice::LogLines(size_t max_lines) const {
   }
   const char* none = rejected.empty() ? "no checkpoint yet: starting from the beginning"
                                       : "there is no good checkpoint to go on from";
-  lines.push_back(reader == nullptr ? none
-                                    : "going on from checkpoint " + reader->dir());
+  lines.push_back(reader == nullptr ? none : "going on from checkpoint " + reader->dir());
   return lines;
 }
 
@@ -242,8 +241,8 @@ ResumeChoice FindNewestGood(const std::string& run_dir, int attempt, const std::
         choice.reader = CheckpointReader::Open(info.dir, ops);
         return choice;
       } catch (const FileError& error) {
-        // Missing files and bad sectors are damage. Any other failure to read says nothing about the
-        // checkpoint, and must not lead to an older one.
+        // Missing files and bad sectors are damage. Any other failure to read says nothing about
+        // the checkpoint, and must not lead to an older one.
         if (error.code() != ENOENT && error.code() != ENOTDIR && error.code() != EIO) throw;
         info.problem = error.what();
       } catch (const Error& error) {

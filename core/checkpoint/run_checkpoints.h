@@ -8,9 +8,9 @@
 // rule.
 //
 // Which checkpoint to go on from. The coordinator's assignment names one, since it knows what was
-// reported to it: that one is tried first. If it is bad, or gone because newer ones were saved while
-// the coordinator was away, all that count are tried, newest first, and so they are when none is
-// named: all of them belong to this job (run_folder.h), and any of them leads to the same bits.
+// reported to it: that one is tried first. If it is bad, or gone because newer ones were saved
+// while the coordinator was away, all that count are tried, newest first, and so they are when none
+// is named: all of them belong to this job (run_folder.h), and any of them leads to the same bits.
 #ifndef SWINFLEET_CORE_CHECKPOINT_RUN_CHECKPOINTS_H_
 #define SWINFLEET_CORE_CHECKPOINT_RUN_CHECKPOINTS_H_
 

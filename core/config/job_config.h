@@ -10,8 +10,8 @@
 
 namespace swinfleet {
 
-// The dimensions of a Swin Transformer V2 for classification. The defaults are those of the official
-// class (models/swin_transformer_v2.py of microsoft/Swin-Transformer).
+// The dimensions of a Swin Transformer V2 for classification. The defaults are those of the
+// official class (models/swin_transformer_v2.py of microsoft/Swin-Transformer).
 struct ModelConfig {
   int64_t image_h = 224;
   int64_t image_w = 224;

@@ -39,6 +39,18 @@ int64_t ShuffledIndex(uint64_t seed, int64_t epoch, int64_t position, int64_t co
   return EpochOrder(seed, epoch, count)(position);
 }
 
+LoaderOptions LoaderOptionsFor(const JobConfig& config) {
+  LoaderOptions options;
+  options.data = config.data;
+  options.image_h = config.model.image_h;
+  options.image_w = config.model.image_w;
+  options.in_chans = config.model.in_chans;
+  options.num_classes = config.model.num_classes;
+  options.seed = config.train.seed;
+  options.micro_batch = config.train.micro_batch;
+  return options;
+}
+
 // The micro-batches of this rank are numbered from 0 in the order in which Next returns them. A
 // ring of slots holds the numbers [next, next + slots); threads take numbers in order, fill their
 // slots outside of the lock, and never run past the ring.

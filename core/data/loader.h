@@ -45,6 +45,10 @@ struct LoaderOptions {
   int64_t first_step = 0;
 };
 
+// What follows from the job: data, sizes, seed and micro-batches. The rank's leaves are the
+// caller's.
+LoaderOptions LoaderOptionsFor(const JobConfig& config);
+
 // Decodes and augments on `data.loader_threads` threads, at most `data.prefetch` micro-batches
 // ahead, in the order of the steps. The result is a function of the options, never of the threads'
 // timing. Augmentation of a picture is a function of (seed, epoch, sample index).

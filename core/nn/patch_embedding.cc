@@ -78,9 +78,9 @@ void PatchEmbedding::Backward(const TensorView& dy, const TensorView& dimage,
   const TensorView dweight = unit.At(gradient, weight_).Reshape({c, width});
 
   if (config_.ape) {
-    context.ops->sum_broadcast({dy.Reshape({batch, tokens * c}),
-                                unit.At(gradient, position_).Reshape({tokens * c})},
-                               context);
+    context.ops->sum_broadcast(
+        {dy.Reshape({batch, tokens * c}), unit.At(gradient, position_).Reshape({tokens * c})},
+        context);
   }
   const TensorView dprojected = dy.Reshape({rows, c});
   if (config_.patch_norm) {

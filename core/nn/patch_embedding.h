@@ -1,4 +1,5 @@
-// Pictures to tokens: one linear layer over patches, normalised, plus an optional position embedding.
+// Pictures to tokens: one linear layer over patches, normalised, plus an optional position
+// embedding.
 #ifndef SWINFLEET_CORE_NN_PATCH_EMBEDDING_H_
 #define SWINFLEET_CORE_NN_PATCH_EMBEDDING_H_
 
@@ -28,9 +29,9 @@ class PatchEmbedding {
   const ParameterTable& table_;
   int unit_, weight_, bias_, gamma_ = -1, beta_ = -1, position_ = -1;
   // Kept for backward.
-  TensorView image_;                  // (B, in_chans, image_h, image_w)
-  TensorView projected_;              // (B L, C)
-  TensorView mean_, rstd_;            // (B L)
+  TensorView image_;        // (B, in_chans, image_h, image_w)
+  TensorView projected_;    // (B L, C)
+  TensorView mean_, rstd_;  // (B L)
 };
 
 }  // namespace swinfleet

@@ -5,9 +5,7 @@
 namespace swinfleet {
 
 PatchMergingV2::PatchMergingV2(const ModelConfig& config, int stage, ParameterTable* table)
-    : config_(config),
-      table_(*table),
-      name_("layers." + std::to_string(stage) + ".downsample") {
+    : config_(config), table_(*table), name_("layers." + std::to_string(stage) + ".downsample") {
   const int64_t c = config.StageDim(stage);
   unit_ = table->BeginUnit(name_);
   weight_ = table->Add(name_ + ".reduction.weight", {2 * c, 4 * c},

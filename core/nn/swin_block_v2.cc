@@ -36,8 +36,8 @@ SwinBlockV2::SwinBlockV2(const ModelConfig& config, int stage, int index, int nu
   };
   const int64_t c = channels_;
   unit_ = table->BeginUnit(name_);
-  logit_scale_ = add("attn.logit_scale", {heads_, 1, 1},
-                     {Initializer::Kind::kConstant, std::log(10.0)});
+  logit_scale_ =
+      add("attn.logit_scale", {heads_, 1, 1}, {Initializer::Kind::kConstant, std::log(10.0)});
   if (config.qkv_bias) {
     q_bias_ = add("attn.q_bias", {c}, zeros);
     v_bias_ = add("attn.v_bias", {c}, zeros);
@@ -152,15 +152,14 @@ TensorView SwinBlockV2::AttentionForward(const AcquiredUnit& unit, const TensorV
     ArenaScope scope(context.workspace);
     const TensorView bias = context.workspace->Allocate({heads_, tokens, tokens});
     ComputeBias(unit, bias, context);
-    context.ops->window_attention_forward(
-        {.geometry = Geometry(batch),
-         .heads = heads_,
-         .qkv = qkv_.Reshape({batch, height_, width_, 3 * c}),
-         .logit_scale = unit[logit_scale_],
-         .bias = bias,
-         .out = attention_.Reshape({batch, height_, width_, c}),
-         .lse = lse_.Reshape({batch, height_, width_, heads_})},
-        context);
+    context.ops->window_attention_forward({.geometry = Geometry(batch),
+                                           .heads = heads_,
+                                           .qkv = qkv_.Reshape({batch, height_, width_, 3 * c}),
+                                           .logit_scale = unit[logit_scale_],
+                                           .bias = bias,
+                                           .out = attention_.Reshape({batch, height_, width_, c}),
+                                           .lse = lse_.Reshape({batch, height_, width_, heads_})},
+                                          context);
   }
   projected_ = activations.Allocate({rows, c});
   context.ops->linear_forward({attention_, unit[proj_weight_], unit[proj_bias_], projected_},
@@ -263,10 +262,10 @@ void SwinBlockV2::MlpBackward(const AcquiredUnit& unit, const TensorView& gradie
                                context);
     context.ops->linear_backward_weight(
         {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_)}, context);
-    context.ops->linear_backward_weight({dhidden, x1_.Rows(row, count),
-                                         unit.At(gradient, fc1_weight_),
-                                         unit.At(gradient, fc1_bias_)},
-                                        context);
+    context.ops->linear_backward_weight(
+        {dhidden, x1_.Rows(row, count), unit.At(gradient, fc1_weight_),
+         unit.At(gradient, fc1_bias_)},
+        context);
     // The residual's gradient is there already.
     context.ops->linear_backward_input(
         {dhidden, unit[fc1_weight_], dy.Rows(row, count), /*accumulate=*/true}, context);
@@ -324,20 +323,18 @@ void SwinBlockV2::AttentionCoreBackward(const AcquiredUnit& unit, const TensorVi
   const TensorView dbias = context.workspace->Allocate({heads_, tokens, tokens});
   ComputeBias(unit, bias, context);
   context.ops->fill({dbias, 0}, context);
-  context.ops->window_attention_backward(
-      {.geometry = Geometry(batch),
-       .heads = heads_,
-       .qkv = qkv_.Reshape({batch, height_, width_, 3 * c}),
-       .logit_scale = unit[logit_scale_],
-       .bias = bias,
-       .lse = lse_.Reshape({batch, height_, width_, heads_}),
-       .dout = dattention.Reshape({batch, height_, width_, c}),
-       .dqkv = dqkv.Reshape({batch, height_, width_, 3 * c}),
-       .dlogit_scale = unit.At(gradient, logit_scale_),
-       .dbias = dbias},
-      context);
-  const TensorView coords =
-      ViewOf(coords_.data(), {static_cast<int64_t>(coords_.size()) / 2, 2});
+  context.ops->window_attention_backward({.geometry = Geometry(batch),
+                                          .heads = heads_,
+                                          .qkv = qkv_.Reshape({batch, height_, width_, 3 * c}),
+                                          .logit_scale = unit[logit_scale_],
+                                          .bias = bias,
+                                          .lse = lse_.Reshape({batch, height_, width_, heads_}),
+                                          .dout = dattention.Reshape({batch, height_, width_, c}),
+                                          .dqkv = dqkv.Reshape({batch, height_, width_, 3 * c}),
+                                          .dlogit_scale = unit.At(gradient, logit_scale_),
+                                          .dbias = dbias},
+                                         context);
+  const TensorView coords = ViewOf(coords_.data(), {static_cast<int64_t>(coords_.size()) / 2, 2});
   context.ops->position_bias_backward({.window_h = window_,
                                        .window_w = window_,
                                        .coords = coords,

@@ -12,8 +12,8 @@
 
 namespace swinfleet {
 
-// SwinTransformerBlock of the official Swin V2, with the paper's additional normalisation of the main
-// branch (timm's norm3) where the configuration asks for it.
+// SwinTransformerBlock of the official Swin V2, with the paper's additional normalisation of the
+// main branch (timm's norm3) where the configuration asks for it.
 class SwinBlockV2 {
  public:
   // `number` counts blocks over the whole model, `index` within the stage.
@@ -33,16 +33,15 @@ class SwinBlockV2 {
   void ComputeBias(const AcquiredUnit& unit, const TensorView& bias, Context& context) const;
   // x1 = x + drop_path(norm1(attention(x))).
   TensorView AttentionForward(const AcquiredUnit& unit, const TensorView& x,
-                              const ForwardOptions& options, Arena& activations,
-                              Context& context);
+                              const ForwardOptions& options, Arena& activations, Context& context);
   // x2 = x1 + drop_path(norm2(mlp(x1))).
   TensorView MlpForward(const AcquiredUnit& unit, const TensorView& x1,
                         const ForwardOptions& options, Arena& activations, Context& context);
   // Both turn dy (M, C), the gradient of what they returned, into that of their input.
   void MlpBackward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& dy,
                    Context& context);
-  void AttentionBackward(const AcquiredUnit& unit, const TensorView& gradient,
-                         const TensorView& dy, Context& context);
+  void AttentionBackward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& dy,
+                         Context& context);
   // Gradients of the attention's inputs from that of its output, into dqkv (M, 3 C).
   void AttentionCoreBackward(const AcquiredUnit& unit, const TensorView& gradient,
                              const TensorView& dattention, const TensorView& dqkv,
@@ -66,16 +65,16 @@ class SwinBlockV2 {
   int norm3_gamma_ = -1, norm3_beta_ = -1;
 
   // Kept for backward; M = B H W rows.
-  TensorView x_;                              // (M, C)
-  TensorView qkv_;                            // (M, 3 C)
-  TensorView attention_;                      // (M, C), before the projection
-  TensorView lse_;                            // (M, heads)
-  TensorView projected_, mean1_, rstd1_;      // (M, C), (M), (M)
-  TensorView x1_;                             // (M, C)
-  TensorView hidden_values_;                  // (M, hidden), before the activation
-  TensorView mlp_out_, mean2_, rstd2_;        // (M, C), (M), (M)
-  TensorView x2_, mean3_, rstd3_;             // (M, C), (M), (M), with norm3 only
-  TensorView scale1_, scale2_;                // (B) or absent
+  TensorView x_;                          // (M, C)
+  TensorView qkv_;                        // (M, 3 C)
+  TensorView attention_;                  // (M, C), before the projection
+  TensorView lse_;                        // (M, heads)
+  TensorView projected_, mean1_, rstd1_;  // (M, C), (M), (M)
+  TensorView x1_;                         // (M, C)
+  TensorView hidden_values_;              // (M, hidden), before the activation
+  TensorView mlp_out_, mean2_, rstd2_;    // (M, C), (M), (M)
+  TensorView x2_, mean3_, rstd3_;         // (M, C), (M), (M), with norm3 only
+  TensorView scale1_, scale2_;            // (B) or absent
 };
 
 }  // namespace swinfleet

@@ -30,8 +30,7 @@ SwinV2::~SwinV2() = default;
 void SwinV2::Forward(const TensorView& image, const TensorView& logits,
                      const ForwardOptions& options, ParameterAccess& access, Arena& activations,
                      Context& context) {
-  CHECK(image.shape ==
-        Shape({image.shape[0], config_.in_chans, config_.image_h, config_.image_w}))
+  CHECK(image.shape == Shape({image.shape[0], config_.in_chans, config_.image_h, config_.image_w}))
       << image.shape;
   CHECK(logits.shape == Shape({image.shape[0], config_.num_classes})) << logits.shape;
   TensorView x = embedding_->Forward(image, options, access, activations, context);

@@ -1,5 +1,5 @@
-// Swin Transformer V2 for classification (Liu et al. 2022, "Swin Transformer V2: Scaling Up Capacity
-// and Resolution"; models/swin_transformer_v2.py of microsoft/Swin-Transformer).
+// Swin Transformer V2 for classification (Liu et al. 2022, "Swin Transformer V2: Scaling Up
+// Capacity and Resolution"; models/swin_transformer_v2.py of microsoft/Swin-Transformer).
 //
 // Letters: B pictures, H and W height and width in tokens, C channels, K classes.
 #ifndef SWINFLEET_CORE_NN_SWIN_V2_H_

@@ -15,8 +15,8 @@ void AddTo(const float* __restrict x, float* __restrict y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
-// Sixteen interleaved sums, added up in a fixed order: the same bits for every instruction set, since
-// the square of a float is exact in a double.
+// Sixteen interleaved sums, added up in a fixed order: the same bits for every instruction set,
+// since the square of a float is exact in a double.
 double ChunkSumOfSquares(const float* x, int64_t n) {
   constexpr int kLanes = 16;
   double sums[kLanes] = {};

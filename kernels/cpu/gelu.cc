@@ -1,7 +1,8 @@
 // GELU with the exact error function, and its gradient.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gelu.cc"
-// clang-format off: foreach_target.h must come first.
+// foreach_target.h must come first.
+// clang-format off
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
@@ -25,11 +26,10 @@ struct GeluParts {
 HWY_INLINE GeluParts Parts(V x) {
   const D d;
   const V magnitude = hn::Abs(x);
-  const V exponential =
-      hn::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
+  const V exponential = hn::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
   // 0.3275911 / sqrt 2
-  const V t = hn::Div(hn::Set(d, 1.0f),
-                      hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
+  const V t =
+      hn::Div(hn::Set(d, 1.0f), hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
   V poly = hn::Set(d, 0.5f * 1.061405429f);
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * -1.453152027f));
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * 1.421413741f));

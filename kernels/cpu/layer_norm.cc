@@ -57,8 +57,8 @@ void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
     float* y = args.y.f32() + row * c;
     ForEachVector(c, [&](int64_t i, int64_t n) {
       const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), vmean), vrstd);
-      V value = hn::MulAdd(LoadPart(args.gamma.f32() + i, n), xhat,
-                           LoadPart(args.beta.f32() + i, n));
+      V value =
+          hn::MulAdd(LoadPart(args.gamma.f32() + i, n), xhat, LoadPart(args.beta.f32() + i, n));
       if (residual != nullptr) {
         value = hn::MulAdd(value, scale, LoadPart(residual + i, n));
       } else {
@@ -99,8 +99,7 @@ void BackwardRows(const LayerNormBackwardArgs& args, int64_t begin, int64_t end,
     const V mean_gx = hn::Set(d, Total(sum_gx) * inverse);
     ForEachVector(c, [&](int64_t i, int64_t n) {
       const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), mean), rstd);
-      const V g =
-          hn::Mul(hn::Mul(LoadPart(dy + i, n), scale), LoadPart(args.gamma.f32() + i, n));
+      const V g = hn::Mul(hn::Mul(LoadPart(dy + i, n), scale), LoadPart(args.gamma.f32() + i, n));
       const V centred = hn::NegMulAdd(xhat, mean_gx, hn::Sub(g, mean_g));
       StorePart(hn::Mul(centred, rstd), dx + i, n);
     });

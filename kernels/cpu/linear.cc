@@ -40,8 +40,7 @@ dnnl::engine& Engine() {
 }
 
 memory::desc Matrix(int64_t rows, int64_t columns, bool transposed) {
-  const memory::dims strides =
-      transposed ? memory::dims{1, rows} : memory::dims{columns, 1};
+  const memory::dims strides = transposed ? memory::dims{1, rows} : memory::dims{columns, 1};
   return memory::desc({rows, columns}, memory::data_type::f32, strides);
 }
 
@@ -58,17 +57,16 @@ std::unique_ptr<CachedProduct> MakeProduct(const ProductKey& key) {
     attributes.set_post_ops(sum);
   }
   if (key.bias) made->bias = Matrix(1, key.columns, false);
-  const auto desc = key.bias
-                        ? dnnl::matmul::desc(made->src, made->weights, made->bias, made->dst)
-                        : dnnl::matmul::desc(made->src, made->weights, made->dst);
+  const auto desc = key.bias ? dnnl::matmul::desc(made->src, made->weights, made->bias, made->dst)
+                             : dnnl::matmul::desc(made->src, made->weights, made->dst);
   const dnnl::matmul::primitive_desc primitive_desc(desc, attributes, Engine());
   made->scratchpad = primitive_desc.scratchpad_desc();
   made->primitive = dnnl::matmul(primitive_desc);
   return made;
 }
 
-// Primitives are made once for each shape. oneDNN fixes the split over threads when it makes one, so
-// the number of threads is part of the key.
+// Primitives are made once for each shape. oneDNN fixes the split over threads when it makes one,
+// so the number of threads is part of the key.
 const CachedProduct& GetProduct(const ProductKey& key) {
   static std::mutex mutex;
   static std::map<ProductKey, std::unique_ptr<CachedProduct>> cache;
@@ -153,8 +151,8 @@ LinearBackwardWeightScratch TakeScratch(const LinearBackwardWeightArgs& args, Co
   LinearBackwardWeightScratch scratch;
   scratch.pad = TakePad(bytes, context);
   if (!args.dbias.empty()) {
-    scratch.column_sums = static_cast<float*>(context.workspace->AllocateBytes(
-        context.threads * args.dy.shape[1] * sizeof(float)));
+    scratch.column_sums = static_cast<float*>(
+        context.workspace->AllocateBytes(context.threads * args.dy.shape[1] * sizeof(float)));
   }
   return scratch;
 }

@@ -7,7 +7,8 @@
 namespace swinfleet::cpu {
 namespace {
 
-// Calls move(pointer into rows, pointer into x, floats) for each of the four neighbours of each row.
+// Calls move(pointer into rows, pointer into x, floats) for each of the four neighbours of each
+// row.
 template <typename Move>
 void ForEachNeighbour(const TensorView& x, const TensorView& rows, int64_t first_row, int threads,
                       const Move& move) {
@@ -32,17 +33,15 @@ void ForEachNeighbour(const TensorView& x, const TensorView& rows, int64_t first
 }  // namespace
 
 void MergeGather(const MergeGatherArgs& args, Context& context) {
-  ForEachNeighbour(args.x, args.rows, args.first_row, context.threads,
-                   [](float* row, const float* x, int64_t n) {
-                     std::memcpy(row, x, n * sizeof(float));
-                   });
+  ForEachNeighbour(
+      args.x, args.rows, args.first_row, context.threads,
+      [](float* row, const float* x, int64_t n) { std::memcpy(row, x, n * sizeof(float)); });
 }
 
 void MergeScatter(const MergeScatterArgs& args, Context& context) {
-  ForEachNeighbour(args.x, args.rows, args.first_row, context.threads,
-                   [](const float* row, float* x, int64_t n) {
-                     std::memcpy(x, row, n * sizeof(float));
-                   });
+  ForEachNeighbour(
+      args.x, args.rows, args.first_row, context.threads,
+      [](const float* row, float* x, int64_t n) { std::memcpy(x, row, n * sizeof(float)); });
 }
 
 }  // namespace swinfleet::cpu

@@ -82,8 +82,8 @@ void AdamW(const AdamWArgs& args, Context& context) {
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(AdamWStep)
-    (args.param.f32() + begin, args.grad.f32() + begin, args.m.f32() + begin,
-     args.v.f32() + begin, end - begin, factors);
+    (args.param.f32() + begin, args.grad.f32() + begin, args.m.f32() + begin, args.v.f32() + begin,
+     end - begin, factors);
   });
 }
 

@@ -10,7 +10,8 @@
 namespace swinfleet {
 
 // Calls body(begin, end, part) with contiguous parts of [0, n), one a thread, cut at multiples of
-// `grain`. The split is a function of n, threads and grain alone, so results do not depend on timing.
+// `grain`. The split is a function of n, threads and grain alone, so results do not depend on
+// timing.
 template <typename Body>
 void ParallelFor(int threads, int64_t n, int64_t grain, const Body& body) {
   const int64_t pieces = (n + grain - 1) / grain;

@@ -1,4 +1,5 @@
-// The log-spaced continuous position bias: an MLP over relative coordinates, spread to pairs of tokens.
+// The log-spaced continuous position bias: an MLP over relative coordinates, spread to pairs of
+// tokens.
 #include <cmath>
 #include <cstring>
 

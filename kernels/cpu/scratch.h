@@ -1,5 +1,5 @@
-// The scratch memory of the CPU backend's operations. The operation and its dry run take it with the
-// same function, so that what the dry run counts is what the operation takes.
+// The scratch memory of the CPU backend's operations. The operation and its dry run take it with
+// the same function, so that what the dry run counts is what the operation takes.
 #ifndef SWINFLEET_KERNELS_CPU_SCRATCH_H_
 #define SWINFLEET_KERNELS_CPU_SCRATCH_H_
 

@@ -83,8 +83,8 @@ HWY_NOINLINE void Panel(SmallMatrix a, int64_t rows, int64_t inner, const float*
   for (; rows > 0; advance(1)) Tile<1, kVectors>(a, inner, b, ldb, c, ldc, accumulate);
 }
 
-// C (rows, columns) = A B, or += with `accumulate`. columns is a multiple of 16, the rows of B and C
-// are ldb and ldc floats apart.
+// C (rows, columns) = A B, or += with `accumulate`. columns is a multiple of 16, the rows of B and
+// C are ldb and ldc floats apart.
 HWY_INLINE void SmallGemm(const SmallMatrix& a, int64_t rows, int64_t columns, int64_t inner,
                           const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
@@ -101,8 +101,8 @@ HWY_INLINE void SmallGemm(const SmallMatrix& a, int64_t rows, int64_t columns, i
   }
 }
 
-// to (columns, ld) = from (rows, columns)^T; rows and columns are multiples of 4, both row strides are
-// given.
+// to (columns, ld) = from (rows, columns)^T; rows and columns are multiples of 4, both row strides
+// are given.
 HWY_INLINE void Transpose(const float* from, int64_t rows, int64_t columns, int64_t ld_from,
                           float* to, int64_t ld_to) {
 #if HWY_TARGET == HWY_SCALAR

@@ -1,5 +1,6 @@
-// Vectors of floats that may be incomplete: the part of a row beyond the last whole vector goes through
-// a buffer of zeros, so that no byte outside of the row is touched. Included once for each target.
+// Vectors of floats that may be incomplete: the part of a row beyond the last whole vector goes
+// through a buffer of zeros, so that no byte outside of the row is touched. Included once for each
+// target.
 #if defined(SWINFLEET_KERNELS_CPU_VECTOR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef SWINFLEET_KERNELS_CPU_VECTOR_INL_H_
 #undef SWINFLEET_KERNELS_CPU_VECTOR_INL_H_

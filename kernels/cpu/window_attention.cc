@@ -1,12 +1,14 @@
-// Scaled cosine window attention, one window and head at a time, straight from tokens in image order.
-// Scores exist for a tile of at most 64 rows; backward computes them again from what forward kept.
+// Scaled cosine window attention, one window and head at a time, straight from tokens in image
+// order. Scores exist for a tile of at most 64 rows; backward computes them again from what forward
+// kept.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/window_attention.cc"
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-// clang-format off: foreach_target.h must come first.
+// foreach_target.h must come first.
+// clang-format off
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include <hwy/contrib/math/math-inl.h>
@@ -47,7 +49,7 @@ struct AttentionSizes {
 
 // A window's tokens: their place in the picture, and their region where the mask differs.
 struct WindowMap {
-  int64_t* token;  // (N)
+  int64_t* token;   // (N)
   int32_t* region;  // (N)
   bool masked;
 };
@@ -241,9 +243,9 @@ void ForwardWindows(const WindowAttentionForwardArgs& args, int64_t begin, int64
 
 // p (N) = exp(score - lse), ds = p (dp - sum p dp), over a padded row.
 //
-// Where values hardly differ from token to token, neither does dp, and ds is a small difference. Two
-// steps keep its digits: dp is taken from its first element, and p is divided by its sum, since an
-// lse near 100 is rounded by more than the sum is.
+// Where values hardly differ from token to token, neither does dp, and ds is a small difference.
+// Two steps keep its digits: dp is taken from its first element, and p is divided by its sum, since
+// an lse near 100 is rounded by more than the sum is.
 HWY_INLINE void SoftmaxGradientRow(float lse, int64_t n, float* p, float* dp) {
   const D d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -310,8 +312,8 @@ struct BackwardBuffers {
   float *q_inverse, *k_inverse;
 };
 
-// Gradients of one window and head, into b.dq (of the scaled, normalised q), b.dk (of the normalised
-// k) and b.dv; dbias (N, N) is added to.
+// Gradients of one window and head, into b.dq (of the scaled, normalised q), b.dk (of the
+// normalised k) and b.dv; dbias (N, N) is added to.
 void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const float* bias,
                    const float* lse, int64_t lse_stride, float* dbias) {
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
@@ -355,8 +357,8 @@ void BackwardWindows(const WindowAttentionBackwardArgs& args, int64_t begin, int
     GatherRows(s, b.map, qkv, stride, b.q);
     GatherRows(s, b.map, qkv + s.channels, stride, b.k);
     GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
-    GatherRows(s, b.map, args.dout.f32() + picture * tokens * s.channels + head * s.dim,
-               s.channels, b.dout);
+    GatherRows(s, b.map, args.dout.f32() + picture * tokens * s.channels + head * s.dim, s.channels,
+               b.dout);
     NormaliseRows(s, scale.factor, b.q, b.q_inverse);
     NormaliseRows(s, 1.0f, b.k, b.k_inverse);
     TransposeRows(s, b.k, b.k_columns);
@@ -367,8 +369,8 @@ void BackwardWindows(const WindowAttentionBackwardArgs& args, int64_t begin, int
                   dbias + square);
     for (int64_t t = 0; t < s.tokens; ++t) {
       const int64_t row = t * s.dim_padded;
-      const float dot = NormaliseGradientRow(b.q + row, scale.factor, b.q_inverse[t],
-                                             s.dim_padded, b.dq + row);
+      const float dot =
+          NormaliseGradientRow(b.q + row, scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
       // The score is q . k with q scaled: its derivative by the scale's logarithm is itself.
       if (!scale.clamped) dscale[head] += dot;
       NormaliseGradientRow(b.k + row, 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
@@ -464,8 +466,7 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& args, Context& c
   }
   std::fill_n(scratch.dscale, context.threads * args.heads, 0.0);
   ParallelFor(context.threads, tasks, 1, [&](int64_t begin, int64_t end, int thread) {
-    float* dbias =
-        thread == 0 ? args.dbias.f32() : scratch.dbias + (thread - 1) * bias_size;
+    float* dbias = thread == 0 ? args.dbias.f32() : scratch.dbias + (thread - 1) * bias_size;
     HWY_DYNAMIC_DISPATCH(BackwardWindows)
     (args, begin, end, scratch.block + thread * scratch.floats_per_thread, dbias,
      scratch.dscale + thread * args.heads);

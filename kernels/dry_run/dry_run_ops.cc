@@ -5,7 +5,8 @@
 namespace swinfleet {
 namespace {
 
-void Count(Context& context, double matrix_flops, std::initializer_list<const TensorView*> tensors) {
+void Count(Context& context, double matrix_flops,
+           std::initializer_list<const TensorView*> tensors) {
   if (context.count == nullptr) return;
   context.count->matrix_flops += matrix_flops;
   context.count->calls += 1;
@@ -86,7 +87,9 @@ void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
 }
 
 void GeluForward(const GeluForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
-void GeluBackward(const GeluBackwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y}); }
+void GeluBackward(const GeluBackwardArgs& a, Context& c) {
+  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y});
+}
 void PatchGather(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void PatchScatter(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void MergeGather(const MergeGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }

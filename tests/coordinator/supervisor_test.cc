@@ -248,7 +248,8 @@ TEST_F(SupervisorTest, OrphansAreEndedBeforeTheEndIsReported) {
   // One is found by its command line alone, one by its environment alone; both in sessions of
   // their own, as Open MPI's ranks are.
   Subprocess* supervisor =
-      Start("touch " + path("orphans") + "; env -u SWINFLEET_LAUNCH_ID setsid sh -c 'echo $$ >>" + path("orphans") +
+      Start("touch " + path("orphans") + "; env -u SWINFLEET_LAUNCH_ID setsid sh -c 'echo $$ >>" +
+                path("orphans") +
                 "; sleep 1000; :' worker \"$@\" & "
                 "setsid sh -c 'echo $$ >>" +
                 path("orphans") +
@@ -281,6 +282,18 @@ TEST_F(SupervisorTest, SecondSignalKillsAtOnce) {
   ASSERT_TRUE(supervisor->WaitForErr("stops the fleet"));
   supervisor->Signal(SIGTERM);
   EXPECT_EQ(supervisor->Wait(), 0);
+  EXPECT_TRUE(FindLaunchProcesses(Starts()[0].launch_id).empty());
+}
+
+TEST_F(SupervisorTest, TwoSignalsTogetherKillAtOnce) {
+  Subprocess* supervisor = Start("trap '' TERM; while :; do sleep 0.05; done", {"--grace", "1000"});
+  ASSERT_TRUE(WaitForStarts(1));
+  // Stopped meanwhile, the supervisor finds both when it goes on.
+  supervisor->Signal(SIGSTOP);
+  supervisor->Signal(SIGTERM);
+  supervisor->Signal(SIGINT);
+  supervisor->Signal(SIGCONT);
+  EXPECT_TRUE(supervisor->Wait().has_value()) << supervisor->err();
   EXPECT_TRUE(FindLaunchProcesses(Starts()[0].launch_id).empty());
 }
 

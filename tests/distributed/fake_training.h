@@ -112,8 +112,7 @@ class FakeTraining {
       zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
     }
     zero.leaves =
-        ShardLayout::LeafBegin(communicator_->rank() + 1, communicator_->size(), options_.leaves) -
-        first_leaf();
+        ShardLayout::LeafCount(communicator_->rank(), communicator_->size(), options_.leaves);
     return zero;
   }
 
