@@ -131,7 +131,8 @@ class EverythingIsKilledTest : public CrashTest {
       const json value = json::parse(ReadFile(record), nullptr, /*allow_exceptions=*/false);
       return !value.is_discarded() && !value.at("shared_memory").empty();
     })) << ReadFile(record);
-    for (const json& file : json::parse(ReadFile(record)).at("shared_memory")) {
+    const json noted = json::parse(ReadFile(record));
+    for (const json& file : noted.at("shared_memory")) {
       leftovers_.push_back(file.get<std::string>());
     }
     job_id_ = Submit(job_);
