@@ -47,9 +47,18 @@ class Communicator {
   // Each rank's shard of `data` goes to all ranks.
   virtual std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
                                                       const std::string& name) = 0;
+  // The same for elements of 16 bits, whatever they mean.
+  virtual std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t> data,
+                                                      const std::string& name) = 0;
   // Sums over ranks, on all of them.
   virtual std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
                                                       const std::string& name) = 0;
+  // Sums of bfloat16 numbers, at two bytes of traffic an element: made in float32, in rank order,
+  // whatever the number of ranks, and rounded once.
+  virtual std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t> data,
+                                                              const std::string& name) = 0;
+  virtual std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t> data,
+                                                          const std::string& name) = 0;
 
   // Blocking ones, for small things.
   virtual void AllReduceSum(std::span<double> values, const std::string& name) = 0;
@@ -69,10 +78,23 @@ class Communicator {
   virtual uint64_t bytes_sent() const = 0;
 };
 
+// Bytes that a rank sends in collectives, by kind.
+struct Traffic {
+  uint64_t reduce_scatter = 0;
+  uint64_t all_gather = 0;
+  uint64_t all_reduce = 0;
+  // The blocking ones.
+  uint64_t small = 0;
+};
+
 // One process alone.
 std::unique_ptr<Communicator> MakeSelfCommunicator();
-// Pretends to be rank `rank` of `size`: moves nothing, touches no memory, counts bytes.
-std::unique_ptr<Communicator> MakeDryRunCommunicator(int rank, int size);
+// Pretends to be rank `rank` of `size`: moves nothing, touches no memory, counts bytes (into
+// `traffic` by kind as well, if that is not null; it outlives the communicator).
+std::unique_ptr<Communicator> MakeDryRunCommunicator(int rank, int size,
+                                                     Traffic* traffic = nullptr);
+// Memory that a rank's communicator takes for messages.
+size_t CommunicatorBytes(int ranks);
 
 }  // namespace swinfleet
 

@@ -19,7 +19,9 @@ class DoneHandle : public CollectiveHandle {
 // Counts the bytes that recursive halving and doubling would send.
 class SilentCommunicator : public Communicator {
  public:
-  SilentCommunicator(int rank, int size) : rank_(rank), size_(size) {
+  // `traffic` may be null.
+  SilentCommunicator(int rank, int size, Traffic* traffic)
+      : rank_(rank), size_(size), traffic_(traffic) {
     CHECK(rank >= 0 && rank < size) << rank << " of " << size;
   }
 
@@ -29,31 +31,45 @@ class SilentCommunicator : public Communicator {
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
                                                   const std::string& name) override {
     CHECK_EQ(data.size() % size_, 0u) << name;
-    return Count(name, OthersShare(data.size_bytes()));
+    return Count(name, &Traffic::reduce_scatter, OthersShare(data.size_bytes()));
   }
   std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
                                               const std::string& name) override {
     CHECK_EQ(data.size() % size_, 0u) << name;
-    return Count(name, OthersShare(data.size_bytes()));
+    return Count(name, &Traffic::all_gather, OthersShare(data.size_bytes()));
+  }
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t> data,
+                                              const std::string& name) override {
+    CHECK_EQ(data.size() % size_, 0u) << name;
+    return Count(name, &Traffic::all_gather, OthersShare(data.size_bytes()));
   }
   std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
                                               const std::string& name) override {
-    return Count(name, 2 * OthersShare(data.size_bytes()));
+    return Count(name, &Traffic::all_reduce, 2 * OthersShare(data.size_bytes()));
+  }
+  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t> data,
+                                                      const std::string& name) override {
+    CHECK_EQ(data.size() % size_, 0u) << name;
+    return Count(name, &Traffic::reduce_scatter, OthersShare(data.size_bytes()));
+  }
+  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t> data,
+                                                  const std::string& name) override {
+    return Count(name, &Traffic::all_reduce, 2 * OthersShare(data.size_bytes()));
   }
   void AllReduceSum(std::span<double> values, const std::string& name) override {
-    Count(name, values.size_bytes() * (size_ - 1));
+    Count(name, &Traffic::small, values.size_bytes() * (size_ - 1));
   }
   void AllGather(std::span<const double> values, std::span<double> result,
                  const std::string& name) override {
     CHECK_EQ(result.size(), values.size() * size_) << name;
-    Count(name, values.size_bytes() * (size_ - 1));
+    Count(name, &Traffic::small, values.size_bytes() * (size_ - 1));
   }
   std::vector<std::string> AllGatherText(const std::string& text,
                                          const std::string& name) override {
-    Count(name, text.size() * (size_ - 1));
+    Count(name, &Traffic::small, text.size() * (size_ - 1));
     return std::vector<std::string>(size_, text);
   }
-  void Barrier(const std::string& name) override { Count(name, 0); }
+  void Barrier(const std::string& name) override { Count(name, &Traffic::small, 0); }
 
   CollectivePosition position() const override {
     const std::lock_guard lock(mutex_);
@@ -66,8 +82,10 @@ class SilentCommunicator : public Communicator {
   // What a rank sends in one pass of halving or doubling.
   uint64_t OthersShare(uint64_t bytes) const { return bytes / size_ * (size_ - 1); }
 
-  std::unique_ptr<CollectiveHandle> Count(const std::string& name, uint64_t bytes) {
+  std::unique_ptr<CollectiveHandle> Count(const std::string& name, uint64_t Traffic::*kind,
+                                          uint64_t bytes) {
     bytes_sent_ += bytes;
+    if (traffic_ != nullptr) traffic_->*kind += bytes;
     const std::lock_guard lock(mutex_);
     position_ = {position_.sequence + 1, name, false};
     return std::make_unique<DoneHandle>();
@@ -75,6 +93,7 @@ class SilentCommunicator : public Communicator {
 
   int rank_;
   int size_;
+  Traffic* traffic_;
   std::atomic<uint64_t> bytes_sent_ = 0;
   mutable std::mutex mutex_;
   CollectivePosition position_;
@@ -83,7 +102,7 @@ class SilentCommunicator : public Communicator {
 // Sums and gathers over one rank are what that rank gives.
 class SelfCommunicator : public SilentCommunicator {
  public:
-  SelfCommunicator() : SilentCommunicator(0, 1) {}
+  SelfCommunicator() : SilentCommunicator(0, 1, nullptr) {}
   using SilentCommunicator::AllGather;
   void AllGather(std::span<const double> values, std::span<double> result,
                  const std::string& name) override {
@@ -98,8 +117,8 @@ std::unique_ptr<Communicator> MakeSelfCommunicator() {
   return std::make_unique<SelfCommunicator>();
 }
 
-std::unique_ptr<Communicator> MakeDryRunCommunicator(int rank, int size) {
-  return std::make_unique<SilentCommunicator>(rank, size);
+std::unique_ptr<Communicator> MakeDryRunCommunicator(int rank, int size, Traffic* traffic) {
+  return std::make_unique<SilentCommunicator>(rank, size, traffic);
 }
 
 }  // namespace swinfleet

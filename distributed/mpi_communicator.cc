@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/cpu/element.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -18,8 +19,8 @@ namespace {
 constexpr size_t kChunk = size_t{1} << 18;
 // Chunks under way at a time in each direction.
 constexpr int kWindow = 4;
-// Elements that have arrived and wait to be added.
-constexpr int64_t kWorkspace = kWindow * kChunk;
+// Bytes that have arrived and wait to be added.
+constexpr size_t kWorkspace = kWindow * kChunk * sizeof(float);
 // All messages of a communicator are matched in order, so one tag is enough.
 constexpr int kTag = 1;
 
@@ -37,6 +38,28 @@ void AddTo(std::span<const float> x, std::span<float> y) {
   float* __restrict to = y.data();
   const size_t n = x.size();
   for (size_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+void AddTo(std::span<const uint16_t> x, std::span<float> y) {
+  const uint16_t* __restrict from = x.data();
+  float* __restrict to = y.data();
+  const size_t n = x.size();
+  for (size_t i = 0; i < n; ++i) to[i] += ToFloat(std::bit_cast<hwy::bfloat16_t>(from[i]));
+}
+
+void Store(std::span<const float> sum, float* to) { std::ranges::copy(sum, to); }
+
+void Store(std::span<const float> sum, uint16_t* to) {
+  for (const float value : sum) {
+    *to++ = std::bit_cast<uint16_t>(FromFloat<hwy::bfloat16_t>(value));
+  }
+}
+
+template <typename T>
+MPI_Datatype TypeOf() {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, uint16_t>);
+  if constexpr (std::is_same_v<T, float>) return MPI_FLOAT;
+  return MPI_UINT16_T;
 }
 
 // Rows of `columns` values, one a rank, summed into the first along the tree of the communicator.
@@ -60,6 +83,8 @@ int CheckedCount(size_t count) {
 
 }  // namespace
 
+size_t CommunicatorBytes(int ranks) { return ranks > 1 ? kWorkspace : 0; }
+
 struct MpiCollectives::Progress {
   // Receives, then sends.
   std::array<MPI_Request, 2 * kWindow> requests;
@@ -71,77 +96,84 @@ struct MpiCollectives::Progress {
 };
 
 MpiCollectives::MpiCollectives(MpiThread* thread, MPI_Comm comm)
-    : thread_(thread), comm_(comm), memory_(Arena::OnHost("messages", kWorkspace * sizeof(float))) {
+    : thread_(thread), comm_(comm), memory_(Arena::OnHost("messages", kWorkspace)) {
   MpiThread::Check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
   MpiThread::Check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   const auto ranks = static_cast<unsigned>(size_);
   rounds_ = std::has_single_bit(ranks) ? std::countr_zero(ranks) : -1;
-  workspace_ = memory_.Allocate(Shape{kWorkspace}).span();
+  workspace_ = memory_.AllocateBytes(kWorkspace);
   requests_.assign(2 * static_cast<size_t>(size_), MPI_REQUEST_NULL);
 }
 
 void MpiCollectives::Free() { MpiThread::Check(MPI_Comm_free(&comm_), "MPI_Comm_free"); }
 
-std::span<float> MpiCollectives::Halved(std::span<float> data, int rounds) const {
+template <typename T>
+std::span<T> MpiCollectives::Halved(std::span<T> data, int rounds, int rank) const {
   for (int round = 0; round < rounds; ++round) {
     const size_t half = data.size() / 2;
-    data = (rank_ >> round) & 1 ? data.subspan(half) : data.first(half);
+    data = (rank >> round) & 1 ? data.subspan(half) : data.first(half);
   }
   return data;
 }
 
-std::span<float> MpiCollectives::Part(std::span<float> data, int i) const {
-  const size_t begin = data.size() * i / size_;
-  return data.subspan(begin, data.size() * (i + 1) / size_ - begin);
+template <typename T>
+std::span<T> MpiCollectives::ShardOf(std::span<T> data, int rank) const {
+  if (rounds_ >= 0) return Halved(data, rounds_, rank);
+  const size_t begin = data.size() * rank / size_;
+  return data.subspan(begin, data.size() * (rank + 1) / size_ - begin);
 }
 
 void MpiCollectives::ReduceScatter(std::span<float> data) {
   if (rounds_ < 0) return ReduceScatterDirect(data);
   for (int round = 0; round < rounds_; ++round) {
-    const std::span<float> all = Halved(data, round);
+    const std::span<float> all = Halved(data, round, rank_);
     const size_t half = all.size() / 2;
     const bool upper = (rank_ >> round) & 1;
-    Run({.peer = rank_ ^ (1 << round),
-         .send = upper ? all.first(half) : all.subspan(half),
-         .receive = upper ? all.subspan(half) : all.first(half),
-         .add = true});
+    Run(Exchange<float>{.peer = rank_ ^ (1 << round),
+                        .send = upper ? all.first(half) : all.subspan(half),
+                        .receive = upper ? all.subspan(half) : all.first(half),
+                        .add = true});
   }
 }
 
-void MpiCollectives::AllGather(std::span<float> data) {
+template <typename T>
+void MpiCollectives::AllGather(std::span<T> data) {
   if (rounds_ < 0) return AllGatherDirect(data);
   for (int round = rounds_ - 1; round >= 0; --round) {
-    const std::span<float> all = Halved(data, round);
+    const std::span<T> all = Halved(data, round, rank_);
     const size_t half = all.size() / 2;
     const bool upper = (rank_ >> round) & 1;
-    Run({.peer = rank_ ^ (1 << round),
-         .send = upper ? all.subspan(half) : all.first(half),
-         .receive = upper ? all.first(half) : all.subspan(half),
-         .add = false});
+    Run(Exchange<T>{.peer = rank_ ^ (1 << round),
+                    .send = upper ? all.subspan(half) : all.first(half),
+                    .receive = upper ? all.first(half) : all.subspan(half),
+                    .add = false});
   }
 }
 
-void MpiCollectives::StartReceive(const Exchange& exchange, int slot, Progress* progress) {
+template <typename T>
+void MpiCollectives::StartReceive(const Exchange<T>& exchange, int slot, Progress* progress) {
   if (progress->next_receive == Chunks(exchange.receive.size())) return;
   const size_t chunk = progress->next_receive++;
-  const std::span<float> place = ChunkOf(exchange.receive, chunk);
+  const std::span<T> place = ChunkOf(exchange.receive, chunk);
   progress->receiving[slot] = chunk;
-  float* into = exchange.add ? workspace_.data() + slot * kChunk : place.data();
-  MpiThread::Check(MPI_Irecv(into, CheckedCount(place.size()), MPI_FLOAT, exchange.peer, kTag,
+  T* into = exchange.add ? static_cast<T*>(workspace_) + slot * kChunk : place.data();
+  MpiThread::Check(MPI_Irecv(into, CheckedCount(place.size()), TypeOf<T>(), exchange.peer, kTag,
                              comm_, &progress->requests[slot]),
                    "MPI_Irecv");
 }
 
-void MpiCollectives::StartSend(const Exchange& exchange, int slot, Progress* progress) {
+template <typename T>
+void MpiCollectives::StartSend(const Exchange<T>& exchange, int slot, Progress* progress) {
   if (progress->next_send == Chunks(exchange.send.size())) return;
-  const std::span<const float> chunk = ChunkOf(exchange.send, progress->next_send++);
-  MpiThread::Check(MPI_Isend(chunk.data(), CheckedCount(chunk.size()), MPI_FLOAT, exchange.peer,
+  const std::span<const T> chunk = ChunkOf(exchange.send, progress->next_send++);
+  MpiThread::Check(MPI_Isend(chunk.data(), CheckedCount(chunk.size()), TypeOf<T>(), exchange.peer,
                              kTag, comm_, &progress->requests[kWindow + slot]),
                    "MPI_Isend");
   CountSent(chunk.size_bytes());
 }
 
-void MpiCollectives::Run(const Exchange& exchange) {
+template <typename T>
+void MpiCollectives::Run(const Exchange<T>& exchange) {
   Progress progress;
   progress.requests.fill(MPI_REQUEST_NULL);
   progress.left = Chunks(exchange.receive.size()) + Chunks(exchange.send.size());
@@ -156,81 +188,90 @@ void MpiCollectives::Run(const Exchange& exchange) {
         StartSend(exchange, i - kWindow, &progress);
         continue;
       }
-      if (exchange.add) {
-        const std::span<float> place = ChunkOf(exchange.receive, progress.receiving[i]);
-        AddTo(workspace_.subspan(i * kChunk, place.size()), place);
+      if constexpr (std::is_same_v<T, float>) {
+        if (exchange.add) {
+          const std::span<float> place = ChunkOf(exchange.receive, progress.receiving[i]);
+          AddTo(std::span<const float>(static_cast<float*>(workspace_) + i * kChunk, place.size()),
+                place);
+        }
       }
       StartReceive(exchange, i, &progress);
     }
   }
 }
 
-std::span<float> MpiCollectives::Contribution(int rank, size_t chunk) {
-  return workspace_.subspan((rank < rank_ ? rank : rank - 1) * chunk, chunk);
+template <typename T>
+std::span<T> MpiCollectives::Contribution(int rank, size_t chunk) {
+  return {static_cast<T*>(workspace_) + (rank < rank_ ? rank : rank - 1) * chunk, chunk};
 }
 
-void MpiCollectives::ExchangeContributions(std::span<float> data, size_t begin, size_t chunk) {
+template <typename T>
+void MpiCollectives::ExchangeContributions(std::span<T> data, size_t begin, size_t chunk) {
   std::ranges::fill(requests_, MPI_REQUEST_NULL);
-  const size_t own = Part(data, rank_).size();
+  const size_t own = ShardOf(data, rank_).size();
   for (int r = 0; r < size_; ++r) {
     if (r == rank_) continue;
     if (begin < own) {
       const size_t count = std::min(chunk, own - begin);
-      MpiThread::Check(MPI_Irecv(Contribution(r, chunk).data(), CheckedCount(count), MPI_FLOAT, r,
-                                 kTag, comm_, &requests_[r]),
+      MpiThread::Check(MPI_Irecv(Contribution<T>(r, chunk).data(), CheckedCount(count), TypeOf<T>(),
+                                 r, kTag, comm_, &requests_[r]),
                        "MPI_Irecv");
     }
-    const std::span<float> part = Part(data, r);
+    const std::span<T> part = ShardOf(data, r);
     if (begin < part.size()) {
       const size_t count = std::min(chunk, part.size() - begin);
-      MpiThread::Check(MPI_Isend(part.data() + begin, CheckedCount(count), MPI_FLOAT, r, kTag,
+      MpiThread::Check(MPI_Isend(part.data() + begin, CheckedCount(count), TypeOf<T>(), r, kTag,
                                  comm_, &requests_[size_ + r]),
                        "MPI_Isend");
-      CountSent(count * sizeof(float));
+      CountSent(count * sizeof(T));
     }
   }
 }
 
-void MpiCollectives::ReduceScatterDirect(std::span<float> data) {
-  const std::span<float> own = Part(data, rank_);
-  // Parts differ by one element at most.
+template <typename T>
+void MpiCollectives::ReduceScatterDirect(std::span<T> data) {
+  if (size_ == 1) return;
+  const std::span<T> own = ShardOf(data, rank_);
+  // Shards differ by one element at most.
   const size_t largest = (data.size() + size_ - 1) / size_;
-  const size_t chunk = workspace_.size() / (size_ - 1);
+  const size_t chunk = kWorkspace / sizeof(T) / (size_ - 1);
   std::array<float, 1024> sum;
   for (size_t begin = 0; begin < largest; begin += chunk) {
     ExchangeContributions(data, begin, chunk);
     thread_->WaitAll(requests_);
     if (begin >= own.size()) continue;
-    const std::span<float> mine = own.subspan(begin, std::min(chunk, own.size() - begin));
+    const std::span<T> mine = own.subspan(begin, std::min(chunk, own.size() - begin));
     for (size_t at = 0; at < mine.size(); at += sum.size()) {
-      const size_t count = std::min(sum.size(), mine.size() - at);
-      const auto of_rank = [&](int r) {
-        return r == rank_ ? mine.subspan(at, count) : Contribution(r, chunk).subspan(at, count);
-      };
-      std::ranges::copy(of_rank(0), sum.begin());
-      for (int r = 1; r < size_; ++r) AddTo(of_rank(r), std::span(sum).first(count));
-      std::copy_n(sum.begin(), count, mine.begin() + at);
+      const std::span<float> part = std::span(sum).first(std::min(sum.size(), mine.size() - at));
+      // Negative zero keeps every number that it is added to.
+      std::ranges::fill(part, -0.0f);
+      for (int r = 0; r < size_; ++r) {
+        const std::span<T> all = r == rank_ ? mine : Contribution<T>(r, chunk);
+        AddTo(std::span<const T>(all.subspan(at, part.size())), part);
+      }
+      Store(part, mine.data() + at);
     }
   }
 }
 
-void MpiCollectives::AllGatherDirect(std::span<float> data) {
+template <typename T>
+void MpiCollectives::AllGatherDirect(std::span<T> data) {
   const size_t largest = (data.size() + size_ - 1) / size_;
   for (size_t chunk = 0; chunk < Chunks(largest); ++chunk) {
     std::ranges::fill(requests_, MPI_REQUEST_NULL);
-    const std::span<float> own = Part(data, rank_);
+    const std::span<T> own = ShardOf(data, rank_);
     for (int r = 0; r < size_; ++r) {
       if (r == rank_) continue;
-      const std::span<float> part = Part(data, r);
+      const std::span<T> part = ShardOf(data, r);
       if (chunk < Chunks(part.size())) {
-        const std::span<float> place = ChunkOf(part, chunk);
-        MpiThread::Check(MPI_Irecv(place.data(), CheckedCount(place.size()), MPI_FLOAT, r, kTag,
+        const std::span<T> place = ChunkOf(part, chunk);
+        MpiThread::Check(MPI_Irecv(place.data(), CheckedCount(place.size()), TypeOf<T>(), r, kTag,
                                    comm_, &requests_[r]),
                          "MPI_Irecv");
       }
       if (chunk < Chunks(own.size())) {
-        const std::span<float> piece = ChunkOf(own, chunk);
-        MpiThread::Check(MPI_Isend(piece.data(), CheckedCount(piece.size()), MPI_FLOAT, r, kTag,
+        const std::span<T> piece = ChunkOf(own, chunk);
+        MpiThread::Check(MPI_Isend(piece.data(), CheckedCount(piece.size()), TypeOf<T>(), r, kTag,
                                    comm_, &requests_[size_ + r]),
                          "MPI_Isend");
         CountSent(piece.size_bytes());
@@ -239,6 +280,8 @@ void MpiCollectives::AllGatherDirect(std::span<float> data) {
     thread_->WaitAll(requests_);
   }
 }
+
+void MpiCollectives::ReduceScatterBf16(std::span<uint16_t> data) { ReduceScatterDirect(data); }
 
 void MpiCollectives::AllGather(std::span<const double> values, std::span<double> result) {
   const int count = CheckedCount(values.size());
@@ -389,10 +432,30 @@ std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<float> da
   return PostAsync(name, [c = collectives_, data] { c->AllGather(data); });
 }
 
+std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<uint16_t> data,
+                                                             const std::string& name) {
+  CHECK_EQ(data.size() % size(), 0u) << name;
+  return PostAsync(name, [c = collectives_, data] { c->AllGather(data); });
+}
+
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduce(std::span<float> data,
                                                              const std::string& name) {
   return PostAsync(name, [c = collectives_, data] {
     c->ReduceScatter(data);
+    c->AllGather(data);
+  });
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatterBf16(std::span<uint16_t> data,
+                                                                     const std::string& name) {
+  CHECK_EQ(data.size() % size(), 0u) << name;
+  return PostAsync(name, [c = collectives_, data] { c->ReduceScatterBf16(data); });
+}
+
+std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduceBf16(std::span<uint16_t> data,
+                                                                 const std::string& name) {
+  return PostAsync(name, [c = collectives_, data] {
+    c->ReduceScatterBf16(data);
     c->AllGather(data);
   });
 }

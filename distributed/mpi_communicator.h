@@ -16,9 +16,11 @@ namespace swinfleet {
 // The algorithms; everything but the counters runs on the MPI thread.
 //
 // With a power of two ranks: recursive halving, nearest rank first, and recursive doubling back.
-// Otherwise every two ranks exchange directly and a shard is summed in rank order. Messages are cut
-// into chunks, so that the adding of one overlaps with the transfer of the next, and no count
-// exceeds MPI's int.
+// Otherwise, and for sums of bfloat16, every two ranks exchange directly and a shard is summed in
+// rank order. Messages are cut into chunks, so that the adding of one overlaps with the transfer of
+// the next, and no count exceeds MPI's int.
+//
+// T is float or uint16_t throughout; numbers of the latter are bfloat16 where they are summed.
 class MpiCollectives {
  public:
   MpiCollectives(MpiThread* thread, MPI_Comm comm);
@@ -31,7 +33,9 @@ class MpiCollectives {
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
 
   void ReduceScatter(std::span<float> data);
-  void AllGather(std::span<float> data);
+  void ReduceScatterBf16(std::span<uint16_t> data);
+  template <typename T>
+  void AllGather(std::span<T> data);
   void AllReduceSum(std::span<double> values);
   void AllGather(std::span<const double> values, std::span<double> result);
   std::vector<std::string> AllGatherText(const std::string& text);
@@ -39,29 +43,41 @@ class MpiCollectives {
   void Free();
 
  private:
-  // One message each way, cut into chunks. What arrives is added to `receive` or overwrites it.
+  // One message each way, cut into chunks. What arrives is added to `receive` (of floats) or
+  // overwrites it.
+  template <typename T>
   struct Exchange {
     int peer = 0;
-    std::span<const float> send;
-    std::span<float> receive;
+    std::span<const T> send;
+    std::span<T> receive;
     bool add = false;
   };
   // How far an exchange is: which chunk each slot carries, and the next one to start.
   struct Progress;
 
-  // The part of `data` that is this rank's after `rounds` halvings.
-  std::span<float> Halved(std::span<float> data, int rounds) const;
-  // Shard i of `size` in rank order, for other rank counts.
-  std::span<float> Part(std::span<float> data, int i) const;
-  void Run(const Exchange& exchange);
-  void StartReceive(const Exchange& exchange, int slot, Progress* progress);
-  void StartSend(const Exchange& exchange, int slot, Progress* progress);
-  void ReduceScatterDirect(std::span<float> data);
-  void AllGatherDirect(std::span<float> data);
+  // The part of `data` that is a rank's after `rounds` halvings.
+  template <typename T>
+  std::span<T> Halved(std::span<T> data, int rounds, int rank) const;
+  // A rank's shard.
+  template <typename T>
+  std::span<T> ShardOf(std::span<T> data, int rank) const;
+  template <typename T>
+  void Run(const Exchange<T>& exchange);
+  template <typename T>
+  void StartReceive(const Exchange<T>& exchange, int slot, Progress* progress);
+  template <typename T>
+  void StartSend(const Exchange<T>& exchange, int slot, Progress* progress);
+  template <typename T>
+  void ReduceScatterDirect(std::span<T> data);
+  template <typename T>
+  void AllGatherDirect(std::span<T> data);
   // Starts the exchange of one chunk with every other rank: parts of the others' shards go out, the
   // others' contributions to ours come into the workspace.
-  void ExchangeContributions(std::span<float> data, size_t begin, size_t chunk);
-  std::span<float> Contribution(int rank, size_t chunk);
+  template <typename T>
+  void ExchangeContributions(std::span<T> data, size_t begin, size_t chunk);
+  // Where in the workspace a rank's chunk of `chunk` elements comes to.
+  template <typename T>
+  std::span<T> Contribution(int rank, size_t chunk);
   void CountSent(size_t bytes) { bytes_sent_.fetch_add(bytes, std::memory_order_relaxed); }
 
   MpiThread* thread_;
@@ -73,7 +89,7 @@ class MpiCollectives {
   std::atomic<uint64_t> bytes_sent_ = 0;
   // Of an arena, for its huge pages: they make copies between processes twice as fast.
   Arena memory_;
-  std::span<float> workspace_;
+  void* workspace_ = nullptr;
   std::vector<double> gathered_;
   std::vector<MPI_Request> requests_;
 };
@@ -91,8 +107,14 @@ class MpiCommunicator : public Communicator {
                                                   const std::string& name) override;
   std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
                                               const std::string& name) override;
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t> data,
+                                              const std::string& name) override;
   std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
                                               const std::string& name) override;
+  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t> data,
+                                                      const std::string& name) override;
+  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t> data,
+                                                  const std::string& name) override;
   void AllReduceSum(std::span<double> values, const std::string& name) override;
   void AllGather(std::span<const double> values, std::span<double> result,
                  const std::string& name) override;

@@ -25,6 +25,18 @@ int ShardLayout::ShardIndex(int rank, int ranks) {
   return index;
 }
 
+ShardLayout::Leaves ShardLayout::LeavesOf(Accumulation accumulation, int rank, int ranks,
+                                          int64_t micro_batches) {
+  CHECK(rank >= 0 && rank < ranks && ranks <= micro_batches)
+      << "rank " << rank << " of " << ranks << ", " << micro_batches << " micro-batches";
+  if (accumulation != Accumulation::kSplit) {
+    return {.first = LeafBegin(rank, ranks, micro_batches),
+            .count = LeafCount(rank, ranks, micro_batches),
+            .stride = 1};
+  }
+  return {.first = rank, .count = Rounds(ranks, micro_batches - rank), .stride = ranks};
+}
+
 std::vector<ShardLayout::Segment> ShardLayout::ShardSegments(int unit, int rank) const {
   return SegmentsIn(unit, ShardBegin(unit, rank), ShardSize(unit));
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/config/job_config.h"
 #include "core/nn/parameters.h"
 
 namespace swinfleet {
@@ -28,7 +29,24 @@ class ShardLayout {
   // rank's bits reversed) when `ranks` is a power of two; the rank itself otherwise.
   static int ShardIndex(int rank, int ranks);
 
-  // A rank's leaves of the summation tree: [begin, end) of `leaves`, contiguous, in rank order.
+  // A rank's micro-batches of a step, leaves of the summation tree: number i of them is leaf
+  // first + i * stride.
+  struct Leaves {
+    int64_t first = 0;
+    int64_t count = 0;
+    int64_t stride = 1;
+    int64_t operator[](int64_t i) const { return first + i * stride; }
+  };
+  // Of `micro_batches` leaves. Contiguous in rank order, so that each rank sums a subtree; with
+  // split accumulation one leaf of each round in turn, so that the ranks' leaves of a round are a
+  // subtree. With a power of two ranks (at most as many as leaves) both are the same tree.
+  static Leaves LeavesOf(Accumulation accumulation, int rank, int ranks, int64_t micro_batches);
+  // Rounds in which ranks take a leaf each: what the rank with the most leaves has of them.
+  static int64_t Rounds(int ranks, int64_t micro_batches) {
+    return (micro_batches + ranks - 1) / ranks;
+  }
+
+  // A rank's part of `leaves` things: [begin, end), contiguous, in rank order.
   static int64_t LeafBegin(int rank, int ranks, int64_t leaves) { return rank * leaves / ranks; }
   static int64_t LeafCount(int rank, int ranks, int64_t leaves) {
     return LeafBegin(rank + 1, ranks, leaves) - LeafBegin(rank, ranks, leaves);

@@ -3,17 +3,21 @@
 #include <glog/logging.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
 #include "core/optim/optimizer.h"
+#include "distributed/gradient_sums.h"
+#include "distributed/master_weights.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
 namespace {
 
-// Elements [begin, begin + size) of a flat float32 tensor.
+// Elements of a checkpoint's parameter that are read at a time.
+constexpr int64_t kReadChunk = int64_t{1} << 18;
+
+// Elements [begin, begin + size) of a flat tensor.
 TensorView Slice(const TensorView& flat, int64_t begin, int64_t size) {
   return flat.Rows(begin, size);
 }
@@ -28,8 +32,6 @@ struct ZeroEngine::Impl {
   // Everything that belongs to one unit.
   struct UnitState {
     TensorView values;  // (padded)
-    // A stack of sums of leaves, as the digits of a binary counter; at most the counter's length.
-    std::vector<TensorView> gradients;  // (padded) each
     // Of the elements that this rank updates.
     OptimizerState optimizer;  // (owned size) each
     int64_t owned_begin = 0;
@@ -38,35 +40,43 @@ struct ZeroEngine::Impl {
     std::vector<ShardLayout::Segment> saved;
     // Where the sums of this unit's chunks begin among those of a rank.
     int64_t first_chunk = 0;
-    bool zeroed = false;
+    // This leaf's gradient is complete.
     bool ready = false;
-    std::unique_ptr<CollectiveHandle> reduction;
-    std::string reduce_name;
+    std::string name;
     std::string publish_name;
   };
 
   Impl(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
        MemoryClasses* memory, Context* context);
 
-  void Allocate(MemoryClasses* memory);
-  // Where the present leaf's gradient is summed: above the sums that wait, one for each digit 1 of
-  // the leaf's number.
-  int StackTop() const { return std::popcount(static_cast<uint64_t>(leaf)); }
-  TensorView& LeafGradient(UnitState& unit) { return unit.gradients[StackTop()]; }
-  void Fill(const TensorView& view) { context->ops->fill({.x = view, .value = 0}, *context); }
-  // Adds the newer sum at `top` to the older one below.
-  void Merge(UnitState& unit, int top) {
-    context->ops->add({.x = unit.gradients[top], .y = unit.gradients[top - 1]}, *context);
+  void AllocateUnit(UnitState& unit, int64_t padded, MemoryClasses* memory);
+  void AllocateSums(MemoryClasses* memory);
+  // All bits zero, which is zero in every dtype; sizes are whole chunks.
+  void Zero(const TensorView& view) {
+    TensorView floats = view;
+    floats.dtype = DType::kF32;
+    floats.shape = Shape{static_cast<int64_t>(view.Bytes() / sizeof(float))};
+    context->ops->fill({.x = floats, .value = 0}, *context);
   }
-  void StartReduction(UnitState& unit);
-  TensorView OwnShard(int unit) const;
   double Norm();
   std::string FirstNonfinite();
-  void UpdateUnit(UnitState& unit, std::span<const double> rates, int64_t update, float grad_scale);
+  void UpdateUnit(int index, std::span<const double> rates, int64_t update, float grad_scale);
   // The states of the configured optimizer and the prefix of their tensors' names.
   std::vector<std::pair<std::string, TensorView>> States(const UnitState& unit) const;
-  void LoadTensor(const CheckpointReader& reader, const std::string& tensor, const Shape& shape,
-                  int64_t begin, std::span<float> out) const;
+  // Elements [begin, begin + size) of its unit among those that this rank updates.
+  TensorView OfOwned(const UnitState& unit, const TensorView& owned, int64_t begin,
+                     int64_t size) const {
+    return Slice(owned, begin - unit.owned_begin, size);
+  }
+  // The masters of a segment that this rank saves; `staging` holds the unit's shard of them.
+  std::span<const float> Masters(UnitState& unit, const ShardLayout::Segment& segment,
+                                 const TensorView& staging);
+  // Sets elements [begin, begin + masters.size()) of a parameter.
+  void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
+  // The tensor is there with this shape; throws Error.
+  void CheckTensor(const CheckpointReader& reader, const std::string& tensor,
+                   const Shape& shape) const;
+  void LoadParameter(const CheckpointReader& reader, int parameter, std::span<float> buffer);
 
   const ParameterTable& table;
   Communicator* communicator;
@@ -75,8 +85,16 @@ struct ZeroEngine::Impl {
   ShardLayout layout;
   bool dry = false;
   std::vector<UnitState> units;
+  std::unique_ptr<GradientSums> sums;
+  // Of this rank in a step.
+  int64_t leaves = 0;
   // The present leaf; -1 before the first of a step.
   int64_t leaf = -1;
+  // The unit whose gradient is in use, and where it is; -1: none.
+  int open = -1;
+  TensorView open_gradient;
+  // From FinishReduction until something else uses the gradients' memory.
+  bool reduced = false;
   // Sums of squares of the chunks of this rank's shards, and of all ranks'.
   int64_t own_chunks = 0;
   double* own_sums = nullptr;
@@ -92,44 +110,52 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       layout(table, communicator->size()),
       units(table.units().size()) {
   CHECK(options.stage == 0 || options.stage == 1) << "ZeRO stage " << options.stage;
-  CHECK_GE(options.leaves, 1);
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   dry = memory->parameters.device() == Device::kDryRun;
   const int rank = communicator->rank();
+  leaves = ShardLayout::LeavesOf(options.accumulation, rank, layout.ranks(), options.micro_batches)
+               .count;
+  sums = MakeGradientSums(options.accumulation,
+                          {.table = &table,
+                           .layout = &layout,
+                           .communicator = communicator,
+                           .context = context,
+                           .stage = options.stage,
+                           .micro_batches = options.micro_batches},
+                          memory);
   for (size_t u = 0; u < units.size(); ++u) {
     UnitState& unit = units[u];
     const int index = static_cast<int>(u);
-    const std::string& name = table.units()[u].name;
     const bool everything = options.stage == 0;
     unit.owned_begin = everything ? 0 : layout.ShardBegin(index, rank);
     unit.owned_size = everything ? layout.PaddedSize(index) : layout.ShardSize(index);
     unit.saved = layout.ShardSegments(index, rank);
     unit.updated = everything ? layout.UnitSegments(index) : unit.saved;
     unit.first_chunk = own_chunks;
-    unit.reduce_name = (everything ? "all-reduce " : "reduce-scatter ") + name;
-    unit.publish_name = "all-gather " + name;
+    unit.name = table.units()[u].name;
+    unit.publish_name = "all-gather " + unit.name;
     own_chunks += layout.ShardSize(index) / kNormChunk;
+    AllocateUnit(unit, layout.PaddedSize(index), memory);
   }
-  Allocate(memory);
+  AllocateSums(memory);
 }
 
-void ZeroEngine::Impl::Allocate(MemoryClasses* memory) {
-  const int levels = std::bit_width(static_cast<uint64_t>(options.leaves));
-  const int states = OptimizerStateTensors(options.optimizer.kind);
-  for (size_t u = 0; u < units.size(); ++u) {
-    UnitState& unit = units[u];
-    const Shape padded{layout.PaddedSize(static_cast<int>(u))};
-    unit.values = memory->parameters.Allocate(padded);
-    Fill(unit.values);
-    for (int level = 0; level < levels; ++level) {
-      unit.gradients.push_back(memory->gradients.Allocate(padded));
-    }
-    unit.optimizer.first = memory->optimizer.Allocate(Shape{unit.owned_size});
-    Fill(unit.optimizer.first);
-    if (states < 2) continue;
-    unit.optimizer.second = memory->optimizer.Allocate(Shape{unit.owned_size});
-    Fill(unit.optimizer.second);
+void ZeroEngine::Impl::AllocateUnit(UnitState& unit, int64_t padded, MemoryClasses* memory) {
+  const Shape owned{unit.owned_size};
+  unit.values = memory->parameters.Allocate({padded}, options.dtype);
+  Zero(unit.values);
+  unit.optimizer.first = memory->optimizer.Allocate(owned);
+  Zero(unit.optimizer.first);
+  if (OptimizerStateTensors(options.optimizer.kind) == 2) {
+    unit.optimizer.second = memory->optimizer.Allocate(owned);
+    Zero(unit.optimizer.second);
   }
+  if (options.dtype == DType::kF32) return;
+  unit.optimizer.master = memory->optimizer.Allocate(owned, MasterDType(options.dtype));
+  Zero(unit.optimizer.master);
+}
+
+void ZeroEngine::Impl::AllocateSums(MemoryClasses* memory) {
   const size_t bytes = own_chunks * sizeof(double);
   own_sums = static_cast<double*>(memory->workspace.AllocateBytes(bytes));
   all_sums = own_sums;
@@ -138,21 +164,10 @@ void ZeroEngine::Impl::Allocate(MemoryClasses* memory) {
   }
 }
 
-void ZeroEngine::Impl::StartReduction(UnitState& unit) {
-  const std::span<float> sum(unit.gradients[0].f32(), unit.gradients[0].NumElements());
-  unit.reduction = options.stage == 0 ? communicator->AllReduce(sum, unit.reduce_name)
-                                      : communicator->ReduceScatter(sum, unit.reduce_name);
-}
-
-TensorView ZeroEngine::Impl::OwnShard(int unit) const {
-  return Slice(units[unit].gradients[0], layout.ShardBegin(unit, communicator->rank()),
-               layout.ShardSize(unit));
-}
-
 double ZeroEngine::Impl::Norm() {
   for (size_t u = 0; u < units.size(); ++u) {
-    context->ops->sum_of_squares(
-        {.x = OwnShard(static_cast<int>(u)), .sums = own_sums + units[u].first_chunk}, *context);
+    const TensorView shard = sums->OwnShard(static_cast<int>(u));
+    context->ops->sum_of_squares({.x = shard, .sums = own_sums + units[u].first_chunk}, *context);
   }
   const int ranks = layout.ranks();
   if (ranks > 1) {
@@ -168,8 +183,8 @@ double ZeroEngine::Impl::Norm() {
   for (size_t u = 0; u < units.size(); ++u) {
     const int64_t chunks = layout.ShardSize(static_cast<int>(u)) / kNormChunk;
     for (const int r : rank_of_shard) {
-      const double* sums = all_sums + r * own_chunks + units[u].first_chunk;
-      for (int64_t c = 0; c < chunks; ++c) sum += sums[c];
+      const double* chunk_sums = all_sums + r * own_chunks + units[u].first_chunk;
+      for (int64_t c = 0; c < chunks; ++c) sum += chunk_sums[c];
     }
   }
   return std::sqrt(sum);
@@ -177,9 +192,10 @@ double ZeroEngine::Impl::Norm() {
 
 std::string ZeroEngine::Impl::FirstNonfinite() {
   double first = std::numeric_limits<double>::max();
-  for (const UnitState& unit : units) {
-    for (const ShardLayout::Segment& segment : unit.saved) {
-      const TensorView part = Slice(unit.gradients[0], segment.unit_begin, segment.size);
+  for (size_t u = 0; u < units.size(); ++u) {
+    const TensorView gradient = sums->Reduced(static_cast<int>(u));
+    for (const ShardLayout::Segment& segment : units[u].saved) {
+      const TensorView part = OfOwned(units[u], gradient, segment.unit_begin, segment.size);
       if (segment.parameter < first && !AllFinite(part.span())) first = segment.parameter;
     }
   }
@@ -193,18 +209,20 @@ std::string ZeroEngine::Impl::FirstNonfinite() {
   return table.parameters()[static_cast<int>(least)].name;
 }
 
-void ZeroEngine::Impl::UpdateUnit(UnitState& unit, std::span<const double> rates, int64_t update,
+void ZeroEngine::Impl::UpdateUnit(int index, std::span<const double> rates, int64_t update,
                                   float grad_scale) {
+  UnitState& unit = units[index];
+  const TensorView gradient = sums->Reduced(index);
   for (const ShardLayout::Segment& segment : unit.updated) {
-    const int64_t at = segment.unit_begin - unit.owned_begin;
-    OptimizerState state;
-    state.first = Slice(unit.optimizer.first, at, segment.size);
-    if (!unit.optimizer.second.empty()) {
-      state.second = Slice(unit.optimizer.second, at, segment.size);
-    }
+    const auto part = [&](const TensorView& owned) {
+      return owned.empty() ? owned : OfOwned(unit, owned, segment.unit_begin, segment.size);
+    };
+    const OptimizerState state = {.first = part(unit.optimizer.first),
+                                  .second = part(unit.optimizer.second),
+                                  .master = part(unit.optimizer.master)};
     UpdateSegment(options.optimizer, options.hypers[segment.parameter], rates[segment.parameter],
                   update, grad_scale, Slice(unit.values, segment.unit_begin, segment.size),
-                  Slice(unit.gradients[0], segment.unit_begin, segment.size), state, *context);
+                  part(gradient), state, *context);
   }
 }
 
@@ -216,8 +234,40 @@ std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
   return {{"sgd_momentum/", unit.optimizer.first}};
 }
 
-void ZeroEngine::Impl::LoadTensor(const CheckpointReader& reader, const std::string& tensor,
-                                  const Shape& shape, int64_t begin, std::span<float> out) const {
+std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
+                                                 const ShardLayout::Segment& segment,
+                                                 const TensorView& staging) {
+  const TensorView values = Slice(unit.values, segment.unit_begin, segment.size);
+  const auto size = static_cast<size_t>(segment.size);
+  if (options.dtype == DType::kF32) return {values.f32(), size};
+  const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
+  if (options.dtype == DType::kF16) return {kept.f32(), size};
+  const int64_t shard_begin =
+      layout.ShardBegin(table.parameters()[segment.parameter].unit, communicator->rank());
+  const TensorView place = Slice(staging, segment.unit_begin - shard_begin, segment.size);
+  if (!dry) RestoreMasters(values, kept, place.span());
+  return {place.f32(), size};
+}
+
+void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
+  const ParameterInfo& info = table.parameters()[parameter];
+  UnitState& unit = units[info.unit];
+  const int64_t at = info.offset + begin;
+  const auto size = static_cast<int64_t>(masters.size());
+  if (!RoundWeights(masters, Slice(unit.values, at, size))) {
+    throw Error("parameter " + info.name + " holds a weight that " + NameOf(options.dtype) +
+                " can't: use train.dtype bf16 or fp32");
+  }
+  if (options.dtype == DType::kF32) return;
+  const int64_t first = std::max(at, unit.owned_begin);
+  const int64_t last = std::min(at + size, unit.owned_begin + unit.owned_size);
+  if (first >= last) return;
+  KeepMasters(masters.subspan(first - at, last - first),
+              OfOwned(unit, unit.optimizer.master, first, last - first));
+}
+
+void ZeroEngine::Impl::CheckTensor(const CheckpointReader& reader, const std::string& tensor,
+                                   const Shape& shape) const {
   const auto found = reader.tensors().find(tensor);
   if (found == reader.tensors().end()) {
     throw Error("checkpoint " + reader.dir() + " has no tensor " + tensor +
@@ -227,7 +277,18 @@ void ZeroEngine::Impl::LoadTensor(const CheckpointReader& reader, const std::str
     throw Error("checkpoint " + reader.dir() + ": tensor " + tensor + " has shape " +
                 found->second.ToString() + ", the model's is " + shape.ToString());
   }
-  reader.Read(tensor, begin, out);
+}
+
+void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader, int parameter,
+                                     std::span<float> buffer) {
+  const ParameterInfo& info = table.parameters()[parameter];
+  const std::string tensor = "param/" + info.name;
+  CheckTensor(reader, tensor, info.shape);
+  for (int64_t begin = 0; begin < info.size(); begin += kReadChunk) {
+    const std::span<float> part = buffer.first(std::min(kReadChunk, info.size() - begin));
+    reader.Read(tensor, begin, part);
+    SetWeights(parameter, begin, part);
+  }
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
@@ -238,11 +299,18 @@ ZeroEngine::~ZeroEngine() = default;
 
 void ZeroEngine::Initialize(uint64_t seed) {
   if (impl_->dry) return;
+  impl_->reduced = false;
   for (size_t u = 0; u < impl_->units.size(); ++u) {
     Impl::UnitState& unit = impl_->units[u];
-    InitializeUnit(impl_->table, static_cast<int>(u), seed, unit.values.span());
-    impl_->Fill(unit.optimizer.first);
-    if (!unit.optimizer.second.empty()) impl_->Fill(unit.optimizer.second);
+    const int index = static_cast<int>(u);
+    const std::span<float> initial = impl_->sums->Staging(index).span();
+    InitializeUnit(impl_->table, index, seed, initial);
+    for (const int p : impl_->table.units()[u].parameters) {
+      const ParameterInfo& info = impl_->table.parameters()[p];
+      impl_->SetWeights(p, 0, initial.subspan(info.offset, info.size()));
+    }
+    impl_->Zero(unit.optimizer.first);
+    if (!unit.optimizer.second.empty()) impl_->Zero(unit.optimizer.second);
   }
 }
 
@@ -253,52 +321,46 @@ void ZeroEngine::Release(int unit) {}
 TensorView ZeroEngine::Gradient(int unit) {
   Impl::UnitState& state = impl_->units[unit];
   CHECK_GE(impl_->leaf, 0) << "gradient of a unit outside of a micro-batch";
-  CHECK(!state.ready) << state.reduce_name << ": gradient used after it was declared ready";
-  if (!state.zeroed) {
-    impl_->Fill(impl_->LeafGradient(state));
-    state.zeroed = true;
+  CHECK(!state.ready) << state.name << ": gradient used after it was declared ready";
+  if (impl_->open != unit) {
+    CHECK_EQ(impl_->open, -1) << state.name << ": gradient used before that of "
+                              << impl_->units[impl_->open].name << " is ready";
+    impl_->open = unit;
+    impl_->open_gradient = impl_->sums->Open(unit, impl_->leaf);
   }
-  return impl_->LeafGradient(state);
+  return impl_->open_gradient;
 }
 
 void ZeroEngine::GradientReady(int unit) {
   // A unit that got no gradient has one of zeros.
   Gradient(unit);
-  Impl::UnitState& state = impl_->units[unit];
-  state.ready = true;
-  int top = impl_->StackTop();
-  for (int64_t digits = impl_->leaf; digits & 1; digits >>= 1) impl_->Merge(state, top--);
-  if (impl_->leaf + 1 < impl_->options.leaves) return;
-  // Only where the number of leaves is no power of two do sums still wait here.
-  while (top > 0) impl_->Merge(state, top--);
-  impl_->StartReduction(state);
+  impl_->units[unit].ready = true;
+  impl_->open = -1;
+  impl_->sums->Close(unit, impl_->leaf);
 }
 
 void ZeroEngine::BeginStep() {
   impl_->leaf = -1;
-  for (const Impl::UnitState& unit : impl_->units) {
-    CHECK(unit.reduction == nullptr) << unit.reduce_name << " of the last step is not finished";
-  }
+  impl_->reduced = false;
 }
 
 void ZeroEngine::BeginMicroBatch(int64_t leaf) {
   CHECK_EQ(leaf, impl_->leaf + 1) << "micro-batches come in order";
-  CHECK_LT(leaf, impl_->options.leaves);
+  CHECK_LT(leaf, impl_->leaves);
   for (Impl::UnitState& unit : impl_->units) {
-    CHECK(leaf == 0 || unit.ready) << unit.reduce_name << ": no gradient of leaf " << leaf - 1;
-    unit.zeroed = false;
+    CHECK(leaf == 0 || unit.ready) << unit.name << ": no gradient of leaf " << leaf - 1;
     unit.ready = false;
   }
   impl_->leaf = leaf;
 }
 
 GradientNorm ZeroEngine::FinishReduction() {
-  CHECK_EQ(impl_->leaf + 1, impl_->options.leaves) << "micro-batches are missing";
-  for (Impl::UnitState& unit : impl_->units) {
-    CHECK(unit.reduction != nullptr) << unit.reduce_name << ": no gradient of the last leaf";
-    unit.reduction->Wait();
-    unit.reduction.reset();
+  CHECK_EQ(impl_->leaf + 1, impl_->leaves) << "micro-batches are missing";
+  for (const Impl::UnitState& unit : impl_->units) {
+    CHECK(unit.ready) << unit.name << ": no gradient of the last leaf";
   }
+  impl_->sums->Finish();
+  impl_->reduced = true;
   GradientNorm result;
   result.norm = impl_->Norm();
   if (!std::isfinite(result.norm)) result.first_nonfinite = impl_->FirstNonfinite();
@@ -312,33 +374,49 @@ void ZeroEngine::Update(double base_rate, int64_t update, float grad_scale) {
 
 void ZeroEngine::Update(std::span<const double> rates, int64_t update, float grad_scale) {
   CHECK_EQ(rates.size(), impl_->table.parameters().size());
-  for (Impl::UnitState& unit : impl_->units) impl_->UpdateUnit(unit, rates, update, grad_scale);
+  CHECK(impl_->reduced) << "an update without a reduced gradient";
+  for (size_t u = 0; u < impl_->units.size(); ++u) {
+    impl_->UpdateUnit(static_cast<int>(u), rates, update, grad_scale);
+  }
+  impl_->reduced = false;
 }
 
 void ZeroEngine::PublishParameters() {
   if (impl_->options.stage == 0) return;
   std::vector<std::unique_ptr<CollectiveHandle>> handles;
   for (Impl::UnitState& unit : impl_->units) {
-    const std::span<float> values(unit.values.f32(), unit.values.NumElements());
-    handles.push_back(impl_->communicator->AllGather(values, unit.publish_name));
+    const auto size = static_cast<size_t>(unit.values.NumElements());
+    Communicator* communicator = impl_->communicator;
+    handles.push_back(
+        impl_->options.dtype == DType::kF32
+            ? communicator->AllGather(std::span(unit.values.f32(), size), unit.publish_name)
+            : communicator->AllGather(std::span(unit.values.u16(), size), unit.publish_name));
   }
   for (const auto& handle : handles) handle->Wait();
 }
 
-std::vector<TensorPiece> ZeroEngine::OwnedState() const {
+TensorView ZeroEngine::ReducedGradient(int unit) {
+  CHECK(impl_->reduced) << "no reduced gradient";
+  return impl_->sums->Reduced(unit);
+}
+
+std::vector<TensorPiece> ZeroEngine::OwnedState() {
+  // Whoever skipped the update doesn't need the gradient any more.
+  impl_->reduced = false;
   std::vector<TensorPiece> pieces;
-  for (const Impl::UnitState& unit : impl_->units) {
+  for (size_t u = 0; u < impl_->units.size(); ++u) {
+    Impl::UnitState& unit = impl_->units[u];
+    const TensorView staging = impl_->sums->ShardStaging(static_cast<int>(u));
     const auto states = impl_->States(unit);
     for (const ShardLayout::Segment& segment : unit.saved) {
       const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-      const auto add = [&](const std::string& prefix, const TensorView& flat, int64_t begin) {
-        const std::span<const float> part(Slice(flat, begin, segment.size).f32(),
-                                          static_cast<size_t>(segment.size));
-        pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, part});
+      const auto add = [&](const std::string& prefix, std::span<const float> data) {
+        pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, data});
       };
-      add("param/", unit.values, segment.unit_begin);
-      for (const auto& [prefix, flat] : states) {
-        add(prefix, flat, segment.unit_begin - unit.owned_begin);
+      add("param/", impl_->Masters(unit, segment, staging));
+      for (const auto& [prefix, owned] : states) {
+        const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
+        add(prefix, {part.f32(), static_cast<size_t>(segment.size)});
       }
     }
   }
@@ -347,26 +425,33 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() const {
 
 void ZeroEngine::Load(const CheckpointReader& reader) {
   CHECK(!impl_->dry) << "a dry run has no state";
+  std::vector<float> buffer(kReadChunk);
   for (size_t p = 0; p < impl_->table.parameters().size(); ++p) {
-    const ParameterInfo& info = impl_->table.parameters()[p];
-    impl_->LoadTensor(reader, "param/" + info.name, info.shape, 0,
-                      ParameterValues(static_cast<int>(p)));
+    impl_->LoadParameter(reader, static_cast<int>(p), buffer);
   }
   for (Impl::UnitState& unit : impl_->units) {
-    for (const auto& [prefix, flat] : impl_->States(unit)) {
+    for (const auto& [prefix, owned] : impl_->States(unit)) {
       for (const ShardLayout::Segment& segment : unit.updated) {
         const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-        const TensorView part = Slice(flat, segment.unit_begin - unit.owned_begin, segment.size);
-        impl_->LoadTensor(reader, prefix + info.name, info.shape, segment.parameter_begin,
-                          part.span());
+        const std::string tensor = prefix + info.name;
+        impl_->CheckTensor(reader, tensor, info.shape);
+        const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
+        reader.Read(tensor, segment.parameter_begin, part.span());
       }
     }
   }
 }
 
-std::span<float> ZeroEngine::ParameterValues(int parameter) {
+void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {
+  CHECK(!impl_->dry) << "a dry run has no state";
+  CHECK_EQ(static_cast<int64_t>(values.size()), impl_->table.parameters()[parameter].size());
+  impl_->SetWeights(parameter, 0, values);
+}
+
+void ZeroEngine::GetParameter(int parameter, std::span<float> values) const {
+  CHECK(!impl_->dry) << "a dry run has no state";
   const ParameterInfo& info = impl_->table.parameters()[parameter];
-  return Slice(impl_->units[info.unit].values, info.offset, info.size()).span();
+  WidenWeights(Slice(impl_->units[info.unit].values, info.offset, info.size()), values);
 }
 
 }  // namespace swinfleet

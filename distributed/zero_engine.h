@@ -26,14 +26,19 @@ struct ZeroOptions {
   OptimizerConfig optimizer;
   // One a parameter.
   std::vector<ParameterHyper> hypers;
-  // This rank's micro-batches in a step: its contiguous leaves of the summation tree.
-  int64_t leaves = 1;
+  // Micro-batches of all ranks in a step: the leaves of the summation tree. Which of them are a
+  // rank's says ShardLayout::LeavesOf.
+  int64_t micro_batches = 1;
+  // Of the weights: float32, bfloat16 or float16.
+  DType dtype = DType::kF32;
+  // Split accumulation needs stage 1.
+  Accumulation accumulation = Accumulation::kPlain;
 };
 
 // The reduced gradient of a step.
 struct GradientNorm {
-  // Global 2-norm, the same bits on every rank and for every number of ranks that is a power of
-  // two.
+  // Global 2-norm, the same bits on every rank; but for low-precision accumulation, also for every
+  // number of ranks that is a power of two.
   double norm = 0;
   // The first parameter, in the table's order, whose gradient is not finite; empty when all are.
   std::string first_nonfinite;
@@ -42,20 +47,44 @@ struct GradientNorm {
 // All memory comes from `memory`, all of it in the constructor. On dry-run memory nothing is
 // touched.
 //
-// A step: BeginStep; for each leaf BeginMicroBatch, Forward, Backward; FinishReduction; Update;
-// PublishParameters. Leaf gradients are summed along the binary tree as they come, unit by unit
-// (a binary counter: at most log2(leaves) + 1 full gradients wait); with the last leaf each unit's
-// reduction over ranks starts at once, under the rest of backward.
+// A step: BeginStep; for each of the rank's leaves BeginMicroBatch, Forward, Backward;
+// FinishReduction; Update; PublishParameters.
+//
+// Weights below float32. Every rank has all of them in 16 bits; the rank that updates one keeps its
+// float32 master beside the moments (of bfloat16 the 16 bits that rounding took away, of float16
+// all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
+// masters, so that they don't depend on the dtype.
+//
+// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much), with M
+// micro-batches of which a rank has L, R = ceil(M / P), and the largest unit of U elements:
+//
+//   form           bytes of gradients                  bytes of them that a rank sends in a step
+//   plain          4 N (floor(log2 L) + 1)             4 N (P - 1) / P
+//   split          4 N / P floor(log2(R + 1)) + 8 U    4 N R (P - 1) / P
+//   low precision  4 N + 4 U                           2 N (P - 1) / P
+//
+// Plain: a rank's leaves are neighbours. They are summed along the binary tree as they come, unit
+// by unit; with the last one each unit's reduction over ranks starts, under the rest of backward.
+// Split: each unit is reduced at every leaf, under the backward of the next unit, and a rank sums
+// its shard alone. In round k rank r has leaf k P + r. For a power of two ranks it is plain's tree,
+// to the bit: these two give the same bits on 1, 2, 4, ... ranks (if M is a multiple of them).
+// Low precision: leaves are added up one by one in bfloat16, while the rounding errors of the
+// additions are carried along (in bfloat16 too); the ranks' sums are added in float32 and rounded
+// once. The result is bfloat16, off by about 2^-9 of the largest partial sums. It has the same bits
+// whenever the number of ranks is the same (at stages 0 and 1, with any number of threads, after a
+// resume), but other bits on another number of ranks, because the leaves that a rank adds up are
+// others.
 class ZeroEngine : public ParameterAccess {
  public:
   ZeroEngine(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
              MemoryClasses* memory, Context* context);
   ~ZeroEngine() override;
 
-  // Initial weights as a function of the seed; optimizer state zero.
+  // Initial weights (masters) as a function of the seed; optimizer state zero.
   void Initialize(uint64_t seed);
 
-  // ParameterAccess.
+  // ParameterAccess. Values are of the options' dtype, gradients float32. One unit's gradient is in
+  // use at a time: from Gradient to GradientReady of the same unit.
   TensorView Acquire(int unit) override;
   void Release(int unit) override;
   TensorView Gradient(int unit) override;
@@ -74,14 +103,25 @@ class ZeroEngine : public ParameterAccess {
   // Afterwards every rank has all new parameters. Collective.
   void PublishParameters();
 
+  // Between FinishReduction and Update: the unit's reduced gradient as this rank updates with it,
+  // float32, (padded) at stage 0 and this rank's shard at stage 1. Valid until the next call.
+  TensorView ReducedGradient(int unit);
+
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the
-  // whole state once. Valid until the next Update. Of a dry run only the sizes mean something.
-  std::vector<TensorPiece> OwnedState() const;
-  // Sets parameters and optimizer state from a checkpoint of any number of ranks and any stage.
-  // Throws Error when it lacks a tensor or has another shape.
+  // whole state once; parameters are float32 masters. Not between FinishReduction and Update, and
+  // valid until the next BeginStep: bfloat16's masters are put together in the gradients' memory.
+  // Of a dry run only the sizes mean something.
+  std::vector<TensorPiece> OwnedState();
+  // Sets parameters and optimizer state from a checkpoint of any number of ranks, any stage and any
+  // dtype. Throws Error when it lacks a tensor, has another shape, or holds a weight that the dtype
+  // can't.
   void Load(const CheckpointReader& reader);
-  // A parameter's values, for export and for loading weights.
-  std::span<float> ParameterValues(int parameter);
+
+  // Sets a parameter and its master from float32 values; to be called on all ranks alike. Throws
+  // Error for a weight that the dtype can't hold.
+  void SetParameter(int parameter, std::span<const float> values);
+  // A parameter's values as the model computes with them (16 bits widened).
+  void GetParameter(int parameter, std::span<float> values) const;
 
  private:
   struct Impl;

@@ -3,9 +3,13 @@
 // Letters: B pictures, H and W height and width in tokens, C channels, M rows (tokens), N a linear
 // layer's outputs or the tokens of a window, K its inputs, T entries of a position bias table.
 //
-// Throughout: tensors are dense, row-major, float32. Gradients of parameters are *added* to what
-// their tensor holds; gradients of activations overwrite unless an argument says otherwise. Shapes
-// that do not fit are broken invariants (CHECK). Outputs must not overlap inputs, but where said.
+// Throughout: tensors are dense and row-major. Activations, their gradients and parameters share
+// the dtype of the call, float32, bfloat16 or float16, which is that of its first tensor. These are
+// float32 always: what is marked f32, means, deviations, lse, losses, scales of drop path, and
+// gradients of parameters. Sums are made in float32 or wider. Gradients of parameters are *added*
+// to what their tensor holds; gradients of activations overwrite unless an argument says otherwise.
+// Shapes that do not fit are broken invariants (CHECK). Outputs must not overlap inputs, but where
+// said.
 #ifndef SWINFLEET_KERNELS_OPS_H_
 #define SWINFLEET_KERNELS_OPS_H_
 
@@ -63,8 +67,9 @@ struct LinearBackwardWeightArgs {
   TensorView dbias;    // (N) or absent
 };
 
-// Windows on a feature map. The map is shifted cyclically by `shift` up and left before it is cut
-// into windows, as the official code does; H and W are multiples of the window.
+// Windows on a feature map of D x H x W tokens (D = 1: a picture). The map is padded at its far
+// ends to whole windows, shifted cyclically by `shift` towards the origin, and cut into windows, as
+// the official code does.
 struct WindowGeometry {
   int64_t batch = 0;
   int64_t height = 0;
@@ -73,82 +78,158 @@ struct WindowGeometry {
   int64_t window_w = 0;
   int64_t shift_h = 0;
   int64_t shift_w = 0;
+  int64_t depth = 1;
+  int64_t window_d = 1;
+  int64_t shift_d = 0;
 
-  int64_t WindowTokens() const { return window_h * window_w; }
-  int64_t WindowsPerPicture() const { return (height / window_h) * (width / window_w); }
-  // The token, in image order within a picture, that stands at place `token` of window `window`.
-  int64_t TokenAt(int64_t window, int64_t token) const {
-    const int64_t columns = width / window_w;
-    const int64_t row = (window / columns) * window_h + token / window_w;
-    const int64_t column = (window % columns) * window_w + token % window_w;
-    return ((row + shift_h) % height) * width + (column + shift_w) % width;
+  int64_t Tokens() const { return depth * height * width; }
+  int64_t WindowTokens() const { return window_d * window_h * window_w; }
+  int64_t WindowsD() const { return (depth + window_d - 1) / window_d; }
+  int64_t WindowsH() const { return (height + window_h - 1) / window_h; }
+  int64_t WindowsW() const { return (width + window_w - 1) / window_w; }
+  int64_t WindowsPerPicture() const { return WindowsD() * WindowsH() * WindowsW(); }
+  int64_t Windows() const { return batch * WindowsPerPicture(); }
+  bool HasPadding() const {
+    return depth % window_d != 0 || height % window_h != 0 || width % window_w != 0;
   }
-  // The region of the shifted map that this place lies in: tokens attend within their region; pairs
-  // of different regions get -100 (SwinTransformerBlock.attn_mask of the official code).
+  // The token, in raster order within a picture, that stands at place `token` of window `window`
+  // (both in raster order); -1 where there is only padding.
+  int64_t TokenAt(int64_t window, int64_t token) const {
+    const int64_t d = (PlaceD(window, token) + shift_d) % (WindowsD() * window_d);
+    const int64_t h = (PlaceH(window, token) + shift_h) % (WindowsH() * window_h);
+    const int64_t w = (PlaceW(window, token) + shift_w) % (WindowsW() * window_w);
+    return d < depth && h < height && w < width ? (d * height + h) * width + w : -1;
+  }
+  // The region of the shifted, padded map that this place lies in: tokens attend within their
+  // region; pairs of different regions get -100 (SwinTransformerBlock.attn_mask of the official
+  // code, compute_mask of Video Swin).
   int RegionAt(int64_t window, int64_t token) const {
-    const int64_t columns = width / window_w;
-    const int64_t row = (window / columns) * window_h + token / window_w;
-    const int64_t column = (window % columns) * window_w + token % window_w;
-    return 3 * Band(row, height, window_h, shift_h) + Band(column, width, window_w, shift_w);
+    const int band_d = Band(PlaceD(window, token), WindowsD() * window_d, window_d, shift_d);
+    const int band_h = Band(PlaceH(window, token), WindowsH() * window_h, window_h, shift_h);
+    const int band_w = Band(PlaceW(window, token), WindowsW() * window_w, window_w, shift_w);
+    return 9 * band_d + 3 * band_h + band_w;
   }
 
  private:
+  // Coordinates in the shifted, padded map.
+  int64_t PlaceD(int64_t window, int64_t token) const {
+    return window / (WindowsH() * WindowsW()) * window_d + token / (window_h * window_w);
+  }
+  int64_t PlaceH(int64_t window, int64_t token) const {
+    return window / WindowsW() % WindowsH() * window_h + token / window_w % window_h;
+  }
+  int64_t PlaceW(int64_t window, int64_t token) const {
+    return window % WindowsW() * window_w + token % window_w;
+  }
   static int Band(int64_t at, int64_t size, int64_t window, int64_t shift) {
     if (shift == 0 || at < size - window) return 0;
     return at < size - shift ? 1 : 2;
   }
 };
 
-// Scaled cosine attention within windows (Swin V2): out = softmax(exp(min(logit_scale, log 100)) *
-// cos(q, k) + bias + mask) v, per head, where vectors are divided by max(norm, 1e-12).
-// Takes and gives tokens in image order; head h has channels [h D, (h + 1) D) of q, k and v.
+// A run of consecutive windows of a geometry, counted over the batch: sequential attention works on
+// one at a time. Tensors then hold these windows' tokens alone, window by window: (windows, N, C).
+struct WindowRange {
+  int64_t first = 0;
+  // 0: all windows, and tensors hold the map, (B, D, H, W, C), without its padding.
+  int64_t count = 0;
+};
+
+// A score that no exponential survives.
+inline constexpr float kExcludedScore = -1e30f;
+
+// Attention within windows: out = softmax(score + bias + mask) v, per head; head h has channels
+// [h D, (h + 1) D) of q, k and v. Takes and gives tokens in raster order (but see WindowRange).
+//
+// With logit_scale the score is Swin V2's scaled cosine, exp(min(logit_scale, log 100)) *
+// cos(q, k), where vectors are divided by max(norm, 1e-12). Without, it is q k / sqrt(D).
 struct WindowAttentionForwardArgs {
   WindowGeometry geometry;
   int64_t heads = 0;
-  TensorView qkv;          // (B, H, W, 3 C): q, k, v
-  TensorView logit_scale;  // (heads)
-  TensorView bias;         // (heads, N, N)
-  TensorView out;          // (B, H, W, C)
+  TensorView qkv;          // (B, D, H, W, 3 C) or (windows, N, 3 C): q, k, v
+  TensorView logit_scale;  // (heads) or absent
+  // f32, (heads, N, N); or (G, heads, N, N), where window w of a picture takes number w modulo G;
+  // or absent. An entry of kExcludedScore excludes the pair.
+  TensorView bias;
+  TensorView out;  // (B, D, H, W, C) or (windows, N, C)
   // Logarithm of the sum of the exponentials of each row of scores, kept for backward.
-  TensorView lse;  // (B, H, W, heads)
+  TensorView lse;  // f32, (B, D, H, W, heads) or (windows, N, heads)
+  WindowRange range;
+  // Padding is nobody's key. Only with a range can this be false: then the tensors' rows of padding
+  // are tokens like others (Video Swin).
+  bool exclude_padding = true;
+  // Without logit_scale: the factor on q k in place of 1 / sqrt(D); 0 means that.
+  float score_scale = 0;
 };
 
 struct WindowAttentionBackwardArgs {
   WindowGeometry geometry;
   int64_t heads = 0;
-  TensorView qkv;           // (B, H, W, 3 C)
-  TensorView logit_scale;   // (heads)
-  TensorView bias;          // (heads, N, N)
-  TensorView lse;           // (B, H, W, heads)
-  TensorView dout;          // (B, H, W, C)
-  TensorView dqkv;          // (B, H, W, 3 C), overwritten
-  TensorView dlogit_scale;  // (heads), added to; nothing where the scale is clamped
-  TensorView dbias;         // (heads, N, N), added to
+  TensorView qkv;           // as in forward
+  TensorView logit_scale;   // (heads) or absent
+  TensorView bias;          // as in forward
+  TensorView lse;           // as in forward
+  TensorView dout;          // as out in forward
+  TensorView dqkv;          // as qkv, overwritten; zero for excluded padding
+  TensorView dlogit_scale;  // f32 (heads), added to; nothing where the scale is clamped
+  TensorView dbias;         // f32, as bias, added to; absent with it
+  WindowRange range;
+  bool exclude_padding = true;
+  float score_scale = 0;
+};
+
+// The tokens of a range of windows, window by window; zero where there is only padding.
+struct WindowGatherArgs {
+  WindowGeometry geometry;
+  WindowRange range;
+  TensorView x;     // (B, D, H, W, C)
+  TensorView rows;  // (windows, N, C)
+};
+
+// The inverse: writes the rows of tokens back to their places (adds, with `accumulate`); rows of
+// padding are dropped.
+struct WindowScatterArgs {
+  WindowGeometry geometry;
+  WindowRange range;
+  TensorView rows;  // (windows, N, C)
+  TensorView x;     // (B, D, H, W, C)
+  bool accumulate = false;
 };
 
 // The log-spaced continuous position bias of Swin V2: a two-layer MLP over relative coordinates,
-// 16 sigmoid(w2 relu(w1 coords + b1)), spread to pairs of tokens by their relative position.
-struct PositionBiasForwardArgs {
-  int64_t window_h = 0;
-  int64_t window_w = 0;
-  TensorView coords;  // (T, 2), T = (2 window_h - 1) (2 window_w - 1)
+// table = 16 sigmoid(w2 relu(w1 coords + b1)).
+struct PositionTableForwardArgs {
+  TensorView coords;  // f32 (T, 2)
   TensorView w1;      // (hidden, 2)
   TensorView b1;      // (hidden)
   TensorView w2;      // (heads, hidden)
-  TensorView bias;    // (heads, N, N)
+  TensorView table;   // f32 (T, heads)
 };
 
-struct PositionBiasBackwardArgs {
-  int64_t window_h = 0;
-  int64_t window_w = 0;
-  TensorView coords;  // (T, 2)
+struct PositionTableBackwardArgs {
+  TensorView coords;  // f32 (T, 2)
   TensorView w1;      // (hidden, 2)
   TensorView b1;      // (hidden)
   TensorView w2;      // (heads, hidden)
-  TensorView dbias;   // (heads, N, N)
-  TensorView dw1;     // (hidden, 2), added to
-  TensorView db1;     // (hidden), added to
-  TensorView dw2;     // (heads, hidden), added to
+  TensorView dtable;  // f32 (T, heads)
+  TensorView dw1;     // f32 (hidden, 2), added to
+  TensorView db1;     // f32 (hidden), added to
+  TensorView dw2;     // f32 (heads, hidden), added to
+};
+
+// bias[g, h, i, j] = table[index[g, i, j], h] + mask[g, i, j]; kExcludedScore where the index is
+// negative. With G = 1, the position bias of windows that are all alike.
+struct BiasGatherArgs {
+  TensorView table;  // (T, heads), of any floating dtype
+  TensorView index;  // i32 (G, N, N)
+  TensorView mask;   // f32 (G, N, N) or absent
+  TensorView bias;   // f32 (G, heads, N, N)
+};
+
+struct BiasScatterArgs {
+  TensorView dbias;   // f32 (G, heads, N, N)
+  TensorView index;   // i32 (G, N, N)
+  TensorView dtable;  // f32 (T, heads), added to
 };
 
 // y = residual + scale[b] * (gamma * (x - mean) * rstd + beta); without residual and scale a plain
@@ -167,7 +248,7 @@ struct LayerNormForwardArgs {
   float eps = 1e-5f;
 };
 
-// The gradient through the normalisation alone; the residual's gradient is dy itself.
+// The gradient through the normalisation alone; a residual's gradient is dy itself.
 struct LayerNormBackwardArgs {
   TensorView x;       // (M, C)
   TensorView gamma;   // (C)
@@ -178,6 +259,23 @@ struct LayerNormBackwardArgs {
   TensorView dx;      // (M, C); may be dy itself
   TensorView dgamma;  // (C), added to
   TensorView dbeta;   // (C), added to
+  // dx += instead (pre-normalisation: dx holds the residual's gradient).
+  bool accumulate = false;
+};
+
+// y = x + scale[b] * branch, with M / B rows a picture.
+struct ResidualAddArgs {
+  TensorView x;       // (M, C)
+  TensorView branch;  // (M, C)
+  TensorView scale;   // f32 (B) or absent
+  TensorView y;       // (M, C); may be x or branch
+};
+
+// y = scale[b] * x: the gradient of a branch under drop path.
+struct ScaleRowsArgs {
+  TensorView x;      // (M, C)
+  TensorView scale;  // f32 (B)
+  TensorView y;      // (M, C); may be x
 };
 
 // y = x Phi(x), exact (erf).
@@ -194,29 +292,33 @@ struct GeluBackwardArgs {
   TensorView y;   // (M, C) or absent
 };
 
-// Rows [first_row, first_row + rows) of the patches of a picture, in raster order, each as
-// (channel, row, column): a convolution whose stride is its kernel is this and a linear layer.
+// Rows [first_row, first_row + rows) of the patches of a picture or clip, in raster order, each as
+// (channel, frame, row, column): a convolution whose stride is its kernel is this and a linear
+// layer. Patches at the far ends that the picture does not fill are filled with zeros.
 struct PatchGatherArgs {
-  TensorView image;  // (B, channels, H, W) in pixels
+  TensorView image;  // f32, or the dtype of rows: (B, channels, H, W) or (B, channels, T, H, W)
   int64_t patch_h = 0;
   int64_t patch_w = 0;
   int64_t first_row = 0;
-  TensorView rows;  // (rows, channels * patch_h * patch_w)
+  TensorView rows;  // (rows, channels * patch_t * patch_h * patch_w)
+  int64_t patch_t = 1;
 };
 
 // The inverse: writes rows back to their place in the picture.
 struct PatchScatterArgs {
-  TensorView rows;  // (rows, channels * patch_h * patch_w)
+  TensorView rows;  // (rows, channels * patch_t * patch_h * patch_w)
   int64_t patch_h = 0;
   int64_t patch_w = 0;
   int64_t first_row = 0;
-  TensorView image;  // (B, channels, H, W)
+  TensorView image;  // f32, or the dtype of rows: as in PatchGatherArgs
+  int64_t patch_t = 1;
 };
 
-// Patch merging's neighbours: row (b, i, j) is x at (2i, 2j), (2i+1, 2j), (2i, 2j+1), (2i+1, 2j+1).
-// Rows [first_row, first_row + rows) of the B (H/2) (W/2).
+// Patch merging's neighbours: row (b, i, j) is x at (2i, 2j), (2i+1, 2j), (2i, 2j+1), (2i+1, 2j+1),
+// zero outside of the map. Rows [first_row, first_row + rows) of the B ceil(H/2) ceil(W/2). Frames
+// of clips are pictures here.
 struct MergeGatherArgs {
-  TensorView x;  // (B, H, W, C), H and W even
+  TensorView x;  // (B, H, W, C)
   int64_t first_row = 0;
   TensorView rows;  // (rows, 4 C)
 };
@@ -225,6 +327,35 @@ struct MergeScatterArgs {
   TensorView rows;  // (rows, 4 C)
   int64_t first_row = 0;
   TensorView x;  // (B, H, W, C)
+};
+
+// y = x at the origin's corner; zeros where y is larger, nothing where it is smaller: padding of a
+// map at its far ends, and its inverse.
+struct PadArgs {
+  TensorView x;  // (B, D, H, W, C)
+  TensorView y;  // (B, D', H', W', C)
+};
+
+// y[b, i] = x[b, index[b, i]]; zeros where the index is negative.
+struct TokenGatherArgs {
+  TensorView x;      // (B, L, C)
+  TensorView index;  // i32 (B, n), or (1, n) for all pictures alike
+  TensorView y;      // (B, n, C)
+};
+
+// x[b, index[b, i]] = y[b, i], or += with `accumulate`; negative indices are skipped. No index
+// stands twice in a row.
+struct TokenScatterArgs {
+  TensorView y;      // (B, n, C)
+  TensorView index;  // i32 (B, n) or (1, n)
+  TensorView x;      // (B, L, C)
+  bool accumulate = false;
+};
+
+// y = x, rounded to y's dtype.
+struct CastArgs {
+  TensorView x;  // (n)
+  TensorView y;  // (n)
 };
 
 // y = mean of x over the tokens of a picture.
@@ -246,6 +377,64 @@ struct CrossEntropyArgs {
   TensorView loss;     // (B)
   TensorView dlogits;  // (B, classes) or absent
   float grad_scale = 1;
+};
+
+// x[b, l] = token where mask[b, l] is not 0 (SimMIM's mask token).
+struct MaskTokensForwardArgs {
+  TensorView mask;   // i32 (B, L), or (1, L) for all pictures alike
+  TensorView token;  // (C)
+  TensorView x;      // (B, L, C), changed in place
+};
+
+// dtoken += the sum of dx over masked tokens, which become zero.
+struct MaskTokensBackwardArgs {
+  TensorView mask;    // as in forward
+  TensorView dx;      // (B, L, C), changed in place
+  TensorView dtoken;  // f32 (C), added to
+};
+
+// SimMIM's loss: loss[b] = scale * sum of |prediction - target| over the pixels and channels of
+// masked units, and dprediction = grad_scale * scale * its sign there, 0 elsewhere. `scale` is
+// 1 / ((masked pixels of the micro-batch + 1e-5) * channels).
+struct MaskedL1Args {
+  TensorView prediction;  // (B, channels, H, W)
+  TensorView target;      // f32 (B, channels, H, W)
+  TensorView mask;        // i32 (B, H / unit * W / unit), 1 = masked
+  int64_t unit = 1;       // side of a unit in pixels
+  float scale = 1;
+  TensorView loss;         // f32 (B)
+  TensorView dprediction;  // (B, channels, H, W) or absent
+  float grad_scale = 1;
+};
+
+// MAE's loss: loss[b] = scale * sum over masked patches of the mean of (prediction - target)^2, and
+// dprediction = grad_scale * its derivative, 0 elsewhere. `scale` is 1 / masked patches.
+struct MaskedMseArgs {
+  TensorView prediction;  // (B, L, P)
+  TensorView target;      // f32 (B, L, P)
+  TensorView mask;        // i32 (B, L) or (1, L), 1 = masked
+  float scale = 1;
+  TensorView loss;         // f32 (B)
+  TensorView dprediction;  // (B, L, P) or absent
+  float grad_scale = 1;
+};
+
+// SimMIM's normalised targets (norm_targets of the official code): y = (x - mean) / sqrt(var +
+// 1e-6), with the mean and the unbiased variance of each channel over the `window` x `window`
+// neighbourhood that lies within the picture.
+struct NormTargetsArgs {
+  TensorView x;  // f32 (B, channels, H, W)
+  int64_t window = 47;
+  TensorView y;  // f32 (B, channels, H, W)
+};
+
+// MAE's targets (patchify of the official code): y[b, l] holds patch l as (row, column, channel);
+// with `normalise`, less its mean and divided by sqrt(unbiased variance + 1e-6).
+struct PatchTargetsArgs {
+  TensorView image;  // f32 (B, channels, H, W)
+  int64_t patch = 16;
+  bool normalise = false;
+  TensorView y;  // f32 (B, L, patch * patch * channels)
 };
 
 // y += x.
@@ -279,12 +468,16 @@ struct SumOfSquaresArgs {
   double* sums = nullptr;  // (ceil(n / 4096)), host memory
 };
 
+// Weights in 16 bits have a float32 master. Of bfloat16 it is kept as the 16 bits that rounding
+// takes away: bf16 = (bits + 0x8000) >> 16 and remainder = bits & 0xffff, from which bits =
+// (bf16 << 16 | remainder) - (remainder >= 0x8000 ? 0x10000 : 0). Of float16 it is kept whole.
+//
 // One step of AdamW as PyTorch defines it (torch.optim.AdamW), on gradients times grad_scale.
 struct AdamWArgs {
-  TensorView param;  // (n)
-  TensorView grad;   // (n)
-  TensorView m;      // (n)
-  TensorView v;      // (n)
+  TensorView param;  // (n), float32, bfloat16 or float16
+  TensorView grad;   // (n), f32
+  TensorView m;      // (n), f32
+  TensorView v;      // (n), f32
   double learning_rate = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;
@@ -293,18 +486,29 @@ struct AdamWArgs {
   // 1 for the first step.
   int64_t step = 1;
   float grad_scale = 1;
+  // (n): with a bfloat16 param the remainder, u16; with a float16 one the master, f32; else absent.
+  TensorView master;
 };
 
 // One step of SGD with Nesterov momentum (torch.optim.SGD, no dampening), weight decay added to the
 // gradient. The momentum starts as zero.
 struct SgdArgs {
-  TensorView param;     // (n)
-  TensorView grad;      // (n)
-  TensorView momentum;  // (n)
+  TensorView param;     // (n), float32, bfloat16 or float16
+  TensorView grad;      // (n), f32
+  TensorView momentum;  // (n), f32
   double learning_rate = 0;
   double momentum_factor = 0.9;
   double weight_decay = 0;
   float grad_scale = 1;
+  // As in AdamWArgs.
+  TensorView master;
+};
+
+// sum += x in bfloat16, where `error` carries what rounding left of earlier additions (Kahan).
+struct AddCompensatedArgs {
+  TensorView x;      // (n), f32 or bf16
+  TensorView sum;    // (n), bf16
+  TensorView error;  // (n), bf16
 };
 
 // The backend's functions.
@@ -314,19 +518,35 @@ struct OpTable {
   void (*linear_backward_weight)(const LinearBackwardWeightArgs&, Context&);
   void (*window_attention_forward)(const WindowAttentionForwardArgs&, Context&);
   void (*window_attention_backward)(const WindowAttentionBackwardArgs&, Context&);
-  void (*position_bias_forward)(const PositionBiasForwardArgs&, Context&);
-  void (*position_bias_backward)(const PositionBiasBackwardArgs&, Context&);
+  void (*window_gather)(const WindowGatherArgs&, Context&);
+  void (*window_scatter)(const WindowScatterArgs&, Context&);
+  void (*position_table_forward)(const PositionTableForwardArgs&, Context&);
+  void (*position_table_backward)(const PositionTableBackwardArgs&, Context&);
+  void (*bias_gather)(const BiasGatherArgs&, Context&);
+  void (*bias_scatter)(const BiasScatterArgs&, Context&);
   void (*layer_norm_forward)(const LayerNormForwardArgs&, Context&);
   void (*layer_norm_backward)(const LayerNormBackwardArgs&, Context&);
+  void (*residual_add)(const ResidualAddArgs&, Context&);
+  void (*scale_rows)(const ScaleRowsArgs&, Context&);
   void (*gelu_forward)(const GeluForwardArgs&, Context&);
   void (*gelu_backward)(const GeluBackwardArgs&, Context&);
   void (*patch_gather)(const PatchGatherArgs&, Context&);
   void (*patch_scatter)(const PatchScatterArgs&, Context&);
   void (*merge_gather)(const MergeGatherArgs&, Context&);
   void (*merge_scatter)(const MergeScatterArgs&, Context&);
+  void (*pad)(const PadArgs&, Context&);
+  void (*token_gather)(const TokenGatherArgs&, Context&);
+  void (*token_scatter)(const TokenScatterArgs&, Context&);
+  void (*cast)(const CastArgs&, Context&);
   void (*mean_pool_forward)(const MeanPoolForwardArgs&, Context&);
   void (*mean_pool_backward)(const MeanPoolBackwardArgs&, Context&);
   void (*cross_entropy)(const CrossEntropyArgs&, Context&);
+  void (*mask_tokens_forward)(const MaskTokensForwardArgs&, Context&);
+  void (*mask_tokens_backward)(const MaskTokensBackwardArgs&, Context&);
+  void (*masked_l1)(const MaskedL1Args&, Context&);
+  void (*masked_mse)(const MaskedMseArgs&, Context&);
+  void (*norm_targets)(const NormTargetsArgs&, Context&);
+  void (*patch_targets)(const PatchTargetsArgs&, Context&);
   void (*add)(const AddArgs&, Context&);
   void (*add_broadcast)(const AddBroadcastArgs&, Context&);
   void (*sum_broadcast)(const SumBroadcastArgs&, Context&);
@@ -334,6 +554,7 @@ struct OpTable {
   void (*sum_of_squares)(const SumOfSquaresArgs&, Context&);
   void (*adamw)(const AdamWArgs&, Context&);
   void (*sgd)(const SgdArgs&, Context&);
+  void (*add_compensated)(const AddCompensatedArgs&, Context&);
 };
 
 // oneDNN and Highway kernels on host memory. Sets the number of OpenMP threads lazily to the
@@ -359,6 +580,12 @@ inline int64_t RelativePositionIndex(int64_t window_h, int64_t window_w, int64_t
 // The instruction set that the Highway kernels run with ("AVX3_ZEN4", "AVX2", ...): part of what a
 // reproducible run must keep.
 const char* CpuInstructionSet();
+
+// Whether the processor has instructions of its own for products of this floating dtype and the CPU
+// backend's library uses them: of bfloat16 AVX512_BF16 or AMX, of float16 AVX512_FP16. Without them
+// results are the same but for the order of sums; linear layers convert to float32 and are slower
+// than in float32.
+bool CpuHasNative(DType dtype);
 
 }  // namespace swinfleet
 

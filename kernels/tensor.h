@@ -13,10 +13,20 @@
 
 namespace swinfleet {
 
-enum class DType { kF32, kBF16, kF16 };
+// kI32: indices and masks. kU16: the lower halves of float32 numbers whose upper halves are
+// bfloat16 (see AdamWArgs).
+enum class DType { kF32, kBF16, kF16, kI32, kU16 };
 
 // Bytes of one element.
-constexpr size_t SizeOf(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+constexpr size_t SizeOf(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
+}
+
+// "float32", "bfloat16", ...
+constexpr const char* NameOf(DType dtype) {
+  constexpr const char* kNames[] = {"float32", "bfloat16", "float16", "int32", "uint16"};
+  return kNames[static_cast<int>(dtype)];
+}
 
 enum class Device {
   kCpu,
@@ -79,6 +89,15 @@ struct TensorView {
     DCHECK(dtype == DType::kF32);
     return static_cast<float*>(data);
   }
+  int32_t* i32() const {
+    DCHECK(dtype == DType::kI32);
+    return static_cast<int32_t*>(data);
+  }
+  // The bits of 16-bit elements, whatever they mean.
+  uint16_t* u16() const {
+    DCHECK(SizeOf(dtype) == 2);
+    return static_cast<uint16_t*>(data);
+  }
   // The elements of a float32 tensor in host memory.
   std::span<float> span() const {
     CHECK(dtype == DType::kF32 && device != Device::kDryRun);
@@ -107,6 +126,11 @@ struct TensorView {
 // A float32 view of host memory.
 inline TensorView ViewOf(float* data, const Shape& shape, Device device = Device::kCpu) {
   return TensorView{data, shape, DType::kF32, device};
+}
+
+// An int32 view of host memory.
+inline TensorView ViewOf(int32_t* data, const Shape& shape, Device device = Device::kCpu) {
+  return TensorView{data, shape, DType::kI32, device};
 }
 
 }  // namespace swinfleet

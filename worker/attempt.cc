@@ -8,20 +8,22 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <vector>
 
 #include "core/checkpoint/file_ops.h"
 #include "core/checkpoint/run_checkpoints.h"
 #include "core/checkpoint/run_folder.h"
-#include "core/checkpoint/weights_io.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
-#include "core/nn/swin_v2.h"
+#include "core/nn/model.h"
 #include "core/optim/parameter_groups.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
 #include "worker/checkpointer.h"
 #include "worker/evaluate.h"
+#include "worker/initial_weights.h"
+#include "worker/memory_budget.h"
 #include "worker/memory_plan.h"
 #include "worker/metrics_log.h"
 #include "worker/model_json.h"
@@ -49,8 +51,7 @@ class Attempt {
       : options_(options),
         config_(options.config),
         communicator_(communicator),
-        reporter_(reporter),
-        model_(options.config.model) {}
+        reporter_(reporter) {}
 
   AttemptResult Run();
 
@@ -65,11 +66,13 @@ class Attempt {
   void OpenData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
+  // Throws Error for a dtype that the processor would only emulate.
+  void CheckProcessor() const;
   void ReserveMemory();
   void ClaimFolder();
   void RestoreState();
   void LoadCheckpoint(const CheckpointReader& reader);
-  void LoadInitialWeights();
+  void LoadInitialWeights(const std::string& path);
   void MakeLoader();
 
   Outcome TrainToTheEnd();
@@ -84,11 +87,12 @@ class Attempt {
   void FillPosition();
 
   const AttemptOptions& options_;
-  const JobConfig& config_;
+  // With the memory plan that its budget leads to, once memory is reserved.
+  JobConfig config_;
   Communicator* communicator_;
   Reporter* reporter_;
 
-  SwinV2 model_;
+  std::unique_ptr<Model> model_;
   std::unique_ptr<Dataset> train_data_, eval_data_;
   std::optional<MemoryClasses> memory_;
   Context context_;
@@ -157,8 +161,12 @@ void Attempt::OpenData() {
   Agree("open the data", [&] {
     train_data_ = OpenDataset(config_.data, config_.data.train_split);
     eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
-    CheckSplit(*train_data_, config_.data.train_split);
-    CheckSplit(*eval_data_, config_.data.eval_split);
+    CheckSameClasses(*train_data_, *eval_data_);
+    // Pre-training takes no notice of labels.
+    if (!config_.pretrain.on()) {
+      CheckSplit(*train_data_, config_.data.train_split);
+      CheckSplit(*eval_data_, config_.data.eval_split);
+    }
     const int64_t count = train_data_->identity().count;
     steps_per_epoch_ = Loader::StepsPerEpoch(count, config_.train.global_batch);
     if (steps_per_epoch_ == 0) {
@@ -180,26 +188,41 @@ void Attempt::OpenData() {
   }
 }
 
+void Attempt::CheckProcessor() const {
+  const DType dtype = config_.train.dtype;
+  if (CpuHasNative(dtype) || config_.train.allow_emulation) return;
+  throw Error(std::string("this processor has no ") + NameOf(dtype) + " arithmetic (" +
+              CpuInstructionSet() +
+              "), so train.dtype would be emulated, slower than fp32: use fp32, other hosts, or"
+              " train.allow_emulation: true");
+}
+
 void Attempt::ReserveMemory() {
   Agree("reserve memory", [&] {
-    const MemoryPlan plan = PlanMemory(config_, communicator_->rank(), communicator_->size());
+    CheckProcessor();
+    const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
+    const std::string chosen = ResolveBudget(&config_, communicator_->size(), facts);
+    LOG_IF(INFO, leader() && !chosen.empty()) << chosen;
+    const MemoryPlan plan =
+        PlanMemory(config_, communicator_->rank(), communicator_->size(), facts);
     memory_ = MemoryClasses::OnHost(plan.memory);
     save_copy_bytes_ = plan.save_copy_bytes;
     LOG_IF(INFO, leader()) << "memory of a rank: " << plan.memory.Report();
   });
+  model_ = MakeModel(config_.model, config_.pretrain, config_.memory);
   context_ = {.ops = &CpuOps(),
               .workspace = &memory_->workspace,
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
-  const ZeroOptions options = {
-      .stage = config_.parallel.zero_stage,
-      .optimizer = config_.train.optimizer,
-      .hypers = ClassificationGroups(model_.parameters(), config_.train.optimizer.weight_decay),
-      .leaves = ShardLayout::LeafCount(communicator_->rank(), communicator_->size(),
-                                       config_.train.micro_batches())};
-  engine_ = std::make_unique<ZeroEngine>(model_.parameters(), communicator_, options, &*memory_,
+  const ZeroOptions options = {.stage = config_.parallel.zero_stage,
+                               .optimizer = config_.train.optimizer,
+                               .hypers = GroupsOf(config_, model_->parameters()),
+                               .micro_batches = config_.train.micro_batches(),
+                               .dtype = config_.train.dtype,
+                               .accumulation = config_.train.accumulation};
+  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, options, &*memory_,
                                          &context_);
-  train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, &model_, engine_.get(),
+  train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
                                             communicator_, &*memory_, &context_);
 }
 
@@ -216,7 +239,7 @@ void Attempt::ClaimFolder() {
 
 void Attempt::RestoreState() {
   std::unique_ptr<CheckpointReader> reader;
-  std::string dir;
+  std::string dir, initial;
   const int attempt = static_cast<int>(options_.attempt);
   AgreeOrRetry("choose a checkpoint", [&] {
     if (!leader()) return;
@@ -229,12 +252,15 @@ void Attempt::RestoreState() {
                  choice.reader == nullptr ? 0 : choice.reader->meta().step);
     reader = std::move(choice.reader);
     if (reader != nullptr) dir = reader->dir();
+    // One rank chooses, since a run that goes on has a newer checkpoint for the next one to look.
+    if (dir.empty() && !config_.init_from.empty()) initial = ResolveWeights(config_.init_from);
   });
+  initial = communicator_->AllGatherText(initial, "initial weights").front();
   dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
   AgreeOrRetry("restore the state", [&] {
     engine_->Initialize(config_.train.seed);
     if (dir.empty()) {
-      if (!config_.init_from.empty()) LoadInitialWeights();
+      if (!initial.empty()) LoadInitialWeights(initial);
       return;
     }
     if (reader == nullptr) reader = CheckpointReader::OpenManifest(dir);
@@ -249,12 +275,18 @@ void Attempt::RestoreState() {
   }
 }
 
-void Attempt::LoadInitialWeights() {
-  const ImportReport report = ImportWeights(
-      config_.init_from, model_.parameters(), [&](int parameter, std::span<const float> values) {
-        std::copy(values.begin(), values.end(), engine_->ParameterValues(parameter).begin());
-      });
-  LOG_IF(INFO, leader()) << report.ToString();
+void Attempt::LoadInitialWeights(const std::string& path) {
+  const ParameterTable& table = model_->parameters();
+  const std::unique_ptr<WeightsFile> weights = OpenInitialWeights(config_, path, table);
+  weights->Verify();
+  std::vector<float> values;
+  for (int i = 0; i < static_cast<int>(table.parameters().size()); ++i) {
+    if (weights->skipped(i)) continue;
+    values.resize(table.parameters()[i].size());
+    weights->Read(i, 0, values);
+    engine_->SetParameter(i, values);
+  }
+  LOG_IF(INFO, leader()) << weights->report().ToString();
 }
 
 void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
@@ -277,6 +309,7 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
   step_ = meta.step;
   skipped_ = meta.skipped_steps;
   nonfinite_in_a_row_ = meta.consecutive_nonfinite;
+  train_step_->loss_scaler().Restore(meta.loss_scale);
   const auto metric = [&](const char* name) {
     const auto found = meta.metrics.find(name);
     return found == meta.metrics.end() ? 0.0 : found->second;
@@ -286,15 +319,17 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
   progress_.top5 = metric("top5");
   progress_.eval_loss = metric("eval_loss");
   progress_.evaluated_step = static_cast<int64_t>(metric("evaluated_step"));
+  progress_.has_accuracy = !config_.pretrain.on();
 }
 
 void Attempt::MakeLoader() {
   Agree("start the loader", [&] {
     LoaderOptions options = LoaderOptionsFor(config_);
     options.micro_batches_per_step = config_.train.micro_batches();
-    options.first_leaf = ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(),
-                                                config_.train.micro_batches());
-    options.leaves = train_step_->leaves();
+    const ShardLayout::Leaves& own = train_step_->leaves();
+    options.first_leaf = own.first;
+    options.leaves = own.count;
+    options.leaf_stride = own.stride;
     options.first_step = step_;
     loader_ = std::make_unique<Loader>(train_data_.get(), options);
   });
@@ -309,9 +344,10 @@ CheckpointMeta Attempt::Meta() const {
   meta.data_position = step_ * config_.train.global_batch;
   meta.data = train_data_->identity();
   meta.reproducibility = MakeReproducibilityKey(config_);
-  meta.model = ModelConfigToJson(config_.model);
+  meta.model = ModelConfigToJson(config_.model, config_.pretrain);
   meta.skipped_steps = skipped_;
   meta.consecutive_nonfinite = nonfinite_in_a_row_;
+  meta.loss_scale = train_step_->loss_scaler().state();
   meta.metrics = {{"loss", progress_.loss},
                   {"top1", progress_.top1},
                   {"top5", progress_.top5},
@@ -334,10 +370,11 @@ void Attempt::Account(const StepResult& result) {
     return;
   }
   ++skipped_;
-  ++nonfinite_in_a_row_;
+  if (result.failed) ++nonfinite_in_a_row_;
   LOG_IF(WARNING, leader()) << "step " << step_ << " skipped: the loss is " << result.loss
                             << ", the gradient's norm " << result.grad_norm
-                            << "; first tensor that is not finite: " << result.first_nonfinite;
+                            << "; first tensor that is not finite: " << result.first_nonfinite
+                            << (result.failed ? "" : "; the loss scale is halved");
   if (nonfinite_in_a_row_ >= config_.train.max_nonfinite_steps) {
     throw JobFailure(std::to_string(nonfinite_in_a_row_) +
                      " steps in a row were not finite, the last at step " + std::to_string(step_) +
@@ -354,16 +391,21 @@ bool Attempt::EvaluationDue() const {
 
 void Attempt::EvaluateNow() {
   reporter_->SetPhase(Phase::kEvaluate);
-  const Evaluation evaluation =
-      Evaluate(config_, *eval_data_, &model_, engine_.get(), communicator_, &*memory_, &context_);
+  const Evaluation evaluation = Evaluate(config_, *eval_data_, model_.get(), engine_.get(),
+                                         communicator_, &*memory_, &context_);
   progress_.top1 = evaluation.top1;
   progress_.top5 = evaluation.top5;
   progress_.eval_loss = evaluation.loss;
   progress_.evaluated_step = step_;
   if (metrics_ != nullptr) metrics_->Evaluated(step_, evaluation);
-  LOG_IF(INFO, leader()) << "step " << step_ << ": top-1 " << 100 * evaluation.top1 << "%, top-5 "
-                         << 100 * evaluation.top5 << "% of " << evaluation.pictures
-                         << " pictures, loss " << evaluation.loss;
+  progress_.has_accuracy = !config_.pretrain.on();
+  std::ostringstream line;
+  line << "step " << step_ << ": ";
+  if (progress_.has_accuracy) {
+    line << "top-1 " << 100 * evaluation.top1 << "%, top-5 " << 100 * evaluation.top5 << "% of ";
+  }
+  line << evaluation.pictures << " pictures, loss " << evaluation.loss;
+  LOG_IF(INFO, leader()) << line.str();
   reporter_->SetPhase(Phase::kTrain);
 }
 
@@ -445,7 +487,7 @@ AttemptResult Attempt::Run() {
     OpenData();
     ReserveMemory();
     ClaimFolder();
-    const int64_t elements = model_.parameters().TotalElements();
+    const int64_t elements = model_->parameters().TotalElements();
     LOG_IF(INFO, leader()) << "model of " << elements << " parameters; " << total_steps_
                            << " steps of " << config_.train.global_batch << " pictures, "
                            << steps_per_epoch_ << " an epoch; " << communicator_->size()

@@ -1,7 +1,9 @@
 #include "worker/config_from_proto.h"
 
+#include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -71,6 +73,27 @@ std::string JoinNames(const std::vector<std::string>& names) {
   return text;
 }
 
+}  // namespace
+
+bool ParseBytes(const std::string& text, int64_t* bytes) {
+  static const std::map<std::string, double> kUnits = {
+      {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return false;
+  std::string unit(end, text.data() + text.size());
+  unit.erase(0, unit.find_first_not_of(' '));
+  const auto found = kUnits.find(unit);
+  if (found == kUnits.end()) return false;
+  const double value = number * found->second;
+  if (!(value >= 1 && value < 0x1p62)) return false;
+  *bytes = static_cast<int64_t>(value);
+  return true;
+}
+
+namespace {
+
 // The value called `name`, or a problem that lists all names.
 template <typename Enum>
 void TakeEnum(const std::string& name, const std::vector<std::pair<std::string, Enum>>& values,
@@ -107,6 +130,17 @@ bool ConvertModel(const ModelSpec& spec, ModelConfig* model, Problems* problems)
     model->image_h = spec.image_size(0);
     model->image_w = spec.image_size(spec.image_size_size() - 1);
   }
+  if (spec.has_arch()) {
+    TakeEnum<Architecture>(spec.arch(),
+                           {{"swin_v1", Architecture::kSwinV1},
+                            {"swin_v2", Architecture::kSwinV2},
+                            {"video_swin", Architecture::kVideoSwin},
+                            {"vit", Architecture::kVit}},
+                           "model.arch", &model->arch, problems);
+  }
+  SWINFLEET_TAKE(frames, model->frames);
+  SWINFLEET_TAKE(patch_frames, model->patch_frames);
+  SWINFLEET_TAKE(window_frames, model->window_frames);
   SWINFLEET_TAKE(in_chans, model->in_chans);
   SWINFLEET_TAKE(num_classes, model->num_classes);
   SWINFLEET_TAKE(patch_size, model->patch_size);
@@ -116,6 +150,7 @@ bool ConvertModel(const ModelSpec& spec, ModelConfig* model, Problems* problems)
   SWINFLEET_TAKE(window_size, model->window_size);
   SWINFLEET_TAKE_REAL("model", mlp_ratio, model->mlp_ratio);
   SWINFLEET_TAKE(qkv_bias, model->qkv_bias);
+  SWINFLEET_TAKE_REAL("model", qk_scale, model->qk_scale);
   SWINFLEET_TAKE(ape, model->ape);
   SWINFLEET_TAKE(patch_norm, model->patch_norm);
   TakeIntegers(spec.pretrained_window_sizes(), &model->pretrained_window_sizes);
@@ -136,6 +171,88 @@ void ConvertData(const DataSpec& spec, DataConfig* data, Problems* problems) {
   TakeReals(spec.std(), "data.std", &data->std, problems);
   SWINFLEET_TAKE_INT("data", loader_threads, data->loader_threads);
   SWINFLEET_TAKE_INT("data", prefetch, data->prefetch);
+  TakeReals(spec.crop_scale(), "data.crop_scale", &data->crop_scale, problems);
+  TakeReals(spec.crop_ratio(), "data.crop_ratio", &data->crop_ratio, problems);
+  if (spec.has_interpolation()) {
+    using Interpolation = DataConfig::Interpolation;
+    TakeEnum<Interpolation>(spec.interpolation(),
+                            {{"bilinear", Interpolation::kBilinear},
+                             {"bicubic", Interpolation::kBicubic},
+                             {"random", Interpolation::kRandom}},
+                            "data.interpolation", &data->interpolation, problems);
+  }
+  SWINFLEET_TAKE_REAL("data", eval_crop, data->eval_crop);
+  if (spec.has_broken_pictures()) {
+    using Broken = DataConfig::BrokenPictures;
+    TakeEnum<Broken>(spec.broken_pictures(),
+                     {{"fail", Broken::kFail}, {"replace", Broken::kReplace}},
+                     "data.broken_pictures", &data->broken_pictures, problems);
+  }
+  SWINFLEET_TAKE(frame_interval, data->frame_interval);
+}
+
+void ConvertMix(const MixSpec& spec, MixConfig* mix, Problems* problems) {
+  SWINFLEET_TAKE_REAL("train.mix", mixup_alpha, mix->mixup_alpha);
+  SWINFLEET_TAKE_REAL("train.mix", cutmix_alpha, mix->cutmix_alpha);
+  TakeReals(spec.cutmix_minmax(), "train.mix.cutmix_minmax", &mix->cutmix_minmax, problems);
+  SWINFLEET_TAKE_REAL("train.mix", probability, mix->probability);
+  SWINFLEET_TAKE_REAL("train.mix", switch_probability, mix->switch_probability);
+  if (spec.has_mode()) {
+    using Mode = MixConfig::Mode;
+    TakeEnum<Mode>(spec.mode(),
+                   {{"batch", Mode::kBatch}, {"pair", Mode::kPair}, {"element", Mode::kElement}},
+                   "train.mix.mode", &mix->mode, problems);
+  }
+}
+
+void ConvertPretrain(const PretrainSpec& spec, PretrainConfig* pretrain, Problems* problems) {
+  using Method = PretrainConfig::Method;
+  if (spec.has_method()) {
+    TakeEnum<Method>(
+        spec.method(),
+        {{"simmim", Method::kSimMim}, {"mae", Method::kMae}, {"greenmim", Method::kGreenMim}},
+        "pretrain.method", &pretrain->method, problems);
+  } else if (spec.ByteSizeLong() > 0) {
+    problems->push_back("pretrain.method is missing; use simmim, mae or greenmim");
+  }
+  // The papers' ratio for each.
+  if (pretrain->method == Method::kMae || pretrain->method == Method::kGreenMim) {
+    pretrain->mask_ratio = 0.75;
+  }
+  SWINFLEET_TAKE_REAL("pretrain", mask_ratio, pretrain->mask_ratio);
+  SWINFLEET_TAKE(mask_unit, pretrain->mask_unit);
+  SWINFLEET_TAKE(norm_target, pretrain->norm_target);
+  SWINFLEET_TAKE(norm_target_window, pretrain->norm_target_window);
+  SWINFLEET_TAKE(decoder_dim, pretrain->decoder_dim);
+  SWINFLEET_TAKE(decoder_depth, pretrain->decoder_depth);
+  SWINFLEET_TAKE(decoder_heads, pretrain->decoder_heads);
+  SWINFLEET_TAKE(group_size, pretrain->group_size);
+}
+
+void ConvertMemory(const MemorySpec& spec, size_t stages, MemoryConfig* memory,
+                   Problems* problems) {
+  using Checkpointing = MemoryConfig::Checkpointing;
+  for (const std::string& name : spec.checkpointing()) {
+    Checkpointing value = Checkpointing::kNone;
+    TakeEnum<Checkpointing>(name,
+                            {{"none", Checkpointing::kNone},
+                             {"selective", Checkpointing::kSelective},
+                             {"block", Checkpointing::kBlock}},
+                            "memory.checkpointing", &value, problems);
+    memory->checkpointing.push_back(value);
+  }
+  TakeIntegers(spec.sequential_windows(), &memory->sequential_windows);
+  // One stands for all stages.
+  if (memory->checkpointing.size() == 1) {
+    memory->checkpointing.assign(stages, memory->checkpointing[0]);
+  }
+  if (memory->sequential_windows.size() == 1) {
+    memory->sequential_windows.assign(stages, memory->sequential_windows[0]);
+  }
+  if (spec.has_budget() && !ParseBytes(spec.budget(), &memory->budget)) {
+    problems->push_back("memory.budget is \"" + spec.budget() +
+                        "\"; write a size above 0 such as 20GiB or 800MiB");
+  }
 }
 
 void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Problems* problems) {
@@ -150,6 +267,7 @@ void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Pro
   SWINFLEET_TAKE_REAL("train.optimizer", beta2, optimizer->beta2);
   SWINFLEET_TAKE_REAL("train.optimizer", eps, optimizer->eps);
   SWINFLEET_TAKE_REAL("train.optimizer", momentum, optimizer->momentum);
+  SWINFLEET_TAKE_REAL("train.optimizer", layer_decay, optimizer->layer_decay);
 }
 
 void ConvertSchedule(const ScheduleSpec& spec, ScheduleConfig* schedule, Problems* problems) {
@@ -159,7 +277,8 @@ void ConvertSchedule(const ScheduleSpec& spec, ScheduleConfig* schedule, Problem
                    {{"cosine", Kind::kCosine},
                     {"linear", Kind::kLinear},
                     {"step", Kind::kStep},
-                    {"multistep", Kind::kMultistep}},
+                    {"multistep", Kind::kMultistep},
+                    {"mae_cosine", Kind::kMaeCosine}},
                    "train.schedule.name", &schedule->kind, problems);
   }
   SWINFLEET_TAKE_REAL("train.schedule", warmup_epochs, schedule->warmup_epochs);
@@ -182,10 +301,20 @@ void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems)
   SWINFLEET_TAKE_REAL("train", clip_grad_norm, train->clip_grad_norm);
   SWINFLEET_TAKE(eval_every_epochs, train->eval_every_epochs);
   SWINFLEET_TAKE(eval_batch, train->eval_batch);
-  if (spec.has_dtype() && spec.dtype() != "fp32") {
-    problems->push_back("train.dtype is \"" + spec.dtype() +
-                        "\", which is not supported; use fp32");
+  if (spec.has_dtype()) {
+    TakeEnum<DType>(spec.dtype(),
+                    {{"fp32", DType::kF32}, {"bf16", DType::kBF16}, {"fp16", DType::kF16}},
+                    "train.dtype", &train->dtype, problems);
   }
+  SWINFLEET_TAKE(allow_emulation, train->allow_emulation);
+  if (spec.has_accumulation()) {
+    TakeEnum<Accumulation>(spec.accumulation(),
+                           {{"plain", Accumulation::kPlain},
+                            {"split", Accumulation::kSplit},
+                            {"low_precision", Accumulation::kLowPrecision}},
+                           "train.accumulation", &train->accumulation, problems);
+  }
+  ConvertMix(spec.mix(), &train->mix, problems);
   SWINFLEET_TAKE(log_every_steps, train->log_every_steps);
   SWINFLEET_TAKE(max_nonfinite_steps, train->max_nonfinite_steps);
 }
@@ -236,6 +365,9 @@ std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, Job
   config->run_dir = spec.run_dir();
   const bool model_known = ConvertModel(spec.model(), &config->model, &problems);
   config->init_from = spec.model().init_from();
+  config->init_skip.assign(spec.model().init_skip().begin(), spec.model().init_skip().end());
+  ConvertPretrain(spec.pretrain(), &config->pretrain, &problems);
+  ConvertMemory(spec.memory(), config->model.depths.size(), &config->memory, &problems);
   ConvertData(spec.data(), &config->data, &problems);
   ConvertTrain(spec.train(), &config->train, &problems);
   ConvertParallel(spec.parallel(), &config->parallel, &problems);

@@ -21,6 +21,9 @@ std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, Job
 // The model alone, without the rest of the job: what a checkpoint's specification describes.
 std::vector<std::string> ModelFromProto(const ModelSpec& spec, ModelConfig* model);
 
+// "800MiB", "20 GiB", "1.5GB", "1000000" (bytes). False for what is no size above 0.
+bool ParseBytes(const std::string& text, int64_t* bytes);
+
 // "a\nb\nc", for messages that name all problems at once.
 std::string JoinLines(const std::vector<std::string>& lines);
 

@@ -68,8 +68,10 @@ Progress ToProto(const TrainingProgress& from) {
   to.set_learning_rate(from.learning_rate);
   to.set_grad_norm(from.grad_norm);
   to.set_images_per_second(from.images_per_second);
-  to.set_top1(from.top1);
-  to.set_top5(from.top5);
+  if (from.has_accuracy) {
+    to.set_top1(from.top1);
+    to.set_top5(from.top5);
+  }
   to.set_eval_loss(from.eval_loss);
   to.set_evaluated_step(from.evaluated_step);
   to.set_eta_seconds(from.eta_seconds);

@@ -1,40 +1,43 @@
 #include "worker/evaluate.h"
 
+#include <limits>
 #include <vector>
 
+#include "core/loss/objective.h"
 #include "core/loss/targets.h"
 #include "distributed/shard_layout.h"
 
 namespace swinfleet {
 
-EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
+EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model* model,
                              ParameterAccess* parameters, MemoryClasses* memory, Context* context) {
-  ArenaScope scope(&memory->activations);
-  const Device device = memory->activations.device();
-  const Shape per_class = {batch.pictures, config.num_classes};
-  const TensorView logits = memory->activations.Allocate(per_class);
-  const TensorView target = memory->activations.Allocate(per_class);
-  const TensorView loss = memory->activations.Allocate({batch.pictures});
-  const TensorView image =
-      ViewOf(const_cast<float*>(batch.image.data()),
-             {batch.pictures, config.in_chans, config.image_h, config.image_w}, device);
+  Arena& activations = memory->activations;
+  ArenaScope scope(&activations);
+  const ModelInput input = InputOf(batch, config, activations.device());
+  const Shape shape = model->OutputShape(batch.pictures);
+  const TensorView output = activations.Allocate(shape, config.train.dtype);
   ForwardOptions options;
   options.keep_for_backward = false;
-  model->Forward(image, logits, options, *parameters, memory->activations, *context);
-  if (device == Device::kDryRun) return {};
-  SmoothedTargets(batch.label, config.num_classes, 0, target.span());
-  context->ops->cross_entropy({logits, target, loss, {}, 1}, *context);
-
+  options.dtype = config.train.dtype;
+  model->Forward(input, output, options, *parameters, activations, *context);
   EvaluatedBatch result;
-  for (float value : loss.span()) result.loss_sum += value;
-  const TopCount count = CountTop(logits.span(), batch.label, config.num_classes);
+  result.loss_sum = MakeObjective(config, /*training=*/false)
+                        ->Compute(batch, input, output, {}, 1, activations, *context);
+  result.pictures = static_cast<double>(batch.pictures);
+  if (config.pretrain.on()) {
+    result.top1 = result.top5 = std::numeric_limits<double>::quiet_NaN();
+    return result;
+  }
+  const TensorView logits = activations.Allocate(shape);
+  context->ops->cast({output, logits}, *context);
+  if (activations.device() == Device::kDryRun) return result;
+  const TopCount count = CountTop(logits.span(), batch.label, config.model.num_classes);
   result.top1 = static_cast<double>(count.top1);
   result.top5 = static_cast<double>(count.top5);
-  result.pictures = static_cast<double>(count.pictures);
   return result;
 }
 
-Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
+Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* model,
                     ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
                     Context* context) {
   const int64_t batch_size = config.train.eval_batch;
@@ -56,7 +59,7 @@ Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* mod
   std::vector<double> sums(batches * kFields, 0.0);
   for (int64_t i = first; i < first + count; ++i) {
     const EvaluatedBatch batch =
-        EvaluateBatch(config.model, *loader.Next(), model, parameters, memory, context);
+        EvaluateBatch(config, *loader.Next(), model, parameters, memory, context);
     double* fields = &sums[i * kFields];
     fields[0] = batch.loss_sum;
     fields[1] = batch.top1;

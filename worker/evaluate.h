@@ -7,13 +7,14 @@
 #include "core/config/job_config.h"
 #include "core/data/loader.h"
 #include "core/memory/memory_classes.h"
-#include "core/nn/swin_v2.h"
+#include "core/nn/model.h"
 #include "distributed/communicator.h"
 
 namespace swinfleet {
 
 struct Evaluation {
-  // Mean cross entropy without smoothing, and shares of pictures, 0..1.
+  // Mean loss, for classification cross entropy without smoothing; and shares of pictures, 0..1,
+  // NaN in pre-training.
   double loss = 0;
   double top1 = 0;
   double top5 = 0;
@@ -22,7 +23,7 @@ struct Evaluation {
 
 // Evaluates the whole split, its batches shared out over the ranks; the same bits on every rank and
 // for every number of ranks. Collective. Throws Error when a picture can't be had.
-Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, SwinV2* model,
+Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* model,
                     ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
                     Context* context);
 
@@ -33,7 +34,7 @@ struct EvaluatedBatch {
   double top5 = 0;
   double pictures = 0;
 };
-EvaluatedBatch EvaluateBatch(const ModelConfig& config, const Batch& batch, SwinV2* model,
+EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model* model,
                              ParameterAccess* parameters, MemoryClasses* memory, Context* context);
 
 }  // namespace swinfleet

@@ -1,41 +1,265 @@
 #include "worker/memory_plan.h"
 
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <set>
+#include <utility>
+
 #include "core/checkpoint/async_saver.h"
+#include "core/data/mask.h"
 #include "core/optim/parameter_groups.h"
+#include "core/rng/counter_rng.h"
+#include "distributed/shard_layout.h"
 #include "worker/evaluate.h"
 #include "worker/train_step.h"
 
 namespace swinfleet {
+namespace {
 
-MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, bool with_evaluation) {
-  MemoryPlan plan = {.memory = MemoryClasses::DryRun(), .step = {}, .save_copy_bytes = 0};
-  Context context = {.ops = &DryRunOps(),
-                     .workspace = &plan.memory.workspace,
-                     .threads = config.parallel.threads_per_rank,
-                     .count = &plan.step};
-  SwinV2 model(config.model);
-  const std::unique_ptr<Communicator> communicator = MakeDryRunCommunicator(rank, ranks);
-  const ZeroOptions options = {
-      .stage = config.parallel.zero_stage,
-      .optimizer = config.train.optimizer,
-      .hypers = ClassificationGroups(model.parameters(), config.train.optimizer.weight_decay),
-      .leaves = ShardLayout::LeafCount(rank, ranks, config.train.micro_batches())};
-  ZeroEngine engine(model.parameters(), communicator.get(), options, &plan.memory, &context);
-  TrainStep step(config, /*steps_per_epoch=*/1, &model, &engine, communicator.get(), &plan.memory,
-                 &context);
-  Batch batch;
-  batch.pictures = config.train.micro_batch;
-  step.Run(0, 0, {}, [&] { return &batch; });
-  plan.save_copy_bytes = SaveBufferElements(engine.OwnedState()) * sizeof(float);
+// Micro-batches of a rank that are run dry one by one.
+constexpr int64_t kLeavesRun = 2;
+// Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
+// beside the classes that are planned (measured with `swinfleet bench memory`).
+constexpr size_t kProgramBytes = size_t{56} << 20;
+// A name of a picture in a folder, with its place in the list.
+constexpr size_t kNameBytes = 40;
 
-  if (with_evaluation) {
-    // Its work is not the step's.
-    const WorkCount counted = plan.step;
-    batch.pictures = config.train.eval_batch;
-    EvaluateBatch(config.model, batch, &model, &engine, &plan.memory, &context);
-    plan.step = counted;
+// What is run dry, on memory that only counts.
+struct DryRun {
+  DryRun(const JobConfig& job, int rank, int ranks)
+      : config(job),
+        memory(MemoryClasses::DryRun()),
+        context{.ops = &DryRunOps(),
+                .workspace = &memory.workspace,
+                .threads = job.parallel.threads_per_rank,
+                .count = &work},
+        model(MakeModel(config.model, config.pretrain, config.memory)),
+        communicator(MakeDryRunCommunicator(rank, ranks, &traffic)),
+        engine(model->parameters(), communicator.get(), Options(), &memory, &context) {}
+
+  ZeroOptions Options() const {
+    return {.stage = config.parallel.zero_stage,
+            .optimizer = config.train.optimizer,
+            .hypers = GroupsOf(config, model->parameters()),
+            .micro_batches = config.train.micro_batches(),
+            .dtype = config.train.dtype,
+            .accumulation = config.train.accumulation};
   }
+
+  void Step() {
+    // Preparing the engine is no part of a step.
+    work = {};
+    TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, communicator.get(), &memory,
+                   &context);
+    const Batch batch = DryBatch(config, config.train.micro_batch);
+    step.Run(0, 0, {}, [&] { return &batch; });
+  }
+
+  void EvaluateOnce() {
+    // Its work is not the step's.
+    context.count = nullptr;
+    const Batch batch = DryBatch(config, config.train.eval_batch);
+    EvaluateBatch(config, batch, model.get(), &engine, &memory, &context);
+  }
+
+  const JobConfig config;
+  MemoryClasses memory;
+  WorkCount work;
+  Traffic traffic;
+  Context context;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Communicator> communicator;
+  ZeroEngine engine;
+};
+
+// The job with `leaves` micro-batches for every rank.
+JobConfig WithLeaves(const JobConfig& config, int ranks, int64_t leaves) {
+  JobConfig shorter = config;
+  shorter.train.global_batch = config.train.micro_batch * ranks * leaves;
+  return shorter;
+}
+
+// The figure of a step of `leaves` micro-batches, from steps of one and of two.
+template <typename T>
+T Extrapolate(T one, T two, int64_t leaves) {
+  return one + static_cast<T>(leaves - 1) * (two - one);
+}
+
+// Moves the arenas out of a run that is over.
+void TakeRun(DryRun* run, MemoryPlan* plan) {
+  plan->memory = std::move(run->memory);
+  plan->step = run->work;
+  plan->traffic = run->traffic;
+}
+
+// A step, and one batch of evaluation, of a rank with few leaves.
+void PlanShortStep(const JobConfig& config, int rank, int ranks, bool evaluation,
+                   MemoryPlan* plan) {
+  DryRun run(config, rank, ranks);
+  run.Step();
+  if (config.checkpoint.asynchronous) {
+    plan->save_copy_bytes = SaveBufferElements(run.engine.OwnedState()) * sizeof(float);
+  }
+  if (evaluation) run.EvaluateOnce();
+  TakeRun(&run, plan);
+}
+
+// The same of a rank with many.
+void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation, MemoryPlan* plan) {
+  const int64_t leaves = plan->leaves;
+  PlanShortStep(WithLeaves(config, ranks, kLeavesRun), rank, ranks, evaluation, plan);
+  DryRun one(WithLeaves(config, ranks, 1), rank, ranks);
+  one.Step();
+  const auto work = [&](double WorkCount::*field) {
+    plan->step.*field = Extrapolate(one.work.*field, plan->step.*field, leaves);
+  };
+  work(&WorkCount::matrix_flops);
+  work(&WorkCount::bytes);
+  plan->step.calls = Extrapolate(one.work.calls, plan->step.calls, leaves);
+  // With split accumulation ranks exchange in every round, whether they have a leaf in it or not.
+  const int64_t rounds = config.train.accumulation == Accumulation::kSplit
+                             ? ShardLayout::Rounds(ranks, config.train.micro_batches())
+                             : leaves;
+  const auto sent = [&](uint64_t Traffic::*field) {
+    plan->traffic.*field = Extrapolate(one.traffic.*field, plan->traffic.*field, rounds);
+  };
+  sent(&Traffic::reduce_scatter);
+  sent(&Traffic::all_gather);
+  sent(&Traffic::all_reduce);
+  sent(&Traffic::small);
+  DryRun whole(config, rank, ranks);
+  plan->memory.gradients = std::move(whole.memory.gradients);
+}
+
+// Bytes of a micro-batch as the loader holds it.
+size_t BatchBytes(const JobConfig& config, int64_t pictures, bool training) {
+  const ModelConfig& model = config.model;
+  int64_t words = model.in_chans * model.frames * model.image_h * model.image_w;
+  if (training && !config.pretrain.on()) words += model.num_classes;
+  const MaskConfig mask = MaskConfigFor(model, config.pretrain);
+  if (mask.on()) words += mask.units();
+  // And its label and its index.
+  return static_cast<size_t>(pictures) * (static_cast<size_t>(words) * 4 + 16);
+}
+
+size_t LoaderBytes(const JobConfig& config, int ranks, const PlanOptions& options) {
+  const TrainConfig& train = config.train;
+  if (!options.loader) return BatchBytes(config, train.micro_batch, /*training=*/true);
+  // The consumer holds one more than may be ahead.
+  const int64_t slots = config.data.prefetch + 1;
+  size_t bytes = slots * BatchBytes(config, train.micro_batch, /*training=*/true);
+  if (!options.evaluation) return bytes;
+  int64_t eval_slots = slots, pictures = train.eval_batch;
+  if (options.data.eval_pictures > 0) {
+    const int64_t batches = (options.data.eval_pictures + pictures - 1) / pictures;
+    eval_slots = std::min(slots, (batches + ranks - 1) / ranks + 1);
+    pictures = std::min(pictures, options.data.eval_pictures);
+  }
+  return bytes + eval_slots * BatchBytes(config, pictures, /*training=*/false);
+}
+
+// One index for each kind of window.
+size_t TableBytes(const ModelConfig& model) {
+  if (model.arch == Architecture::kVit) return 0;
+  std::set<std::pair<std::array<int64_t, 3>, int64_t>> tables;
+  size_t bytes = 0;
+  for (int stage = 0; stage < model.num_stages(); ++stage) {
+    const std::array<int64_t, 3> size = model.Window(stage, false).size;
+    const int64_t tokens = size[0] * size[1] * size[2];
+    if (!tables.insert({model.TableWindow(stage), tokens}).second) continue;
+    bytes += static_cast<size_t>(tokens * tokens) * sizeof(int32_t);
+  }
+  return bytes;
+}
+
+size_t HeldBytes(const Dataset& split) {
+  const DataIdentity& data = split.identity();
+  // Pictures of one size are held decoded.
+  const int64_t picture = data.height * data.width * data.channels;
+  return static_cast<size_t>(data.count) *
+         (picture > 0 ? static_cast<size_t>(picture) + 1 : kNameBytes);
+}
+
+}  // namespace
+
+DataFacts FactsOf(const Dataset& train, const Dataset& eval) {
+  return {.held_bytes = HeldBytes(train) + HeldBytes(eval), .eval_pictures = eval.identity().count};
+}
+
+std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
+  std::vector<std::pair<std::string, size_t>> classes;
+  for (const Arena* arena : {&memory.parameters, &memory.gradients, &memory.optimizer,
+                             &memory.activations, &memory.workspace}) {
+    classes.emplace_back(arena->name(), arena->high_water());
+  }
+  classes.emplace_back("checkpoint copy", save_copy_bytes);
+  classes.emplace_back("loader", loader_bytes);
+  classes.emplace_back("data", data_bytes);
+  classes.emplace_back("messages", message_bytes);
+  classes.emplace_back("tables", table_bytes);
+  classes.emplace_back("program", program_bytes);
+  return classes;
+}
+
+size_t MemoryPlan::PredictedProcessBytes() const {
+  size_t bytes = 0;
+  for (const auto& [name, size] : Classes()) bytes += size;
+  return bytes;
+}
+
+int BusiestRank(const JobConfig& config, int ranks) {
+  int busiest = 0;
+  int64_t most = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int64_t leaves =
+        ShardLayout::LeavesOf(config.train.accumulation, rank, ranks, config.train.micro_batches())
+            .count;
+    if (leaves > most) busiest = rank;
+    most = std::max(most, leaves);
+  }
+  return busiest;
+}
+
+Batch DryBatch(const JobConfig& config, int64_t pictures) {
+  Batch batch;
+  batch.pictures = pictures;
+  // An address that is not null: the dry run looks at no more.
+  batch.image.resize(1);
+  const MaskConfig mask = MaskConfigFor(config.model, config.pretrain);
+  if (!mask.on()) return batch;
+  batch.mask.resize(pictures * mask.units());
+  std::vector<int64_t> scratch;
+  for (int64_t row = 0; row < pictures; ++row) {
+    const bool shared = mask.method == PretrainConfig::Method::kGreenMim;
+    DrawMask(mask, CounterRng(config.train.seed, RandomPurpose::kMask, shared ? 0 : row), &scratch,
+             std::span(batch.mask).subspan(row * mask.units(), mask.units()));
+  }
+  return batch;
+}
+
+MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOptions& options) {
+  MemoryPlan plan;
+  plan.leaves =
+      ShardLayout::LeavesOf(config.train.accumulation, rank, ranks, config.train.micro_batches())
+          .count;
+  const auto plan_step = plan.leaves > kLeavesRun ? PlanLongStep : PlanShortStep;
+  plan_step(config, rank, ranks, options.evaluation, &plan);
+  if (!options.checkpoints) plan.save_copy_bytes = 0;
+  plan.loader_bytes = LoaderBytes(config, ranks, options);
+  plan.data_bytes = options.data.held_bytes;
+  plan.message_bytes = CommunicatorBytes(ranks);
+  plan.table_bytes = TableBytes(config.model);
+  plan.program_bytes = kProgramBytes;
   return plan;
+}
+
+std::string BytesText(size_t bytes) {
+  char text[32];
+  const bool large = bytes >= size_t{1} << 30;
+  std::snprintf(text, sizeof(text), large ? "%.1f GiB" : "%.1f MiB",
+                static_cast<double>(bytes) / (large ? 1 << 30 : 1 << 20));
+  return text;
 }
 
 }  // namespace swinfleet

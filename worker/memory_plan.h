@@ -2,24 +2,83 @@
 #ifndef SWINFLEET_WORKER_MEMORY_PLAN_H_
 #define SWINFLEET_WORKER_MEMORY_PLAN_H_
 
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "core/config/job_config.h"
+#include "core/data/dataset.h"
+#include "core/data/loader.h"
 #include "core/memory/memory_classes.h"
+#include "distributed/communicator.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
 
+// What only workers know: they see the data.
+struct DataFacts {
+  // Bytes of both splits that stay in memory: the pictures of idx files, the names of others.
+  size_t held_bytes = 0;
+  // Pictures of the evaluation split; 0: not known.
+  int64_t eval_pictures = 0;
+};
+DataFacts FactsOf(const Dataset& train, const Dataset& eval);
+
+// What the process does besides training steps.
+struct PlanOptions {
+  bool evaluation = true;
+  bool checkpoints = true;
+  // Off: the caller holds one micro-batch itself.
+  bool loader = true;
+  DataFacts data;
+};
+
 struct MemoryPlan {
   // Dry-run arenas whose high-water marks are the plan.
-  MemoryClasses memory;
+  MemoryClasses memory = MemoryClasses::DryRun();
   // Of one step of this rank.
   WorkCount step;
-  // Bytes of the copy that an asynchronous save is written from.
+  // Bytes that this rank sends in one step.
+  Traffic traffic;
+  // This rank's micro-batches of a step.
+  int64_t leaves = 0;
+  // Bytes of the copy that an asynchronous save is written from; 0 for a job without one.
   size_t save_copy_bytes = 0;
+  // Micro-batches that were loaded and wait, for training and for evaluation.
+  size_t loader_bytes = 0;
+  // DataFacts::held_bytes.
+  size_t data_bytes = 0;
+  // What messages between ranks pass through.
+  size_t message_bytes = 0;
+  // Tables that modules keep outside of the arenas: indices of position biases.
+  size_t table_bytes = 0;
+  // Code, libraries and what they allocate: measured, not planned.
+  size_t program_bytes = 0;
+
+  // Every class with its bytes; they add up to PredictedProcessBytes.
+  std::vector<std::pair<std::string, size_t>> Classes() const;
+  // What the process's largest resident size (VmHWM) will be, to within 5% and 150 MB.
+  size_t PredictedProcessBytes() const;
 };
 
 // Runs one training step and one batch of evaluation of rank `rank` of `ranks` on the dry-run
-// device. `config` is valid. `with_evaluation` off leaves the evaluation out.
-MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, bool with_evaluation = true);
+// device. Nothing of the model's size is allocated. `config` is valid.
+//
+// Of a step of many micro-batches two are run; what a further one adds (work, traffic) is what the
+// second one did, and the classes of memory don't depend on it but for the gradients', which are
+// taken before the first.
+MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks,
+                      const PlanOptions& options = {});
+
+// The first of the ranks that have the most micro-batches of a step: the one to plan for.
+int BusiestRank(const JobConfig& config, int ranks);
+
+// A micro-batch for the dry run: nothing but the masks that pre-training draws is filled in.
+Batch DryBatch(const JobConfig& config, int64_t pictures);
+
+// "20.3 GiB", "112.0 MiB".
+std::string BytesText(size_t bytes);
 
 }  // namespace swinfleet
 

@@ -1,6 +1,8 @@
 #include "worker/model_json.h"
 
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "kernels/error.h"
@@ -9,71 +11,194 @@ namespace swinfleet {
 namespace {
 
 using nlohmann::json;
+using Interpolation = DataConfig::Interpolation;
+using Method = PretrainConfig::Method;
 
-constexpr char kArchitecture[] = "swin_v2";
+constexpr Architecture kArchitectures[] = {Architecture::kSwinV1, Architecture::kSwinV2,
+                                           Architecture::kVideoSwin, Architecture::kVit};
+constexpr std::pair<Method, const char*> kMethods[] = {
+    {Method::kSimMim, "simmim"}, {Method::kMae, "mae"}, {Method::kGreenMim, "greenmim"}};
+constexpr std::pair<Interpolation, const char*> kInterpolations[] = {
+    {Interpolation::kBilinear, "bilinear"},
+    {Interpolation::kBicubic, "bicubic"},
+    {Interpolation::kRandom, "random"}};
+
+template <typename Enum, size_t kCount>
+const char* NameOf(const std::pair<Enum, const char*> (&names)[kCount], Enum value) {
+  for (const auto& [known, name] : names) {
+    if (known == value) return name;
+  }
+  return "";
+}
+
+template <typename Enum, size_t kCount>
+Enum ValueOf(const std::pair<Enum, const char*> (&names)[kCount], const std::string& name) {
+  for (const auto& [value, known] : names) {
+    if (known == name) return value;
+  }
+  throw Error("\"" + name + "\" is unknown");
+}
+
+Architecture ArchitectureOf(const std::string& name) {
+  for (const Architecture arch : kArchitectures) {
+    if (name == ArchitectureName(arch)) return arch;
+  }
+  throw Error("\"arch\" is \"" + name + "\", which is unknown");
+}
+
+void CheckKeys(const json& object, const std::set<std::string>& known) {
+  for (const auto& [key, value] : object.items()) {
+    if (!known.contains(key)) throw Error("\"" + key + "\" is unknown");
+  }
+}
+
+// Keys and fields in one place: visit(key, field).
+template <typename Config, typename Visit>
+void VisitModel(Config& model, const Visit& visit) {
+  visit("in_chans", model.in_chans);
+  visit("num_classes", model.num_classes);
+  visit("patch_size", model.patch_size);
+  visit("embed_dim", model.embed_dim);
+  visit("depths", model.depths);
+  visit("num_heads", model.num_heads);
+  visit("window_size", model.window_size);
+  visit("mlp_ratio", model.mlp_ratio);
+  visit("qkv_bias", model.qkv_bias);
+  visit("ape", model.ape);
+  visit("patch_norm", model.patch_norm);
+  visit("pretrained_window_sizes", model.pretrained_window_sizes);
+  visit("extra_norm_period", model.extra_norm_period);
+  visit("drop_path_rate", model.drop_path_rate);
+  visit("layer_norm_eps", model.layer_norm_eps);
+  if (!model.is_video()) return;
+  visit("frames", model.frames);
+  visit("patch_frames", model.patch_frames);
+  visit("window_frames", model.window_frames);
+}
+
+template <typename Config, typename Visit>
+void VisitPretrain(Config& pretrain, const Visit& visit) {
+  visit("mask_ratio", pretrain.mask_ratio);
+  visit("mask_unit", pretrain.mask_unit);
+  visit("norm_target", pretrain.norm_target);
+  visit("norm_target_window", pretrain.norm_target_window);
+  visit("decoder_dim", pretrain.decoder_dim);
+  visit("decoder_depth", pretrain.decoder_depth);
+  visit("decoder_heads", pretrain.decoder_heads);
+  visit("group_size", pretrain.group_size);
+}
+
+// Reads keys into fields, and remembers them.
+struct Reader {
+  const json& object;
+  std::set<std::string>* keys;
+  template <typename Field>
+  void operator()(const char* key, Field& field) const {
+    object.at(key).get_to(field);
+    keys->insert(key);
+  }
+};
+
+struct Writer {
+  json* object;
+  template <typename Field>
+  void operator()(const char* key, const Field& field) const {
+    (*object)[key] = field;
+  }
+};
+
+PretrainConfig ReadPretrain(const json& object) {
+  PretrainConfig pretrain;
+  pretrain.method = ValueOf(kMethods, object.at("method").get<std::string>());
+  std::set<std::string> keys = {"method"};
+  VisitPretrain(pretrain, Reader{object, &keys});
+  CheckKeys(object, keys);
+  return pretrain;
+}
+
+ModelConfig ReadModel(const json& object, PretrainConfig* pretrain) {
+  ModelConfig model;
+  model.arch = ArchitectureOf(object.at("arch").get<std::string>());
+  const auto image = object.at("img_size").get<std::vector<int64_t>>();
+  if (image.size() != 2) throw Error("\"img_size\" is not [height, width]");
+  model.image_h = image[0];
+  model.image_w = image[1];
+  std::set<std::string> keys = {"arch", "img_size", "pretrain"};
+  VisitModel(model, Reader{object, &keys});
+  CheckKeys(object, keys);
+  if (object.contains("pretrain")) *pretrain = ReadPretrain(object.at("pretrain"));
+  return model;
+}
 
 }  // namespace
 
-std::string ModelConfigToJson(const ModelConfig& model) {
+std::string ModelConfigToJson(const ModelConfig& model, const PretrainConfig& pretrain) {
   json object;
-  object["arch"] = kArchitecture;
+  object["arch"] = ArchitectureName(model.arch);
   object["img_size"] = {model.image_h, model.image_w};
-  object["in_chans"] = model.in_chans;
-  object["num_classes"] = model.num_classes;
-  object["patch_size"] = model.patch_size;
-  object["embed_dim"] = model.embed_dim;
-  object["depths"] = model.depths;
-  object["num_heads"] = model.num_heads;
-  object["window_size"] = model.window_size;
-  object["mlp_ratio"] = model.mlp_ratio;
-  object["qkv_bias"] = model.qkv_bias;
-  object["ape"] = model.ape;
-  object["patch_norm"] = model.patch_norm;
-  std::vector<int64_t> windows = model.pretrained_window_sizes;
-  if (windows.empty()) windows.assign(model.depths.size(), 0);
-  object["pretrained_window_sizes"] = windows;
-  object["extra_norm_period"] = model.extra_norm_period;
-  object["drop_path_rate"] = model.drop_path_rate;
-  object["layer_norm_eps"] = model.layer_norm_eps;
+  VisitModel(model, Writer{&object});
+  if (model.pretrained_window_sizes.empty()) {
+    object["pretrained_window_sizes"] = std::vector<int64_t>(model.depths.size(), 0);
+  }
+  if (pretrain.on()) {
+    json part;
+    part["method"] = NameOf(kMethods, pretrain.method);
+    VisitPretrain(pretrain, Writer{&part});
+    object["pretrain"] = part;
+  }
   return object.dump();
 }
 
-ModelConfig ModelConfigFromJson(const std::string& text, const std::string& source) {
+ModelConfig ModelConfigFromJson(const std::string& text, const std::string& source,
+                                PretrainConfig* pretrain) {
   ModelConfig model;
+  PretrainConfig found;
   try {
-    const json object = json::parse(text);
-    if (object.at("arch").get<std::string>() != kArchitecture) {
-      throw Error("\"arch\" is not \"" + std::string(kArchitecture) + "\"");
-    }
-    const auto image = object.at("img_size").get<std::vector<int64_t>>();
-    if (image.size() != 2) throw Error("\"img_size\" is not [height, width]");
-    model.image_h = image[0];
-    model.image_w = image[1];
-    object.at("in_chans").get_to(model.in_chans);
-    object.at("num_classes").get_to(model.num_classes);
-    object.at("patch_size").get_to(model.patch_size);
-    object.at("embed_dim").get_to(model.embed_dim);
-    object.at("depths").get_to(model.depths);
-    object.at("num_heads").get_to(model.num_heads);
-    object.at("window_size").get_to(model.window_size);
-    object.at("mlp_ratio").get_to(model.mlp_ratio);
-    object.at("qkv_bias").get_to(model.qkv_bias);
-    object.at("ape").get_to(model.ape);
-    object.at("patch_norm").get_to(model.patch_norm);
-    object.at("pretrained_window_sizes").get_to(model.pretrained_window_sizes);
-    object.at("extra_norm_period").get_to(model.extra_norm_period);
-    object.at("drop_path_rate").get_to(model.drop_path_rate);
-    object.at("layer_norm_eps").get_to(model.layer_norm_eps);
-    const json known = json::parse(ModelConfigToJson(model));
-    for (const auto& [key, value] : object.items()) {
-      if (!known.contains(key)) throw Error("\"" + key + "\" is unknown");
-    }
+    model = ReadModel(json::parse(text), &found);
   } catch (const std::exception& error) {
     throw Error(source + " holds no model of this version: " + error.what());
   }
   const std::vector<std::string> problems = ValidateModel(model);
   if (!problems.empty()) throw Error(source + " holds no model that can be built: " + problems[0]);
+  if (pretrain != nullptr) *pretrain = found;
   return model;
+}
+
+std::string PreprocessingToJson(const DataConfig& data, const DataIdentity& identity) {
+  json object;
+  object["format"] = data.format;
+  object["mean"] = data.mean;
+  object["std"] = data.std;
+  object["interpolation"] = NameOf(kInterpolations, data.interpolation);
+  object["eval_crop"] = data.eval_crop;
+  object["frame_interval"] = data.frame_interval;
+  object["resample"] = data.format != "idx" || !data.crop_scale.empty();
+  if (identity.height > 0) object["picture_size"] = {identity.height, identity.width};
+  return object.dump();
+}
+
+void PreprocessingFromJson(const std::string& text, const std::string& source, DataConfig* data,
+                           DataIdentity* identity) {
+  try {
+    const json object = json::parse(text);
+    CheckKeys(object, {"format", "mean", "std", "interpolation", "eval_crop", "frame_interval",
+                       "resample", "picture_size"});
+    object.at("format").get_to(data->format);
+    object.at("mean").get_to(data->mean);
+    object.at("std").get_to(data->std);
+    data->interpolation = ValueOf(kInterpolations, object.at("interpolation").get<std::string>());
+    object.at("eval_crop").get_to(data->eval_crop);
+    object.at("frame_interval").get_to(data->frame_interval);
+    data->crop_scale.clear();
+    // What evaluation asks of the random crop is only whether there is one.
+    if (object.at("resample").get<bool>() && data->format == "idx") data->crop_scale = {1, 1};
+    const auto size = object.value("picture_size", std::vector<int64_t>{0, 0});
+    if (size.size() != 2) throw Error("\"picture_size\" is not [height, width]");
+    identity->height = size[0];
+    identity->width = size[1];
+  } catch (const std::exception& error) {
+    throw Error(source + " does not say how pictures are prepared: " + error.what());
+  }
 }
 
 }  // namespace swinfleet

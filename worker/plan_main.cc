@@ -1,19 +1,25 @@
-// swinfleet-plan: whether a job can run, and what it consists of, without running it. Data paths
-// are not looked at: only the workers can see them.
+// swinfleet-plan: whether a job can run, what it consists of and what it takes, without running it.
+// Data paths are not looked at: only the workers can see them.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cinttypes>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "core/nn/swin_v2.h"
+#include "core/nn/model.h"
 #include "kernels/error.h"
 #include "worker/config_from_proto.h"
 #include "worker/exit_codes.h"
 #include "worker/job_file.h"
 #include "worker/logging.h"
+#include "worker/memory_budget.h"
+#include "worker/memory_plan.h"
 #include "worker/model_json.h"
 
 namespace swinfleet {
@@ -21,14 +27,32 @@ namespace {
 
 struct Arguments {
   std::string job_file;
+  std::string memory;
   int64_t ranks = 0;
   bool check = false;
   bool json = false;
 };
 
-int64_t UsedRanks(const Arguments& arguments, const JobConfig& config) {
-  return config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
-}
+// The job, as it would run.
+struct Planned {
+  JobConfig config;
+  std::unique_ptr<Model> model;
+  // 0: whatever the fleet has.
+  int64_t ranks = 0;
+  // The number that the plan is for.
+  int planned_ranks = 1;
+  // Of one rank; 0: none was given.
+  size_t limit = 0;
+  // What memory.budget led to, for people.
+  std::string choice;
+  MemoryPlan plan;
+  // The bound that the largest micro-batch keeps, and that; not looked for by --check.
+  size_t micro_batch_limit = 0;
+  int64_t largest_micro_batch = 0;
+
+  const ParameterTable& table() const { return model->parameters(); }
+  bool Fits() const { return limit == 0 || plan.PredictedProcessBytes() <= limit; }
+};
 
 // Parameters of a unit, without what lies between them for alignment.
 int64_t ElementsOf(const ParameterTable& table, const Unit& unit) {
@@ -45,31 +69,141 @@ int PrintProblems(const Arguments& arguments, const std::vector<std::string>& pr
   return kExitUsage;
 }
 
-nlohmann::json Describe(const Arguments& arguments, const JobConfig& config,
-                        const ParameterTable& table) {
+const char* DTypeName(DType dtype) {
+  return dtype == DType::kF32 ? "fp32" : dtype == DType::kBF16 ? "bf16" : "fp16";
+}
+
+const char* AccumulationName(Accumulation accumulation) {
+  constexpr const char* kNames[] = {"plain", "split", "low_precision"};
+  return kNames[static_cast<int>(accumulation)];
+}
+
+const char* TaskName(const PretrainConfig& pretrain) {
+  constexpr const char* kNames[] = {"classification", "simmim", "mae", "greenmim"};
+  return kNames[static_cast<int>(pretrain.method)];
+}
+
+// ---- The plan ----
+
+// The bound on a rank's memory: the tighter one of the job's and the command line's.
+size_t LimitOf(const Arguments& arguments, const JobConfig& config) {
+  int64_t limit = 0;
+  if (!arguments.memory.empty() && !ParseBytes(arguments.memory, &limit)) {
+    throw CLI::ValidationError("--memory", "write a size above 0 such as 24GiB or 800MiB");
+  }
+  if (config.memory.budget > 0 && (limit == 0 || config.memory.budget < limit)) {
+    limit = config.memory.budget;
+  }
+  return static_cast<size_t>(limit);
+}
+
+// Plans the job, for the ranks it is to have: for one when nobody says how many, or for as many as
+// it takes to fit. Throws Error when its budget is too small.
+void PlanJob(const Arguments& arguments, Planned* job) {
+  JobConfig& config = job->config;
+  job->ranks = config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
+  job->limit = LimitOf(arguments, config);
+  if (config.memory.budget > 0) config.memory.budget = static_cast<int64_t>(job->limit);
+  if (job->ranks > 0) {
+    job->planned_ranks = static_cast<int>(job->ranks);
+  } else if (job->limit > 0) {
+    const int64_t most = std::min<int64_t>(config.train.micro_batches(), kMostRanks);
+    job->planned_ranks =
+        FewestRanks(config, job->limit)
+            .value_or(static_cast<int>(std::bit_floor(static_cast<uint64_t>(most))));
+  }
+  job->micro_batch_limit = job->limit > 0 ? job->limit : MachineBytes();
+  if (!arguments.check && job->micro_batch_limit > 0) {
+    job->largest_micro_batch =
+        LargestMicroBatch(config, job->planned_ranks, job->micro_batch_limit);
+  }
+  job->choice = ResolveBudget(&config, job->planned_ranks);
+  job->plan = PlanMemory(config, BusiestRank(config, job->planned_ranks), job->planned_ranks);
+  // Builds the table of parameters; no memory is reserved for them.
+  job->model = MakeModel(config.model, config.pretrain, config.memory);
+}
+
+std::string WhyNot(const Planned& job) {
+  std::string text = "a rank takes " + BytesText(job.plan.PredictedProcessBytes()) + " (on " +
+                     std::to_string(job.planned_ranks) +
+                     (job.planned_ranks == 1 ? " rank" : " ranks") + "), which is more than " +
+                     BytesText(job.limit);
+  std::string works;
+  for (const std::string& change : WhatWouldFit(job.config, job.planned_ranks, job.limit)) {
+    works += (works.empty() ? ". What would work: " : "; or ") + change;
+  }
+  return text + (works.empty() ? ", and no setting would change that" : works);
+}
+
+// ---- JSON ----
+
+nlohmann::json DescribeMemory(const Planned& job) {
+  nlohmann::json classes;
+  for (const auto& [name, bytes] : job.plan.Classes()) classes[name] = bytes;
+  return {{"classes", classes},
+          {"process_bytes", job.plan.PredictedProcessBytes()},
+          {"limit_bytes", job.limit},
+          {"fits", job.Fits()}};
+}
+
+nlohmann::json DescribeStep(const MemoryPlan& plan) {
+  const Traffic& sent = plan.traffic;
+  return {{"micro_batches", plan.leaves},
+          {"matrix_flops", plan.step.matrix_flops},
+          {"bytes_touched", plan.step.bytes},
+          {"operations", plan.step.calls},
+          {"bytes_sent",
+           {{"reduce_scatter", sent.reduce_scatter},
+            {"all_gather", sent.all_gather},
+            {"all_reduce", sent.all_reduce},
+            {"small", sent.small}}}};
+}
+
+nlohmann::json Describe(const Arguments& arguments, const Planned& job) {
+  const JobConfig& config = job.config;
   nlohmann::json plan;
   plan["ok"] = true;
   plan["name"] = config.name;
   plan["run_dir"] = config.run_dir;
   plan["model"] = nlohmann::json::parse(ModelConfigToJson(config.model));
-  plan["parameters"] = table.TotalElements();
-  plan["tensors"] = table.parameters().size();
+  plan["architecture"] = ArchitectureName(config.model.arch);
+  plan["task"] = TaskName(config.pretrain);
+  plan["parameters"] = job.table().TotalElements();
+  plan["tensors"] = job.table().parameters().size();
   plan["epochs"] = config.train.epochs;
   plan["global_batch"] = config.train.global_batch;
   plan["micro_batch"] = config.train.micro_batch;
   plan["micro_batches"] = config.train.micro_batches();
+  plan["dtype"] = DTypeName(config.train.dtype);
+  plan["accumulation"] = AccumulationName(config.train.accumulation);
   plan["zero_stage"] = config.parallel.zero_stage;
   // 0: whatever the fleet has.
-  plan["ranks"] = UsedRanks(arguments, config);
+  plan["ranks"] = job.ranks;
+  plan["planned_ranks"] = job.planned_ranks;
+  nlohmann::json checkpointing = nlohmann::json::array(), groups = nlohmann::json::array();
+  for (int stage = 0; stage < config.model.num_stages(); ++stage) {
+    checkpointing.push_back(CheckpointingName(config.memory.StageCheckpointing(stage)));
+    groups.push_back(config.memory.StageSequentialWindows(stage));
+  }
+  plan["checkpointing"] = checkpointing;
+  plan["sequential_windows"] = groups;
+  plan["memory"] = DescribeMemory(job);
+  plan["step"] = DescribeStep(job.plan);
+  if (!arguments.check) {
+    plan["largest_micro_batch"] = job.largest_micro_batch;
+    plan["largest_micro_batch_limit_bytes"] = job.micro_batch_limit;
+  }
   nlohmann::json units = nlohmann::json::array();
-  for (const Unit& unit : table.units()) {
+  for (const Unit& unit : job.table().units()) {
     units.push_back({{"name", unit.name},
                      {"tensors", unit.parameters.size()},
-                     {"parameters", ElementsOf(table, unit)}});
+                     {"parameters", ElementsOf(job.table(), unit)}});
   }
   plan["units"] = units;
   return plan;
 }
+
+// ---- Text ----
 
 // "28,288,354".
 std::string Grouped(int64_t value) {
@@ -78,33 +212,79 @@ std::string Grouped(int64_t value) {
   return digits;
 }
 
-void PrintSummary(const Arguments& arguments, const JobConfig& config,
-                  const ParameterTable& table) {
-  const ModelConfig& model = config.model;
-  const int64_t ranks = UsedRanks(arguments, config);
-  std::cout << arguments.job_file << " can run\n"
-            << "job         " << (config.name.empty() ? "(no name)" : config.name)
-            << ", run folder " << config.run_dir << "\n"
-            << "model       Swin V2, pictures of " << model.image_h << "x" << model.image_w << "x"
-            << model.in_chans << ", " << model.num_classes << " classes\n"
-            << "parameters  " << Grouped(table.TotalElements()) << " in "
-            << table.parameters().size() << " tensors and " << table.units().size() << " units\n";
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    std::cout << "stage " << stage << "     " << model.StageH(stage) << "x" << model.StageW(stage)
-              << " tokens, " << model.StageDim(stage) << " channels, " << model.depths[stage]
-              << " blocks, " << model.num_heads[stage] << " heads, window "
-              << model.StageWindow(stage) << "\n";
+void PrintModel(const Planned& job) {
+  const ModelConfig& model = job.config.model;
+  const PretrainConfig& pretrain = job.config.pretrain;
+  std::cout << "model       " << ArchitectureName(model.arch) << ", "
+            << (model.is_video() ? "clips of " + std::to_string(model.frames) + " frames of "
+                                 : "pictures of ")
+            << model.image_h << "x" << model.image_w << "x" << model.in_chans << "\n"
+            << "task        " << TaskName(pretrain);
+  if (pretrain.on()) {
+    std::cout << ", mask ratio " << pretrain.mask_ratio << "\n";
+  } else {
+    std::cout << ", " << model.num_classes << " classes\n";
   }
-  std::cout << "training    " << config.train.epochs << " epochs, steps of "
-            << config.train.global_batch << " pictures in " << config.train.micro_batches()
-            << " micro-batches of " << config.train.micro_batch << "\n"
-            << "steps       an epoch has 1 for each " << config.train.global_batch
+  std::cout << "parameters  " << Grouped(job.table().TotalElements()) << " in "
+            << job.table().parameters().size() << " tensors and " << job.table().units().size()
+            << " units\n";
+  for (int stage = 0; stage < model.num_stages(); ++stage) {
+    std::cout << "stage " << stage << "     ";
+    if (model.is_video()) std::cout << model.StageD(stage) << "x";
+    const std::array<int64_t, 3> window = model.Window(stage, false).size;
+    std::cout << model.StageH(stage) << "x" << model.StageW(stage) << " tokens, "
+              << model.StageDim(stage) << " channels, " << model.depths[stage] << " blocks, "
+              << model.num_heads[stage] << " heads, window ";
+    if (model.is_video()) std::cout << window[0] << "x";
+    std::cout << window[1] << "x" << window[2] << "\n";
+  }
+}
+
+void PrintTraining(const Planned& job) {
+  const JobConfig& config = job.config;
+  const TrainConfig& train = config.train;
+  std::cout << "training    " << train.epochs << " epochs, steps of " << train.global_batch
+            << " pictures in " << train.micro_batches() << " micro-batches of " << train.micro_batch
+            << "\n"
+            << "steps       an epoch has 1 for each " << train.global_batch
             << " pictures of the data set, whose size the workers know\n"
+            << "numbers     " << DTypeName(train.dtype) << ", accumulation "
+            << AccumulationName(train.accumulation) << "\n"
+            << "memory      checkpointing " << CheckpointingText(config.memory)
+            << ", sequential windows " << SequentialText(config.memory) << "\n"
             << "ranks       "
-            << (ranks > 0 ? std::to_string(ranks)
-                          : std::string("all of the fleet, at most ") +
-                                std::to_string(config.train.micro_batches()))
-            << ", ZeRO stage " << config.parallel.zero_stage << std::endl;
+            << (job.ranks > 0
+                    ? std::to_string(job.ranks)
+                    : "all of the fleet, at most " + std::to_string(train.micro_batches()))
+            << ", ZeRO stage " << config.parallel.zero_stage << "\n";
+}
+
+void PrintMemory(const Planned& job) {
+  std::cout << "a rank of " << job.planned_ranks << ", the busiest one, takes\n";
+  for (const auto& [name, bytes] : job.plan.Classes()) {
+    std::printf("  %-16s %12s\n", name.c_str(), BytesText(bytes).c_str());
+  }
+  std::printf("  %-16s %12s%s\n", "process", BytesText(job.plan.PredictedProcessBytes()).c_str(),
+              job.limit == 0 ? ""
+              : job.Fits()   ? ", which fits"
+                             : ", which does not fit");
+  std::fflush(stdout);
+}
+
+void PrintStep(const Planned& job) {
+  const MemoryPlan& plan = job.plan;
+  std::printf("its step    %" PRId64 " micro-batches, %.1f GFLOP of matrix products, %s touched\n",
+              plan.leaves, plan.step.matrix_flops / 1e9,
+              BytesText(static_cast<size_t>(plan.step.bytes)).c_str());
+  std::printf("it sends    reduce-scatter %s, all-gather %s, all-reduce %s, small things %s\n",
+              BytesText(plan.traffic.reduce_scatter).c_str(),
+              BytesText(plan.traffic.all_gather).c_str(),
+              BytesText(plan.traffic.all_reduce).c_str(), BytesText(plan.traffic.small).c_str());
+  const std::string largest =
+      job.largest_micro_batch > 0 ? "of " + std::to_string(job.largest_micro_batch) : "of no size";
+  std::printf("fits        in %s: a micro-batch %s at most\n",
+              BytesText(job.micro_batch_limit).c_str(), largest.c_str());
+  std::fflush(stdout);
 }
 
 void PrintUnits(const ParameterTable& table) {
@@ -116,20 +296,40 @@ void PrintUnits(const ParameterTable& table) {
   std::fflush(stdout);
 }
 
+void PrintPlan(const Arguments& arguments, const Planned& job) {
+  const JobConfig& config = job.config;
+  std::cout << arguments.job_file << " can run\n"
+            << "job         " << (config.name.empty() ? "(no name)" : config.name)
+            << ", run folder " << config.run_dir << "\n";
+  PrintModel(job);
+  PrintTraining(job);
+  if (!job.choice.empty()) std::cout << "chosen by   " << job.choice << "\n";
+  std::cout << std::flush;
+  PrintMemory(job);
+  if (arguments.check) return;
+  PrintStep(job);
+  PrintUnits(job.table());
+}
+
 int Plan(const Arguments& arguments) {
+  Planned job;
   JobSpec spec;
-  JobConfig config;
   const std::vector<std::string> problems =
-      LoadJobFile(arguments.job_file, "", arguments.ranks, &spec, &config);
+      LoadJobFile(arguments.job_file, "", arguments.ranks, &spec, &job.config);
   if (!problems.empty()) return PrintProblems(arguments, problems);
-  // Builds the table of parameters; no memory is reserved for them.
-  const SwinV2 model(config.model);
-  if (arguments.json) {
-    std::cout << Describe(arguments, config, model.parameters()).dump() << std::endl;
-    return kExitSuccess;
+  try {
+    PlanJob(arguments, &job);
+  } catch (const Error& error) {
+    return PrintProblems(arguments, {arguments.job_file + ": " + error.what()});
   }
-  PrintSummary(arguments, config, model.parameters());
-  if (!arguments.check) PrintUnits(model.parameters());
+  if (arguments.check && !job.Fits()) {
+    return PrintProblems(arguments, {arguments.job_file + ": " + WhyNot(job)});
+  }
+  if (arguments.json) {
+    std::cout << Describe(arguments, job).dump() << std::endl;
+  } else {
+    PrintPlan(arguments, job);
+  }
   return kExitSuccess;
 }
 
@@ -140,21 +340,23 @@ int main(int argc, char** argv) {
   swinfleet::InitLogging(argv[0]);
   swinfleet::Arguments arguments;
   CLI::App app(
-      "Says whether a job can run, and what it consists of. Exit codes: 0 it can, 2 it can't (the\n"
-      "reasons are on stderr).");
+      "Says whether a job can run, what it consists of, and what memory, work and traffic it "
+      "takes.\n"
+      "Exit codes: 0 it can, 2 it can't (the reasons are on stderr).");
   app.set_version_flag("--version", SWINFLEET_VERSION);
   app.add_option("job", arguments.job_file, "The job's YAML file")->required();
-  app.add_flag("--check", arguments.check, "Only check the job, and say in short what it is");
+  app.add_flag("--check", arguments.check,
+               "Only check the job, and say in short what it is; refuse what does not fit in its\n"
+               "memory.budget or in --memory");
   app.add_option("--ranks", arguments.ranks, "Ranks that it is to run on")
       ->check(CLI::Range(1, 65536));
+  app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");
   app.add_flag("--json", arguments.json, "JSON on stdout");
   try {
     app.parse(argc, argv);
+    return swinfleet::Plan(arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  }
-  try {
-    return swinfleet::Plan(arguments);
   } catch (const std::exception& error) {
     std::cerr << error.what() << std::endl;
     return swinfleet::kExitFailed;

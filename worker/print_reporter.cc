@@ -35,8 +35,12 @@ std::string ProgressLine(const TrainingProgress& progress) {
            Duration(progress.eta_seconds).c_str());
   std::string line = text;
   if (progress.evaluated_step > 0) {
-    snprintf(text, sizeof(text), " top-1 %.2f%% top-5 %.2f%%", 100 * progress.top1,
-             100 * progress.top5);
+    if (progress.has_accuracy) {
+      snprintf(text, sizeof(text), " top-1 %.2f%% top-5 %.2f%%", 100 * progress.top1,
+               100 * progress.top5);
+    } else {
+      snprintf(text, sizeof(text), " eval loss %.4f", progress.eval_loss);
+    }
     line += text;
   }
   if (progress.skipped_steps > 0) {

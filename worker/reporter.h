@@ -22,6 +22,8 @@ struct TrainingProgress {
   double top5 = 0;
   double eval_loss = 0;
   int64_t evaluated_step = 0;
+  // Of evaluations: pre-training has a loss alone.
+  bool has_accuracy = true;
   double eta_seconds = 0;
   uint64_t peak_memory_rank_bytes = 0;
   uint64_t peak_memory_total_bytes = 0;

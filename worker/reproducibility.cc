@@ -3,6 +3,15 @@
 #include "kernels/ops.h"
 
 namespace swinfleet {
+namespace {
+
+// As safetensors name them.
+const char* StoredName(DType dtype) {
+  if (dtype == DType::kF32) return "F32";
+  return dtype == DType::kBF16 ? "BF16" : "F16";
+}
+
+}  // namespace
 
 ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   ReproducibilityKey key;
@@ -11,6 +20,9 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   key.threads_per_rank = config.parallel.threads_per_rank;
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();
+  key.dtype = StoredName(config.train.dtype);
+  key.accumulation =
+      config.train.accumulation == Accumulation::kLowPrecision ? "low precision" : "tree";
   return key;
 }
 

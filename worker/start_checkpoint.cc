@@ -55,9 +55,26 @@ CheckpointMeta MakeMeta(const JobConfig& config, const std::string& spec_text) {
   meta.attempt = kStartAttempt;
   meta.seed = config.train.seed;
   meta.reproducibility = MakeReproducibilityKey(config);
-  meta.model = ModelConfigToJson(config.model);
+  meta.model = ModelConfigToJson(config.model, config.pretrain);
   meta.zero_stage = config.parallel.zero_stage;
   return meta;
+}
+
+// The weights; of skipped parameters what the job's seed gives.
+std::vector<std::vector<float>> InitialValues(const JobConfig& config, const ParameterTable& table,
+                                              const WeightsFile& weights) {
+  std::vector<std::vector<float>> values(table.parameters().size());
+  for (int unit = 0; unit < static_cast<int>(table.units().size()); ++unit) {
+    std::vector<float> initial(table.units()[unit].padded_size);
+    InitializeUnit(table, unit, config.train.seed, initial);
+    for (const int i : table.units()[unit].parameters) {
+      const ParameterInfo& info = table.parameters()[i];
+      const std::span<const float> part = std::span(initial).subspan(info.offset, info.size());
+      values[i].assign(part.begin(), part.end());
+      if (!weights.skipped(i)) weights.Read(i, 0, values[i]);
+    }
+  }
+  return values;
 }
 
 }  // namespace
@@ -67,13 +84,9 @@ std::string WriteStartCheckpoint(const JobConfig& config, const std::string& spe
                                  bool force) {
   const CheckpointMeta meta = MakeMeta(config, spec_text);
   const std::string dir = CheckpointDir(config.run_dir, kStartAttempt, 0);
-  std::vector<std::vector<float>> values;
-  int64_t largest = 0;
-  for (size_t i = 0; i < table.parameters().size(); ++i) {
-    values.emplace_back(table.parameters()[i].size());
-    weights.Read(static_cast<int>(i), 0, values.back());
-    largest = std::max(largest, table.parameters()[i].size());
-  }
+  const std::vector<std::vector<float>> values = InitialValues(config, table, weights);
+  size_t largest = 0;
+  for (const std::vector<float>& value : values) largest = std::max(largest, value.size());
   // Every optimizer starts from zeros: one piece of them serves all.
   const std::vector<float> zeros(largest, 0.0f);
   std::vector<TensorPiece> pieces;

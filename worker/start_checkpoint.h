@@ -10,7 +10,8 @@
 
 namespace swinfleet {
 
-// Writes the checkpoint of step 0 of `config`'s run, with `weights` and a fresh optimizer, into
+// Writes the checkpoint of step 0 of `config`'s run, with `weights` (skipped parameters as the
+// job's seed has them) and a fresh optimizer, into
 // config.run_dir, and returns its folder; the job's first attempt goes on from it. `spec_text` is
 // the job's specification. Throws Error, with nothing left behind, when the run has begun already,
 // when it has such a checkpoint and `force` is false, and when the weights can't be read or the

@@ -1,14 +1,19 @@
 #include "worker/train_step.h"
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 
-#include "core/loss/targets.h"
 #include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
 #include "core/rng/counter_rng.h"
 
 namespace swinfleet {
+namespace {
+
+// Of StepFlags.
+constexpr int kFlags = 3;
+
+}  // namespace
 
 void TreeSum::Add(double leaf) {
   for (uint64_t bits = count_++; bits & 1; bits >>= 1) {
@@ -26,72 +31,70 @@ double TreeSum::Total() const {
   return total;
 }
 
-TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, SwinV2* model,
+TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* model,
                      ZeroEngine* engine, Communicator* communicator, MemoryClasses* memory,
                      Context* context)
     : config_(config),
       steps_per_epoch_(steps_per_epoch),
       model_(model),
+      objective_(MakeObjective(config, /*training=*/true)),
       engine_(engine),
       communicator_(communicator),
       memory_(memory),
       context_(context),
-      drop_path_rates_(model->DropPathRates()) {
-  leaves_ = ShardLayout::LeafCount(communicator->rank(), communicator->size(),
-                                   config.train.micro_batches());
-}
+      drop_path_rates_(model->DropPathRates()),
+      leaves_(ShardLayout::LeavesOf(config.train.accumulation, communicator->rank(),
+                                    communicator->size(), config.train.micro_batches())),
+      hypers_(GroupsOf(config, model->parameters())),
+      rates_(hypers_.size()),
+      losses_(config.train.micro_batches() + kFlags),
+      loss_scaler_(config.train.dtype) {}
 
 StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
                           const std::function<const Batch*()>& next_batch) {
-  const TrainConfig& train = config_.train;
   StepResult result;
-  TreeSum loss;
+  std::ranges::fill(losses_, 0.0);
   engine_->BeginStep();
-  for (int64_t leaf = 0; leaf < leaves_; ++leaf) {
+  for (int64_t leaf = 0; leaf < leaves_.count; ++leaf) {
     engine_->BeginMicroBatch(leaf);
-    loss.Add(ForwardBackward(*next_batch(), step));  // reduce-scatter, under backward
+    losses_[leaves_[leaf]] = ForwardBackward(*next_batch(), step);  // reduce-scatter, overlapped
   }
   const GradientNorm gradient = engine_->FinishReduction();  // all-gather of the chunks' norms
-  Reduce(loss.Total(), flags, &result);                      // all-reduce
-  result.grad_norm = gradient.norm;
-  result.learning_rate = RateOfUpdate(train.schedule, train.optimizer.learning_rate, train.epochs,
-                                      steps_per_epoch_, step);
+  Reduce(flags, &result);                                    // all-reduce
+  const float scale = loss_scaler_.scale();
+  result.grad_norm = gradient.norm / scale;
+  result.learning_rate = RateOfUpdate(config_.train.schedule, config_.train.optimizer.learning_rate,
+                                      config_.train.epochs, steps_per_epoch_, step);
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(gradient.norm);
+  result.failed = loss_scaler_.Record(!result.skipped) == LossScaler::Verdict::kFailure;
   if (result.skipped) {
     result.first_nonfinite = gradient.first_nonfinite.empty() ? "loss" : gradient.first_nonfinite;
     return result;
   }
-  engine_->Update(result.learning_rate, updates, ClipFactor(gradient.norm, train.clip_grad_norm));
+  const float clip = ClipFactor(result.grad_norm, config_.train.clip_grad_norm);
+  RatesOfUpdate(config_.train, hypers_, steps_per_epoch_, step, rates_);
+  engine_->Update(rates_, updates, clip / scale);
   engine_->PublishParameters();  // all-gather
   return result;
 }
 
 double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
-  ArenaScope scope(&memory_->activations);
-  const ModelConfig& model = config_.model;
-  const Device device = memory_->activations.device();
-  const Shape per_class = {batch.pictures, model.num_classes};
-  const TensorView logits = memory_->activations.Allocate(per_class);
-  const TensorView target = memory_->activations.Allocate(per_class);
-  const TensorView dlogits = memory_->activations.Allocate(per_class);
-  const TensorView loss = memory_->activations.Allocate({batch.pictures});
-  const TensorView image =
-      ViewOf(const_cast<float*>(batch.image.data()),
-             {batch.pictures, model.in_chans, model.image_h, model.image_w}, device);
-
+  Arena& activations = memory_->activations;
+  ArenaScope scope(&activations);
+  const DType dtype = config_.train.dtype;
+  const ModelInput input = InputOf(batch, config_, activations.device());
+  const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
+  const TensorView doutput = activations.Allocate(output.shape, dtype);
   ForwardOptions options;
+  options.dtype = dtype;
   options.drop_path_factor = DropPathFactor(batch, step);
-  model_->Forward(image, logits, options, *engine_, memory_->activations, *context_);
-  if (device != Device::kDryRun) {
-    SmoothedTargets(batch.label, model.num_classes, config_.train.label_smoothing, target.span());
-  }
-  const float scale = 1.0f / static_cast<float>(config_.train.global_batch);
-  context_->ops->cross_entropy({logits, target, loss, dlogits, scale}, *context_);
-  model_->Backward(dlogits, {}, *engine_, memory_->activations, *context_);
-  if (device == Device::kDryRun) return 0;
-  double sum = 0;
-  for (float value : loss.span()) sum += value;
-  return sum;
+  const float scale = loss_scaler_.scale() / static_cast<float>(config_.train.global_batch);
+
+  model_->Forward(input, output, options, *engine_, activations, *context_);
+  const double loss =
+      objective_->Compute(batch, input, output, doutput, scale, activations, *context_);
+  model_->Backward(doutput, {}, *engine_, activations, *context_);
+  return loss;
 }
 
 std::function<float(int, int, int64_t)> TrainStep::DropPathFactor(const Batch& batch,
@@ -105,14 +108,18 @@ std::function<float(int, int, int64_t)> TrainStep::DropPathFactor(const Batch& b
   };
 }
 
-void TrainStep::Reduce(double loss, const StepFlags& flags, StepResult* result) {
-  std::array<double, 4> sums = {loss, flags.cancel ? 1.0 : 0.0, flags.stop ? 1.0 : 0.0,
-                                flags.saved ? 1.0 : 0.0};
-  communicator_->AllReduceSum(sums, "loss and flags");
-  result->loss = sums[0] / static_cast<double>(config_.train.global_batch);
-  result->cancel = static_cast<int64_t>(sums[1]);
-  result->stop = static_cast<int64_t>(sums[2]);
-  result->saved = static_cast<int64_t>(sums[3]);
+void TrainStep::Reduce(const StepFlags& flags, StepResult* result) {
+  double* raised = losses_.data() + config_.train.micro_batches();
+  raised[0] = flags.cancel ? 1 : 0;
+  raised[1] = flags.stop ? 1 : 0;
+  raised[2] = flags.saved ? 1 : 0;
+  communicator_->AllReduceSum(losses_, "losses and flags");
+  TreeSum loss;
+  for (int64_t leaf = 0; leaf < config_.train.micro_batches(); ++leaf) loss.Add(losses_[leaf]);
+  result->loss = loss.Total() / static_cast<double>(config_.train.global_batch);
+  result->cancel = static_cast<int64_t>(raised[0]);
+  result->stop = static_cast<int64_t>(raised[1]);
+  result->saved = static_cast<int64_t>(raised[2]);
 }
 
 }  // namespace swinfleet

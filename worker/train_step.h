@@ -4,13 +4,19 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "core/config/job_config.h"
 #include "core/data/loader.h"
-#include "core/nn/swin_v2.h"
+#include "core/loss/objective.h"
+#include "core/nn/model.h"
+#include "core/optim/loss_scaler.h"
+#include "core/optim/parameter_groups.h"
 #include "distributed/communicator.h"
+#include "distributed/shard_layout.h"
 #include "distributed/zero_engine.h"
 #include "kernels/ops.h"
 
@@ -33,6 +39,8 @@ struct StepResult {
   bool skipped = false;
   // Then: the first tensor of the gradient that is not finite, or "loss".
   std::string first_nonfinite;
+  // Skipped although there is no loss scale left to lower: a failure of training.
+  bool failed = false;
   // Ranks that raised each flag.
   int64_t cancel = 0;
   int64_t stop = 0;
@@ -42,7 +50,7 @@ struct StepResult {
 class TrainStep {
  public:
   // Everything must outlive the step. `steps_per_epoch` is what the schedule counts by.
-  TrainStep(const JobConfig& config, int64_t steps_per_epoch, SwinV2* model, ZeroEngine* engine,
+  TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* model, ZeroEngine* engine,
             Communicator* communicator, MemoryClasses* memory, Context* context);
 
   // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
@@ -51,25 +59,33 @@ class TrainStep {
                  const std::function<const Batch*()>& next_batch);
 
   // This rank's micro-batches of a step.
-  int64_t leaves() const { return leaves_; }
+  const ShardLayout::Leaves& leaves() const { return leaves_; }
+  // Of float16: kept in checkpoints.
+  LossScaler& loss_scaler() { return loss_scaler_; }
 
  private:
   // The sum of the micro-batch's losses; its gradients go to the engine.
   double ForwardBackward(const Batch& batch, int64_t step);
   // Drop path's factors for a micro-batch, or nothing when the model drops none.
   std::function<float(int, int, int64_t)> DropPathFactor(const Batch& batch, int64_t step) const;
-  // Sums over ranks: the loss, and the flags.
-  void Reduce(double loss, const StepFlags& flags, StepResult* result);
+  // Sums over ranks: the losses of all leaves, and the flags.
+  void Reduce(const StepFlags& flags, StepResult* result);
 
   const JobConfig& config_;
   const int64_t steps_per_epoch_;
-  SwinV2* model_;
+  Model* model_;
+  std::unique_ptr<Objective> objective_;
   ZeroEngine* engine_;
   Communicator* communicator_;
   MemoryClasses* memory_;
   Context* context_;
   std::vector<double> drop_path_rates_;
-  int64_t leaves_ = 0;
+  const ShardLayout::Leaves leaves_;
+  const std::vector<ParameterHyper> hypers_;
+  std::vector<double> rates_;
+  // Of the step's micro-batches, those of other ranks zero until they are reduced; then the flags.
+  std::vector<double> losses_;
+  LossScaler loss_scaler_;
 };
 
 // The sum of a binary tree whose leaves come in order: the tree that the engine sums gradients by.

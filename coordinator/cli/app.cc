@@ -31,7 +31,8 @@ constexpr char kDefaultCoordinator[] = "127.0.0.1:7077";
 
 constexpr char kFooter[] =
     "Any other NAME runs the program swinfleet-NAME beside this one or in PATH, with the\n"
-    "arguments that follow: swinfleet plan --check JOB.yaml, swinfleet export, swinfleet bench.\n"
+    "arguments that follow: swinfleet plan --check JOB.yaml, swinfleet export, swinfleet import,\n"
+    "swinfleet eval, swinfleet predict, swinfleet bench.\n"
     "\n"
     "Exit codes: 0 done (watch, submit --watch: the job succeeded); 1 the job failed; 2 bad usage\n"
     "or job file; 3 the coordinator can't be reached; 4 no such job or fleet; 5 refused by the\n"

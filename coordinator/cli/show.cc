@@ -72,6 +72,10 @@ std::vector<std::string> TrainingItems(const Progress& progress) {
 }
 
 std::string AccuracyText(const Progress& progress) {
+  if (!progress.has_top1()) {
+    return "evaluation loss " + FormatNumber(progress.eval_loss()) + " at step " +
+           std::to_string(progress.evaluated_step());
+  }
   return "top-1 " + FormatShare(progress.top1()) + ", top-5 " + FormatShare(progress.top5()) +
          " at step " + std::to_string(progress.evaluated_step());
 }
@@ -231,7 +235,7 @@ std::string JobTable(const ListJobsResponse& jobs, const Screen& screen) {
                : "-",
          known ? PercentText(progress) : "-",
          progress.step() > 0 ? FormatNumber(progress.loss()) : "-",
-         progress.evaluated_step() > 0 ? FormatShare(progress.top1()) : "-",
+         progress.has_top1() && progress.evaluated_step() > 0 ? FormatShare(progress.top1()) : "-",
          std::to_string(job.restarts()), job.fleet().empty() ? "-" : Safe(job.fleet(), screen),
          FormatTime(job.submitted_at())});
   }

@@ -214,6 +214,25 @@ double NumberFromJson(const json& value, const std::string& key, const std::stri
   Reject(source, "the metric \"" + key + "\" is not a number");
 }
 
+json LossScaleToJson(const std::optional<LossScaleState>& state) {
+  if (!state.has_value()) return nullptr;
+  return {{"scale", state->scale}, {"good_steps", state->good_steps}};
+}
+
+std::optional<LossScaleState> LossScaleFromJson(const json& value, const std::string& source) {
+  if (value.is_null()) return std::nullopt;
+  const Fields fields(value, source);
+  LossScaleState state;
+  const json& scale = fields.At("scale");
+  if (!scale.is_number() || !(scale.get<double>() >= LossScaler::kLeast) ||
+      !(scale.get<double>() <= LossScaler::kMost)) {
+    Reject(source, "the loss scale " + scale.dump() + " is not between 1 and 16777216");
+  }
+  state.scale = scale.get<double>();
+  state.good_steps = fields.Count("good_steps");
+  return state;
+}
+
 json MetaToJson(const CheckpointMeta& meta) {
   json metrics = json::object();
   for (const auto& [key, value] : meta.metrics) metrics[key] = NumberToJson(value);
@@ -235,16 +254,18 @@ json MetaToJson(const CheckpointMeta& meta) {
             {"threads_per_rank", meta.reproducibility.threads_per_rank},
             {"micro_batch_size", meta.reproducibility.micro_batch_size},
             {"micro_batches", meta.reproducibility.micro_batches},
-            {"dtype", meta.reproducibility.dtype}}},
+            {"dtype", meta.reproducibility.dtype},
+            {"accumulation", meta.reproducibility.accumulation}}},
           {"model", meta.model},
           {"skipped_steps", meta.skipped_steps},
           {"consecutive_nonfinite", meta.consecutive_nonfinite},
+          {"loss_scale", LossScaleToJson(meta.loss_scale)},
           {"metrics", std::move(metrics)},
           {"ranks", meta.ranks},
           {"zero_stage", meta.zero_stage}};
 }
 
-CheckpointMeta MetaFromJson(const json& value, const std::string& source) {
+CheckpointMeta MetaFromJson(const json& value, int version, const std::string& source) {
   const Fields fields(value, source);
   CheckpointMeta meta;
   meta.job_spec = fields.Text("job_spec");
@@ -266,6 +287,10 @@ CheckpointMeta MetaFromJson(const json& value, const std::string& source) {
   meta.reproducibility.micro_batch_size = key.Count("micro_batch_size");
   meta.reproducibility.micro_batches = key.Count("micro_batches");
   meta.reproducibility.dtype = key.Text("dtype");
+  if (version >= 2) {
+    meta.reproducibility.accumulation = key.Text("accumulation");
+    meta.loss_scale = LossScaleFromJson(fields.At("loss_scale"), source);
+  }
   meta.model = fields.Text("model");
   meta.skipped_steps = fields.Count("skipped_steps");
   meta.consecutive_nonfinite = fields.Count("consecutive_nonfinite");
@@ -372,6 +397,7 @@ std::string ReproducibilityKey::Differences(const ReproducibilityKey& now) const
           std::to_string(now.micro_batch_size), &text);
   Compare("micro-batches", std::to_string(micro_batches), std::to_string(now.micro_batches), &text);
   Compare("dtype", dtype, now.dtype, &text);
+  Compare("accumulation", accumulation, now.accumulation, &text);
   return text;
 }
 
@@ -402,12 +428,13 @@ Manifest Manifest::FromText(const std::string& text, const std::string& source) 
   const Fields fields(root, source);
   if (fields.Text("format") != kFormat) Reject(source, "it is no manifest of a checkpoint");
   const int version = fields.Int("version");
-  if (version != kVersion) {
-    Reject(source, "it has version " + std::to_string(version) + "; this program reads version " +
-                       std::to_string(kVersion) + ": use the program that wrote it");
+  if (version < 1 || version > kVersion) {
+    Reject(source, "it has version " + std::to_string(version) +
+                       "; this program reads versions 1 to " + std::to_string(kVersion) +
+                       ": use the program that wrote it");
   }
   Manifest manifest;
-  manifest.meta = MetaFromJson(root, source);
+  manifest.meta = MetaFromJson(root, version, source);
   for (const json& shard : fields.List("shards")) {
     manifest.shards.push_back(ShardFromJson(shard, source));
   }

@@ -5,18 +5,21 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/data/dataset.h"
+#include "core/optim/loss_scaler.h"
 #include "kernels/tensor.h"
 
 namespace swinfleet {
 
 // Elements [begin, begin + data.size()) of a flattened float32 tensor. Names are "param/<name>"
 // and, for the state of optimizers, "adamw_m/<name>", "adamw_v/<name>", "sgd_momentum/<name>",
-// where <name> is the parameter's official name.
+// where <name> is the parameter's official name. Parameters are the float32 masters, whatever dtype
+// the job computes with.
 struct TensorPiece {
   std::string tensor;
   // Of the whole tensor.
@@ -63,8 +66,11 @@ struct ReproducibilityKey {
   int threads_per_rank = 1;
   int64_t micro_batch_size = 0;
   int64_t micro_batches = 0;
-  // Of the matrix products, "F32".
+  // Of weights and activations: "F32", "BF16" or "F16".
   std::string dtype = "F32";
+  // How gradients are summed: "tree", which plain and split accumulation share, or "low precision",
+  // whose bits also depend on the number of ranks.
+  std::string accumulation = "tree";
   bool operator==(const ReproducibilityKey&) const = default;
   // What differs from `now`, for a warning: "threads per rank 2, now 1". Empty: nothing.
   std::string Differences(const ReproducibilityKey& now) const;
@@ -87,6 +93,8 @@ struct CheckpointMeta {
   // Steps skipped for a loss or norm that was not finite, in all and in a row up to now.
   int64_t skipped_steps = 0;
   int64_t consecutive_nonfinite = 0;
+  // Of float16; else nothing.
+  std::optional<LossScaleState> loss_scale;
   // The latest loss, accuracy, ...; any number, also NaN.
   std::map<std::string, double> metrics;
   // How it was written; it can be read on any number of ranks and at any stage.
@@ -95,8 +103,9 @@ struct CheckpointMeta {
 };
 
 struct Manifest {
-  // The format's version that this program writes, and the newest that it reads.
-  static constexpr int kVersion = 1;
+  // The format's version that this program writes, and the newest that it reads. Version 1 lacked
+  // the accumulation and the loss scale.
+  static constexpr int kVersion = 2;
   CheckpointMeta meta;
   std::vector<ShardRecord> shards;
 

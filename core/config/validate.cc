@@ -9,250 +9,20 @@
 #include <utility>
 #include <vector>
 
-#include "core/config/job_config.h"
+#include "core/config/errors.h"
 
 namespace swinfleet {
 namespace {
 
 // Upper bounds. They are far above any real model, and low enough that no size computed from them
 // overflows 64 bits.
-constexpr int64_t kMaxImage = 16384;
-constexpr int64_t kMaxChans = 1024;
-constexpr int64_t kMaxClasses = int64_t{1} << 20;
-constexpr int64_t kMaxPatch = 256;
-constexpr int64_t kMaxEmbedDim = 8192;
-constexpr int64_t kMaxStageDim = 65536;
-constexpr int kMaxStages = 8;
-constexpr int64_t kMaxDepth = 512;
-constexpr int64_t kMaxWindow = 64;
-constexpr double kMaxMlpRatio = 64;
-constexpr int64_t kMaxBatch = int64_t{1} << 24;
 constexpr int64_t kMaxEpochs = 1'000'000;
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxRanks = 65536;
 // Elements of the largest single activation: 4 TiB of float32.
 constexpr double kMaxActivation = 0x1p40;
 
-class Errors {
- public:
-  template <typename... Parts>
-  void Add(const Parts&... parts) {
-    std::ostringstream text;
-    (text << ... << parts);
-    messages_.push_back(text.str());
-  }
-  // Integers in [low, high].
-  void CheckRange(const char* field, int64_t value, int64_t low, int64_t high) {
-    if (value >= low && value <= high) return;
-    Add(field, " is ", value, "; it must be from ", low, " to ", high);
-  }
-  // Finite numbers that `fits` holds for (and NaN fits nothing).
-  void CheckNumber(const char* field, double value, bool fits, const char* rule) {
-    if (fits && std::isfinite(value)) return;
-    Add(field, " is ", value, "; it must be ", rule);
-  }
-  bool empty() const { return messages_.empty(); }
-  size_t size() const { return messages_.size(); }
-  std::vector<std::string> Take() { return std::move(messages_); }
-
- private:
-  std::vector<std::string> messages_;
-};
-
-std::string Join(const std::vector<int64_t>& values) {
-  std::ostringstream text;
-  for (size_t i = 0; i < values.size(); ++i) text << (i == 0 ? "" : ", ") << values[i];
-  return text.str();
-}
-
-// ---- The model ----
-
-void CheckModelRanges(const ModelConfig& model, Errors& errors) {
-  errors.CheckRange("model.image_size (height)", model.image_h, 1, kMaxImage);
-  errors.CheckRange("model.image_size (width)", model.image_w, 1, kMaxImage);
-  errors.CheckRange("model.in_chans", model.in_chans, 1, kMaxChans);
-  errors.CheckRange("model.num_classes", model.num_classes, 1, kMaxClasses);
-  errors.CheckRange("model.patch_size", model.patch_size, 1, kMaxPatch);
-  errors.CheckRange("model.embed_dim", model.embed_dim, 1, kMaxEmbedDim);
-  errors.CheckRange("model.window_size", model.window_size, 1, kMaxWindow);
-  errors.CheckRange("model.extra_norm_period", model.extra_norm_period, 0, kMaxDepth);
-  errors.CheckNumber("model.mlp_ratio", model.mlp_ratio,
-                     model.mlp_ratio > 0 && model.mlp_ratio <= kMaxMlpRatio,
-                     "above 0 and at most 64");
-  errors.CheckNumber("model.drop_path_rate", model.drop_path_rate,
-                     model.drop_path_rate >= 0 && model.drop_path_rate < 1,
-                     "at least 0 and below 1");
-  errors.CheckNumber("model.layer_norm_eps", model.layer_norm_eps,
-                     model.layer_norm_eps > 0 && model.layer_norm_eps < 1, "above 0 and below 1");
-}
-
-void CheckStageLists(const ModelConfig& model, Errors& errors) {
-  const size_t stages = model.depths.size();
-  if (stages < 1 || stages > kMaxStages) {
-    errors.Add("model.depths has ", stages, " entries, one a stage; it must have from 1 to ",
-               kMaxStages);
-  }
-  for (size_t i = 0; i < stages; ++i) {
-    if (model.depths[i] < 1 || model.depths[i] > kMaxDepth) {
-      errors.Add("model.depths of stage ", i, " is ", model.depths[i], "; it must be from 1 to ",
-                 kMaxDepth);
-    }
-  }
-  if (model.num_heads.size() != stages) {
-    errors.Add("model.num_heads has ", model.num_heads.size(), " entries and model.depths has ",
-               stages, "; both need one a stage");
-  }
-  const size_t pretrained = model.pretrained_window_sizes.size();
-  if (pretrained != 0 && pretrained != stages) {
-    errors.Add("model.pretrained_window_sizes has ", pretrained, " entries; it needs none or one a",
-               " stage, that is ", stages);
-  }
-  for (size_t i = 0; i < pretrained; ++i) {
-    const int64_t window = model.pretrained_window_sizes[i];
-    if (window == 0 || (window >= 2 && window <= 4 * kMaxWindow)) continue;
-    errors.Add("model.pretrained_window_sizes of stage ", i, " is ", window,
-               "; it must be 0 (the stage's own window) or from 2 to ", 4 * kMaxWindow,
-               " (coordinates are divided by the window less 1)");
-  }
-}
-
-// Divisors of `dim` nearest to `wanted`, for messages.
-std::vector<int64_t> NearDivisors(int64_t dim, int64_t wanted) {
-  std::vector<int64_t> divisors;
-  for (int64_t d = 1; d <= dim; ++d) {
-    if (dim % d == 0) divisors.push_back(d);
-  }
-  std::stable_sort(divisors.begin(), divisors.end(), [&](int64_t a, int64_t b) {
-    return std::abs(a - wanted) < std::abs(b - wanted);
-  });
-  divisors.resize(std::min<size_t>(divisors.size(), 4));
-  std::sort(divisors.begin(), divisors.end());
-  return divisors;
-}
-
-void CheckHeads(const ModelConfig& model, Errors& errors) {
-  if (model.StageDim(model.num_stages() - 1) > kMaxStageDim) {
-    errors.Add("model.embed_dim ", model.embed_dim, " doubles from stage to stage to ",
-               model.StageDim(model.num_stages() - 1), " channels; at most ", kMaxStageDim,
-               " are possible");
-    return;
-  }
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    const int64_t dim = model.StageDim(stage);
-    const int64_t heads = model.num_heads[stage];
-    if (heads >= 1 && dim % heads == 0) continue;
-    errors.Add("model.num_heads of stage ", stage, " is ", heads, ", which does not divide its ",
-               dim, " channels; near it ", Join(NearDivisors(dim, heads)), " would");
-  }
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    if (static_cast<double>(model.StageDim(stage)) * model.mlp_ratio >= 1) continue;
-    errors.Add("model.mlp_ratio ", model.mlp_ratio, " leaves stage ", stage, " with ",
-               model.StageDim(stage), " channels no hidden channel");
-    return;
-  }
-}
-
-// Whether every stage's map can be cut into windows of the model's size.
-bool WindowFits(const ModelConfig& model) {
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    const int64_t window = model.StageWindow(stage);
-    if (window < 1) return false;
-    if (model.StageH(stage) % window != 0 || model.StageW(stage) % window != 0) return false;
-  }
-  return true;
-}
-
-// What would work in place of a window that does not fit: windows for this image, and the nearest
-// square (or, for rectangles, side lengths) for this window.
-std::string WindowAdvice(const ModelConfig& model, int64_t grain) {
-  std::vector<int64_t> windows;
-  for (int64_t window = 2; window <= kMaxWindow; ++window) {
-    ModelConfig other = model;
-    other.window_size = window;
-    if (WindowFits(other)) windows.push_back(window);
-    // Beyond the whole map every window is shrunk to it: all the same model.
-    if (window >= std::min(model.StageH(0), model.StageW(0))) break;
-  }
-  std::stable_sort(windows.begin(), windows.end(), [&](int64_t a, int64_t b) {
-    return std::abs(a - model.window_size) < std::abs(b - model.window_size);
-  });
-  windows.resize(std::min<size_t>(windows.size(), 6));
-  std::sort(windows.begin(), windows.end());
-  std::vector<int64_t> images;
-  for (int64_t distance = grain; images.size() < 2 && distance <= kMaxImage; distance += grain) {
-    for (const int64_t size : {model.image_h - distance, model.image_h + distance}) {
-      if (size < grain || size > kMaxImage || model.image_h != model.image_w) continue;
-      ModelConfig other = model;
-      other.image_h = other.image_w = size;
-      if (WindowFits(other)) images.push_back(size);
-    }
-  }
-  std::ostringstream text;
-  if (!windows.empty()) text << "with this image windows of " << Join(windows) << " work";
-  if (!images.empty()) {
-    text << (windows.empty() ? "" : "; ") << "with this window square images of " << Join(images)
-         << " work";
-  } else if (model.window_size > 1 && model.window_size * grain <= kMaxImage) {
-    text << (windows.empty() ? "" : "; ") << "with this window sides that are multiples of "
-         << model.window_size * grain << " work";
-  }
-  return text.str();
-}
-
-void CheckMaps(const ModelConfig& model, Errors& errors) {
-  const int64_t grain = model.patch_size << (model.num_stages() - 1);
-  if (model.image_h % grain != 0 || model.image_w % grain != 0) {
-    const int64_t up_h = (model.image_h + grain - 1) / grain * grain;
-    const int64_t up_w = (model.image_w + grain - 1) / grain * grain;
-    errors.Add("model.image_size ", model.image_h, "x", model.image_w, " is not divisible by ",
-               grain, " (patch_size ", model.patch_size, " halved in resolution by each of ",
-               model.num_stages() - 1, " mergings); the next size up is ", up_h, "x", up_w);
-    return;
-  }
-  if (WindowFits(model)) return;
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    const int64_t window = model.StageWindow(stage);
-    const int64_t height = model.StageH(stage);
-    const int64_t width = model.StageW(stage);
-    if (height % window != 0 || width % window != 0) {
-      errors.Add("model.window_size ", model.window_size, " cannot work: stage ", stage,
-                 " has a map of ", height, "x", width, " tokens, which windows of ", window,
-                 " do not tile; ", WindowAdvice(model, grain));
-    }
-  }
-}
-
-// ---- The rest of the job ----
-
-void CheckData(const JobConfig& job, Errors& errors) {
-  const DataConfig& data = job.data;
-  if (data.path.empty()) {
-    errors.Add("data.path is missing; it names the folder of the data set, as the workers see it");
-  }
-  if (data.format != "idx") {
-    errors.Add("data.format is \"", data.format, "\"; only \"idx\" is supported");
-  }
-  if (data.train_split.empty()) errors.Add("data.train_split is empty; \"train\" is the usual one");
-  if (data.eval_split.empty()) errors.Add("data.eval_split is empty; \"t10k\" is the usual one");
-  errors.CheckRange("data.pad", data.pad, 0, kMaxImage);
-  errors.CheckNumber("data.flip", data.flip, data.flip >= 0 && data.flip <= 1,
-                     "a probability, from 0 to 1");
-  errors.CheckRange("data.loader_threads", data.loader_threads, 1, 64);
-  errors.CheckRange("data.prefetch", data.prefetch, 1, 1024);
-  const auto check_count = [&](const char* field, const std::vector<double>& values) {
-    const auto count = static_cast<int64_t>(values.size());
-    if (count == 0 || count == job.model.in_chans) return;
-    errors.Add(field, " has ", count, " values; it must have none or ", job.model.in_chans,
-               ", one for each of model.in_chans");
-  };
-  check_count("data.mean", data.mean);
-  check_count("data.std", data.std);
-  for (const double mean : data.mean) {
-    errors.CheckNumber("data.mean", mean, true, "a finite number");
-  }
-  for (const double std : data.std)
-    errors.CheckNumber("data.std", std, std >= 1e-6, "at least 1e-6");
-}
+// ---- The job ----
 
 void CheckOptimizer(const OptimizerConfig& optimizer, Errors& errors) {
   errors.CheckNumber("train.optimizer.learning_rate", optimizer.learning_rate,
@@ -353,10 +123,11 @@ void CheckBatches(const JobConfig& job, Errors& errors) {
 // Bounds the activations, so that sizes can be computed without overflow.
 void CheckActivations(const JobConfig& job, Errors& errors) {
   const ModelConfig& model = job.model;
-  const double tokens = static_cast<double>(model.StageH(0)) * static_cast<double>(model.StageW(0));
+  const double tokens = static_cast<double>(model.StageTokens(0));
   const double token_width =
       std::max({static_cast<double>(model.embed_dim) * std::max(4.0, model.mlp_ratio),
-                static_cast<double>(model.in_chans * model.patch_size * model.patch_size)});
+                static_cast<double>(model.in_chans * model.patch_frames * model.patch_size *
+                                    model.patch_size)});
   const int64_t batch = std::max(job.train.micro_batch, job.train.eval_batch);
   // Later stages have a quarter of the tokens and twice the channels: the first is the largest.
   const double elements = static_cast<double>(batch) * tokens * token_width;
@@ -380,7 +151,7 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
   errors.CheckRange("train.eval_every_epochs", train.eval_every_epochs, 0, kMaxEpochs);
   errors.CheckRange("train.log_every_steps", train.log_every_steps, 1, kMaxSteps);
   errors.CheckRange("train.max_nonfinite_steps", train.max_nonfinite_steps, 1, kMaxSteps);
-  if (job.model.num_classes == 1) {
+  if (job.model.num_classes == 1 && !job.pretrain.on()) {
     errors.Add("model.num_classes is 1; a classifier needs at least 2 to learn anything");
   }
 }
@@ -391,6 +162,12 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   errors.CheckRange("parallel.threads_per_rank", parallel.threads_per_rank, 1, 1024);
   if (parallel.zero_stage != 0 && parallel.zero_stage != 1) {
     errors.Add("parallel.zero_stage ", parallel.zero_stage, " is not supported yet: use 0 or 1");
+  }
+  if (parallel.zero_stage == 0 && job.train.accumulation == Accumulation::kSplit) {
+    errors.Add(
+        "train.accumulation split keeps a rank's part of the gradients, and at",
+        " parallel.zero_stage 0 that is all of them; use zero_stage 1, or accumulation plain",
+        " or low_precision");
   }
   if (ranks > 0 && parallel.ranks > ranks) {
     errors.Add("parallel.ranks asks for ", parallel.ranks, " ranks and there are ", ranks,
@@ -416,12 +193,7 @@ void CheckCheckpoint(const CheckpointConfig& checkpoint, Errors& errors) {
 
 std::vector<std::string> ValidateModel(const ModelConfig& model) {
   Errors errors;
-  CheckModelRanges(model, errors);
-  CheckStageLists(model, errors);
-  // What follows computes with the sizes, so they must be sane each.
-  if (!errors.empty()) return errors.Take();
-  CheckHeads(model, errors);
-  CheckMaps(model, errors);
+  CheckModel(model, errors);
   return errors.Take();
 }
 
@@ -434,9 +206,12 @@ std::vector<std::string> ValidateJob(const JobConfig& job, int64_t ranks) {
   const std::vector<std::string> model_errors = ValidateModel(job.model);
   for (const std::string& error : model_errors) errors.Add(error);
   CheckData(job, errors);
+  CheckMix(job, errors);
   CheckTrain(job, errors);
   CheckParallel(job, ranks, errors);
   CheckCheckpoint(job.checkpoint, errors);
+  if (model_errors.empty()) CheckMemory(job, errors);
+  if (model_errors.empty()) CheckPretrain(job, errors);
   if (errors.empty()) CheckActivations(job, errors);
   return errors.Take();
 }

@@ -1,9 +1,13 @@
 #include "core/data/dataset.h"
 
+#include <glog/logging.h>
+
+#include <algorithm>
 #include <cstdio>
 
+#include "core/data/frame_folder.h"
 #include "core/data/idx_dataset.h"
-#include "kernels/error.h"
+#include "core/data/image_folder.h"
 
 namespace swinfleet {
 
@@ -16,6 +20,15 @@ std::string DataIdentity::ToString() const {
          (channels == 1 ? " channel, " : " channels, ") + std::to_string(num_classes) +
          " classes, index " + hash;
 }
+
+int64_t Dataset::Frames(int64_t) const { return 1; }
+
+void Dataset::GetFrame(int64_t index, int64_t frame, Picture* picture) const {
+  CHECK_EQ(frame, 0) << "of a data set of pictures";
+  Get(index, picture);
+}
+
+std::string Dataset::Name(int64_t index) const { return "sample " + std::to_string(index); }
 
 int64_t Dataset::Label(int64_t index) const {
   Picture picture;
@@ -35,9 +48,31 @@ void CheckLabels(const Dataset& dataset, int64_t num_classes) {
   }
 }
 
+void CheckSameClasses(const Dataset& train, const Dataset& eval) {
+  const auto trained = train.ClassNames();
+  const auto evaluated = eval.ClassNames();
+  if (trained.empty() || evaluated.empty()) return;
+  const auto differ =
+      std::mismatch(trained.begin(), trained.end(), evaluated.begin(), evaluated.end());
+  if (differ.first == trained.end() && differ.second == evaluated.end()) return;
+  const auto name = [](auto place, auto end) {
+    return place == end ? std::string("missing") : "\"" + *place + "\"";
+  };
+  throw Error("the classes of the two splits differ: label " +
+              std::to_string(differ.first - trained.begin()) + " is " +
+              name(differ.first, trained.end()) + " in data.train_split (" +
+              std::to_string(trained.size()) + " classes) and " +
+              name(differ.second, evaluated.end()) + " in data.eval_split (" +
+              std::to_string(evaluated.size()) +
+              " classes); both need the same folders, an absent class one with a picture in it");
+}
+
 std::unique_ptr<Dataset> OpenDataset(const DataConfig& config, const std::string& split) {
   if (config.format == "idx") return OpenIdxDataset(config.path, split);
-  throw Error("data.format \"" + config.format + "\" is not supported; supported: idx");
+  if (config.format == "imagefolder") return OpenImageFolder(config.path, split);
+  if (config.format == "frames") return OpenFrameFolder(config.path, split);
+  throw Error("data.format \"" + config.format +
+              "\" is not supported; supported: idx, imagefolder, frames");
 }
 
 }  // namespace swinfleet

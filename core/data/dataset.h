@@ -1,13 +1,15 @@
-// Data sets: where pictures and labels come from.
+// Data sets: where pictures, clips and labels come from.
 #ifndef SWINFLEET_CORE_DATA_DATASET_H_
 #define SWINFLEET_CORE_DATA_DATASET_H_
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "core/config/job_config.h"
+#include "kernels/error.h"
 
 namespace swinfleet {
 
@@ -36,29 +38,52 @@ struct Picture {
   int64_t label = 0;
 };
 
-// A split of a data set. Get may be called from several threads at once.
+// A picture is there, but can't be decoded; the message names its file.
+class BrokenPicture : public Error {
+ public:
+  using Error::Error;
+};
+
+// A split of a data set. A sample is a picture, or a clip of several. All functions may be called
+// from several threads at once.
 class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual const DataIdentity& identity() const = 0;
-  // Decodes picture `index`, in [0, identity().count). Reuses the vector in `picture`. Throws Error
-  // when the picture can't be had.
+  // Decodes sample `index`, in [0, identity().count); of a clip the first frame. Reuses the vector
+  // in `picture`. Throws BrokenPicture when the picture can't be decoded, Error when it can't be
+  // read.
   virtual void Get(int64_t index, Picture* picture) const = 0;
-  // The label of picture `index`; a data set that knows it without decoding the picture says it so.
+  // Frames of a clip; 1 of a picture.
+  virtual int64_t Frames(int64_t index) const;
+  // As Get, of frame `frame`, in [0, Frames(index)).
+  virtual void GetFrame(int64_t index, int64_t frame, Picture* picture) const;
+  // The label of sample `index`; a data set that knows it without decoding the picture says it so.
   virtual int64_t Label(int64_t index) const;
+  // What a user knows the sample by: the file's (clip's) path in the split, or "sample 7".
+  virtual std::string Name(int64_t index) const;
+  // Names of the classes by label; empty where the format has none.
+  virtual std::span<const std::string> ClassNames() const { return {}; }
 };
 
 // Throws Error, naming the first sample whose label is not in [0, num_classes), if there is one.
 void CheckLabels(const Dataset& dataset, int64_t num_classes);
 
-// Opens a split ("train", "t10k", ...) of the data set in `config`. Throws Error, naming the file,
-// for a missing or truncated file, a wrong magic number, counts of pictures and labels that differ,
-// and a format that is not supported.
+// Throws Error, naming the first difference, if both splits name their classes and not alike:
+// labels are places in the sorted names, so a class that one of them lacks would shift the others.
+void CheckSameClasses(const Dataset& train, const Dataset& eval);
+
+// Opens a split ("train", "t10k", ...) of the data set in `config`. Throws Error, naming the file
+// or folder, for what is missing, truncated or can't be read, a wrong magic number, counts of
+// pictures and labels that differ, a class without pictures, and a format that is not supported.
 //
 // "idx": the files `<split>-images-idx3-ubyte` and `<split>-labels-idx1-ubyte`, each plain or
 // gzipped with `.gz` appended, in the folder `config.path`. Pictures are (count, height, width) or
 // (count, height, width, channels) of unsigned bytes, with up to 4 channels; also the latter are in
 // a file of that name. The split is held decoded in memory.
+//
+// "imagefolder": `<path>/<split>/<class>/**/<picture>`; see core/data/image_folder.h.
+// "frames": `<path>/<split>/<class>/<clip>/<frame>`; see core/data/frame_folder.h.
 std::unique_ptr<Dataset> OpenDataset(const DataConfig& config, const std::string& split);
 
 }  // namespace swinfleet

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "core/data/byte_source.h"
+#include "core/data/folder.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -33,43 +34,6 @@ std::string DimsToString(const std::vector<int64_t>& dims) {
   std::string text;
   for (int64_t dim : dims) text += (text.empty() ? "" : " x ") + std::to_string(dim);
   return text;
-}
-
-// "a, b and 3 more": the names in a folder, for messages.
-std::string ListFolder(const fs::path& folder) {
-  constexpr size_t kMaxNames = 20;
-  std::error_code error;
-  std::vector<std::string> names;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    names.push_back(it->path().filename().string());
-  }
-  if (error) return "cannot be listed: " + error.message();
-  if (names.empty()) return "is empty";
-  std::sort(names.begin(), names.end());
-  std::string text;
-  for (size_t i = 0; i < names.size() && i < kMaxNames; ++i) text += (i ? ", " : "") + names[i];
-  if (names.size() > kMaxNames) {
-    text += " and " + std::to_string(names.size() - kMaxNames) + " more";
-  }
-  return "holds " + text;
-}
-
-void CheckFolder(const std::string& folder) {
-  std::error_code error;
-  if (folder.empty()) throw Error("data.path is empty; it must name the folder of the idx files");
-  const fs::file_status status = fs::status(folder, error);
-  if (fs::is_directory(status)) return;
-  if (fs::exists(status)) throw Error("data.path " + folder + " is not a folder");
-  if (error && error != std::errc::no_such_file_or_directory &&
-      error != std::errc::not_a_directory) {
-    throw Error("data.path " + folder + " cannot be read: " + error.message());
-  }
-  fs::path parent = fs::absolute(folder, error).lexically_normal();
-  while (parent.has_relative_path() && !fs::is_directory(parent, error)) {
-    parent = parent.parent_path();
-  }
-  throw Error("data.path " + folder + " does not exist; " + parent.string() + " " +
-              ListFolder(parent));
 }
 
 // The plain file if it is there, otherwise the gzipped one.
@@ -212,11 +176,8 @@ void CheckImageDims(const IdxArray& images) {
 }  // namespace
 
 std::unique_ptr<Dataset> OpenIdxDataset(const std::string& folder, const std::string& split) {
-  if (split.empty() || split.find('/') != std::string::npos) {
-    throw Error("\"" + split +
-                "\" is not the name of a split; it is what idx file names begin with, like train");
-  }
-  CheckFolder(folder);
+  CheckSplitName(split, "what idx file names begin with, like train");
+  CheckDataFolder(folder, "the idx files");
   // Both are found before the large one is read.
   const std::string images_path = FindFile(folder, split + "-images-idx3-ubyte");
   const std::string labels_path = FindFile(folder, split + "-labels-idx1-ubyte");

@@ -14,7 +14,9 @@
 #include <system_error>
 #include <thread>
 
-#include "core/data/transform.h"
+#include "core/data/mix.h"
+#include "core/data/sample.h"
+#include "core/loss/targets.h"
 #include "core/rng/counter_rng.h"
 #include "core/rng/keyed_permutation.h"
 #include "kernels/error.h"
@@ -45,7 +47,12 @@ LoaderOptions LoaderOptionsFor(const JobConfig& config) {
   options.image_h = config.model.image_h;
   options.image_w = config.model.image_w;
   options.in_chans = config.model.in_chans;
-  options.num_classes = config.model.num_classes;
+  options.frames = config.model.frames;
+  // Masked image modelling looks at no label.
+  options.num_classes = config.pretrain.on() ? 0 : config.model.num_classes;
+  options.label_smoothing = config.train.label_smoothing;
+  options.mix = config.train.mix;
+  options.mask = MaskConfigFor(config.model, config.pretrain);
   options.seed = config.train.seed;
   options.micro_batch = config.train.micro_batch;
   return options;
@@ -63,15 +70,24 @@ struct Loader::Impl {
   };
   // What a thread keeps between micro-batches.
   struct Scratch {
-    Picture picture;
+    SampleScratch sample;
     int64_t epoch = -1;
     std::optional<KeyedPermutation> order;
+    std::vector<MixEntry> mix;
+    std::vector<float> mix_rows;
+    std::vector<int64_t> units;
+  };
+  // Where a micro-batch lies in the run. Of evaluation `step` counts the batches of the split.
+  struct Position {
+    int64_t step = 0;
+    int64_t leaf = 0;
+    int64_t epoch = 0;
+    int64_t first = 0;
+    int64_t pictures = 0;
   };
 
   Impl(const Dataset* data, const LoaderOptions& loader_options)
-      : dataset(data),
-        options(loader_options),
-        transform(options.data, options.image_h, options.image_w, options.in_chans) {
+      : dataset(data), options(loader_options), samples(data, loader_options) {
     CheckOptions();
     Allocate();
     StartThreads();
@@ -83,14 +99,18 @@ struct Loader::Impl {
   void StartThreads();
   void StopThreads();
   void Run();
+  Position PositionOf(int64_t number) const;
+  void Size(int64_t pictures, Batch* batch) const;
   void Fill(int64_t number, Scratch* scratch, Batch* batch) const;
-  void FillPicture(int64_t sample, int64_t epoch, int64_t row, Scratch* scratch,
-                   Batch* batch) const;
+  void FillPictures(const Position& position, Scratch* scratch, Batch* batch) const;
+  void FillTargets(const Position& position, Scratch* scratch, Batch* batch) const;
+  void FillMasks(const Position& position, Scratch* scratch, Batch* batch) const;
+  void Account(const Batch& batch);
   const Batch* Next();
 
   const Dataset* dataset;
   LoaderOptions options;
-  PictureTransform transform;
+  SampleMaker samples;
   int64_t steps_per_epoch = 0;  // Training only.
   int64_t total = 0;            // Micro-batches that this rank gets.
 
@@ -105,30 +125,30 @@ struct Loader::Impl {
   int64_t kept = -1;
   bool stop = false;
   double wait_seconds = 0;
+  BrokenPictures broken;  // The consumer's.
   std::vector<std::thread> threads;
 };
 
 void Loader::Impl::CheckOptions() {
   constexpr int kMaxThreads = 1024;
   constexpr int kMaxPrefetch = 1 << 16;
-  CHECK_GT(options.num_classes, 0);
   CHECK_GT(options.micro_batch, 0);
   CHECK_GE(options.first_leaf, 0);
   CHECK_GE(options.leaves, 0);
+  CHECK_GE(options.leaf_stride, 1);
   CheckRange("loader_threads", options.data.loader_threads, kMaxThreads);
   CheckRange("prefetch", options.data.prefetch, kMaxPrefetch);
-  const DataIdentity& identity = dataset->identity();
-  if (identity.height > 0) {
-    transform.CheckFits(identity.height, identity.width, identity.channels, options.training);
-  }
-  const int64_t count = identity.count;
+  const int64_t count = dataset->identity().count;
   if (!options.training) {
     const int64_t batches = (count + options.micro_batch - 1) / options.micro_batch;
-    total = std::clamp<int64_t>(batches - options.first_leaf, 0, options.leaves);
+    const int64_t stride = options.leaf_stride;
+    total = std::clamp<int64_t>((batches - options.first_leaf + stride - 1) / stride, 0,
+                                options.leaves);
     return;
   }
   CHECK_GT(options.leaves, 0);
-  CHECK_LE(options.first_leaf + options.leaves, options.micro_batches_per_step);
+  CHECK_LT(options.first_leaf + (options.leaves - 1) * options.leaf_stride,
+           options.micro_batches_per_step);
   CHECK_GE(options.first_step, 0);
   const int64_t global_batch = options.micro_batch * options.micro_batches_per_step;
   steps_per_epoch = StepsPerEpoch(count, global_batch);
@@ -146,11 +166,7 @@ void Loader::Impl::Allocate() {
   const int64_t pictures = std::min(options.micro_batch, dataset->identity().count);
   try {
     slots.resize(wanted);
-    for (Slot& slot : slots) {
-      slot.batch.image.resize(pictures * transform.size());
-      slot.batch.label.resize(pictures);
-      slot.batch.sample.resize(pictures);
-    }
+    for (Slot& slot : slots) Size(pictures, &slot.batch);
   } catch (const std::bad_alloc&) {
     throw Error("not enough memory for " + std::to_string(wanted) + " micro-batches of " +
                 std::to_string(pictures) + " pictures; lower data.prefetch");
@@ -204,58 +220,103 @@ void Loader::Impl::Run() {
   }
 }
 
-void Loader::Impl::Fill(int64_t number, Scratch* scratch, Batch* batch) const {
-  const int64_t count = dataset->identity().count;
-  int64_t epoch = 0;
-  int64_t first = 0;
-  int64_t pictures = options.micro_batch;
+Loader::Impl::Position Loader::Impl::PositionOf(int64_t number) const {
+  Position position;
+  position.pictures = options.micro_batch;
   if (options.training) {
     const int64_t step = options.first_step + number / options.leaves;
-    const int64_t leaf = options.first_leaf + number % options.leaves;
-    epoch = step / steps_per_epoch;
-    first = (step % steps_per_epoch * options.micro_batches_per_step + leaf) * options.micro_batch;
-    if (scratch->epoch != epoch) {
-      scratch->order = EpochOrder(options.seed, epoch, count);
-      scratch->epoch = epoch;
-    }
+    position.step = step;
+    position.leaf = options.first_leaf + number % options.leaves * options.leaf_stride;
+    position.epoch = step / steps_per_epoch;
+    position.first = (step % steps_per_epoch * options.micro_batches_per_step + position.leaf) *
+                     options.micro_batch;
   } else {
-    first = (options.first_leaf + number) * options.micro_batch;
-    pictures = std::min(pictures, count - first);
+    position.step = options.first_leaf + number * options.leaf_stride;
+    position.first = position.step * options.micro_batch;
+    position.pictures = std::min(position.pictures, dataset->identity().count - position.first);
   }
+  return position;
+}
+
+void Loader::Impl::Size(int64_t pictures, Batch* batch) const {
   batch->pictures = pictures;
-  batch->image.resize(pictures * transform.size());
+  batch->image.resize(pictures * samples.size());
   batch->label.resize(pictures);
   batch->sample.resize(pictures);
-  for (int64_t row = 0; row < pictures; ++row) {
-    const int64_t sample = options.training ? (*scratch->order)(first + row) : first + row;
-    FillPicture(sample, epoch, row, scratch, batch);
+  if (options.training) batch->target.resize(pictures * options.num_classes);
+  if (options.mask.on()) batch->mask.resize(pictures * options.mask.units());
+}
+
+void Loader::Impl::Fill(int64_t number, Scratch* scratch, Batch* batch) const {
+  const Position position = PositionOf(number);
+  Size(position.pictures, batch);
+  FillPictures(position, scratch, batch);
+  if (options.training && options.num_classes > 0) FillTargets(position, scratch, batch);
+  if (options.mask.on()) FillMasks(position, scratch, batch);
+}
+
+void Loader::Impl::FillPictures(const Position& position, Scratch* scratch, Batch* batch) const {
+  if (options.training && scratch->epoch != position.epoch) {
+    scratch->order = EpochOrder(options.seed, position.epoch, dataset->identity().count);
+    scratch->epoch = position.epoch;
+  }
+  batch->broken.clear();
+  for (int64_t row = 0; row < position.pictures; ++row) {
+    const int64_t place = position.first + row;
+    const int64_t sample = options.training ? (*scratch->order)(place) : place;
+    const auto out = std::span(batch->image).subspan(row * samples.size(), samples.size());
+    batch->sample[row] = sample;
+    batch->label[row] = samples.Make(sample, position.epoch, &scratch->sample, &batch->broken, out);
   }
 }
 
-void Loader::Impl::FillPicture(int64_t sample, int64_t epoch, int64_t row, Scratch* scratch,
-                               Batch* batch) const {
-  Picture& picture = scratch->picture;
-  dataset->Get(sample, &picture);
-  if (picture.label < 0 || picture.label >= options.num_classes) {
-    throw Error("sample " + std::to_string(sample) + " has label " + std::to_string(picture.label) +
-                ", but the model has " + std::to_string(options.num_classes) +
-                " classes (labels count from 0)");
+void Loader::Impl::FillTargets(const Position& position, Scratch* scratch, Batch* batch) const {
+  if (!options.mix.on()) {
+    SmoothedTargets(batch->label, options.num_classes, options.label_smoothing, batch->target);
+    return;
   }
-  const auto out = std::span(batch->image).subspan(row * transform.size(), transform.size());
-  try {
-    if (options.training) {
-      transform.Augment(picture,
-                        CounterRng(options.seed, RandomPurpose::kAugmentation,
-                                   static_cast<uint64_t>(sample), static_cast<uint32_t>(epoch)),
-                        out);
-    } else {
-      transform.Center(picture, out);
+  scratch->mix.resize(position.pictures);
+  DrawMix(options.mix, options.image_h, options.image_w,
+          CounterRng(options.seed, RandomPurpose::kMixing, static_cast<uint64_t>(position.step),
+                     static_cast<uint32_t>(position.leaf)),
+          scratch->mix);
+  MixPictures(scratch->mix, options.in_chans * options.frames, options.image_h, options.image_w,
+              &scratch->mix_rows, batch->image);
+  MixTargets(scratch->mix, batch->label, options.num_classes, options.label_smoothing,
+             batch->target);
+}
+
+void Loader::Impl::FillMasks(const Position& position, Scratch* scratch, Batch* batch) const {
+  const int64_t units = options.mask.units();
+  const bool shared = options.mask.method == PretrainConfig::Method::kGreenMim;
+  for (int64_t row = 0; row < position.pictures; ++row) {
+    const auto mask = std::span(batch->mask).subspan(row * units, units);
+    if (shared && row > 0) {
+      std::copy_n(batch->mask.begin(), units, mask.begin());
+      continue;
     }
-  } catch (const Error& error) {
-    throw Error("sample " + std::to_string(sample) + ": " + error.what());
+    // The last number keeps the two kinds of streams apart.
+    const CounterRng rng = shared ? CounterRng(options.seed, RandomPurpose::kMask,
+                                               static_cast<uint64_t>(position.step),
+                                               static_cast<uint32_t>(position.leaf), 1)
+                                  : CounterRng(options.seed, RandomPurpose::kMask,
+                                               static_cast<uint64_t>(batch->sample[row]),
+                                               static_cast<uint32_t>(position.epoch), 0);
+    DrawMask(options.mask, rng, &scratch->units, mask);
   }
-  batch->label[row] = picture.label;
-  batch->sample[row] = sample;
+}
+
+void Loader::Impl::Account(const Batch& batch) {
+  constexpr size_t kMaxNames = 100;
+  for (const auto& [name, reason] : batch.broken) {
+    ++broken.replaced;
+    const bool known =
+        std::find(broken.names.begin(), broken.names.end(), name) != broken.names.end();
+    if (known || broken.names.size() == kMaxNames) continue;
+    broken.names.push_back(name);
+    LOG(WARNING) << reason << "; another sample stands for it"
+                 << (broken.names.size() < kMaxNames ? "" : ". Further ones are only counted");
+  }
 }
 
 const Batch* Loader::Impl::Next() {
@@ -273,6 +334,7 @@ const Batch* Loader::Impl::Next() {
   // The same error again at each further call: `next` stays.
   if (slot.error) std::rethrow_exception(slot.error);
   ++next;
+  Account(slot.batch);
   return &slot.batch;
 }
 
@@ -282,6 +344,8 @@ Loader::Loader(const Dataset* dataset, const LoaderOptions& options)
 Loader::~Loader() = default;
 
 const Batch* Loader::Next() { return impl_->Next(); }
+
+const BrokenPictures& Loader::broken() const { return impl_->broken; }
 
 double Loader::wait_seconds() const {
   std::lock_guard lock(impl_->mutex);

@@ -1,13 +1,15 @@
-// Batches of augmented pictures, made ahead of their use by threads.
+// Batches of augmented pictures or clips, made ahead of their use by threads.
 #ifndef SWINFLEET_CORE_DATA_LOADER_H_
 #define SWINFLEET_CORE_DATA_LOADER_H_
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/config/job_config.h"
 #include "core/data/dataset.h"
+#include "core/data/mask.h"
 
 namespace swinfleet {
 
@@ -15,43 +17,82 @@ namespace swinfleet {
 // alone, computed without a table of the whole order (a keyed permutation).
 int64_t ShuffledIndex(uint64_t seed, int64_t epoch, int64_t position, int64_t count);
 
+// A sample that can't be decoded.
+struct BrokenSample {
+  std::string name;
+  // What is wrong, with the file's path.
+  std::string reason;
+};
+
 // One micro-batch.
 struct Batch {
   int64_t pictures = 0;
-  std::vector<float> image;     // (B, channels, image_h, image_w), normalised
-  std::vector<int64_t> label;   // (B)
-  std::vector<int64_t> sample;  // (B), index in the data set
+  // Normalised; (B, channels, image_h, image_w), of clips (B, channels, frames, image_h, image_w).
+  std::vector<float> image;
+  std::vector<int64_t> label;  // (B)
+  // Index in the data set. Where another picture stands for a broken one: the broken one's, so that
+  // every sample occurs once; `label` is that of the picture.
+  std::vector<int64_t> sample;  // (B)
+  // Of training with classes: smoothed, and where pictures are mixed, mixed.
+  std::vector<float> target;  // (B, num_classes)
+  // Of masked image modelling: 1 = masked. GreenMIM has one mask for all pictures of a micro-batch.
+  std::vector<int32_t> mask;  // (B, units_h * units_w)
+  // Those that others stand for, in the order in which they were met.
+  std::vector<BrokenSample> broken;
+};
+
+// What was put in the place of broken pictures.
+struct BrokenPictures {
+  // How often, over all epochs.
+  int64_t replaced = 0;
+  // The first few that differ, in the order of their occurrence; each was named in the log.
+  std::vector<std::string> names;
 };
 
 struct LoaderOptions {
   DataConfig data;
   int64_t image_h = 0;
   int64_t image_w = 0;
-  // Channels of the batch. Grey pictures are repeated in each; otherwise the pictures have as many.
+  // Channels of the batch. Grey pictures are repeated in each, colours become grey for one channel;
+  // otherwise the pictures have as many.
   int64_t in_chans = 0;
+  // Frames of a clip; of pictures 1.
+  int64_t frames = 1;
+  // 0: labels are not used (masked image modelling), and there are no targets.
   int64_t num_classes = 0;
+  double label_smoothing = 0;
+  // Of training alone.
+  MixConfig mix;
+  // Of training and, with the masks of epoch 0, of evaluation.
+  MaskConfig mask;
   uint64_t seed = 0;
-  // Shuffled, augmented and endless; or in order, only padded or centre-cropped to the size, once
-  // over the split (then the last batch may be smaller).
+  // Shuffled, augmented and endless; or in order, as PictureTransform::Center has it, once over the
+  // split (then the last batch may be smaller).
   bool training = true;
   int64_t micro_batch = 0;
   // Micro-batches in one step of all ranks. Training drops the incomplete last step of each epoch.
   int64_t micro_batches_per_step = 1;
-  // This rank's leaves of a step: [first_leaf, first_leaf + leaves). For evaluation: this rank's
-  // share of the batches of the split, [first_leaf, first_leaf + leaves).
+  // This rank's leaves of a step: first_leaf, first_leaf + leaf_stride, ..., `leaves` of them. For
+  // evaluation: this rank's share of the batches of the split, in the same way.
   int64_t first_leaf = 0;
   int64_t leaves = 1;
+  int64_t leaf_stride = 1;
   // Training: the step to begin with; the position in the data follows from it alone.
   int64_t first_step = 0;
 };
 
-// What follows from the job: data, sizes, seed and micro-batches. The rank's leaves are the
-// caller's.
+// What follows from the job: data, sizes, seed, micro-batches, mixing and masks. The rank's leaves
+// are the caller's.
 LoaderOptions LoaderOptionsFor(const JobConfig& config);
 
 // Decodes and augments on `data.loader_threads` threads, at most `data.prefetch` micro-batches
 // ahead, in the order of the steps. The result is a function of the options, never of the threads'
-// timing. Augmentation of a picture is a function of (seed, epoch, sample index).
+// timing, nor of how the leaves are spread over ranks: augmentation and masks of a picture are
+// functions of (seed, epoch, sample index), mixing and GreenMIM's masks of (seed, step, leaf).
+//
+// With data.broken_pictures kReplace, a picture that can't be decoded is replaced by the next
+// sample of the data set that can (the first follows the last), augmented as the broken one would
+// have been. After 100 broken ones in a row that is an error all the same.
 class Loader {
  public:
   // Throws Error for a global batch larger than the data, pictures that do not fit the options (too
@@ -65,6 +106,8 @@ class Loader {
   // its share. Throws Error when a picture can't be had or a label lies beyond the
   // classes, and again at each further call. Called by one thread.
   const Batch* Next();
+  // Of the batches that Next has returned. Called by the same thread.
+  const BrokenPictures& broken() const;
   // Seconds that Next has waited for pictures in all.
   double wait_seconds() const;
 

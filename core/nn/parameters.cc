@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/nn/sin_cos_positions.h"
 #include "core/rng/counter_rng.h"
 #include "kernels/ops.h"
 
@@ -53,6 +54,13 @@ void InitializeParameter(const ParameterInfo& info, uint64_t seed, std::span<flo
     case Initializer::Kind::kConstant:
       std::ranges::fill(values, static_cast<float>(info.init.value));
       return;
+    case Initializer::Kind::kSinCosPositions: {
+      const auto width = static_cast<int64_t>(info.init.value);
+      std::ranges::copy(
+          SinCosPositions(info.shape[2], (info.shape[1] - 1) / width, width, /*class_token=*/true),
+          values.begin());
+      return;
+    }
     case Initializer::Kind::kTruncatedNormal:
     case Initializer::Kind::kUniform:
       break;

@@ -22,7 +22,10 @@ struct Initializer {
     // Uniform in [-value, value].
     kUniform,
     // All elements `value`.
-    kConstant
+    kConstant,
+    // A class token's row of zeros, and the fixed position embedding of MAE (SinCosPositions) for a
+    // grid `value` patches wide: (1, 1 + patches, C).
+    kSinCosPositions
   };
   Kind kind = Kind::kZeros;
   double value = 0;
@@ -57,6 +60,11 @@ class ParameterTable {
   int BeginUnit(const std::string& name);
   // Adds a parameter to the newest unit and returns its index.
   int Add(const std::string& name, const Shape& shape, const Initializer& init);
+
+  // Makes a parameter start in another way.
+  void SetInitializer(int parameter, const Initializer& init) {
+    parameters_[parameter].init = init;
+  }
 
   const std::vector<ParameterInfo>& parameters() const { return parameters_; }
   const std::vector<Unit>& units() const { return units_; }

@@ -3,35 +3,41 @@
 #ifndef SWINFLEET_CORE_NN_PATCH_EMBEDDING_H_
 #define SWINFLEET_CORE_NN_PATCH_EMBEDDING_H_
 
-#include "core/config/job_config.h"
-#include "core/nn/parameters.h"
-#include "core/nn/swin_v2.h"
-#include "kernels/ops.h"
+#include <optional>
+#include <string>
+
+#include "core/nn/layer_norm.h"
+#include "core/nn/model.h"
 
 namespace swinfleet {
 
-// PatchEmbed of the official code. Letters as in swin_v2.h; L = H W tokens.
+// PatchEmbed of the official code (PatchEmbed3D of Video Swin).
 class PatchEmbedding {
  public:
-  PatchEmbedding(const ModelConfig& config, ParameterTable* table);
+  // `prefix` goes before the names of its parameters. With `mask_token`, masked tokens are replaced
+  // by a learned one (SwinTransformerForSimMIM of the official code).
+  PatchEmbedding(const ModelConfig& model, const std::string& prefix, bool mask_token,
+                 ParameterTable* table);
 
-  // Returns (B, H, W, C), in `activations`.
-  TensorView Forward(const TensorView& image,  // (B, in_chans, image_h, image_w)
-                     const ForwardOptions& options, ParameterAccess& access, Arena& activations,
-                     Context& context);
+  // Returns (B, D, H, W, C), in `activations`.
+  TensorView Forward(const ModelInput& input, const ForwardOptions& options,
+                     ParameterAccess& access, Arena& activations, Context& context);
   // dy is overwritten.
-  void Backward(const TensorView& dy,      // (B, H, W, C)
-                const TensorView& dimage,  // (B, in_chans, image_h, image_w), or absent
+  void Backward(const TensorView& dy,      // (B, D, H, W, C)
+                const TensorView& dimage,  // f32, as the image; or absent
                 ParameterAccess& access, Context& context);
 
  private:
-  const ModelConfig& config_;
+  const ModelConfig& model_;
+  const std::string name_;
   const ParameterTable& table_;
-  int unit_, weight_, bias_, gamma_ = -1, beta_ = -1, position_ = -1;
+  const int unit_;
+  int weight_, bias_, position_ = -1, mask_token_ = -1;
+  std::optional<LayerNorm> norm_;
   // Kept for backward.
-  TensorView image_;        // (B, in_chans, image_h, image_w)
-  TensorView projected_;    // (B L, C)
-  TensorView mean_, rstd_;  // (B L)
+  TensorView image_;      // f32 (B, in_chans, [T,] image_h, image_w)
+  TensorView mask_;       // i32 (B or 1, L) or absent
+  TensorView projected_;  // (M, C)
 };
 
 }  // namespace swinfleet

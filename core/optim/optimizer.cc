@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "core/optim/schedule.h"
+
 namespace swinfleet {
 namespace {
 
@@ -23,6 +25,7 @@ void UpdateAdamW(const OptimizerConfig& optimizer, const ParameterHyper& hyper, 
   args.weight_decay = hyper.weight_decay;
   args.step = updates_made + 1;
   args.grad_scale = grad_scale;
+  args.master = state.master;
   context.ops->adamw(args, context);
 }
 
@@ -37,10 +40,28 @@ void UpdateSgd(const OptimizerConfig& optimizer, const ParameterHyper& hyper, do
   args.momentum_factor = optimizer.momentum;
   args.weight_decay = hyper.weight_decay;
   args.grad_scale = grad_scale;
+  args.master = state.master;
   context.ops->sgd(args, context);
 }
 
 }  // namespace
+
+void RatesOfUpdate(const TrainConfig& train, std::span<const ParameterHyper> hypers,
+                   int64_t steps_per_epoch, int64_t i, std::span<double> rates) {
+  CHECK_EQ(rates.size(), hypers.size());
+  const bool scale_all = train.schedule.kind == ScheduleConfig::Kind::kMaeCosine;
+  const auto rate_of = [&](const ParameterHyper& hyper) {
+    const double base =
+        scale_all ? train.optimizer.learning_rate : BaseRate(train.optimizer, hyper);
+    const double rate = RateOfUpdate(train.schedule, base, train.epochs, steps_per_epoch, i);
+    return scale_all ? rate * hyper.lr_scale : rate;
+  };
+  for (size_t p = 0; p < hypers.size(); ++p) {
+    // Neighbours mostly share their layer.
+    const bool known = p > 0 && hypers[p].lr_scale == hypers[p - 1].lr_scale;
+    rates[p] = known ? rates[p - 1] : rate_of(hypers[p]);
+  }
+}
 
 int OptimizerStateTensors(OptimizerConfig::Kind kind) {
   return kind == OptimizerConfig::Kind::kAdamW ? 2 : 1;
@@ -59,6 +80,7 @@ void UpdateSegment(const OptimizerConfig& optimizer, const ParameterHyper& hyper
                    const TensorView& grad, const OptimizerState& state, Context& context) {
   CHECK_EQ(grad.NumElements(), param.NumElements());
   CHECK_EQ(state.first.NumElements(), param.NumElements());
+  CHECK_EQ(state.master.empty(), param.dtype == DType::kF32);
   CHECK_GE(updates_made, 0);
   if (optimizer.kind == OptimizerConfig::Kind::kAdamW) {
     UpdateAdamW(optimizer, hyper, rate, updates_made, grad_scale, param, grad, state, context);

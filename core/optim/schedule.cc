@@ -1,5 +1,6 @@
 // The schedulers of timm 0.4.12 (cosine_lr.py, step_lr.py) and of the official lr_scheduler.py
-// (linear, multistep), with their order of operations, so that rates agree to the last bit or two.
+// (linear, multistep), and of MAE (util/lr_sched.py), with their order of operations, so that rates
+// agree to the last bit or two.
 #include "core/optim/schedule.h"
 
 #include <glog/logging.h>
@@ -54,6 +55,19 @@ double MultistepRate(const ScheduleConfig& schedule, double base, int64_t steps_
   return base * std::pow(schedule.decay_rate, static_cast<double>(passed));
 }
 
+// Half a cycle by fractional epochs, after a warm-up from 0.
+double MaeRate(const ScheduleConfig& schedule, double base, int64_t epochs, int64_t steps_per_epoch,
+               int64_t t) {
+  const double epoch =
+      static_cast<double>(t % steps_per_epoch) / static_cast<double>(steps_per_epoch) +
+      static_cast<double>(t / steps_per_epoch);
+  const double warmup = schedule.warmup_epochs;
+  if (epoch < warmup) return base * epoch / warmup;
+  const double part = (epoch - warmup) / (static_cast<double>(epochs) - warmup);
+  const double minimum = schedule.min_learning_rate;
+  return minimum + (base - minimum) * 0.5 * (1 + std::cos(std::numbers::pi * part));
+}
+
 }  // namespace
 
 double ScheduledRate(const ScheduleConfig& schedule, double base, int64_t epochs,
@@ -65,6 +79,9 @@ double ScheduledRate(const ScheduleConfig& schedule, double base, int64_t epochs
   const int64_t warmup = Updates(schedule.warmup_epochs, steps_per_epoch);
   CHECK_LT(warmup, total) << "warm-up of " << schedule.warmup_epochs << " in " << epochs
                           << " epochs";
+  if (schedule.kind == ScheduleConfig::Kind::kMaeCosine) {
+    return MaeRate(schedule, base, epochs, steps_per_epoch, t);
+  }
   if (t < warmup) {
     const double start = schedule.warmup_learning_rate;
     return start + static_cast<double>(t) * ((base - start) / static_cast<double>(warmup));
@@ -78,12 +95,17 @@ double ScheduledRate(const ScheduleConfig& schedule, double base, int64_t epochs
       return StepRate(schedule, base, steps_per_epoch, t);
     case ScheduleConfig::Kind::kMultistep:
       return MultistepRate(schedule, base, steps_per_epoch, t);
+    case ScheduleConfig::Kind::kMaeCosine:
+      break;
   }
   LOG(FATAL) << "schedule kind " << static_cast<int>(schedule.kind);
 }
 
 double RateOfUpdate(const ScheduleConfig& schedule, double base, int64_t epochs,
                     int64_t steps_per_epoch, int64_t i) {
+  if (schedule.kind == ScheduleConfig::Kind::kMaeCosine) {
+    return ScheduledRate(schedule, base, epochs, steps_per_epoch, i);
+  }
   return ScheduledRate(schedule, base, epochs, steps_per_epoch, std::max<int64_t>(0, i - 1));
 }
 

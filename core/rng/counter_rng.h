@@ -14,6 +14,9 @@ enum class RandomPurpose : uint32_t {
   kAugmentation = 3,
   kDropPath = 4,
   kBenchmarkData = 5,
+  kMixing = 6,
+  kMask = 7,
+  kClipStart = 8,
 };
 
 // One block of Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").

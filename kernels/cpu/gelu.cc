@@ -8,7 +8,9 @@
 #include <hwy/contrib/math/math-inl.h>
 // clang-format on
 
+#include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector-inl.h"
 
@@ -40,7 +42,8 @@ HWY_INLINE GeluParts Parts(V x) {
   return {phi, hn::Mul(exponential, hn::Set(d, 0.39894228f))};
 }
 
-void Gelu(const float* x, float* y, int64_t n) {
+template <typename T>
+void GeluOf(const T* x, T* y, int64_t n) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
   for (int64_t i = 0; i < n; i += lanes) {
     const int64_t count = std::min(lanes, n - i);
@@ -50,7 +53,8 @@ void Gelu(const float* x, float* y, int64_t n) {
 }
 
 // y may be null.
-void GeluGradient(const float* x, const float* dy, float* dx, float* y, int64_t n) {
+template <typename T>
+void GeluGradientOf(const T* x, const T* dy, T* dx, T* y, int64_t n) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
   for (int64_t i = 0; i < n; i += lanes) {
     const int64_t count = std::min(lanes, n - i);
@@ -60,6 +64,23 @@ void GeluGradient(const float* x, const float* dy, float* dx, float* y, int64_t 
     StorePart(hn::Mul(LoadPart(dy + i, count), slope), dx + i, count);
     if (y != nullptr) StorePart(hn::Mul(value, parts.phi), y + i, count);
   }
+}
+
+// Elements [begin, end).
+void Gelu(const GeluForwardArgs& args, int64_t begin, int64_t end) {
+  DispatchDType(args.x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    GeluOf(Elements<T>(args.x) + begin, Elements<T>(args.y) + begin, end - begin);
+  });
+}
+
+void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end) {
+  DispatchDType(args.x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    GeluGradientOf(Elements<T>(args.x) + begin, Elements<T>(args.dy) + begin,
+                   Elements<T>(args.dx) + begin,
+                   args.y.empty() ? nullptr : Elements<T>(args.y) + begin, end - begin);
+  });
 }
 
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
@@ -78,8 +99,9 @@ constexpr int64_t kGrain = 4096;
 
 void GeluForward(const GeluForwardArgs& args, Context& context) {
   CHECK_EQ(args.x.NumElements(), args.y.NumElements());
+  CheckFloating(args.x.dtype, {args.y});
   ParallelFor(context.threads, args.x.NumElements(), kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(Gelu)(args.x.f32() + begin, args.y.f32() + begin, end - begin);
+    HWY_DYNAMIC_DISPATCH(Gelu)(args, begin, end);
   });
 }
 
@@ -87,10 +109,9 @@ void GeluBackward(const GeluBackwardArgs& args, Context& context) {
   const int64_t n = args.x.NumElements();
   CHECK(args.dy.NumElements() == n && args.dx.NumElements() == n);
   CHECK(args.y.empty() || args.y.NumElements() == n);
+  CheckFloating(args.x.dtype, {args.dy, args.dx, args.y});
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(GeluGradient)
-    (args.x.f32() + begin, args.dy.f32() + begin, args.dx.f32() + begin,
-     args.y.empty() ? nullptr : args.y.f32() + begin, end - begin);
+    HWY_DYNAMIC_DISPATCH(GeluGradient)(args, begin, end);
   });
 }
 

@@ -6,7 +6,9 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector-inl.h"
@@ -29,14 +31,17 @@ HWY_INLINE V KeepFirst(V v, int64_t count) {
   return hn::IfThenElseZero(hn::FirstN(d, count), v);
 }
 
-void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
+template <typename T>
+void ForwardRowsOf(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
   const D d;
   const int64_t c = args.x.shape[1];
   const int64_t rows_per_picture =
       args.scale.empty() ? 1 : args.x.shape[0] / args.scale.NumElements();
   const float inverse = 1.0f / static_cast<float>(c);
+  const T* gammas = Elements<T>(args.gamma);
+  const T* betas = Elements<T>(args.beta);
   for (int64_t row = begin; row < end; ++row) {
-    const float* x = args.x.f32() + row * c;
+    const T* x = Elements<T>(args.x) + row * c;
     V sum = hn::Zero(d);
     ForEachVector(c, [&](int64_t i, int64_t n) { sum = hn::Add(sum, LoadPart(x + i, n)); });
     const float mean = Total(sum) * inverse;
@@ -53,12 +58,11 @@ void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
     const V vrstd = hn::Set(d, rstd);
     const V scale =
         hn::Set(d, args.scale.empty() ? 1.0f : args.scale.f32()[row / rows_per_picture]);
-    const float* residual = args.residual.empty() ? nullptr : args.residual.f32() + row * c;
-    float* y = args.y.f32() + row * c;
+    const T* residual = args.residual.empty() ? nullptr : Elements<T>(args.residual) + row * c;
+    T* y = Elements<T>(args.y) + row * c;
     ForEachVector(c, [&](int64_t i, int64_t n) {
       const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), vmean), vrstd);
-      V value =
-          hn::MulAdd(LoadPart(args.gamma.f32() + i, n), xhat, LoadPart(args.beta.f32() + i, n));
+      V value = hn::MulAdd(LoadPart(gammas + i, n), xhat, LoadPart(betas + i, n));
       if (residual != nullptr) {
         value = hn::MulAdd(value, scale, LoadPart(residual + i, n));
       } else {
@@ -70,16 +74,18 @@ void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
 }
 
 // Adds this part's gradients of gamma and beta to sums (2, C).
-void BackwardRows(const LayerNormBackwardArgs& args, int64_t begin, int64_t end, float* sums) {
+template <typename T>
+void BackwardRowsOf(const LayerNormBackwardArgs& args, int64_t begin, int64_t end, float* sums) {
   const D d;
   const int64_t c = args.x.shape[1];
   const int64_t rows_per_picture =
       args.scale.empty() ? 1 : args.x.shape[0] / args.scale.NumElements();
   const float inverse = 1.0f / static_cast<float>(c);
+  const T* gammas = Elements<T>(args.gamma);
   for (int64_t row = begin; row < end; ++row) {
-    const float* x = args.x.f32() + row * c;
-    const float* dy = args.dy.f32() + row * c;
-    float* dx = args.dx.f32() + row * c;
+    const T* x = Elements<T>(args.x) + row * c;
+    const T* dy = Elements<T>(args.dy) + row * c;
+    T* dx = Elements<T>(args.dx) + row * c;
     const V mean = hn::Set(d, args.mean.f32()[row]);
     const V rstd = hn::Set(d, args.rstd.f32()[row]);
     const V scale =
@@ -91,7 +97,7 @@ void BackwardRows(const LayerNormBackwardArgs& args, int64_t begin, int64_t end,
       const V dout_xhat = hn::Mul(dout, xhat);
       StorePart(hn::Add(LoadPart(sums + i, n), dout_xhat), sums + i, n);
       StorePart(hn::Add(LoadPart(sums + c + i, n), dout), sums + c + i, n);
-      const V gamma = LoadPart(args.gamma.f32() + i, n);
+      const V gamma = LoadPart(gammas + i, n);
       sum_g = hn::MulAdd(dout, gamma, sum_g);
       sum_gx = hn::MulAdd(dout_xhat, gamma, sum_gx);
     });
@@ -99,11 +105,21 @@ void BackwardRows(const LayerNormBackwardArgs& args, int64_t begin, int64_t end,
     const V mean_gx = hn::Set(d, Total(sum_gx) * inverse);
     ForEachVector(c, [&](int64_t i, int64_t n) {
       const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), mean), rstd);
-      const V g = hn::Mul(hn::Mul(LoadPart(dy + i, n), scale), LoadPart(args.gamma.f32() + i, n));
+      const V g = hn::Mul(hn::Mul(LoadPart(dy + i, n), scale), LoadPart(gammas + i, n));
       const V centred = hn::NegMulAdd(xhat, mean_gx, hn::Sub(g, mean_g));
-      StorePart(hn::Mul(centred, rstd), dx + i, n);
+      const V gradient = hn::Mul(centred, rstd);
+      StorePart(args.accumulate ? hn::Add(LoadPart(dx + i, n), gradient) : gradient, dx + i, n);
     });
   }
+}
+
+void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
+  DispatchDType(args.x.dtype, [&](auto tag) { ForwardRowsOf<decltype(tag)>(args, begin, end); });
+}
+
+void BackwardRows(const LayerNormBackwardArgs& args, int64_t begin, int64_t end, float* sums) {
+  DispatchDType(args.x.dtype,
+                [&](auto tag) { BackwardRowsOf<decltype(tag)>(args, begin, end, sums); });
 }
 
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
@@ -142,6 +158,8 @@ void LayerNormForward(const LayerNormForwardArgs& args, Context& context) {
   CHECK_EQ(args.y.NumElements(), args.x.NumElements());
   CHECK(args.residual.empty() || args.residual.NumElements() == args.x.NumElements())
       << args.residual.shape;
+  CheckFloating(args.x.dtype, {args.gamma, args.beta, args.residual, args.y});
+  CheckDtype(DType::kF32, {args.scale, args.mean, args.rstd});
   ParallelFor(context.threads, args.x.shape[0], kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(ForwardRows)(args, begin, end);
   });
@@ -154,6 +172,8 @@ void LayerNormBackward(const LayerNormBackwardArgs& args, Context& context) {
   CHECK_EQ(args.rstd.NumElements(), args.x.shape[0]);
   CHECK(args.dgamma.NumElements() == args.x.shape[1] && args.dbeta.NumElements() == args.x.shape[1])
       << args.dgamma.shape << args.dbeta.shape;
+  CheckFloating(args.x.dtype, {args.gamma, args.dy, args.dx});
+  CheckDtype(DType::kF32, {args.mean, args.rstd, args.scale, args.dgamma, args.dbeta});
   ArenaScope scope(context.workspace);
   const int64_t c = args.x.shape[1];
   float* sums = TakeScratch(args, context);

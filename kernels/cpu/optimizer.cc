@@ -1,13 +1,17 @@
-// AdamW and SGD, one streaming pass each.
+// AdamW and SGD, one streaming pass each, and the master weights of 16 bits.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/optimizer.cc"
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rows.h"
 
 #ifndef SWINFLEET_KERNELS_CPU_OPTIMIZER_FACTORS_
 #define SWINFLEET_KERNELS_CPU_OPTIMIZER_FACTORS_
@@ -29,8 +33,11 @@ struct SgdFactors {
 HWY_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-void AdamWStep(float* __restrict param, const float* __restrict grad, float* __restrict m,
-               float* __restrict v, int64_t n, const AdamWFactors& f) {
+// Never inlined: the master weights of 16 bits must go through the very instructions that float32
+// weights go through.
+HWY_NOINLINE void AdamWStep(float* __restrict param, const float* __restrict grad,
+                            float* __restrict m, float* __restrict v, int64_t n,
+                            const AdamWFactors& f) {
   for (int64_t i = 0; i < n; ++i) {
     const float g = grad[i] * f.grad_scale;
     m[i] += (g - m[i]) * f.one_minus_beta1;
@@ -40,12 +47,29 @@ void AdamWStep(float* __restrict param, const float* __restrict grad, float* __r
   }
 }
 
-void SgdStep(float* __restrict param, const float* __restrict grad, float* __restrict momentum,
-             int64_t n, const SgdFactors& f) {
+HWY_NOINLINE void SgdStep(float* __restrict param, const float* __restrict grad,
+                          float* __restrict momentum, int64_t n, const SgdFactors& f) {
   for (int64_t i = 0; i < n; ++i) {
     const float g = grad[i] * f.grad_scale + f.weight_decay * param[i];
     momentum[i] = f.momentum * momentum[i] + g;
     param[i] -= f.learning_rate * (g + f.momentum * momentum[i]);
+  }
+}
+
+// master = (bfloat16 << 16 | remainder), less one of the upper half where that was rounded up.
+void JoinMaster(const uint16_t* __restrict param, const uint16_t* __restrict remainder,
+                uint32_t* __restrict master, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t low = remainder[i];
+    master[i] = (uint32_t{param[i]} << 16 | low) - ((low & 0x8000) << 1);
+  }
+}
+
+void SplitMaster(const uint32_t* __restrict master, uint16_t* __restrict param,
+                 uint16_t* __restrict remainder, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    param[i] = static_cast<uint16_t>((master[i] + 0x8000) >> 16);
+    remainder[i] = static_cast<uint16_t>(master[i] & 0xffff);
   }
 }
 
@@ -58,8 +82,43 @@ namespace {
 
 HWY_EXPORT(AdamWStep);
 HWY_EXPORT(SgdStep);
+HWY_EXPORT(JoinMaster);
+HWY_EXPORT(SplitMaster);
 
 constexpr int64_t kGrain = 16384;
+// Weights whose masters are on the stack.
+constexpr int64_t kMasters = 1024;
+
+void CheckWeights(const TensorView& param, const TensorView& master) {
+  CheckFloating(param.dtype, {});
+  CHECK(master.empty() == (param.dtype == DType::kF32) &&
+        (master.empty() || master.NumElements() == param.NumElements()))
+      << "a master " << master.shape << " of " << NameOf(param.dtype) << param.shape;
+  CheckDtype(param.dtype == DType::kBF16 ? DType::kU16 : DType::kF32, {master});
+}
+
+// Calls step(weights in float32, first, count) over weights [begin, end), and keeps what it makes
+// of them as AdamWArgs says.
+template <typename Step>
+void UpdateWeights(const TensorView& param, const TensorView& master, int64_t begin, int64_t end,
+                   const Step& step) {
+  if (param.dtype == DType::kF32) return step(param.f32() + begin, begin, end - begin);
+  for (int64_t i = begin; i < end; i += kMasters) {
+    const int64_t n = std::min(kMasters, end - i);
+    if (param.dtype == DType::kF16) {
+      step(master.f32() + i, i, n);
+      ConvertElements(master.f32() + i, DType::kF32, param.u16() + i, DType::kF16, n);
+      continue;
+    }
+    uint32_t bits[kMasters];
+    float weights[kMasters];
+    HWY_DYNAMIC_DISPATCH(JoinMaster)(param.u16() + i, master.u16() + i, bits, n);
+    std::memcpy(weights, bits, n * sizeof(float));
+    step(weights, i, n);
+    std::memcpy(bits, weights, n * sizeof(float));
+    HWY_DYNAMIC_DISPATCH(SplitMaster)(bits, param.u16() + i, master.u16() + i, n);
+  }
+}
 
 }  // namespace
 
@@ -67,6 +126,8 @@ void AdamW(const AdamWArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
   CHECK(args.grad.NumElements() == n && args.m.NumElements() == n && args.v.NumElements() == n);
   CHECK_GE(args.step, 1);
+  CheckWeights(args.param, args.master);
+  CheckDtype(DType::kF32, {args.grad, args.m, args.v});
   const double correction1 = 1 - std::pow(args.beta1, args.step);
   const double correction2 = 1 - std::pow(args.beta2, args.step);
   const AdamWFactors factors = {
@@ -81,15 +142,18 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(AdamWStep)
-    (args.param.f32() + begin, args.grad.f32() + begin, args.m.f32() + begin, args.v.f32() + begin,
-     end - begin, factors);
+    UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
+      HWY_DYNAMIC_DISPATCH(AdamWStep)
+      (w, args.grad.f32() + i, args.m.f32() + i, args.v.f32() + i, count, factors);
+    });
   });
 }
 
 void Sgd(const SgdArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
   CHECK(args.grad.NumElements() == n && args.momentum.NumElements() == n);
+  CheckWeights(args.param, args.master);
+  CheckDtype(DType::kF32, {args.grad, args.momentum});
   const SgdFactors factors = {
       .learning_rate = static_cast<float>(args.learning_rate),
       .momentum = static_cast<float>(args.momentum_factor),
@@ -97,9 +161,10 @@ void Sgd(const SgdArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(SgdStep)
-    (args.param.f32() + begin, args.grad.f32() + begin, args.momentum.f32() + begin, end - begin,
-     factors);
+    UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
+      HWY_DYNAMIC_DISPATCH(SgdStep)
+      (w, args.grad.f32() + i, args.momentum.f32() + i, count, factors);
+    });
   });
 }
 

@@ -1,51 +1,111 @@
-// Patches of a picture, gathered into rows and scattered back.
-#include <cstring>
-
+// Patches of a picture or clip, gathered into rows and scattered back.
+#include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
 
 namespace swinfleet::cpu {
 namespace {
 
-// Calls move(pointer into rows, pointer into image, floats) for each line of each patch.
+// A picture is a clip of one frame.
+struct PatchGrid {
+  int64_t channels, frames, height, width;
+  int64_t patch_t, patch_h, patch_w;
+  int64_t grid_t, grid_h, grid_w;
+  int64_t first_row, rows;
+};
+
+template <typename Args>
+PatchGrid GridOf(const Args& args) {
+  const Shape& image = args.image.shape;
+  const int rank = image.rank();
+  CHECK(rank == 4 || rank == 5) << image;
+  PatchGrid g = {.channels = image[1],
+                 .frames = rank == 5 ? image[2] : 1,
+                 .height = image[rank - 2],
+                 .width = image[rank - 1],
+                 .patch_t = args.patch_t,
+                 .patch_h = args.patch_h,
+                 .patch_w = args.patch_w,
+                 .grid_t = 0,
+                 .grid_h = 0,
+                 .grid_w = 0,
+                 .first_row = args.first_row,
+                 .rows = args.rows.shape[0]};
+  CHECK(g.patch_t > 0 && g.patch_h > 0 && g.patch_w > 0 && (rank == 5 || g.patch_t == 1))
+      << g.patch_t << " x " << g.patch_h << " x " << g.patch_w << " of " << image;
+  g.grid_t = (g.frames + g.patch_t - 1) / g.patch_t;
+  g.grid_h = (g.height + g.patch_h - 1) / g.patch_h;
+  g.grid_w = (g.width + g.patch_w - 1) / g.patch_w;
+  CHECK(args.rows.shape == Shape({g.rows, g.channels * g.patch_t * g.patch_h * g.patch_w}))
+      << args.rows.shape << " of " << image;
+  CHECK(g.first_row >= 0 && g.first_row + g.rows <= image[0] * g.grid_t * g.grid_h * g.grid_w)
+      << g.first_row << "+" << g.rows << " of " << image;
+  CHECK(IsFloating(args.rows.dtype) &&
+        (args.image.dtype == DType::kF32 || args.image.dtype == args.rows.dtype))
+      << NameOf(args.image.dtype) << " and " << NameOf(args.rows.dtype);
+  return g;
+}
+
+// Calls move(element of the rows, pixel, pixels) for each line of each patch: patch_w elements, of
+// which so many are in the image.
 template <typename Move>
-void ForEachLine(const TensorView& image, const TensorView& rows, int64_t patch_h, int64_t patch_w,
-                 int64_t first_row, int threads, const Move& move) {
-  const int64_t channels = image.shape[1], height = image.shape[2], width = image.shape[3];
-  CHECK(height % patch_h == 0 && width % patch_w == 0) << image.shape;
-  const int64_t grid_h = height / patch_h, grid_w = width / patch_w;
-  const int64_t row_size = channels * patch_h * patch_w;
-  CHECK(rows.shape.rank() == 2 && rows.shape[1] == row_size) << rows.shape;
-  CHECK_LE(first_row + rows.shape[0], image.shape[0] * grid_h * grid_w);
-  ParallelFor(threads, rows.shape[0], 16, [&](int64_t begin, int64_t end, int) {
+void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
+  const int64_t lines = g.channels * g.patch_t * g.patch_h;
+  ParallelFor(threads, g.rows, 16, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t at = first_row + r;
-      const int64_t b = at / (grid_h * grid_w), i = at / grid_w % grid_h, j = at % grid_w;
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t y = 0; y < patch_h; ++y) {
-          const int64_t line = (b * channels + c) * height + i * patch_h + y;
-          move(rows.f32() + r * row_size + (c * patch_h + y) * patch_w,
-               image.f32() + line * width + j * patch_w, patch_w);
-        }
+      const int64_t at = g.first_row + r;
+      const int64_t column = at % g.grid_w * g.patch_w;
+      const int64_t top = at / g.grid_w % g.grid_h * g.patch_h;
+      const int64_t start = at / (g.grid_w * g.grid_h) % g.grid_t * g.patch_t;
+      const int64_t b = at / (g.grid_w * g.grid_h * g.grid_t);
+      for (int64_t line = 0; line < lines; ++line) {
+        const int64_t row = top + line % g.patch_h;
+        const int64_t frame = start + line / g.patch_h % g.patch_t;
+        const int64_t channel = line / (g.patch_h * g.patch_t);
+        const bool inside = row < g.height && frame < g.frames;
+        const int64_t pixel =
+            (((b * g.channels + channel) * g.frames + frame) * g.height + row) * g.width + column;
+        move((r * lines + line) * g.patch_w, pixel,
+             inside ? std::min(g.patch_w, g.width - column) : 0);
       }
     }
   });
 }
 
+template <typename From, typename To>
+void CopyLine(const From* from, To* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = FromFloat<To>(ToFloat(from[i]));
+}
+
 }  // namespace
 
 void PatchGather(const PatchGatherArgs& args, Context& context) {
-  ForEachLine(args.image, args.rows, args.patch_h, args.patch_w, args.first_row, context.threads,
-              [](float* row, const float* image, int64_t n) {
-                std::memcpy(row, image, n * sizeof(float));
-              });
+  const PatchGrid g = GridOf(args);
+  DispatchDType(args.image.dtype, [&](auto image_tag) {
+    DispatchDType(args.rows.dtype, [&](auto rows_tag) {
+      const auto* image = Elements<decltype(image_tag)>(args.image);
+      auto* rows = Elements<decltype(rows_tag)>(args.rows);
+      ForEachLine(g, context.threads, [&](int64_t element, int64_t pixel, int64_t n) {
+        CopyLine(image + pixel, rows + element, n);
+        std::fill(rows + element + n, rows + element + g.patch_w,
+                  FromFloat<decltype(rows_tag)>(0.0f));
+      });
+    });
+  });
 }
 
 void PatchScatter(const PatchScatterArgs& args, Context& context) {
-  ForEachLine(args.image, args.rows, args.patch_h, args.patch_w, args.first_row, context.threads,
-              [](const float* row, float* image, int64_t n) {
-                std::memcpy(image, row, n * sizeof(float));
-              });
+  const PatchGrid g = GridOf(args);
+  DispatchDType(args.image.dtype, [&](auto image_tag) {
+    DispatchDType(args.rows.dtype, [&](auto rows_tag) {
+      auto* image = Elements<decltype(image_tag)>(args.image);
+      const auto* rows = Elements<decltype(rows_tag)>(args.rows);
+      ForEachLine(g, context.threads, [&](int64_t element, int64_t pixel, int64_t n) {
+        CopyLine(rows + element, image + pixel, n);
+      });
+    });
+  });
 }
 
 }  // namespace swinfleet::cpu

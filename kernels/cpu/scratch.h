@@ -9,39 +9,49 @@
 
 namespace swinfleet {
 
-// The scratchpad that oneDNN asks for.
-void* TakeScratch(const LinearForwardArgs& args, Context& context);
-void* TakeScratch(const LinearBackwardInputArgs& args, Context& context);
-
-struct LinearBackwardWeightScratch {
+struct LinearScratch {
+  // What oneDNN asks for.
   void* pad = nullptr;
-  float* column_sums = nullptr;  // (threads, N)
+  // Blocks in float32, where oneDNN has no product of the dtype.
+  float* src = nullptr;
+  float* weights = nullptr;
+  float* dst = nullptr;
+  // Of weight gradients with a bias: (threads, N).
+  float* column_sums = nullptr;
 };
-LinearBackwardWeightScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context);
 
 struct WindowAttentionScratch {
   // One thread's floats, and all threads' block of them.
   int64_t floats_per_thread = 0;
   float* block = nullptr;
-  // Sums of the position bias's gradient for threads after the first, (threads - 1, heads, N, N).
+  // Sums of the bias's gradient for threads after the first, (threads - 1) times its size; null
+  // where threads take heads of their own.
   float* dbias = nullptr;
-  // Sums of the scales' gradients, (threads, heads).
+  // Sums of the scales' gradients, (threads, heads); null without them.
   double* dscale = nullptr;
 };
 WindowAttentionScratch TakeScratch(const WindowAttentionForwardArgs& args, Context& context);
 WindowAttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
 
-struct PositionBiasScratch {
-  TensorView hidden;   // (T, hidden)
-  TensorView table;    // (T, heads)
-  TensorView dtable;   // (T, heads)
+// All float32.
+struct PositionTableScratch {
+  TensorView w1, b1, w2;  // the parameters, themselves where they are float32
+  TensorView hidden;      // (T, hidden)
+  // Of backward: what the sigmoid is of, then its gradient.
+  TensorView scores;   // (T, heads)
   TensorView dhidden;  // (T, hidden)
 };
-PositionBiasScratch TakeScratch(const PositionBiasForwardArgs& args, Context& context);
-PositionBiasScratch TakeScratch(const PositionBiasBackwardArgs& args, Context& context);
+PositionTableScratch TakeScratch(const PositionTableForwardArgs& args, Context& context);
+PositionTableScratch TakeScratch(const PositionTableBackwardArgs& args, Context& context);
 
 // (threads, 2, C)
 float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
+
+// Sums of columns and of their squares, (threads, 2, W).
+double* TakeScratch(const NormTargetsArgs& args, Context& context);
 
 }  // namespace swinfleet
 

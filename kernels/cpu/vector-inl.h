@@ -1,6 +1,6 @@
-// Vectors of floats that may be incomplete: the part of a row beyond the last whole vector goes
-// through a buffer of zeros, so that no byte outside of the row is touched. Included once for each
-// target.
+// Vectors of floats, loaded from and stored as any floating type, that may be incomplete: the part
+// of a row beyond the last whole vector goes through a buffer of zeros, so that no byte outside of
+// the row is touched. Included once for each target.
 #if defined(SWINFLEET_KERNELS_CPU_VECTOR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef SWINFLEET_KERNELS_CPU_VECTOR_INL_H_
 #undef SWINFLEET_KERNELS_CPU_VECTOR_INL_H_
@@ -8,6 +8,7 @@
 #define SWINFLEET_KERNELS_CPU_VECTOR_INL_H_
 #endif
 
+#include <cstdint>
 #include <cstring>
 
 #include <hwy/highway.h>
@@ -18,24 +19,119 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
+// As many halves and integers as D has floats.
+using D16 = hn::Rebind<uint16_t, D>;
+using DU = hn::RebindToUnsigned<D>;
+using DI = hn::RebindToSigned<D>;
 
-HWY_INLINE V LoadPart(const float* p, int64_t count) {
-  const D d;
-  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, p);
-  HWY_ALIGN float buffer[hn::MaxLanes(d)] = {};
-  std::memcpy(buffer, p, count * sizeof(float));
-  return hn::Load(d, buffer);
+// Targets with conversions between float16 and float32 that round to even and know subnormal
+// numbers, infinities and NaN.
+#undef SWINFLEET_NATIVE_F16
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+#define SWINFLEET_NATIVE_F16 1
+#else
+#define SWINFLEET_NATIVE_F16 0
+#endif
+
+// Lower 16 bits of each, which are all that is set.
+HWY_INLINE hn::Vec<D16> Halves(hn::Vec<DU> bits) {
+  return hn::DemoteTo(D16(), hn::BitCast(DI(), bits));
 }
 
-HWY_INLINE void StorePart(V v, float* p, int64_t count) {
+HWY_INLINE V LoadWhole(const float* p) { return hn::LoadU(D(), p); }
+HWY_INLINE void StoreWhole(V v, float* p) { hn::StoreU(v, D(), p); }
+
+HWY_INLINE V LoadWhole(const hwy::bfloat16_t* p) {
+  const auto bits = hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+}
+
+// To the nearest, to even in the middle; Highway's own conversion truncates. NaN stays NaN.
+HWY_INLINE void StoreWhole(V v, hwy::bfloat16_t* p) {
+  const DU du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
+  const auto chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
+  hn::StoreU(Halves(hn::ShiftRight<16>(chosen)), D16(), reinterpret_cast<uint16_t*>(p));
+}
+
+#if SWINFLEET_NATIVE_F16
+
+HWY_INLINE V LoadWhole(const hwy::float16_t* p) {
+  const hn::Rebind<hwy::float16_t, D> df16;
+  return hn::PromoteTo(D(), hn::LoadU(df16, p));
+}
+
+HWY_INLINE void StoreWhole(V v, hwy::float16_t* p) {
+  const hn::Rebind<hwy::float16_t, D> df16;
+  hn::StoreU(hn::DemoteTo(df16, v), df16, p);
+}
+
+#else
+
+// The same steps as in kernels/cpu/element.h.
+HWY_INLINE V LoadWhole(const hwy::float16_t* p) {
+  const D d;
+  const DU du;
+  const auto bits = hn::PromoteTo(du, hn::LoadU(D16(), reinterpret_cast<const uint16_t*>(p)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000)));
+  const auto exponent = hn::And(bits, hn::Set(du, 0x7c00));
+  const auto mantissa = hn::And(bits, hn::Set(du, 0x3ff));
+  const auto subnormal =
+      hn::BitCast(du, hn::Mul(hn::ConvertTo(d, hn::BitCast(DI(), mantissa)), hn::Set(d, 0x1p-24f)));
+  const auto bias = hn::IfThenElse(hn::Eq(exponent, hn::Set(du, 0x7c00)), hn::Set(du, 224u << 23),
+                                   hn::Set(du, 112u << 23));
+  const auto normal = hn::Add(hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fff))), bias);
+  const auto magnitude = hn::IfThenElse(hn::Eq(exponent, hn::Zero(du)), subnormal, normal);
+  return hn::BitCast(d, hn::Or(magnitude, sign));
+}
+
+HWY_INLINE void StoreWhole(V v, hwy::float16_t* p) {
+  const D d;
+  const DU du;
+  const auto bits = hn::BitCast(du, v);
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fffffff));
+  const auto sign = hn::ShiftRight<16>(hn::Xor(bits, magnitude));
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1));
+  const auto normal =
+      hn::ShiftRight<13>(hn::Add(hn::Sub(magnitude, hn::Set(du, (112u << 23) - 0xfff)), odd));
+  const auto half = hn::Set(d, 0.5f);
+  const auto subnormal =
+      hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), half)), hn::BitCast(du, half));
+  const auto nan =
+      hn::Or(hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 0x3ff)), hn::Set(du, 0x7e00));
+  const auto finite = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 0x38800000)), subnormal, normal);
+  const auto large =
+      hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x7f800000)), nan, hn::Set(du, 0x7c00));
+  const auto chosen = hn::IfThenElse(hn::Lt(magnitude, hn::Set(du, 0x47800000)), finite, large);
+  hn::StoreU(Halves(hn::Or(chosen, sign)), D16(), reinterpret_cast<uint16_t*>(p));
+}
+
+#endif
+
+// The first `count` elements at p, 1 <= count <= lanes; zeros in the others.
+template <typename T>
+HWY_INLINE V LoadPart(const T* p, int64_t count) {
+  const D d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return LoadWhole(p);
+  HWY_ALIGN T buffer[hn::MaxLanes(d)] = {};
+  std::memcpy(buffer, p, count * sizeof(T));
+  return LoadWhole(buffer);
+}
+
+// Stores the first `count` lanes as T: to the nearest, to even in the middle.
+template <typename T>
+HWY_INLINE void StorePart(V v, T* p, int64_t count) {
   const D d;
   if (count == static_cast<int64_t>(hn::Lanes(d))) {
-    hn::StoreU(v, d, p);
+    StoreWhole(v, p);
     return;
   }
-  HWY_ALIGN float buffer[hn::MaxLanes(d)];
-  hn::Store(v, d, buffer);
-  std::memcpy(p, buffer, count * sizeof(float));
+  HWY_ALIGN T buffer[hn::MaxLanes(d)];
+  StoreWhole(v, buffer);
+  std::memcpy(p, buffer, count * sizeof(T));
 }
 
 HWY_INLINE float Total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }

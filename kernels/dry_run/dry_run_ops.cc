@@ -41,40 +41,66 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& a, Context& c) {
   Count(c, Product(a.dy, a.dweight), {&a.dy, &a.x, &a.dweight, &a.dbias});
 }
 
-// Of one product of all windows' scores with vectors.
-double AttentionProduct(const WindowGeometry& g, const TensorView& qkv) {
-  const double tokens = static_cast<double>(g.batch * g.height * g.width);
-  const double channels = static_cast<double>(qkv.shape[3]) / 3;
-  return 2 * tokens * static_cast<double>(g.WindowTokens()) * channels;
+// Of one product of all windows' scores with vectors: for each window, its tokens that attend times
+// themselves.
+double AttentionProduct(const WindowGeometry& g, const WindowRange& range, bool exclude_padding,
+                        const TensorView& qkv) {
+  const double channels = static_cast<double>(qkv.shape[qkv.shape.rank() - 1]) / 3;
+  const int64_t windows = range.count > 0 ? range.count : g.WindowsPerPicture();
+  double pairs = 0;
+  for (int64_t i = 0; i < windows; ++i) {
+    double tokens = static_cast<double>(g.WindowTokens());
+    for (int64_t t = 0; exclude_padding && g.HasPadding() && t < g.WindowTokens(); ++t) {
+      if (g.TokenAt((range.first + i) % g.WindowsPerPicture(), t) < 0) tokens -= 1;
+    }
+    pairs += tokens * tokens;
+  }
+  if (range.count == 0) pairs *= static_cast<double>(g.batch);
+  return 2 * pairs * channels;
 }
 
 void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, 2 * AttentionProduct(a.geometry, a.qkv), {&a.qkv, &a.bias, &a.out, &a.lse});
+  Count(c, 2 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
+        {&a.qkv, &a.bias, &a.out, &a.lse});
 }
 
 void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
   // Scores again, then the gradients of the weights, v, q and k.
-  Count(c, 5 * AttentionProduct(a.geometry, a.qkv),
+  Count(c, 5 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
         {&a.qkv, &a.bias, &a.lse, &a.dout, &a.dqkv, &a.dbias});
 }
 
-void PositionBiasForward(const PositionBiasForwardArgs& a, Context& context) {
-  ArenaScope scope(context.workspace);
-  const PositionBiasScratch s = TakeScratch(a, context);
-  Count(context, 0, {&a.coords, &a.bias});
-  LinearForward({.x = s.hidden, .weight = a.w2, .bias = {}, .y = s.table}, context);
+void WindowGather(const WindowGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
+void WindowScatter(const WindowScatterArgs& a, Context& c) {
+  Count(c, 0, {&a.rows, &a.rows});
+  // What is added to is read too.
+  if (a.accumulate && c.count != nullptr) c.count->bytes += static_cast<double>(a.rows.Bytes());
 }
 
-void PositionBiasBackward(const PositionBiasBackwardArgs& a, Context& context) {
+void PositionTableForward(const PositionTableForwardArgs& a, Context& context) {
   ArenaScope scope(context.workspace);
-  const PositionBiasScratch s = TakeScratch(a, context);
-  Count(context, 0, {&a.coords, &a.dbias});
-  LinearForward({.x = s.hidden, .weight = a.w2, .bias = {}, .y = s.table}, context);
-  LinearBackwardWeight({.dy = s.dtable, .x = s.hidden, .dweight = a.dw2, .dbias = {}}, context);
-  LinearBackwardInput({.dy = s.dtable, .weight = a.w2, .dx = s.dhidden, .accumulate = false},
+  const PositionTableScratch s = TakeScratch(a, context);
+  Count(context, 0, {&a.coords, &a.w1, &a.b1});
+  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = a.table}, context);
+}
+
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& context) {
+  ArenaScope scope(context.workspace);
+  const PositionTableScratch s = TakeScratch(a, context);
+  Count(context, 0, {&a.coords, &a.w1, &a.b1, &a.dtable, &a.dw1, &a.db1});
+  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = s.scores}, context);
+  LinearBackwardWeight({.dy = s.scores, .x = s.hidden, .dweight = a.dw2, .dbias = {}}, context);
+  LinearBackwardInput({.dy = s.scores, .weight = s.w2, .dx = s.dhidden, .accumulate = false},
                       context);
+}
+
+void BiasGather(const BiasGatherArgs& a, Context& c) {
+  Count(c, 0, {&a.table, &a.index, &a.mask, &a.bias});
+}
+void BiasScatter(const BiasScatterArgs& a, Context& c) {
+  Count(c, 0, {&a.dbias, &a.index, &a.dtable, &a.dtable});
 }
 
 void LayerNormForward(const LayerNormForwardArgs& a, Context& c) {
@@ -84,8 +110,11 @@ void LayerNormForward(const LayerNormForwardArgs& a, Context& c) {
 void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
   Count(c, 0, {&a.x, &a.gamma, &a.mean, &a.rstd, &a.dy, &a.dx});
+  if (a.accumulate && c.count != nullptr) c.count->bytes += static_cast<double>(a.dx.Bytes());
 }
 
+void ResidualAdd(const ResidualAddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.branch, &a.y}); }
+void ScaleRows(const ScaleRowsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluForward(const GeluForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluBackward(const GeluBackwardArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y});
@@ -94,21 +123,44 @@ void PatchGather(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &
 void PatchScatter(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void MergeGather(const MergeGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void MergeScatter(const MergeScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
+void Pad(const PadArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
+void TokenGather(const TokenGatherArgs& a, Context& c) { Count(c, 0, {&a.y, &a.index, &a.y}); }
+void TokenScatter(const TokenScatterArgs& a, Context& c) { Count(c, 0, {&a.y, &a.index, &a.y}); }
+void Cast(const CastArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void MeanPoolForward(const MeanPoolForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void MeanPoolBackward(const MeanPoolBackwardArgs& a, Context& c) { Count(c, 0, {&a.dy, &a.dx}); }
 void CrossEntropy(const CrossEntropyArgs& a, Context& c) {
   Count(c, 0, {&a.logits, &a.target, &a.dlogits});
 }
+void MaskTokensForward(const MaskTokensForwardArgs& a, Context& c) { Count(c, 0, {&a.mask, &a.x}); }
+void MaskTokensBackward(const MaskTokensBackwardArgs& a, Context& c) {
+  Count(c, 0, {&a.mask, &a.dx});
+}
+void MaskedL1(const MaskedL1Args& a, Context& c) {
+  Count(c, 0, {&a.prediction, &a.target, &a.mask, &a.dprediction});
+}
+void MaskedMse(const MaskedMseArgs& a, Context& c) {
+  Count(c, 0, {&a.prediction, &a.target, &a.mask, &a.dprediction});
+}
+void NormTargets(const NormTargetsArgs& a, Context& c) {
+  TouchScratch(a, c);
+  Count(c, 0, {&a.x, &a.y});
+}
+void PatchTargets(const PatchTargetsArgs& a, Context& c) { Count(c, 0, {&a.image, &a.y}); }
 void Add(const AddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y, &a.y}); }
 void AddBroadcast(const AddBroadcastArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y, &a.y}); }
 void SumBroadcast(const SumBroadcastArgs& a, Context& c) { Count(c, 0, {&a.dy, &a.dx}); }
 void Fill(const FillArgs& a, Context& c) { Count(c, 0, {&a.x}); }
 void SumOfSquares(const SumOfSquaresArgs& a, Context& c) { Count(c, 0, {&a.x}); }
 void AdamW(const AdamWArgs& a, Context& c) {
-  Count(c, 0, {&a.param, &a.param, &a.grad, &a.m, &a.m, &a.v, &a.v});
+  Count(c, 0, {&a.param, &a.param, &a.grad, &a.m, &a.m, &a.v, &a.v, &a.master, &a.master});
 }
 void Sgd(const SgdArgs& a, Context& c) {
-  Count(c, 0, {&a.param, &a.param, &a.grad, &a.momentum, &a.momentum});
+  Count(c, 0, {&a.param, &a.param, &a.grad, &a.momentum, &a.momentum, &a.master, &a.master});
+}
+
+void AddCompensated(const AddCompensatedArgs& a, Context& c) {
+  Count(c, 0, {&a.x, &a.sum, &a.sum, &a.error, &a.error});
 }
 
 }  // namespace
@@ -120,19 +172,35 @@ const OpTable& DryRunOps() {
       .linear_backward_weight = LinearBackwardWeight,
       .window_attention_forward = WindowAttentionForward,
       .window_attention_backward = WindowAttentionBackward,
-      .position_bias_forward = PositionBiasForward,
-      .position_bias_backward = PositionBiasBackward,
+      .window_gather = WindowGather,
+      .window_scatter = WindowScatter,
+      .position_table_forward = PositionTableForward,
+      .position_table_backward = PositionTableBackward,
+      .bias_gather = BiasGather,
+      .bias_scatter = BiasScatter,
       .layer_norm_forward = LayerNormForward,
       .layer_norm_backward = LayerNormBackward,
+      .residual_add = ResidualAdd,
+      .scale_rows = ScaleRows,
       .gelu_forward = GeluForward,
       .gelu_backward = GeluBackward,
       .patch_gather = PatchGather,
       .patch_scatter = PatchScatter,
       .merge_gather = MergeGather,
       .merge_scatter = MergeScatter,
+      .pad = Pad,
+      .token_gather = TokenGather,
+      .token_scatter = TokenScatter,
+      .cast = Cast,
       .mean_pool_forward = MeanPoolForward,
       .mean_pool_backward = MeanPoolBackward,
       .cross_entropy = CrossEntropy,
+      .mask_tokens_forward = MaskTokensForward,
+      .mask_tokens_backward = MaskTokensBackward,
+      .masked_l1 = MaskedL1,
+      .masked_mse = MaskedMse,
+      .norm_targets = NormTargets,
+      .patch_targets = PatchTargets,
       .add = Add,
       .add_broadcast = AddBroadcast,
       .sum_broadcast = SumBroadcast,
@@ -140,6 +208,7 @@ const OpTable& DryRunOps() {
       .sum_of_squares = SumOfSquares,
       .adamw = AdamW,
       .sgd = Sgd,
+      .add_compensated = AddCompensated,
   };
   return table;
 }

@@ -118,6 +118,7 @@ class Process : public ::testing::Test {
 TEST_F(Process, AcknowledgedSubmissionsSurviveKill9) {
   Start();
   std::atomic<bool> enough{false};
+  std::atomic<int> answers{0};
   std::vector<std::vector<std::string>> acknowledged(4);
   std::vector<std::thread> threads;
   for (size_t t = 0; t < acknowledged.size(); ++t) {
@@ -129,10 +130,14 @@ TEST_F(Process, AcknowledgedSubmissionsSurviveKill9) {
         run_dir << "/runs/" << t << "/" << i;
         if (!user.Submit(FakeUser::Request(run_dir.str()), &response).ok()) return;
         acknowledged[t].push_back(response.job_id());
+        ++answers;
       }
     });
   }
-  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (answers < 8 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
   program_->Kill(SIGKILL);
   enough = true;
   for (std::thread& thread : threads) thread.join();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "core/checkpoint/safetensors.h"
 #include "tests/core/checkpoint_test_util.h"
@@ -87,6 +88,7 @@ TEST(CheckpointShards, MetaRoundTrip) {
   EXPECT_EQ(got.model, meta.model);
   EXPECT_EQ(got.skipped_steps, 3);
   EXPECT_EQ(got.consecutive_nonfinite, 2);
+  EXPECT_EQ(got.loss_scale, meta.loss_scale);
   EXPECT_EQ(got.metrics.at("loss"), 0.1);
   EXPECT_TRUE(std::isnan(got.metrics.at("nan")));
   EXPECT_EQ(got.metrics.at("worst"), -std::numeric_limits<double>::infinity());
@@ -96,8 +98,27 @@ TEST(CheckpointShards, MetaRoundTrip) {
   EXPECT_EQ(got.reproducibility.Differences(now), "");
   now.threads_per_rank = 2;
   now.instruction_set = "AVX3";
+  now.accumulation = "low precision";
   EXPECT_EQ(got.reproducibility.Differences(now),
-            "instruction set AVX2, now AVX3; threads per rank 1, now 2");
+            "instruction set AVX2, now AVX3; threads per rank 1, now 2; accumulation tree, now low "
+            "precision");
+}
+
+TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
+  TempFolder run;
+  const Tensors tensors = Tensors::Make(SmallModel(), 1);
+  const std::string text = ReadBytes(Save(run.path(), 1, 1, tensors, 1) + "/manifest.json");
+  nlohmann::json root = nlohmann::json::parse(text);
+  root.erase("xxh3_64");
+  root.erase("loss_scale");
+  root.at("reproducibility").erase("accumulation");
+  root["version"] = 1;
+  const std::string rest = root.dump(1).substr(2) + "\n";
+  const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
+  const Manifest manifest = Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m");
+  EXPECT_EQ(manifest.meta.step, 1);
+  EXPECT_FALSE(manifest.meta.loss_scale.has_value());
+  EXPECT_EQ(manifest.meta.reproducibility.accumulation, "tree");
 }
 
 TEST(CheckpointShards, AShardIsAnOrdinarySafetensorsFile) {
@@ -202,8 +223,14 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
     const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
     return MessageOf([&] { Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m"); });
   };
-  EXPECT_EQ(change("\"version\": 1", "\"version\": 1 "), "");
-  EXPECT_THAT(change("\"version\": 1", "\"version\": 2"), HasSubstr("version 2"));
+  EXPECT_EQ(change("\"version\": 2", "\"version\": 2 "), "");
+  EXPECT_THAT(change("\"version\": 2", "\"version\": 3"), HasSubstr("version 3"));
+  EXPECT_THAT(change("\"version\": 2", "\"version\": 0"), HasSubstr("version 0"));
+  EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": 0.5"), HasSubstr("the loss scale 0.5"));
+  EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": \"x\""), HasSubstr("the loss scale"));
+  // What version 1 lacked.
+  EXPECT_THAT(change("\"loss_scale\"", "\"loss_sale\""), HasSubstr("is missing"));
+  EXPECT_THAT(change("\"accumulation\"", "\"accommodation\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"step\": 1", "\"step\": -1"), HasSubstr("\"step\" is not a whole number"));
   EXPECT_THAT(change("\"step\": 1", "\"stop\": 1"), HasSubstr("\"step\" is missing"));
   EXPECT_THAT(change("\"ranks\": 1", "\"ranks\": 99999999999"), HasSubstr("\"ranks\""));

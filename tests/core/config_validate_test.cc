@@ -18,6 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
@@ -68,31 +69,57 @@ TEST(ValidateJob, CollectsAllErrorsAtOnce) {
   EXPECT_THAT(errors, Contains(HasSubstr("not supported yet: use 0 or 1")));
 }
 
-TEST(ValidateModel, WindowThatCannotWorkSaysWhatWould) {
-  const auto errors = Errors([](JobConfig& job) { job.model.window_size = 5; });
-  EXPECT_THAT(errors, Contains(AllOf(HasSubstr("model.window_size 5 cannot work: stage 0"),
-                                     HasSubstr("16x16"), HasSubstr("windows of 2, 4, 8, 16 work"),
-                                     HasSubstr("square images of"))));
-}
-
-// What the advice names must work.
-TEST(ValidateModel, AdviceHolds) {
-  for (const int64_t window : {2, 4, 8, 16}) {
+// Maps that windows do not divide are padded.
+TEST(ValidateModel, AnyWindowWorks) {
+  for (const int64_t window : {1, 2, 3, 5, 8, 16, 64}) {
     EXPECT_THAT(Errors([&](JobConfig& job) { job.model.window_size = window; }), IsEmpty())
         << window;
   }
-  JobConfig job = GoodJob();
-  job.model.window_size = 5;
-  job.model.image_h = job.model.image_w = 40;
-  EXPECT_THAT(ValidateModel(job.model), IsEmpty());
 }
 
-TEST(ValidateModel, RectanglesGetAdviceToo) {
-  const auto errors = Errors([](JobConfig& job) {
-    job.model.image_w = 48;
-    job.model.window_size = 5;
-  });
-  EXPECT_THAT(errors, Contains(HasSubstr("multiples of 40")));
+TEST(ValidateModel, SettingsOfOtherArchitecturesAreRefused) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.arch = Architecture::kSwinV1;
+                job.model.extra_norm_period = 6;
+                job.model.pretrained_window_sizes = {8, 8, 8};
+                job.model.frames = 4;
+              }),
+              UnorderedElementsAre(HasSubstr("model.extra_norm_period is not a setting of swin_v1"),
+                                   HasSubstr("model.pretrained_window_sizes is not a setting"),
+                                   HasSubstr("model.frames is not a setting")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.model.qk_scale = 0.5; }),
+              ElementsAre(HasSubstr("model.qk_scale is not a setting of swin_v2")));
+}
+
+// Clips are padded everywhere.
+TEST(ValidateModel, ClipsOfAnySize) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.arch = Architecture::kVideoSwin;
+                job.model.image_h = 37;
+                job.model.image_w = 41;
+                job.model.frames = 5;
+                job.model.patch_frames = 2;
+                job.model.window_frames = 2;
+                job.data.format = "frames";
+              }),
+              IsEmpty());
+}
+
+TEST(ValidateMemory, ListsNeedOneEntryAStage) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.memory.checkpointing.assign(2, MemoryConfig::Checkpointing::kBlock);
+                job.memory.sequential_windows = {1, 1};
+              }),
+              UnorderedElementsAre(HasSubstr("memory.checkpointing has 2 entries"),
+                                   HasSubstr("memory.sequential_windows has 2 entries")));
+}
+
+TEST(ValidateMemory, ABudgetChoosesByItself) {
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.memory.budget = 1 << 30;
+                job.memory.checkpointing.assign(3, MemoryConfig::Checkpointing::kBlock);
+              }),
+              ElementsAre(HasSubstr("leave out memory.checkpointing")));
 }
 
 // A last stage of 1x1 tokens attends to itself alone, which is well defined here (the official code
@@ -227,6 +254,17 @@ TEST(ValidateJob, MicroBatchesAreAPowerOfTwo) {
   EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 8; }),
               Contains(HasSubstr("power of two")));
   EXPECT_THAT(Errors([](JobConfig& job) { job.train.global_batch = 16; }), IsEmpty());
+}
+
+TEST(ValidateJob, SplitAccumulationNeedsShards) {
+  JobConfig job = GoodJob();
+  job.train.accumulation = Accumulation::kSplit;
+  job.parallel.zero_stage = 0;
+  const std::vector<std::string> errors = ValidateJob(job, 2);
+  ASSERT_EQ(errors.size(), 1u);
+  EXPECT_THAT(errors[0], HasSubstr("use zero_stage 1"));
+  job.parallel.zero_stage = 1;
+  EXPECT_TRUE(ValidateJob(job, 2).empty());
 }
 
 TEST(ValidateJob, MoreRanksThanMicroBatches) {

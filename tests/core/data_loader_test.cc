@@ -117,6 +117,19 @@ TEST(Loader, RanksSplitTheStepsOfOne) {
   }
 }
 
+TEST(Loader, RanksMayTakeLeavesInTurn) {
+  const FakeDataset data = Data();
+  const auto one = Take(data, Options(), 40);
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    LoaderOptions options = Options();
+    options.first_leaf = rank;
+    options.leaf_stride = 2;
+    options.leaves = 2;
+    const auto own = Take(data, options, 20);
+    for (int64_t i = 0; i < 20; ++i) ExpectSame(own[i], one[i / 2 * 4 + i % 2 * 2 + rank]);
+  }
+}
+
 TEST(Loader, ResumingAtAStepEqualsRunningToIt) {
   const FakeDataset data = Data();
   const auto all = Take(data, Options(), 60);
@@ -292,7 +305,7 @@ TEST(Loader, PicturesThatDoNotFitAreRefusedAtOnce) {
   LoaderOptions options = Options();
   options.image_w = 9;
   EXPECT_THAT(ErrorOf([&] { Loader(&data, options); }), HasSubstr("data.pad 3 would do"));
-  const FakeDataset colour(53, 5, 4, 3, 10);
+  const FakeDataset colour(53, 5, 4, 2, 10);
   EXPECT_THAT(ErrorOf([&] { Loader(&colour, Options()); }), HasSubstr("model.in_chans"));
   EXPECT_EQ(data.gets, 0);
 }

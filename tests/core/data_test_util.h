@@ -71,6 +71,20 @@ inline std::string IdxHeader(const std::vector<uint32_t>& dims) {
 // The value of each byte of the pictures that IdxImages writes.
 inline uint8_t TestPixel(int64_t index) { return static_cast<uint8_t>(index * 37 + index / 256); }
 
+// A picture of TestPixels.
+inline Picture TestPicture(int64_t height, int64_t width, int64_t channels) {
+  Picture picture{height, width, channels, {}, 0};
+  for (int64_t i = 0; i < height * width * channels; ++i) picture.pixels.push_back(TestPixel(i));
+  return picture;
+}
+
+// Of many values, to compare with another program's.
+inline uint32_t Checksum(const std::vector<uint8_t>& bytes) {
+  uint32_t sum = 0;
+  for (uint8_t byte : bytes) sum = sum * 31 + byte;
+  return sum;
+}
+
 inline std::string IdxImages(const std::vector<uint32_t>& dims) {
   std::string bytes = IdxHeader(dims);
   int64_t count = 1;

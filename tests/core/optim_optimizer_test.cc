@@ -114,6 +114,19 @@ TEST(UpdateSegment, CuttingChangesNoBit) {
   }
 }
 
+TEST(UpdateSegmentDeathTest, WeightsBelowFloat32NeedAMaster) {
+  Segment segment;
+  std::vector<uint16_t> bits(kCount);
+  Context context;
+  context.ops = &CpuOps();
+  OptimizerState state;
+  state.first = ViewOf(segment.first.data(), Shape{kCount});
+  EXPECT_DEATH(UpdateSegment(Config(OptimizerConfig::Kind::kSgd), Decaying(), 0.01, 0, 1,
+                             {bits.data(), Shape{kCount}, DType::kBF16},
+                             ViewOf(segment.grad.data(), Shape{kCount}), state, context),
+               "master");
+}
+
 TEST(ClipFactor, ScalesLongGradientsOnly) {
   EXPECT_EQ(ClipFactor(10, 0), 1);
   EXPECT_EQ(ClipFactor(4.9, 5), 1);

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <vector>
 
+#include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
 
 namespace swinfleet {
@@ -101,6 +103,47 @@ TEST(Schedule, UpdatesZeroAndOneShareTheirRate) {
   EXPECT_EQ(used(1), Rate(schedule, 0));
   EXPECT_EQ(used(2), Rate(schedule, 1));
   EXPECT_EQ(used(150), Rate(schedule, 149));
+}
+
+TEST(Schedule, MaeRisesFromZeroAndFallsByFractionsOfAnEpoch) {
+  const ScheduleConfig schedule = Config(ScheduleConfig::Kind::kMaeCosine, 2.5);
+  EXPECT_EQ(Rate(schedule, 0), 0);
+  EXPECT_DOUBLE_EQ(Rate(schedule, 13), kBase * 1.3 / 2.5);
+  EXPECT_DOUBLE_EQ(Rate(schedule, 25), kBase);
+  const double expected = 1e-5 + 0.5 * (kBase - 1e-5) * (1 + std::cos(std::acos(-1.0) * 0.5));
+  EXPECT_NEAR(Rate(schedule, 25 + 175 / 2), expected, 1e-5);
+  // Set before the update, not after it.
+  EXPECT_EQ(RateOfUpdate(schedule, kBase, kEpochs, kSteps, 7), Rate(schedule, 7));
+}
+
+TrainConfig LayeredTrain(ScheduleConfig::Kind kind) {
+  TrainConfig train;
+  train.epochs = kEpochs;
+  train.optimizer.learning_rate = kBase;
+  train.schedule = Config(kind, 2);
+  return train;
+}
+
+TEST(RatesOfUpdate, FollowEachGroupsOwnSchedule) {
+  const TrainConfig train = LayeredTrain(ScheduleConfig::Kind::kCosine);
+  const std::vector<ParameterHyper> hypers = {
+      {0, 0.25}, {0.05, 0.25}, {0.05, 0.5}, {0, 1}, {0, 0.25}};
+  std::vector<double> rates(hypers.size());
+  for (const int64_t i : {0, 1, 7, 21, 100, 199}) {
+    RatesOfUpdate(train, hypers, kSteps, i, rates);
+    for (size_t p = 0; p < hypers.size(); ++p) {
+      const double base = kBase * hypers[p].lr_scale;
+      EXPECT_EQ(rates[p], RateOfUpdate(train.schedule, base, kEpochs, kSteps, i)) << i << ", " << p;
+    }
+  }
+}
+
+TEST(RatesOfUpdate, MaeScalesTheWholeRate) {
+  const TrainConfig train = LayeredTrain(ScheduleConfig::Kind::kMaeCosine);
+  const std::vector<ParameterHyper> hypers = {{0, 0.25}, {0, 1}};
+  std::vector<double> rates(2);
+  RatesOfUpdate(train, hypers, kSteps, 199, rates);
+  EXPECT_EQ(rates[0], 0.25 * rates[1]);
 }
 
 TEST(ScheduleDeathTest, WarmUpAsLongAsTheTrainingIsABrokenInvariant) {

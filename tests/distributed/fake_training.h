@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ inline ParameterTable FakeTable() {
   table.Add("exact.weight", Shape{2, 4096}, normal);
   table.BeginUnit("head");
   table.Add("head.bias", Shape{10}, {});
+  table.BeginUnit("single");
+  table.Add("single.gain", Shape{1}, {Initializer::Kind::kOnes});
   return table;
 }
 
@@ -51,7 +54,20 @@ struct FakeOptions {
   OptimizerConfig::Kind optimizer = OptimizerConfig::Kind::kAdamW;
   int64_t leaves = 8;
   double clip = 1.0;
+  DType dtype = DType::kF32;
+  Accumulation accumulation = Accumulation::kPlain;
 };
+
+// The state that pieces hold, by tensor; elements that are in none of them are NaN.
+inline std::map<std::string, std::vector<float>> StateIn(const std::vector<TensorPiece>& pieces) {
+  std::map<std::string, std::vector<float>> state;
+  for (const TensorPiece& piece : pieces) {
+    std::vector<float>& tensor = state[piece.tensor];
+    tensor.resize(piece.shape.NumElements(), std::numeric_limits<float>::quiet_NaN());
+    std::copy(piece.data.begin(), piece.data.end(), tensor.begin() + piece.begin);
+  }
+  return state;
+}
 
 class FakeTraining {
  public:
@@ -69,11 +85,12 @@ class FakeTraining {
   // One step; parameters in `poisoned` get a NaN from the global leaf `poisoned_leaf`.
   GradientNorm Step(const std::vector<std::string>& poisoned = {}, int64_t poisoned_leaf = 0) {
     engine_->BeginStep();
-    for (int64_t leaf = 0; leaf < zero_.leaves; ++leaf) {
-      engine_->BeginMicroBatch(leaf);
-      const bool poison = first_leaf() + leaf == poisoned_leaf;
-      for (int unit = static_cast<int>(table_.units().size()) - 1; unit >= 0; --unit) {
-        AddGradient(unit, first_leaf() + leaf, poison ? poisoned : std::vector<std::string>{});
+    const ShardLayout::Leaves own = leaves();
+    for (int64_t i = 0; i < own.count; ++i) {
+      engine_->BeginMicroBatch(i);
+      const bool poison = own[i] == poisoned_leaf;
+      for (int unit = units() - 1; unit >= 0; --unit) {
+        AddGradient(unit, own[i], poison ? poisoned : std::vector<std::string>{});
         engine_->GradientReady(unit);
       }
     }
@@ -88,7 +105,8 @@ class FakeTraining {
   std::vector<float> Weights() {
     std::vector<float> all;
     for (size_t p = 0; p < table_.parameters().size(); ++p) {
-      const auto values = engine_->ParameterValues(static_cast<int>(p));
+      std::vector<float> values(table_.parameters()[p].size());
+      engine_->GetParameter(static_cast<int>(p), values);
       all.insert(all.end(), values.begin(), values.end());
     }
     return all;
@@ -98,12 +116,14 @@ class FakeTraining {
   ZeroEngine& engine() { return *engine_; }
   const ParameterTable& table() const { return table_; }
   const MemoryClasses& memory() const { return memory_; }
-
- private:
-  int64_t first_leaf() const {
-    return ShardLayout::LeafBegin(communicator_->rank(), communicator_->size(), options_.leaves);
+  int units() const { return static_cast<int>(table_.units().size()); }
+  // This rank's.
+  ShardLayout::Leaves leaves() const {
+    return ShardLayout::LeavesOf(options_.accumulation, communicator_->rank(),
+                                 communicator_->size(), options_.leaves);
   }
 
+ private:
   ZeroOptions MakeZeroOptions() const {
     ZeroOptions zero;
     zero.stage = options_.stage;
@@ -111,8 +131,9 @@ class FakeTraining {
     for (const ParameterInfo& info : table_.parameters()) {
       zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
     }
-    zero.leaves =
-        ShardLayout::LeafCount(communicator_->rank(), communicator_->size(), options_.leaves);
+    zero.micro_batches = options_.leaves;
+    zero.dtype = options_.dtype;
+    zero.accumulation = options_.accumulation;
     return zero;
   }
 

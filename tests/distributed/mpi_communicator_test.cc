@@ -90,6 +90,62 @@ TEST(MpiCommunicator, AllGatherSpreadsShards) {
   }
 }
 
+uint16_t Bf16Value(int rank, size_t i) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(Value(rank, i)) >> 16);
+}
+
+float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+
+// Added in rank order in float32, rounded once, to even in the middle.
+uint16_t ExpectedBf16Sum(size_t i) {
+  float sum = FromBf16(Bf16Value(0, i));
+  for (int r = 1; r < TestWorld().size(); ++r) sum += FromBf16(Bf16Value(r, i));
+  const uint32_t bits = std::bit_cast<uint32_t>(sum);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+std::vector<uint16_t> OwnBf16Values(size_t n) {
+  std::vector<uint16_t> values(n);
+  for (size_t i = 0; i < n; ++i) values[i] = Bf16Value(TestWorld().rank(), i);
+  return values;
+}
+
+TEST(MpiCommunicator, SumsOfBf16AreRoundedOnce) {
+  Communicator& world = TestWorld();
+  const size_t ranks = world.size();
+  for (const size_t n : kSizes) {
+    std::vector<uint16_t> values = OwnBf16Values(n);
+    world.AllReduceBf16(values, "sum of " + std::to_string(n))->Wait();
+    for (size_t i = 0; i < n; ++i) {
+      if (!IsChecked(i, n)) continue;
+      ASSERT_EQ(values[i], ExpectedBf16Sum(i)) << n << " at " << i;
+    }
+    values = OwnBf16Values(n * ranks);
+    const uint64_t sent_before = world.bytes_sent();
+    world.ReduceScatterBf16(values, "shards")->Wait();
+    EXPECT_EQ(world.bytes_sent() - sent_before, 2 * n * (ranks - 1));
+    const size_t begin = n * ShardLayout::ShardIndex(world.rank(), world.size());
+    for (size_t i = begin; i < begin + n; ++i) {
+      if (!IsChecked(i - begin, n)) continue;
+      ASSERT_EQ(values[i], ExpectedBf16Sum(i)) << n << " at " << i;
+    }
+  }
+}
+
+TEST(MpiCommunicator, AllGatherOf16BitsSpreadsShards) {
+  Communicator& world = TestWorld();
+  const size_t ranks = world.size();
+  for (const size_t n : kSizes) {
+    std::vector<uint16_t> values(n * ranks, 0xffff);
+    const size_t begin = n * ShardLayout::ShardIndex(world.rank(), world.size());
+    for (size_t i = begin; i < begin + n; ++i) values[i] = static_cast<uint16_t>(i * 40503 >> 3);
+    world.AllGather(values, "parameters")->Wait();
+    for (size_t i = 0; i < n * ranks; ++i) {
+      ASSERT_EQ(values[i], static_cast<uint16_t>(i * 40503 >> 3)) << n << " at " << i;
+    }
+  }
+}
+
 TEST(MpiCommunicator, ManyCollectivesUnderWayAtOnce) {
   Communicator& world = TestWorld();
   constexpr size_t kMany = 100;

@@ -88,5 +88,32 @@ TEST(ShardLayout, LeavesAreContiguousAndAllTaken) {
   }
 }
 
+TEST(ShardLayout, EveryLeafIsOneRanks) {
+  for (const Accumulation form : {Accumulation::kPlain, Accumulation::kSplit}) {
+    for (const int64_t leaves : {1, 3, 8, 13}) {
+      for (int ranks = 1; ranks <= leaves; ++ranks) {
+        std::vector<int> seen(leaves);
+        for (int rank = 0; rank < ranks; ++rank) {
+          const ShardLayout::Leaves own = ShardLayout::LeavesOf(form, rank, ranks, leaves);
+          EXPECT_GE(own.count, 1);
+          EXPECT_LE(own.count, ShardLayout::Rounds(ranks, leaves));
+          for (int64_t i = 0; i < own.count; ++i) ++seen.at(own[i]);
+        }
+        EXPECT_EQ(seen, std::vector<int>(leaves, 1)) << ranks;
+      }
+    }
+  }
+}
+
+TEST(ShardLayout, SplitTakesTheLeavesOfARoundInRankOrder) {
+  const ShardLayout::Leaves own = ShardLayout::LeavesOf(Accumulation::kSplit, 3, 4, 16);
+  EXPECT_EQ(own.count, 4);
+  EXPECT_EQ(own[0], 3);
+  EXPECT_EQ(own[2], 11);
+  const ShardLayout::Leaves plain = ShardLayout::LeavesOf(Accumulation::kPlain, 3, 4, 16);
+  EXPECT_EQ(plain[0], 12);
+  EXPECT_EQ(plain[3], 15);
+}
+
 }  // namespace
 }  // namespace swinfleet

@@ -100,9 +100,25 @@ TEST_F(BadInputTest, AValueOfTheWrongTypeIsNamedWithItsLine) {
                             HasSubstr("epochs"), HasSubstr("four")));
 }
 
-TEST_F(BadInputTest, AWindowThatCannotWorkIsRefusedWithOnesThatDo) {
-  ExpectRefused(Replaced(Yaml(TestJob()), "window_size: 3", "window_size: 4"),
-                AllOf(HasSubstr("model.window_size 4 cannot work"), HasSubstr("windows of 3, 6")));
+TEST_F(BadInputTest, HeadsThatDoNotDivideAreRefusedWithOnesThatDo) {
+  ExpectRefused(Replaced(Yaml(TestJob()), "num_heads: [1, 2]", "num_heads: [3, 2]"),
+                AllOf(HasSubstr("model.num_heads of stage 0 is 3"), HasSubstr("near it 1, 2, 4")));
+}
+
+TEST_F(BadInputTest, AMaskRatioOfAllIsRefused) {
+  ExpectRefused(Yaml(TestJob()) + "pretrain: {method: simmim, mask_ratio: 1, mask_unit: 4}\n",
+                HasSubstr("pretrain.mask_ratio"));
+}
+
+TEST_F(BadInputTest, ABudgetBelowTheLeastIsRefusedWithWhatItTakes) {
+  const std::string job = Write("job.yaml", Yaml(TestJob()) + "memory: {budget: 1MiB}\n");
+  const Process& submit = Swinfleet({"submit", job});
+  EXPECT_EQ(submit.Wait(), 2);
+  EXPECT_THAT(submit.Err(), AllOf(HasSubstr("memory.budget"), HasSubstr("What would work")));
+  const Process& worker = Start(LocalCommand(job, 2));
+  EXPECT_EQ(worker.Wait(), 1);
+  EXPECT_THAT(worker.Err(), AllOf(HasSubstr("memory.budget"), HasSubstr("What would work")));
+  EXPECT_FALSE(fs::exists(RunDir(TestJob())));
 }
 
 TEST_F(BadInputTest, AJobFileThatIsNotThere) {

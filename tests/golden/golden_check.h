@@ -17,8 +17,8 @@
 
 #include "core/checkpoint/safetensors.h"
 #include "core/config/job_config.h"
+#include "core/nn/model.h"
 #include "core/nn/parameters.h"
-#include "core/nn/swin_v2.h"
 #include "kernels/error.h"
 #include "kernels/ops.h"
 
@@ -177,6 +177,8 @@ std::array<int64_t, 2> Pair(const Json& value);
 // The model that a golden's config describes. Throws Unsupported for another architecture, a
 // setting that isn't known, or dimensions that can't be built.
 ModelConfig ParseModel(const Json& config);
+// A classifier of these dimensions.
+std::unique_ptr<Model> MakeClassifier(const ModelConfig& config);
 ScheduleConfig ParseSchedule(const Json& config);
 OptimizerConfig ParseOptimizer(const Json& config);
 
@@ -184,23 +186,29 @@ OptimizerConfig ParseOptimizer(const Json& config);
 class ModelRunner {
  public:
   // Throws Error when the golden's parameters aren't the model's.
-  ModelRunner(const Golden& golden, const ModelConfig& config, int threads);
+  ModelRunner(const Golden& golden, std::unique_ptr<Model> model, int threads);
 
-  const SwinV2& model() const { return model_; }
-  const ParameterTable& table() const { return model_.parameters(); }
+  const ParameterTable& table() const { return model_->parameters(); }
   LocalParameters& parameters() { return parameters_; }
   int threads() const { return threads_; }
 
   struct Pass {
-    std::vector<float> image;   // (B, in_chans, h, w)
-    std::vector<float> target;  // (B, K)
+    std::vector<float> image;
+    Shape image_shape;          // (B, in_chans, h, w), or with frames
+    std::vector<float> target;  // (B, K), for cross entropy
+    std::vector<int32_t> mask;
+    Shape mask_shape;
+    // Another loss: writes the pictures' losses and the gradient of their sum, times grad_scale.
+    std::function<void(const TensorView& output, const TensorView& loss, const TensorView& doutput,
+                       Arena& activations, Context& context)>
+        loss;
     int64_t pictures = 0;
     // Multiplies the gradient of the sum of the pictures' losses.
     double grad_scale = 1;
     bool want_image_gradient = false;
   };
   struct Result {
-    std::vector<float> logits;  // (B, K)
+    std::vector<float> logits;  // (B, K), or whatever the model's output is
     std::vector<float> loss;    // (B)
     std::vector<float> image_gradient;
     // What modules returned, by their official name.
@@ -215,7 +223,7 @@ class ModelRunner {
  private:
   void Execute(Pass& pass, Result& result, bool capture, Arena& activations, Context& context);
 
-  SwinV2 model_;
+  std::unique_ptr<Model> model_;
   LocalParameters parameters_;
   int threads_;
 };
@@ -230,6 +238,7 @@ std::vector<float> LoadTargets(const Golden& golden, const std::string& loss, do
 
 // One a kind.
 void CheckClassification(const Golden& golden, int threads, Comparison& comparison);
+void CheckVideo(const Golden& golden, int threads, Comparison& comparison);
 void CheckAccumulation(const Golden& golden, int threads, Comparison& comparison);
 void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison);
 void CheckSchedule(const Golden& golden, int threads, Comparison& comparison);
@@ -241,6 +250,45 @@ void CheckPositionBias(const Golden& golden, const OpRunner& runner, Comparison&
 void CheckCosineCore(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 void CheckAttentionMask(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 void CheckWindowPartition(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+// What the data loader does to a batch.
+void CheckMixup(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+void CheckCutmixBox(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+void CheckMaskGenerator(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+
+// Masked image modelling.
+void CheckSimMim(const Golden& golden, int threads, Comparison& comparison);
+void CheckMae(const Golden& golden, int threads, Comparison& comparison);
+void CheckGreenMim(const Golden& golden, int threads, Comparison& comparison);
+void CheckNormTargets(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+void CheckGreenGrouping(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+void CheckGreenPrepare(const Golden& golden, const OpRunner& runner, Comparison& comparison);
+
+// Masked pixels whose prediction is so near to the target that rounding decides the sign of their
+// gradient: how many the latest pass had, and whether the next one takes the other sign for them.
+struct KinkPixels {
+  int64_t count = 0;
+  bool flip = false;
+};
+// A SimMIM golden's model, and its batch with its loss.
+struct SimMimCase {
+  ModelConfig model;
+  PretrainConfig pretrain;
+  ModelRunner::Pass pass;
+  // Of targets that are not normalised.
+  std::shared_ptr<KinkPixels> kink;
+};
+SimMimCase LoadSimMim(const Golden& golden);
+// The decoder of MAE and GreenMIM.
+void ParseDecoder(const Json& config, PretrainConfig* pretrain);
+// Gives a pass with pictures and masks the product's loss of pre-training.
+void UseMaskedLoss(const ModelConfig& model, const PretrainConfig& pretrain,
+                   ModelRunner::Pass* pass, const std::shared_ptr<KinkPixels>& kink = nullptr);
+// The loss and the gradients of a pass.
+void ComparePass(const Golden& golden, const ModelRunner::Result& result, ModelRunner& runner,
+                 const std::string& note, Comparison& comparison);
+// The golden's fixed position embedding, with what models make of it.
+void ComparePositions(const Golden& golden, const std::string& name, int64_t height, int64_t width,
+                      bool class_token, Comparison& comparison);
 
 // output/loss and loss_float64 of an operation whose loss is sum(y * dy), and dy itself.
 void CompareDotLoss(const Golden& golden, std::span<const float> y, std::span<const float> dy,

@@ -52,7 +52,8 @@ void CompareFullPass(const Golden& golden, ModelRunner& runner, const ModelRunne
                      const std::string& note, Comparison& comparison) {
   const ModelRunner::Result result = runner.Run(batch);
   const std::vector<double> loss = {result.MeanLoss()};
-  CompareCaptured(CapturedModules(golden.config(), runner.model().config()), result, comparison);
+  CompareCaptured(CapturedModules(golden.config(), ParseModel(golden.config().at("model"))), result,
+                  comparison);
   CompareCaptured({"features"}, result, comparison);
   comparison.Compare("output/logits", std::span<const float>(result.logits), note);
   comparison.Compare("output/loss", std::span<const double>(loss), note);
@@ -78,7 +79,7 @@ void CompareExactLoss(const Golden& golden, std::span<const double> losses,
 
 void CheckClassification(const Golden& golden, int threads, Comparison& comparison) {
   const ModelConfig config = ParseModel(golden.config().at("model"));
-  ModelRunner runner(golden, config, threads);
+  ModelRunner runner(golden, MakeClassifier(config), threads);
   ModelRunner::Pass batch = LoadBatch(golden, config);
   batch.want_image_gradient = golden.Has("grad/input/image");
   CompareFullPass(golden, runner, batch, "", comparison);
@@ -86,7 +87,7 @@ void CheckClassification(const Golden& golden, int threads, Comparison& comparis
 
 void CheckAccumulation(const Golden& golden, int threads, Comparison& comparison) {
   const ModelConfig config = ParseModel(golden.config().at("model"));
-  ModelRunner runner(golden, config, threads);
+  ModelRunner runner(golden, MakeClassifier(config), threads);
   ModelRunner::Pass batch = LoadBatch(golden, config);
   batch.want_image_gradient = golden.Has("grad/input/image");
   CompareFullPass(golden, runner, batch, "full batch", comparison);

@@ -9,9 +9,16 @@ using KindCheck = void (*)(const Golden&, int threads, Comparison&);
 
 KindCheck FindKind(const std::string& kind) {
   static const std::map<std::string, KindCheck> kinds = {
-      {"classification", CheckClassification}, {"grad_accumulation", CheckAccumulation},
-      {"trajectory", CheckTrajectory},         {"schedule", CheckSchedule},
-      {"param_groups", CheckParameterGroups},  {"ops", CheckOp},
+      {"classification", CheckClassification},
+      {"grad_accumulation", CheckAccumulation},
+      {"trajectory", CheckTrajectory},
+      {"schedule", CheckSchedule},
+      {"param_groups", CheckParameterGroups},
+      {"ops", CheckOp},
+      {"video", CheckVideo},
+      {"simmim", CheckSimMim},
+      {"mae", CheckMae},
+      {"greenmim", CheckGreenMim},
   };
   const auto found = kinds.find(kind);
   if (found == kinds.end()) throw Unsupported("kind \"" + kind + "\" is not supported yet");

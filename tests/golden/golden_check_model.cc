@@ -33,6 +33,7 @@ void RefuseUnknownKeys(const Json& config) {
                                               "patch_norm",
                                               "patch_size",
                                               "pretrained_window_sizes",
+                                              "qk_scale",
                                               "qkv_bias",
                                               "window_size"};
   // Without effect where they are 0, as in every golden.
@@ -63,9 +64,13 @@ std::array<int64_t, 2> Pair(const Json& value) {
 
 ModelConfig ParseModel(const Json& config) {
   const auto arch = config.at("arch").get<std::string>();
-  if (arch != "swin_v2") throw Unsupported("architecture \"" + arch + "\" is not supported yet");
   RefuseUnknownKeys(config);
   ModelConfig model;
+  if (arch == "swin_v1") {
+    model.arch = Architecture::kSwinV1;
+  } else if (arch != "swin_v2") {
+    throw Unsupported("architecture \"" + arch + "\" is not supported here");
+  }
   const std::array<int64_t, 2> image = Pair(config.at("img_size"));
   model.image_h = image[0];
   model.image_w = image[1];
@@ -78,6 +83,9 @@ ModelConfig ParseModel(const Json& config) {
   model.window_size = Square(config, "window_size");
   model.mlp_ratio = config.at("mlp_ratio").get<double>();
   model.qkv_bias = config.value("qkv_bias", true);
+  if (config.contains("qk_scale") && !config.at("qk_scale").is_null()) {
+    model.qk_scale = config.at("qk_scale").get<double>();
+  }
   model.ape = config.value("ape", false);
   model.patch_norm = config.value("patch_norm", true);
   model.pretrained_window_sizes = config.value("pretrained_window_sizes", std::vector<int64_t>());
@@ -106,8 +114,14 @@ void OpRunner::WithContext(const std::function<void(Context&)>& body) const {
   body(context);
 }
 
-ModelRunner::ModelRunner(const Golden& golden, const ModelConfig& config, int threads)
-    : model_(config), parameters_(model_.parameters(), /*gradients=*/true), threads_(threads) {
+std::unique_ptr<Model> MakeClassifier(const ModelConfig& config) {
+  return MakeModel(config, PretrainConfig(), MemoryConfig());
+}
+
+ModelRunner::ModelRunner(const Golden& golden, std::unique_ptr<Model> model, int threads)
+    : model_(std::move(model)),
+      parameters_(model_->parameters(), /*gradients=*/true),
+      threads_(threads) {
   const std::vector<ParameterInfo>& infos = table().parameters();
   for (int i = 0; i < static_cast<int>(infos.size()); ++i) {
     const Tensor value = golden.Load("param/" + infos[i].name, infos[i].shape);
@@ -123,40 +137,43 @@ double ModelRunner::Result::MeanLoss() const {
 
 void ModelRunner::Execute(Pass& pass, Result& result, bool capture, Arena& activations,
                           Context& context) {
-  const ModelConfig& config = model_.config();
-  const Shape image_shape{pass.pictures, config.in_chans, config.image_h, config.image_w};
-  const Shape logits_shape{pass.pictures, config.num_classes};
-  std::vector<float> dlogits(result.logits.size());
+  const Shape output_shape = model_->OutputShape(pass.pictures);
+  std::vector<float> doutput_values(result.logits.size());
   ForwardOptions options;
   if (capture) {
     options.capture = [&](const std::string& name, const TensorView& value) {
       result.captured[name].assign(value.span().begin(), value.span().end());
     };
   }
-  const size_t mark = activations.Mark();
-  const TensorView image = ViewOf(pass.image.data(), image_shape);
-  const TensorView logits = ViewOf(result.logits.data(), logits_shape);
-  model_.Forward(image, logits, options, parameters_, activations, context);
-  CrossEntropyArgs loss;
-  loss.logits = logits;
-  loss.target = ViewOf(pass.target.data(), logits_shape);
-  loss.loss = ViewOf(result.loss.data(), Shape{pass.pictures});
-  loss.dlogits = ViewOf(dlogits.data(), logits_shape);
-  loss.grad_scale = static_cast<float>(pass.grad_scale);
-  context.ops->cross_entropy(loss, context);
-  const TensorView dimage =
-      pass.want_image_gradient ? ViewOf(result.image_gradient.data(), image_shape) : TensorView{};
-  model_.Backward(loss.dlogits, dimage, parameters_, activations, context);
-  activations.Release(mark);
+  ArenaScope scope(&activations);
+  ModelInput input;
+  input.image = ViewOf(pass.image.data(), pass.image_shape);
+  if (!pass.mask.empty()) input.mask = ViewOf(pass.mask.data(), pass.mask_shape);
+  const TensorView output = ViewOf(result.logits.data(), output_shape);
+  const TensorView doutput = ViewOf(doutput_values.data(), output_shape);
+  const TensorView loss = ViewOf(result.loss.data(), Shape{pass.pictures});
+  model_->Forward(input, output, options, parameters_, activations, context);
+  if (pass.loss) {
+    pass.loss(output, loss, doutput, activations, context);
+  } else {
+    context.ops->cross_entropy({.logits = output,
+                                .target = ViewOf(pass.target.data(), output_shape),
+                                .loss = loss,
+                                .dlogits = doutput,
+                                .grad_scale = static_cast<float>(pass.grad_scale)},
+                               context);
+  }
+  const TensorView dimage = pass.want_image_gradient
+                                ? ViewOf(result.image_gradient.data(), pass.image_shape)
+                                : TensorView{};
+  model_->Backward(doutput, dimage, parameters_, activations, context);
 }
 
 ModelRunner::Result ModelRunner::Run(Pass pass) {
-  const ModelConfig& config = model_.config();
-  CHECK_EQ(static_cast<int64_t>(pass.image.size()),
-           pass.pictures * config.in_chans * config.image_h * config.image_w);
-  CHECK_EQ(static_cast<int64_t>(pass.target.size()), pass.pictures * config.num_classes);
+  CHECK_EQ(static_cast<int64_t>(pass.image.size()), pass.image_shape.NumElements());
   Result result;
-  result.logits.resize(pass.target.size());
+  result.logits.resize(model_->OutputShape(pass.pictures).NumElements());
+  CHECK(pass.loss || pass.target.size() == result.logits.size());
   result.loss.resize(pass.pictures);
   if (pass.want_image_gradient) result.image_gradient.resize(pass.image.size());
   Arena dry = Arena::DryRun("activations");
@@ -195,10 +212,8 @@ ModelRunner::Pass LoadBatch(const Golden& golden, const ModelConfig& config) {
     throw Error(golden.path() + ": input/image has the shape " + stored->shape.ToString() +
                 ", and the config says batch_size " + golden.config().at("batch_size").dump());
   }
-  batch.image = golden
-                    .Load("input/image",
-                          Shape{batch.pictures, config.in_chans, config.image_h, config.image_w})
-                    .values;
+  batch.image_shape = config.ImageShape(batch.pictures);
+  batch.image = golden.Load("input/image", batch.image_shape).values;
   const Json& loss = golden.config().at("loss");
   batch.target = LoadTargets(golden, loss.at("type").get<std::string>(),
                              loss.value("smoothing", 0.0), batch.pictures, config.num_classes);
@@ -213,6 +228,8 @@ ModelRunner::Pass Slice(const ModelRunner::Pass& batch, int64_t begin, int64_t c
   };
   ModelRunner::Pass slice;
   slice.image = cut(batch.image);
+  slice.image_shape = Shape{count};
+  for (int i = 1; i < batch.image_shape.rank(); ++i) slice.image_shape.Append(batch.image_shape[i]);
   slice.target = cut(batch.target);
   slice.pictures = count;
   slice.grad_scale = batch.grad_scale;

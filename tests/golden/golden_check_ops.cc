@@ -196,7 +196,8 @@ void CheckMlp(const Golden& golden, const OpRunner& runner, Comparison& comparis
 
 void CheckPatchMerging(const Golden& golden, const OpRunner& runner, Comparison& comparison) {
   const Json& config = golden.config();
-  if (config.at("arch") != "swin_v2") {
+  const bool norm_first = config.at("arch") == "swin_v1";
+  if (!norm_first && config.at("arch") != "swin_v2") {
     throw Unsupported("patch merging of " + config.at("arch").dump() + " is not supported yet");
   }
   const auto dim = config.at("dim").get<int64_t>();
@@ -210,17 +211,27 @@ void CheckPatchMerging(const Golden& golden, const OpRunner& runner, Comparison&
   const Shape map{batch, size[0], size[1], dim};
   const int64_t tokens = x.shape[1] / 4;
   Linear reduction(golden, "reduction", Shape{2 * dim, 4 * dim});
-  Norm norm(golden, "norm.", 2 * dim, config.value("eps", 1e-5));
+  Norm norm(golden, "norm.", norm_first ? 4 * dim : 2 * dim, config.value("eps", 1e-5));
   Tensor rows = Tensor::Zeros(Shape{batch * tokens, 4 * dim});
   MergeGatherArgs gather;
   gather.x = x.View(map);
   gather.rows = rows.View();
   runner.Run(&OpTable::merge_gather, gather);
-  Tensor reduced = reduction.Forward(runner, rows);
-  const Tensor y = norm.Forward(runner, reduced);
-  Tensor dy = CompareOutput(golden, y, Shape{batch, tokens, 2 * dim}, comparison);
-  Tensor dreduced = norm.Backward(runner, reduced, dy);
-  Tensor drows = reduction.Backward(runner, rows, dreduced);
+  const Shape y_shape{batch, tokens, 2 * dim};
+  Tensor drows;
+  if (norm_first) {
+    Tensor normalised = norm.Forward(runner, rows);
+    const Tensor y = reduction.Forward(runner, normalised);
+    Tensor dy = CompareOutput(golden, y, y_shape, comparison);
+    Tensor dnormalised = reduction.Backward(runner, normalised, dy);
+    drows = norm.Backward(runner, rows, dnormalised);
+  } else {
+    Tensor reduced = reduction.Forward(runner, rows);
+    const Tensor y = norm.Forward(runner, reduced);
+    Tensor dy = CompareOutput(golden, y, y_shape, comparison);
+    Tensor dreduced = norm.Backward(runner, reduced, dy);
+    drows = reduction.Backward(runner, rows, dreduced);
+  }
   Tensor dx = Tensor::Zeros(x.shape);
   MergeScatterArgs scatter;
   scatter.rows = drows.View();
@@ -383,6 +394,12 @@ const std::vector<OpEntry>& OpEntries() {
       {"CosineAttentionCore", {"cosine_core"}, CheckCosineCore},
       {"AttentionMask", {"attn_mask"}, CheckAttentionMask},
       {"WindowPartition", {"window_partition"}, CheckWindowPartition},
+      {"Mixup", {"mixup"}, CheckMixup},
+      {"CutmixBox", {"cutmix_box"}, CheckCutmixBox},
+      {"MaskGen", {"mask_generator"}, CheckMaskGenerator},
+      {"NormTargets", {"norm_targets"}, CheckNormTargets},
+      {"GreenGrouping", {"green_grouping"}, CheckGreenGrouping},
+      {"GreenPrepare", {"green_prepare"}, CheckGreenPrepare},
   };
   return entries;
 }

@@ -3,11 +3,14 @@
 
 #include <cmath>
 
+#include "core/optim/optimizer.h"
 #include "core/optim/parameter_groups.h"
 #include "tests/golden/golden_check.h"
 
 namespace swinfleet::golden {
 namespace {
+
+constexpr int64_t kMaxUpdates = 10'000'000;
 
 void CompareRates(const Golden& golden, const std::string& what, const std::vector<double>& rates,
                   Comparison& comparison) {
@@ -19,6 +22,54 @@ void CompareRates(const Golden& golden, const std::string& what, const std::vect
     for (const Json& rate : group) reference.push_back(rate.get<double>());
   }
   comparison.CompareNumbers(what + "_exact", rates, reference, kExactRate);
+}
+
+// The goldens of MAE's schedule name no scheduler, and hold the rates that updates used alone.
+void CheckMaeSchedule(const Golden& golden, Comparison& comparison) {
+  Json config = golden.config();
+  config["scheduler"] = "mae_cosine";
+  const ScheduleConfig schedule = ParseSchedule(config);
+  const auto epochs = config.at("epochs").get<int64_t>();
+  const auto steps = config.at("steps_per_epoch").get<int64_t>();
+  if (epochs > kMaxUpdates / steps) {
+    throw Error(golden.path() + ": has " + std::to_string(epochs) + " epochs of " +
+                std::to_string(steps) + " updates");
+  }
+  std::vector<double> used;
+  for (int64_t i = 0; i < epochs * steps; ++i) {
+    used.push_back(RateOfUpdate(schedule, config.at("lr").get<double>(), epochs, steps, i));
+  }
+  CompareRates(golden, "lr_used", used, comparison);
+}
+
+// The golden's own parameters, in one unit: groups follow from names and shapes alone.
+ParameterTable ListedParameters(const Json& names, const Json& described) {
+  ParameterTable table;
+  table.BeginUnit("all");
+  for (const Json& entry : names) {
+    const auto name = entry.get<std::string>();
+    if (table.Find(name) >= 0) throw Error("the golden names " + name + " twice");
+    Shape shape;
+    for (const Json& dim : described.at(name).at("shape")) shape.Append(dim.get<int64_t>());
+    table.Add(name, shape, Initializer{});
+  }
+  return table;
+}
+
+std::vector<ParameterHyper> GroupsOfMode(const Json& config, const OptimizerConfig& optimizer,
+                                         const ParameterTable& table) {
+  const auto mode = config.at("mode").get<std::string>();
+  if (mode == "classification") return ClassificationGroups(table, optimizer.weight_decay);
+  if (mode == "simmim_pretrain") return SimMimGroups(table, optimizer.weight_decay);
+  if (mode != "finetune") {
+    throw Unsupported("parameter groups of mode \"" + mode + "\" are not supported");
+  }
+  const Json& described = config.at("model");
+  ModelConfig model;
+  model.arch = described.at("arch") == "swin_v1" ? Architecture::kSwinV1 : Architecture::kSwinV2;
+  model.depths = described.at("depths").get<std::vector<int64_t>>();
+  return FinetuneGroups(table, model, optimizer.weight_decay,
+                        config.at("train").at("layer_decay").get<double>());
 }
 
 }  // namespace
@@ -34,6 +85,8 @@ ScheduleConfig ParseSchedule(const Json& config) {
     schedule.kind = ScheduleConfig::Kind::kStep;
   } else if (name == "multistep") {
     schedule.kind = ScheduleConfig::Kind::kMultistep;
+  } else if (name == "mae_cosine") {
+    schedule.kind = ScheduleConfig::Kind::kMaeCosine;
   } else {
     throw Unsupported("schedule \"" + name + "\" is not supported yet");
   }
@@ -82,9 +135,7 @@ OptimizerConfig ParseOptimizer(const Json& config) {
 }
 
 void CheckSchedule(const Golden& golden, int threads, Comparison& comparison) {
-  if (!golden.config().contains("schedule")) {
-    throw Unsupported("the schedule of MAE and GreenMIM is not supported yet");
-  }
+  if (!golden.config().contains("schedule")) return CheckMaeSchedule(golden, comparison);
   const Json& config = golden.config().at("schedule");
   const ScheduleConfig schedule = ParseSchedule(config);
   const auto base = config.at("base_lr").get<double>();
@@ -92,7 +143,7 @@ void CheckSchedule(const Golden& golden, int threads, Comparison& comparison) {
   const auto steps = config.at("steps_per_epoch").get<int64_t>();
   const auto updates = golden.config().at("num_updates").get<int64_t>();
   const auto scales = golden.config().value("group_lr_scales", std::vector<double>{1.0});
-  if (updates < 1 || updates > 10'000'000) {
+  if (updates < 1 || updates > kMaxUpdates) {
     throw Error(golden.path() + ": num_updates is " + std::to_string(updates));
   }
   std::vector<double> rates, used;
@@ -107,39 +158,24 @@ void CheckSchedule(const Golden& golden, int threads, Comparison& comparison) {
 }
 
 void CheckParameterGroups(const Golden& golden, int threads, Comparison& comparison) {
-  const auto mode = golden.config().at("mode").get<std::string>();
-  if (mode != "classification") {
-    throw Unsupported("parameter groups of mode \"" + mode + "\" are not supported yet");
-  }
-  const SwinV2 model(ParseModel(golden.config().at("model")));
-  const ParameterTable& table = model.parameters();
-  const OptimizerConfig optimizer = ParseOptimizer(golden.config().at("train"));
-  const std::vector<ParameterHyper> groups = ClassificationGroups(table, optimizer.weight_decay);
   const Json described = golden.Parsed("parameters");
   const Json names = golden.Parsed("names");
-  comparison.Expect(names.size() == table.parameters().size(), "number of parameters",
-                    "the model has " + std::to_string(table.parameters().size()) + ", the golden " +
-                        std::to_string(names.size()));
+  comparison.Expect(names.size() == described.size(), "number of parameters",
+                    std::to_string(names.size()) + " names, " + std::to_string(described.size()) +
+                        " descriptions");
+  const ParameterTable table = ListedParameters(names, described);
+  const OptimizerConfig optimizer = ParseOptimizer(golden.config().at("train"));
+  const std::vector<ParameterHyper> groups = GroupsOfMode(golden.config(), optimizer, table);
   std::vector<double> scales, decays;
-  for (const Json& entry : names) {
-    const auto name = entry.get<std::string>();
-    const int index = table.Find(name);
-    if (index < 0) {
-      comparison.Expect(false, name, "the model has no such parameter");
-      continue;
-    }
-    const ParameterHyper& hyper = groups[index];
+  for (size_t p = 0; p < groups.size(); ++p) {
+    const std::string& name = table.parameters()[p].name;
+    const Json& wanted = described.at(name);
+    const ParameterHyper& hyper = groups[p];
     scales.push_back(hyper.lr_scale);
     decays.push_back(hyper.weight_decay);
-    const Json& wanted = described.at(name);
-    std::vector<int64_t> shape;
-    for (int i = 0; i < table.parameters()[index].shape.rank(); ++i) {
-      shape.push_back(table.parameters()[index].shape[i]);
-    }
     const bool same = wanted.at("weight_decay").get<double>() == hyper.weight_decay &&
                       wanted.value("lr_scale", 1.0) == hyper.lr_scale &&
-                      wanted.at("lr").get<double>() == optimizer.learning_rate * hyper.lr_scale &&
-                      wanted.at("shape").get<std::vector<int64_t>>() == shape;
+                      wanted.at("lr").get<double>() == BaseRate(optimizer, hyper);
     comparison.Expect(same, name, "must have " + wanted.dump());
   }
   comparison.Compare("output/lr_scale", std::span<const double>(scales));

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include "tests/kernels/op_check.h"
@@ -34,7 +35,8 @@ AdamWArgs ArgsOf(const reference::AdamWOptions& o, const TensorView& grad, const
           .eps = o.eps,
           .weight_decay = o.weight_decay,
           .step = o.step,
-          .grad_scale = static_cast<float>(o.grad_scale)};
+          .grad_scale = static_cast<float>(o.grad_scale),
+          .master = {}};
 }
 
 OpCase Case(const reference::AdamWOptions& o, const State& s) {
@@ -143,6 +145,112 @@ TEST(AdamW, Trajectory) {
     s.v = after[2];
   }
   for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(s.param[i], param[i], 2 * F32()) << i;
+}
+
+// Weights of 16 bits: the float32 weights, and what the operation holds of them.
+struct Weights {
+  Floats param, master;  // of the dtype, and u16 or f32
+};
+
+Weights WeightsOf(const Floats& weights, DType dtype) {
+  if (dtype == DType::kF16) return {Rounded(weights, dtype), weights};
+  Weights w;
+  for (float weight : weights) {
+    const uint32_t bits = std::bit_cast<uint32_t>(weight);
+    w.param.push_back(std::bit_cast<float>((bits + 0x8000) >> 16 << 16));
+    w.master.push_back(static_cast<float>(bits & 0xffff));
+  }
+  return w;
+}
+
+// As Case, but with weights of 16 bits; what is expected is the float32 operation's very result.
+OpCase CaseOf16Bits(const reference::AdamWOptions& o, const State& s, DType dtype) {
+  const int64_t n = static_cast<int64_t>(s.param.size());
+  const std::vector<Floats> plain = RunOp(Case(o, s));
+  const Weights before = WeightsOf(s.param, dtype);
+  const Weights after = WeightsOf(plain[0], dtype);
+  OpCase op;
+  op.In("grad", {n}, s.grad);
+  op.Out("param", {n}, ToDouble(after.param), 0, OutputMode::kUpdate, dtype).initial = before.param;
+  op.Out("m", {n}, ToDouble(plain[1]), 0, OutputMode::kUpdate).initial = s.m;
+  op.Out("v", {n}, ToDouble(plain[2]), 0, OutputMode::kUpdate).initial = s.v;
+  op.Out("master", {n}, ToDouble(after.master), 0, OutputMode::kUpdate,
+         dtype == DType::kBF16 ? DType::kU16 : DType::kF32)
+      .initial = before.master;
+  op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+    AdamWArgs args = ArgsOf(o, in[0], out);
+    args.master = out[3];
+    ops.adamw(args, context);
+  };
+  return op;
+}
+
+TEST(AdamW, StepsOf16BitsAreThoseOfFloat32) {
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    for (int64_t n : {1, 7, 64, 1023, 1025, 40003}) {
+      SCOPED_TRACE(std::to_string(n) + " of " + NameOf(dtype));
+      reference::AdamWOptions o = kOptions;
+      o.step = 3;
+      const auto make = [&](uint64_t seed) {
+        return CaseOf16Bits(o, MakeState(n, o.step, seed), dtype);
+      };
+      // One instruction set at a time: they round differently.
+      for (int64_t target : InstructionSets()) {
+        UseInstructionSet use(target);
+        for (int threads : {1, 2, 3}) {
+          const OpCase op = make(1);
+          const std::vector<Floats> got = RunOp(op, threads);
+          for (size_t t = 0; t < got.size(); ++t) {
+            ASSERT_EQ(ToDouble(got[t]), op.outputs[t].expected)
+                << op.outputs[t].name << ", " << threads << " threads, " << CpuInstructionSet();
+          }
+        }
+      }
+    }
+  }
+}
+
+// The memory around the tensors, and a repetition, with the best instruction set alone.
+TEST(AdamW, Guards16Bits) {
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    CheckOp([&](uint64_t seed) {
+      OpCase op = CaseOf16Bits(kOptions, MakeState(1025, 1, seed), dtype);
+      // Sets of instructions differ by roundings, which turn some bits of a remainder.
+      for (OpOutput& output : op.outputs) output.tolerance = Tolerance(output.dtype);
+      if (dtype == DType::kBF16) op.outputs[3].tolerance = 1;
+      return op;
+    });
+  }
+}
+
+// Over many steps the master weight is the float32 weight to the bit, and the parameter its
+// rounding.
+TEST(AdamW, TrajectoryOf16BitsIsThatOfFloat32) {
+  const int64_t n = 1500;
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    State plain = MakeState(n, 1, 1);
+    Weights weights = WeightsOf(plain.param, dtype);
+    Floats m = plain.m, v = plain.v;
+    for (int64_t step = 1; step <= 20; ++step) {
+      reference::AdamWOptions o = kOptions;
+      o.step = step;
+      plain.grad = Random(100 + step).Normal(n);
+      OpCase op = CaseOf16Bits(o, plain, dtype);
+      op.outputs[0].initial = weights.param;
+      op.outputs[1].initial = m;
+      op.outputs[2].initial = v;
+      op.outputs[3].initial = weights.master;
+      const std::vector<Floats> after = RunOp(op);
+      const std::vector<Floats> expected = RunOp(Case(o, plain));
+      const Weights wanted = WeightsOf(expected[0], dtype);
+      ASSERT_EQ(after[0], wanted.param) << "step " << step;
+      ASSERT_EQ(after[3], wanted.master) << "step " << step;
+      plain = {expected[0], plain.grad, expected[1], expected[2]};
+      weights = {after[0], after[3]};
+      m = after[1];
+      v = after[2];
+    }
+  }
 }
 
 // Two steps by hand, from PyTorch's definition, without weight decay: with a constant gradient g

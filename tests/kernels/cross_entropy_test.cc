@@ -34,17 +34,20 @@ Floats MakeTarget(const Size& s, Target kind, Random* random) {
 
 // `magnitude` is the deviation of the logits.
 OpCase Case(const Size& s, Target kind, double magnitude, bool with_gradient, float grad_scale,
-            uint64_t seed) {
+            uint64_t seed, DType dtype = DType::kF32) {
   Random random(seed);
-  const Floats logits = random.Normal(s.b * s.classes, 0, magnitude);
+  const Floats logits = Rounded(random.Normal(s.b * s.classes, 0, magnitude), dtype);
   const Floats target = MakeTarget(s, kind, &random);
   const auto r =
       reference::CrossEntropy(s.b, s.classes, ToDouble(logits), ToDouble(target), grad_scale);
   OpCase op;
-  op.In("logits", {s.b, s.classes}, logits);
+  op.In("logits", {s.b, s.classes}, logits, dtype);
   op.In("target", {s.b, s.classes}, target);
   op.Out("loss", {s.b}, r.loss, F32(s.classes));
-  if (with_gradient) op.Out("dlogits", {s.b, s.classes}, r.dlogits, F32(s.classes));
+  if (with_gradient) {
+    op.Out("dlogits", {s.b, s.classes}, r.dlogits, Tolerance(dtype, s.classes),
+           OutputMode::kOverwrite, dtype);
+  }
   op.call = [=](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.cross_entropy({.logits = in[0],
                        .target = in[1],
@@ -57,10 +60,13 @@ OpCase Case(const Size& s, Target kind, double magnitude, bool with_gradient, fl
 }
 
 void CheckSizes(Target kind, double magnitude, bool with_gradient, float grad_scale) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp(
-        [&](uint64_t seed) { return Case(s, kind, magnitude, with_gradient, grad_scale, seed); });
+  for (DType dtype : kFloating) {
+    for (const Size& s : kSizes) {
+      SCOPED_TRACE(Name(s) + " " + NameOf(dtype));
+      CheckOp([&](uint64_t seed) {
+        return Case(s, kind, magnitude, with_gradient, grad_scale, seed, dtype);
+      });
+    }
   }
 }
 

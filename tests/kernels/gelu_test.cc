@@ -13,23 +13,29 @@ struct Size {
 
 const std::vector<Size> kSizes = {{1, 1}, {3, 5}, {7, 33}, {64, 64}, {1, 1000}, {129, 17}};
 
-OpCase Forward(const Size& s, const Floats& x) {
+OpCase Forward(const Size& s, const Floats& x, DType dtype = DType::kF32) {
   OpCase op;
-  op.In("x", {s.m, s.c}, x);
-  op.Out("y", {s.m, s.c}, reference::GeluForward(ToDouble(x)), F32());
+  op.In("x", {s.m, s.c}, x, dtype);
+  op.Out("y", {s.m, s.c}, reference::GeluForward(ToDouble(x)), Tolerance(dtype),
+         OutputMode::kOverwrite, dtype);
   op.call = [](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.gelu_forward({.x = in[0], .y = out[0]}, context);
   };
   return op;
 }
 
-OpCase Backward(const Size& s, const Floats& x, const Floats& dy, bool with_y, bool in_place) {
+OpCase Backward(const Size& s, const Floats& x, const Floats& dy, bool with_y, bool in_place,
+                DType dtype = DType::kF32) {
   OpCase op;
-  op.In("x", {s.m, s.c}, x);
-  op.In("dy", {s.m, s.c}, dy);
-  op.Out("dx", {s.m, s.c}, reference::GeluBackward(ToDouble(x), ToDouble(dy)), F32()).alias =
-      in_place ? 1 : -1;
-  if (with_y) op.Out("y", {s.m, s.c}, reference::GeluForward(ToDouble(x)), F32());
+  op.In("x", {s.m, s.c}, x, dtype);
+  op.In("dy", {s.m, s.c}, dy, dtype);
+  op.Out("dx", {s.m, s.c}, reference::GeluBackward(ToDouble(x), ToDouble(dy)), Tolerance(dtype),
+         OutputMode::kOverwrite, dtype)
+      .alias = in_place ? 1 : -1;
+  if (with_y) {
+    op.Out("y", {s.m, s.c}, reference::GeluForward(ToDouble(x)), Tolerance(dtype),
+           OutputMode::kOverwrite, dtype);
+  }
   op.call = [with_y](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.gelu_backward({.x = in[0], .dy = in[1], .dx = out[0], .y = with_y ? out[1] : TensorView{}},
                       context);
@@ -37,15 +43,25 @@ OpCase Backward(const Size& s, const Floats& x, const Floats& dy, bool with_y, b
   return op;
 }
 
+template <typename Check>
+void ForEachCase(const Check& check) {
+  for (DType dtype : kFloating) {
+    for (const Size& s : kSizes) {
+      SCOPED_TRACE(std::to_string(s.m) + "x" + std::to_string(s.c) + " " + NameOf(dtype));
+      check(s, dtype);
+    }
+  }
+}
+
 void CheckBackward(bool with_y, bool in_place) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(std::to_string(s.m) + "x" + std::to_string(s.c));
+  ForEachCase([=](const Size& s, DType dtype) {
     CheckOp([&](uint64_t seed) {
       Random random(seed);
-      const Floats x = random.Normal(s.m * s.c, 0, 2.5);
-      return Backward(s, x, random.Normal(s.m * s.c), with_y, in_place);
+      const Floats x = Rounded(random.Normal(s.m * s.c, 0, 2.5), dtype);
+      const Floats dy = Rounded(random.Normal(s.m * s.c), dtype);
+      return Backward(s, x, dy, with_y, in_place, dtype);
     });
-  }
+  });
 }
 
 // Around 0, both tails, where the density underflows, and beyond every approximation.
@@ -66,10 +82,11 @@ std::vector<int> SpecialGroups() {
 }
 
 TEST(Gelu, Forward) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(std::to_string(s.m) + "x" + std::to_string(s.c));
-    CheckOp([&](uint64_t seed) { return Forward(s, Random(seed).Normal(s.m * s.c, 0, 2.5)); });
-  }
+  ForEachCase([](const Size& s, DType dtype) {
+    CheckOp([&](uint64_t seed) {
+      return Forward(s, Rounded(Random(seed).Normal(s.m * s.c, 0, 2.5), dtype), dtype);
+    });
+  });
 }
 
 TEST(Gelu, Backward) { CheckBackward(true, false); }

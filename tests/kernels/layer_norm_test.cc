@@ -23,11 +23,13 @@ struct Options {
   bool scale = false;
   bool in_place = false;
   float eps = 1e-5f;
+  bool accumulate = false;
+  DType dtype = DType::kF32;
 };
 
 std::string Name(const Size& s, const Options& o) {
   return std::to_string(s.M()) + "x" + std::to_string(s.c) + (o.residual ? ", residual" : "") +
-         (o.scale ? ", scale" : "") + (o.in_place ? ", in place" : "");
+         (o.scale ? ", scale" : "") + (o.in_place ? ", in place" : "") + " " + NameOf(o.dtype);
 }
 
 struct Data {
@@ -37,16 +39,16 @@ struct Data {
 Data MakeData(const Size& s, const Options& o, uint64_t seed) {
   Random random(seed);
   Data data;
-  data.x = random.Normal(s.M() * s.c, 0.3, 1.5);
-  data.gamma = random.Normal(s.c, 1, 0.3);
-  data.beta = random.Normal(s.c, 0, 0.3);
-  if (o.residual) data.residual = random.Normal(s.M() * s.c);
+  data.x = Rounded(random.Normal(s.M() * s.c, 0.3, 1.5), o.dtype);
+  data.gamma = Rounded(random.Normal(s.c, 1, 0.3), o.dtype);
+  data.beta = Rounded(random.Normal(s.c, 0, 0.3), o.dtype);
+  if (o.residual) data.residual = Rounded(random.Normal(s.M() * s.c), o.dtype);
   if (o.scale) {
     // Dropped paths and survivors.
     data.scale = random.Uniform(s.pictures, 0.5, 2);
     data.scale[s.pictures - 1] = s.pictures > 1 ? 0 : 1.25f;
   }
-  data.dy = random.Normal(s.M() * s.c);
+  data.dy = Rounded(random.Normal(s.M() * s.c), o.dtype);
   return data;
 }
 
@@ -68,16 +70,18 @@ double Amplification(const reference::LayerNormResult& r) {
 
 OpCase Forward(const Size& s, const Options& o, const Data& data) {
   const auto r = Reference(s, o, data);
-  const double tolerance = F32(s.c, Amplification(r));
+  const double amplification = Amplification(r);
   OpCase op;
-  op.In("x", {s.M(), s.c}, data.x);
-  op.In("gamma", {s.c}, data.gamma);
-  op.In("beta", {s.c}, data.beta);
-  op.In("residual", {s.M(), s.c}, data.residual);
+  op.In("x", {s.M(), s.c}, data.x, o.dtype);
+  op.In("gamma", {s.c}, data.gamma, o.dtype);
+  op.In("beta", {s.c}, data.beta, o.dtype);
+  op.In("residual", {s.M(), s.c}, data.residual, o.dtype);
   op.In("scale", {s.pictures}, data.scale);
-  op.Out("y", {s.M(), s.c}, r.y, tolerance).alias = o.in_place ? 3 : -1;
+  op.Out("y", {s.M(), s.c}, r.y, Tolerance(o.dtype, s.c, amplification), OutputMode::kOverwrite,
+         o.dtype)
+      .alias = o.in_place ? 3 : -1;
   op.Out("mean", {s.M()}, r.mean, F32(s.c));
-  op.Out("rstd", {s.M()}, r.rstd, tolerance);
+  op.Out("rstd", {s.M()}, r.rstd, F32(s.c, amplification));
   op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.layer_norm_forward({.x = in[0],
                             .gamma = in[1],
@@ -99,16 +103,18 @@ OpCase Backward(const Size& s, const Options& o, const Data& data) {
                                               ToDouble(data.scale), ToDouble(data.dy), o.eps);
   const double amplification = Amplification(r);
   OpCase op;
-  op.In("x", {s.M(), s.c}, data.x);
-  op.In("gamma", {s.c}, data.gamma);
+  op.In("x", {s.M(), s.c}, data.x, o.dtype);
+  op.In("gamma", {s.c}, data.gamma, o.dtype);
   op.In("mean", {s.M()}, ToFloat(r.mean));
   op.In("rstd", {s.M()}, ToFloat(r.rstd));
   op.In("scale", {s.pictures}, data.scale);
-  op.In("dy", {s.M(), s.c}, data.dy);
-  op.Out("dx", {s.M(), s.c}, g.dx, F32(s.c, amplification)).alias = o.in_place ? 5 : -1;
+  op.In("dy", {s.M(), s.c}, data.dy, o.dtype);
+  op.Out("dx", {s.M(), s.c}, g.dx, Tolerance(o.dtype, s.c, amplification),
+         o.accumulate ? OutputMode::kAccumulate : OutputMode::kOverwrite, o.dtype)
+      .alias = o.in_place ? 5 : -1;
   op.Out("dgamma", {s.c}, g.dgamma, F32(s.M(), amplification), OutputMode::kAccumulate);
   op.Out("dbeta", {s.c}, g.dbeta, F32(s.M()), OutputMode::kAccumulate);
-  op.call = [](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+  op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.layer_norm_backward({.x = in[0],
                              .gamma = in[1],
                              .mean = in[2],
@@ -117,7 +123,8 @@ OpCase Backward(const Size& s, const Options& o, const Data& data) {
                              .dy = in[5],
                              .dx = out[0],
                              .dgamma = out[1],
-                             .dbeta = out[2]},
+                             .dbeta = out[2],
+                             .accumulate = o.accumulate},
                             context);
   };
   return op;
@@ -125,10 +132,13 @@ OpCase Backward(const Size& s, const Options& o, const Data& data) {
 
 using MakeCase = OpCase (*)(const Size&, const Options&, const Data&);
 
-void CheckSizes(MakeCase make, const Options& o) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s, o));
-    CheckOp([&](uint64_t seed) { return make(s, o, MakeData(s, o, seed)); });
+void CheckSizes(MakeCase make, Options o) {
+  for (DType dtype : kFloating) {
+    o.dtype = dtype;
+    for (const Size& s : kSizes) {
+      SCOPED_TRACE(Name(s, o));
+      CheckOp([&](uint64_t seed) { return make(s, o, MakeData(s, o, seed)); });
+    }
   }
 }
 
@@ -142,6 +152,7 @@ TEST(LayerNorm, ForwardInPlace) {
 TEST(LayerNorm, ForwardOtherEps) { CheckSizes(Forward, {.eps = 1e-2f}); }
 TEST(LayerNorm, Backward) { CheckSizes(Backward, {}); }
 TEST(LayerNorm, BackwardScale) { CheckSizes(Backward, {.scale = true}); }
+TEST(LayerNorm, BackwardAccumulates) { CheckSizes(Backward, {.scale = true, .accumulate = true}); }
 TEST(LayerNorm, BackwardInPlace) { CheckSizes(Backward, {.scale = true, .in_place = true}); }
 
 // A variance as the difference of two means would be wrong in its second digit here.

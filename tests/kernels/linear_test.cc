@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include "tests/kernels/op_check.h"
 
@@ -15,106 +16,159 @@ const std::vector<Size> kSizes = {{1, 1, 1},    {1, 7, 5},     {3, 16, 16},    {
                                   {2, 3, 130},  {64, 96, 96},  {257, 48, 192}, {8, 10, 768},
                                   {1, 768, 33}, {4500, 24, 16}};
 
-std::string Name(const Size& s) {
-  return std::to_string(s.m) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k);
+// More than one block of what is converted to float32, in each direction.
+const std::vector<Size> kLargeSizes = {{1030, 10, 12}, {3, 1100, 20}, {5, 30, 1040}};
+
+std::string Name(const Size& s, DType dtype) {
+  return std::to_string(s.m) + "x" + std::to_string(s.n) + "x" + std::to_string(s.k) + " " +
+         NameOf(dtype);
 }
 
-OpCase Forward(const Size& s, bool with_bias, double magnitude, uint64_t seed) {
+// A bias may be float32 beside x and weight of 16 bits.
+struct Options {
+  DType dtype = DType::kF32;
+  bool bias = true;
+  DType bias_dtype = DType::kF32;
+  bool accumulate = false;
+};
+
+// Calls check(size, dtype) for each.
+template <typename Check>
+void ForEachCase(const Check& check) {
+  for (DType dtype : kFloating) {
+    std::vector<Size> sizes = kSizes;
+    if (dtype != DType::kF32) sizes.insert(sizes.end(), kLargeSizes.begin(), kLargeSizes.end());
+    for (const Size& s : sizes) {
+      SCOPED_TRACE(Name(s, dtype));
+      check(s, dtype);
+    }
+  }
+}
+
+OpCase Forward(const Size& s, const Options& o, double magnitude, uint64_t seed) {
   Random random(seed);
-  const Floats x = random.Normal(s.m * s.k, 0, magnitude);
-  const Floats weight = random.Normal(s.n * s.k, 0, 0.1);
-  const Floats bias = with_bias ? random.Normal(s.n, 0, magnitude) : Floats{};
+  const Floats x = Rounded(random.Normal(s.m * s.k, 0, magnitude), o.dtype);
+  const Floats weight = Rounded(random.Normal(s.n * s.k, 0, 0.1), o.dtype);
+  const Floats bias = o.bias ? Rounded(random.Normal(s.n, 0, magnitude), o.bias_dtype) : Floats{};
   OpCase op;
-  op.In("x", {s.m, s.k}, x);
-  op.In("weight", {s.n, s.k}, weight);
-  op.In("bias", {s.n}, bias);
+  op.In("x", {s.m, s.k}, x, o.dtype);
+  op.In("weight", {s.n, s.k}, weight, o.dtype);
+  op.In("bias", {s.n}, bias, o.bias_dtype);
   op.Out("y", {s.m, s.n},
          reference::LinearForward(s.m, s.n, s.k, ToDouble(x), ToDouble(weight), ToDouble(bias)),
-         F32(s.k));
+         Tolerance(o.dtype, s.k), OutputMode::kOverwrite, o.dtype);
   op.call = [](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.linear_forward({.x = in[0], .weight = in[1], .bias = in[2], .y = out[0]}, context);
   };
   return op;
 }
 
-OpCase BackwardInput(const Size& s, bool accumulate, uint64_t seed) {
+OpCase BackwardInput(const Size& s, const Options& o, uint64_t seed) {
   Random random(seed);
-  const Floats dy = random.Normal(s.m * s.n);
-  const Floats weight = random.Normal(s.n * s.k, 0, 0.1);
+  const Floats dy = Rounded(random.Normal(s.m * s.n), o.dtype);
+  const Floats weight = Rounded(random.Normal(s.n * s.k, 0, 0.1), o.dtype);
   OpCase op;
-  op.In("dy", {s.m, s.n}, dy);
-  op.In("weight", {s.n, s.k}, weight);
+  op.In("dy", {s.m, s.n}, dy, o.dtype);
+  op.In("weight", {s.n, s.k}, weight, o.dtype);
   op.Out("dx", {s.m, s.k},
-         reference::LinearBackwardInput(s.m, s.n, s.k, ToDouble(dy), ToDouble(weight)), F32(s.n),
-         accumulate ? OutputMode::kAccumulate : OutputMode::kOverwrite);
-  op.call = [accumulate](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+         reference::LinearBackwardInput(s.m, s.n, s.k, ToDouble(dy), ToDouble(weight)),
+         Tolerance(o.dtype, s.n), o.accumulate ? OutputMode::kAccumulate : OutputMode::kOverwrite,
+         o.dtype);
+  op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.linear_backward_input(
-        {.dy = in[0], .weight = in[1], .dx = out[0], .accumulate = accumulate}, context);
+        {.dy = in[0], .weight = in[1], .dx = out[0], .accumulate = o.accumulate}, context);
   };
   return op;
 }
 
-OpCase BackwardWeight(const Size& s, bool with_bias, uint64_t seed) {
+OpCase BackwardWeight(const Size& s, const Options& o, uint64_t seed) {
   Random random(seed);
-  const Floats dy = random.Normal(s.m * s.n);
-  const Floats x = random.Normal(s.m * s.k);
+  const Floats dy = Rounded(random.Normal(s.m * s.n), o.dtype);
+  const Floats x = Rounded(random.Normal(s.m * s.k), o.dtype);
   const auto g = reference::LinearBackwardWeight(s.m, s.n, s.k, ToDouble(dy), ToDouble(x));
   OpCase op;
-  op.In("dy", {s.m, s.n}, dy);
-  op.In("x", {s.m, s.k}, x);
+  op.In("dy", {s.m, s.n}, dy, o.dtype);
+  op.In("x", {s.m, s.k}, x, o.dtype);
   op.Out("dweight", {s.n, s.k}, g.dweight, F32(s.m), OutputMode::kAccumulate);
-  if (with_bias) op.Out("dbias", {s.n}, g.dbias, F32(s.m), OutputMode::kAccumulate);
-  op.call = [with_bias](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+  if (o.bias) op.Out("dbias", {s.n}, g.dbias, F32(s.m), OutputMode::kAccumulate);
+  op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.linear_backward_weight(
-        {.dy = in[0], .x = in[1], .dweight = out[0], .dbias = with_bias ? out[1] : TensorView{}},
+        {.dy = in[0], .x = in[1], .dweight = out[0], .dbias = o.bias ? out[1] : TensorView{}},
         context);
   };
   return op;
 }
 
 TEST(Linear, Forward) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Forward(s, true, 1, seed); });
-  }
+  ForEachCase([](const Size& s, DType dtype) {
+    const Options o{.dtype = dtype, .bias_dtype = dtype};
+    CheckOp([&](uint64_t seed) { return Forward(s, o, 1, seed); });
+  });
 }
 
 TEST(Linear, ForwardWithoutBias) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Forward(s, false, 1, seed); });
+  ForEachCase([](const Size& s, DType dtype) {
+    const Options o{.dtype = dtype, .bias = false};
+    CheckOp([&](uint64_t seed) { return Forward(s, o, 1, seed); });
+  });
+}
+
+TEST(Linear, ForwardWithFloat32Bias) {
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    CheckOp([&](uint64_t seed) { return Forward({33, 65, 17}, {.dtype = dtype}, 1, seed); });
   }
 }
 
 TEST(Linear, ForwardLargeMagnitude) {
-  CheckOp([](uint64_t seed) { return Forward({9, 24, 33}, true, 1e15, seed); });
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const Options o{.dtype = dtype, .bias_dtype = dtype};
+    CheckOp([&](uint64_t seed) { return Forward({9, 24, 33}, o, 1e15, seed); });
+  }
 }
 
 TEST(Linear, BackwardInput) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return BackwardInput(s, false, seed); });
-  }
+  ForEachCase([](const Size& s, DType dtype) {
+    CheckOp([&](uint64_t seed) { return BackwardInput(s, {.dtype = dtype}, seed); });
+  });
 }
 
 TEST(Linear, BackwardInputAccumulates) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return BackwardInput(s, true, seed); });
-  }
+  ForEachCase([](const Size& s, DType dtype) {
+    const Options o{.dtype = dtype, .accumulate = true};
+    CheckOp([&](uint64_t seed) { return BackwardInput(s, o, seed); });
+  });
 }
 
 TEST(Linear, BackwardWeight) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return BackwardWeight(s, true, seed); });
-  }
+  ForEachCase([](const Size& s, DType dtype) {
+    CheckOp([&](uint64_t seed) { return BackwardWeight(s, {.dtype = dtype}, seed); });
+  });
 }
 
 TEST(Linear, BackwardWeightWithoutBias) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return BackwardWeight(s, false, seed); });
+  ForEachCase([](const Size& s, DType dtype) {
+    const Options o{.dtype = dtype, .bias = false};
+    CheckOp([&](uint64_t seed) { return BackwardWeight(s, o, seed); });
+  });
+}
+
+// Blocks of what is converted to float32 that begin inside of rows.
+TEST(Linear, BlocksInTwoDirections) {
+  const Options o{.dtype = DType::kF16, .bias_dtype = DType::kF16, .accumulate = true};
+  CheckOp([&](uint64_t seed) { return Forward({2, 1030, 1026}, o, 1, seed); });
+  CheckOp([&](uint64_t seed) { return BackwardInput({1026, 2, 1030}, o, seed); });
+  CheckOp([&](uint64_t seed) { return BackwardWeight({2, 1026, 1030}, o, seed); });
+}
+
+// Float32 is the processor's own everywhere; no set of instructions below AVX-512 has the others.
+TEST(Linear, NativeDtypes) {
+  for (int64_t target : InstructionSets()) {
+    UseInstructionSet use(target);
+    EXPECT_TRUE(CpuHasNative(DType::kF32));
+    if (target > HWY_AVX3) {
+      EXPECT_FALSE(CpuHasNative(DType::kBF16));
+      EXPECT_FALSE(CpuHasNative(DType::kF16));
+    }
   }
 }
 
@@ -135,9 +189,9 @@ TEST(Linear, ReferenceGradients) {
 
 TEST(Linear, DryRunCountsFlops) {
   const Size s{12, 7, 5};
-  EXPECT_EQ(CountOp(Forward(s, true, 1, 1)).matrix_flops, 2 * 12 * 7 * 5);
-  EXPECT_EQ(CountOp(BackwardInput(s, false, 1)).matrix_flops, 2 * 12 * 7 * 5);
-  EXPECT_EQ(CountOp(BackwardWeight(s, true, 1)).matrix_flops, 2 * 12 * 7 * 5);
+  EXPECT_EQ(CountOp(Forward(s, {}, 1, 1)).matrix_flops, 2 * 12 * 7 * 5);
+  EXPECT_EQ(CountOp(BackwardInput(s, {}, 1)).matrix_flops, 2 * 12 * 7 * 5);
+  EXPECT_EQ(CountOp(BackwardWeight(s, {}, 1)).matrix_flops, 2 * 12 * 7 * 5);
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ struct Size {
 
   int64_t RowLength() const { return 4 * picture.channels; }
   int64_t Rows() const {
-    return rows == 0 ? picture.batch * (picture.height / 2) * (picture.width / 2) : rows;
+    return rows == 0 ? picture.batch * ((picture.height + 1) / 2) * ((picture.width + 1) / 2)
+                     : rows;
   }
   Shape XShape() const { return {picture.batch, picture.height, picture.width, picture.channels}; }
 };
@@ -19,55 +20,57 @@ struct Size {
 // {batch, channels, height, width}.
 const std::vector<Size> kSizes = {
     {{2, 5, 4, 6}, 0, 0},   {{1, 1, 2, 2}, 0, 0}, {{1, 96, 8, 8}, 0, 0}, {{2, 33, 6, 2}, 0, 0},
-    {{3, 7, 10, 12}, 0, 0}, {{2, 5, 4, 6}, 3, 7}, {{2, 16, 4, 4}, 7, 1}};
+    {{3, 7, 10, 12}, 0, 0}, {{2, 5, 4, 6}, 3, 7}, {{2, 16, 4, 4}, 7, 1}, {{2, 5, 3, 6}, 0, 0},
+    {{2, 5, 4, 5}, 0, 0},   {{3, 3, 5, 7}, 0, 0}, {{1, 4, 1, 1}, 0, 0},  {{2, 6, 5, 3}, 3, 8}};
 
-std::string Name(const Size& s) {
+std::string Name(const Size& s, DType dtype) {
   return s.XShape().ToString() + ", rows " + std::to_string(s.first_row) + "+" +
-         std::to_string(s.Rows());
+         std::to_string(s.Rows()) + " " + NameOf(dtype);
 }
 
-OpCase Gather(const Size& s, uint64_t seed) {
-  const Floats x = Random(seed).Normal(s.XShape().NumElements());
+OpCase Gather(const Size& s, DType dtype, uint64_t seed) {
+  const Floats x = Rounded(Random(seed).Normal(s.XShape().NumElements()), dtype);
   const Vec all = reference::MergeGather(s.picture, ToDouble(x));
   const auto begin = all.begin() + s.first_row * s.RowLength();
   OpCase op;
-  op.In("x", s.XShape(), x);
-  op.Out("rows", {s.Rows(), s.RowLength()}, Vec(begin, begin + s.Rows() * s.RowLength()), 0);
+  op.In("x", s.XShape(), x, dtype);
+  op.Out("rows", {s.Rows(), s.RowLength()}, Vec(begin, begin + s.Rows() * s.RowLength()), 0,
+         OutputMode::kOverwrite, dtype);
   op.call = [s](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.merge_gather({.x = in[0], .first_row = s.first_row, .rows = out[0]}, context);
   };
   return op;
 }
 
-OpCase Scatter(const Size& s, uint64_t seed) {
+OpCase Scatter(const Size& s, DType dtype, uint64_t seed) {
   Random random(seed);
-  const Floats rows = random.Normal(s.Rows() * s.RowLength());
-  const Floats before = random.Normal(s.XShape().NumElements());
+  const Floats rows = Rounded(random.Normal(s.Rows() * s.RowLength()), dtype);
+  const Floats before = Rounded(random.Normal(s.XShape().NumElements()), dtype);
   Vec all = reference::MergeGather(s.picture, ToDouble(before));
   std::copy(rows.begin(), rows.end(), all.begin() + s.first_row * s.RowLength());
   OpCase op;
-  op.In("rows", {s.Rows(), s.RowLength()}, rows);
-  op.Out("x", s.XShape(), reference::MergeScatter(s.picture, all), 0, OutputMode::kUpdate).initial =
-      before;
+  op.In("rows", {s.Rows(), s.RowLength()}, rows, dtype);
+  op.Out("x", s.XShape(), reference::MergeScatter(s.picture, all), 0, OutputMode::kUpdate, dtype)
+      .initial = before;
   op.call = [s](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.merge_scatter({.rows = in[0], .first_row = s.first_row, .x = out[0]}, context);
   };
   return op;
 }
 
-TEST(Merge, Gather) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Gather(s, seed); });
+using MakeCase = OpCase (*)(const Size&, DType, uint64_t seed);
+
+void CheckSizes(MakeCase make) {
+  for (DType dtype : kFloating) {
+    for (const Size& s : kSizes) {
+      SCOPED_TRACE(Name(s, dtype));
+      CheckOp([&](uint64_t seed) { return make(s, dtype, seed); });
+    }
   }
 }
 
-TEST(Merge, Scatter) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Scatter(s, seed); });
-  }
-}
+TEST(Merge, Gather) { CheckSizes(Gather); }
+TEST(Merge, Scatter) { CheckSizes(Scatter); }
 
 // Scattering is the gradient of gathering.
 TEST(Merge, ReferenceGradients) {
@@ -78,6 +81,20 @@ TEST(Merge, ReferenceGradients) {
   CheckGradients(
       [&](const std::vector<Vec>& in) { return Dot(dy, reference::MergeGather(p, in[0])); }, {x},
       {reference::MergeScatter(p, dy)});
+}
+
+TEST(Merge, ReferenceGradientsOfOddMaps) {
+  const reference::Picture p{2, 2, 3, 5};
+  Random random(1);
+  const Vec x = ToDouble(random.Normal(2 * 2 * 3 * 5));
+  const Vec dy = ToDouble(random.Normal(2 * 2 * 3 * 4 * 2));
+  CheckGradients(
+      [&](const std::vector<Vec>& in) { return Dot(dy, reference::MergeGather(p, in[0])); }, {x},
+      {reference::MergeScatter(p, dy)});
+}
+
+TEST(Merge, ReferenceOfOddMaps) {
+  EXPECT_EQ(reference::MergeGather({1, 1, 1, 3}, {7, 8, 9}), (Vec{7, 0, 8, 0, 9, 0, 0, 0}));
 }
 
 // The official order of neighbours: down before right.

@@ -12,6 +12,8 @@
 #include <iostream>
 #include <map>
 
+#include "tests/reference/rounding.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
@@ -19,8 +21,10 @@
 namespace swinfleet::testing {
 namespace {
 
-// A quiet NaN that no kernel makes: reading it spoils a result, writing over it shows.
+// A quiet NaN that no kernel makes: reading it spoils a result, writing over it shows. Its upper
+// half is one in bfloat16 and in float16.
 constexpr uint32_t kGuardWord = 0xFFE5A5A5;
+constexpr uint16_t kGuardHalf = 0xFFE5;
 constexpr size_t kGuardBytes = 256;
 
 // Memory of one tensor between guards, `offset` bytes past a multiple of 64. With the address
@@ -48,9 +52,11 @@ class GuardedMemory {
  private:
   const char* Begin() const { return reinterpret_cast<const char*>(block_.data()); }
   const char* End() const { return Begin() + block_.size() * 4; }
-  static bool AllGuard(const char* begin, const char* end) {
-    for (const char* p = begin; p < end; p += 4) {
-      if (std::memcmp(p, &kGuardWord, std::min<size_t>(4, end - p)) != 0) return false;
+  bool AllGuard(const char* begin, const char* end) const {
+    char word[4];
+    std::memcpy(word, &kGuardWord, 4);
+    for (const char* p = begin; p < end; ++p) {
+      if (*p != word[(p - Begin()) % 4]) return false;
     }
     return true;
   }
@@ -91,7 +97,62 @@ std::vector<Variant> Variants() {
   const int64_t best = variants[0].target;
   variants.push_back({best, 1, 4});
   variants.push_back({best, 2, 0});
+  variants.push_back({best, 3, 4});
   return variants;
+}
+
+// Writes numbers as elements of a dtype, which holds them exactly.
+void Write(const Floats& values, DType dtype, void* data) {
+  switch (dtype) {
+    case DType::kF32:
+      std::memcpy(data, values.data(), values.size() * 4);
+      return;
+    case DType::kI32:
+      for (size_t i = 0; i < values.size(); ++i) {
+        static_cast<int32_t*>(data)[i] = static_cast<int32_t>(values[i]);
+      }
+      return;
+    case DType::kU16:
+      for (size_t i = 0; i < values.size(); ++i) {
+        static_cast<uint16_t*>(data)[i] = static_cast<uint16_t>(values[i]);
+      }
+      return;
+    case DType::kBF16:
+    case DType::kF16:
+      for (size_t i = 0; i < values.size(); ++i) {
+        static_cast<uint16_t*>(data)[i] = reference::ToBits(values[i], dtype);
+      }
+      return;
+  }
+}
+
+std::string BytesOf(const Floats& values, DType dtype) {
+  std::string bytes(values.size() * SizeOf(dtype), 0);
+  Write(values, dtype, bytes.data());
+  return bytes;
+}
+
+// The elements of a view.
+Vec Read(const TensorView& view) {
+  Vec values;
+  for (int64_t i = 0; i < view.NumElements(); ++i) {
+    switch (view.dtype) {
+      case DType::kF32:
+        values.push_back(view.f32()[i]);
+        break;
+      case DType::kI32:
+        values.push_back(view.i32()[i]);
+        break;
+      case DType::kU16:
+        values.push_back(view.u16()[i]);
+        break;
+      case DType::kBF16:
+      case DType::kF16:
+        values.push_back(reference::FromBits(view.u16()[i], view.dtype));
+        break;
+    }
+  }
+  return values;
 }
 
 // Outputs of doubles have doubles' alignment.
@@ -106,14 +167,13 @@ Views DryViews(const OpCase& op, bool outputs) {
   // Never read: the dry run has no memory. Not null, for null is "absent".
   void* const somewhere = reinterpret_cast<void*>(uintptr_t{64});
   Views views;
-  const auto add = [&](bool present, const Shape& shape) {
-    views.push_back(present ? TensorView{somewhere, shape, DType::kF32, Device::kDryRun}
-                            : TensorView{});
+  const auto add = [&](bool present, const Shape& shape, DType dtype) {
+    views.push_back(present ? TensorView{somewhere, shape, dtype, Device::kDryRun} : TensorView{});
   };
   if (outputs) {
-    for (const OpOutput& o : op.outputs) add(true, ViewShape(o));
+    for (const OpOutput& o : op.outputs) add(true, ViewShape(o), o.dtype);
   } else {
-    for (const OpInput& i : op.inputs) add(!i.values.empty(), i.shape);
+    for (const OpInput& i : op.inputs) add(!i.values.empty(), i.shape, i.dtype);
   }
   return views;
 }
@@ -131,25 +191,23 @@ class Instance {
  public:
   Instance(const OpCase& op, size_t offset) {
     for (const OpInput& input : op.inputs) {
-      inputs_.emplace_back(input.values.size() * 4, offset);
+      inputs_.emplace_back(input.values.size() * SizeOf(input.dtype), offset);
       in_.push_back(input.values.empty()
                         ? TensorView{}
-                        : ViewOf(static_cast<float*>(inputs_.back().data()), input.shape));
+                        : TensorView{inputs_.back().data(), input.shape, input.dtype});
     }
     for (const OpOutput& output : op.outputs) {
-      const size_t size = output.is_double ? 8 : 4;
+      const size_t size = output.is_double ? 8 : SizeOf(output.dtype);
       outputs_.emplace_back(output.alias >= 0 ? 0 : output.expected.size() * size,
                             OffsetOf(output, offset));
       void* data = output.alias >= 0 ? inputs_[output.alias].data() : outputs_.back().data();
-      out_.push_back(ViewOf(static_cast<float*>(data), ViewShape(output)));
+      out_.push_back(TensorView{data, ViewShape(output), output.dtype});
     }
   }
   // Writes a step's inputs, and outputs as they are before it. What is added to stays.
   void Load(const OpCase& op, bool first) {
     for (size_t i = 0; i < op.inputs.size(); ++i) {
-      if (!in_[i].empty()) {
-        std::memcpy(in_[i].data, op.inputs[i].values.data(), op.inputs[i].values.size() * 4);
-      }
+      if (!in_[i].empty()) Write(op.inputs[i].values, op.inputs[i].dtype, in_[i].data);
     }
     for (size_t i = 0; i < op.outputs.size(); ++i) LoadOutput(op.outputs[i], first, out_[i]);
   }
@@ -162,7 +220,8 @@ class Instance {
         return o.alias == static_cast<int>(i);
       });
       if (in_[i].empty() || aliased) continue;
-      EXPECT_EQ(std::memcmp(in_[i].data, input.values.data(), input.values.size() * 4), 0)
+      const std::string bytes = BytesOf(input.values, input.dtype);
+      EXPECT_EQ(std::memcmp(in_[i].data, bytes.data(), bytes.size()), 0)
           << "changed its input " << input.name;
     }
     for (size_t i = 0; i < op.outputs.size(); ++i) {
@@ -170,13 +229,9 @@ class Instance {
     }
   }
   Vec Values(const OpCase& op, size_t output) const {
-    const size_t n = op.outputs[output].expected.size();
-    if (op.outputs[output].is_double) {
-      const auto* values = static_cast<const double*>(out_[output].data);
-      return Vec(values, values + n);
-    }
-    const auto* values = static_cast<const float*>(out_[output].data);
-    return Vec(values, values + n);
+    if (!op.outputs[output].is_double) return Read(out_[output]);
+    const auto* values = static_cast<const double*>(out_[output].data);
+    return Vec(values, values + op.outputs[output].expected.size());
   }
   // All bytes of all outputs.
   std::string Bits() const {
@@ -189,19 +244,21 @@ class Instance {
   static Floats InitialOf(const OpOutput& output) {
     double largest = 0;
     for (double x : output.expected) largest = std::max(largest, std::abs(x));
-    return Random(99).Normal(static_cast<int64_t>(output.expected.size()), 0, largest / 2);
+    const int64_t n = static_cast<int64_t>(output.expected.size());
+    return Rounded(Random(99).Normal(n, 0, largest / 2), output.dtype);
   }
 
  private:
   void LoadOutput(const OpOutput& output, bool first, const TensorView& view) {
     if (output.alias >= 0) return;
-    if (output.mode == OutputMode::kOverwrite) {
+    if (output.mode == OutputMode::kUpdate) {
+      Write(output.initial, output.dtype, view.data);
+    } else if (output.mode == OutputMode::kAccumulate) {
+      if (first) Write(InitialOf(output), output.dtype, view.data);
+    } else if (SizeOf(output.dtype) == 2) {
+      std::fill_n(view.u16(), view.NumElements(), kGuardHalf);
+    } else {
       std::fill_n(static_cast<uint32_t*>(view.data), view.Bytes() / 4, kGuardWord);
-    } else if (output.mode == OutputMode::kUpdate) {
-      std::memcpy(view.data, output.initial.data(), output.initial.size() * 4);
-    } else if (first) {
-      const Floats initial = InitialOf(output);
-      std::memcpy(view.data, initial.data(), initial.size() * 4);
     }
   }
 
@@ -299,6 +356,16 @@ Floats Random::Uniform(int64_t n, double low, double high) {
 Vec ToDouble(const Floats& values) { return Vec(values.begin(), values.end()); }
 
 Floats ToFloat(const Vec& values) { return Floats(values.begin(), values.end()); }
+
+Floats Rounded(Floats values, DType dtype) {
+  for (float& v : values) v = static_cast<float>(reference::Round(v, dtype));
+  return values;
+}
+
+Vec Rounded(Vec values, DType dtype) {
+  for (double& v : values) v = reference::Round(v, dtype);
+  return values;
+}
 
 void CheckOp(const std::function<OpCase(uint64_t seed)>& make) {
   const OpCase first = make(1);

@@ -2,7 +2,7 @@
 //
 // A test describes an operation once, as a function from a seed to an OpCase: inputs, outputs with
 // what the reference expects in them, and how to call the backend. CheckOp runs it with every
-// instruction set that this machine has, with one and two threads, aligned and not, and checks
+// instruction set that this machine has, with one to three threads, aligned and not, and checks
 //  * the values, within the tolerance of tests/reference/tolerance.h;
 //  * that outputs that are overwritten do not depend on what was there (NaN), and that outputs that
 //    are added to hold the sum of two micro-steps with different data;
@@ -42,6 +42,16 @@ class Random {
 Vec ToDouble(const Floats& values);
 Floats ToFloat(const Vec& values);
 
+// The floating dtypes.
+inline constexpr DType kFloating[] = {DType::kF32, DType::kBF16, DType::kF16};
+
+// Each value's nearest number of a floating dtype.
+Floats Rounded(Floats values, DType dtype);
+Vec Rounded(Vec values, DType dtype);
+
+// The table of tests/reference/tolerance.h.
+using reference::Tolerance;
+
 // The table's float32 entry.
 inline double F32(double terms = 1, double amplification = 1) {
   return reference::Tolerance(DType::kF32, terms, amplification);
@@ -56,7 +66,9 @@ enum class OutputMode {
 struct OpInput {
   std::string name;
   Shape shape;
+  // Numbers that the dtype holds exactly.
   Floats values;
+  DType dtype = DType::kF32;
 };
 
 struct OpOutput {
@@ -76,6 +88,8 @@ struct OpOutput {
   Vec size = {};
   // The output is an array of double in host memory: `data` of its view, of twice the floats.
   bool is_double = false;
+  // `initial` has numbers that the dtype holds exactly.
+  DType dtype = DType::kF32;
 };
 
 struct OpCase {
@@ -85,13 +99,18 @@ struct OpCase {
   std::function<void(const OpTable&, const Views& in, const Views& out, Context&)> call;
 
   // Add a tensor; an absent one has no values.
-  void In(const std::string& name, const Shape& shape, const Floats& values) {
-    inputs.push_back({name, values.empty() ? Shape{} : shape, values});
+  void In(const std::string& name, const Shape& shape, const Floats& values,
+          DType dtype = DType::kF32) {
+    inputs.push_back({name, values.empty() ? Shape{} : shape, values, dtype});
   }
   OpOutput& Out(const std::string& name, const Shape& shape, const Vec& expected, double tolerance,
-                OutputMode mode = OutputMode::kOverwrite) {
-    outputs.push_back(
-        {.name = name, .shape = shape, .mode = mode, .expected = expected, .tolerance = tolerance});
+                OutputMode mode = OutputMode::kOverwrite, DType dtype = DType::kF32) {
+    outputs.push_back({.name = name,
+                       .shape = shape,
+                       .mode = mode,
+                       .expected = expected,
+                       .tolerance = tolerance,
+                       .dtype = dtype});
     return outputs.back();
   }
 };

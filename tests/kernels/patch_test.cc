@@ -9,83 +9,113 @@ struct Size {
   reference::Picture picture;
   int64_t patch_h, patch_w;
   int64_t first_row, rows;  // rows 0 for all
+  int64_t patch_t = 1;
 
-  int64_t RowLength() const { return picture.channels * patch_h * patch_w; }
+  int64_t RowLength() const { return picture.channels * patch_t * patch_h * patch_w; }
   int64_t AllRows() const {
-    return picture.batch * (picture.height / patch_h) * (picture.width / patch_w);
+    const auto ceil = [](int64_t size, int64_t patch) { return (size + patch - 1) / patch; };
+    return picture.batch * ceil(picture.frames, patch_t) * ceil(picture.height, patch_h) *
+           ceil(picture.width, patch_w);
   }
   int64_t Rows() const { return rows == 0 ? AllRows() : rows; }
 };
 
-const std::vector<Size> kSizes = {{{2, 3, 8, 12}, 4, 4, 0, 0},  {{1, 1, 28, 28}, 2, 2, 0, 0},
-                                  {{2, 3, 6, 10}, 3, 5, 0, 0},  {{1, 2, 4, 4}, 1, 1, 0, 0},
-                                  {{3, 1, 4, 6}, 4, 2, 0, 0},   {{2, 3, 8, 12}, 4, 4, 5, 4},
-                                  {{2, 3, 8, 12}, 4, 4, 11, 1}, {{2, 2, 32, 32}, 16, 16, 0, 0}};
+// {{batch, channels, height, width, frames}, patch_h, patch_w, first_row, rows, patch_t}. The last
+// ones have patches that the picture does not fill.
+const std::vector<Size> kSizes = {
+    {{2, 3, 8, 12}, 4, 4, 0, 0},       {{1, 1, 28, 28}, 2, 2, 0, 0},
+    {{2, 3, 6, 10}, 3, 5, 0, 0},       {{1, 2, 4, 4}, 1, 1, 0, 0},
+    {{3, 1, 4, 6}, 4, 2, 0, 0},        {{2, 3, 8, 12}, 4, 4, 5, 4},
+    {{2, 3, 8, 12}, 4, 4, 11, 1},      {{2, 2, 32, 32}, 16, 16, 0, 0},
+    {{2, 3, 8, 12, 4}, 4, 4, 0, 0, 2}, {{1, 2, 4, 6, 3}, 2, 3, 2, 7, 1},
+    {{2, 3, 7, 10}, 4, 4, 0, 0},       {{1, 2, 3, 5}, 4, 8, 0, 0},
+    {{2, 2, 5, 7, 5}, 4, 3, 0, 0, 2},  {{2, 2, 5, 7, 5}, 4, 3, 7, 20, 2}};
 
-std::string Name(const Size& s) {
-  return "patch " + std::to_string(s.patch_h) + "x" + std::to_string(s.patch_w) + ", rows " +
-         std::to_string(s.first_row) + "+" + std::to_string(s.Rows());
+// image, rows: the image may be float32 beside rows of another dtype.
+struct Dtypes {
+  DType image, rows;
+};
+constexpr Dtypes kDtypes[] = {{DType::kF32, DType::kF32},
+                              {DType::kF32, DType::kBF16},
+                              {DType::kF32, DType::kF16},
+                              {DType::kBF16, DType::kBF16},
+                              {DType::kF16, DType::kF16}};
+
+std::string Name(const Size& s, const Dtypes& d) {
+  return "patch " + std::to_string(s.patch_t) + "x" + std::to_string(s.patch_h) + "x" +
+         std::to_string(s.patch_w) + ", rows " + std::to_string(s.first_row) + "+" +
+         std::to_string(s.Rows()) + ", image " + NameOf(d.image) + ", rows " + NameOf(d.rows);
 }
 
 Shape ImageShape(const Size& s) {
   const reference::Picture& p = s.picture;
-  return {p.batch, p.channels, p.height, p.width};
+  if (p.frames == 1) return {p.batch, p.channels, p.height, p.width};
+  return {p.batch, p.channels, p.frames, p.height, p.width};
 }
 
-OpCase Gather(const Size& s, uint64_t seed) {
-  const Floats image = Random(seed).Normal(ImageShape(s).NumElements());
-  const Vec all = reference::PatchGather(s.picture, s.patch_h, s.patch_w, ToDouble(image));
+Vec ReferenceRows(const Size& s, const Floats& image) {
+  return reference::PatchGather(s.picture, s.patch_h, s.patch_w, ToDouble(image), s.patch_t);
+}
+
+// Elements are copied and rounded, so that no error is allowed.
+OpCase Gather(const Size& s, const Dtypes& d, uint64_t seed) {
+  const Floats image = Rounded(Random(seed).Normal(ImageShape(s).NumElements()), d.image);
+  const Vec all = Rounded(ReferenceRows(s, image), d.rows);
   const auto begin = all.begin() + s.first_row * s.RowLength();
   OpCase op;
-  op.In("image", ImageShape(s), image);
-  op.Out("rows", {s.Rows(), s.RowLength()}, Vec(begin, begin + s.Rows() * s.RowLength()), 0);
+  op.In("image", ImageShape(s), image, d.image);
+  op.Out("rows", {s.Rows(), s.RowLength()}, Vec(begin, begin + s.Rows() * s.RowLength()), 0,
+         OutputMode::kOverwrite, d.rows);
   op.call = [s](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.patch_gather({.image = in[0],
                       .patch_h = s.patch_h,
                       .patch_w = s.patch_w,
                       .first_row = s.first_row,
-                      .rows = out[0]},
+                      .rows = out[0],
+                      .patch_t = s.patch_t},
                      context);
   };
   return op;
 }
 
-OpCase Scatter(const Size& s, uint64_t seed) {
+OpCase Scatter(const Size& s, const Dtypes& d, uint64_t seed) {
   Random random(seed);
-  const Floats rows = random.Normal(s.Rows() * s.RowLength());
-  const Floats before = random.Normal(ImageShape(s).NumElements());
+  const Floats rows = Rounded(random.Normal(s.Rows() * s.RowLength()), d.rows);
+  const Floats before = Rounded(random.Normal(ImageShape(s).NumElements()), d.image);
   // The reference scatters whole pictures: rows that are not given are what was there.
-  Vec all = reference::PatchGather(s.picture, s.patch_h, s.patch_w, ToDouble(before));
+  Vec all = ReferenceRows(s, before);
   std::copy(rows.begin(), rows.end(), all.begin() + s.first_row * s.RowLength());
   OpCase op;
-  op.In("rows", {s.Rows(), s.RowLength()}, rows);
-  op.Out("image", ImageShape(s), reference::PatchScatter(s.picture, s.patch_h, s.patch_w, all), 0,
-         OutputMode::kUpdate)
+  op.In("rows", {s.Rows(), s.RowLength()}, rows, d.rows);
+  op.Out("image", ImageShape(s),
+         reference::PatchScatter(s.picture, s.patch_h, s.patch_w, all, s.patch_t), 0,
+         OutputMode::kUpdate, d.image)
       .initial = before;
   op.call = [s](const OpTable& ops, const Views& in, const Views& out, Context& context) {
     ops.patch_scatter({.rows = in[0],
                        .patch_h = s.patch_h,
                        .patch_w = s.patch_w,
                        .first_row = s.first_row,
-                       .image = out[0]},
+                       .image = out[0],
+                       .patch_t = s.patch_t},
                       context);
   };
   return op;
 }
 
-TEST(Patch, Gather) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Gather(s, seed); });
+using MakeCase = OpCase (*)(const Size&, const Dtypes&, uint64_t seed);
+
+void CheckSizes(MakeCase make) {
+  for (const Dtypes& d : kDtypes) {
+    for (const Size& s : kSizes) {
+      SCOPED_TRACE(Name(s, d));
+      CheckOp([&](uint64_t seed) { return make(s, d, seed); });
+    }
   }
 }
 
-TEST(Patch, Scatter) {
-  for (const Size& s : kSizes) {
-    SCOPED_TRACE(Name(s));
-    CheckOp([&](uint64_t seed) { return Scatter(s, seed); });
-  }
-}
+TEST(Patch, Gather) { CheckSizes(Gather); }
+TEST(Patch, Scatter) { CheckSizes(Scatter); }
 
 // Scattering is the gradient of gathering.
 TEST(Patch, ReferenceGradients) {
@@ -96,6 +126,27 @@ TEST(Patch, ReferenceGradients) {
   CheckGradients(
       [&](const std::vector<Vec>& in) { return Dot(dy, reference::PatchGather(p, 2, 3, in[0])); },
       {image}, {reference::PatchScatter(p, 2, 3, dy)});
+}
+
+// Incomplete patches of a clip.
+TEST(Patch, ReferenceGradientsOfClips) {
+  const reference::Picture p{2, 2, 4, 5, 3};
+  Random random(2);
+  const Vec image = ToDouble(random.Normal(2 * 2 * 3 * 4 * 5));
+  const Vec dy = ToDouble(random.Normal(2 * (2 * 2 * 2) * (2 * 2 * 3 * 3)));
+  CheckGradients(
+      [&](const std::vector<Vec>& in) {
+        return Dot(dy, reference::PatchGather(p, 3, 3, in[0], 2));
+      },
+      {image}, {reference::PatchScatter(p, 3, 3, dy, 2)});
+}
+
+// Frames come before rows; what the clip does not fill is zero.
+TEST(Patch, ReferenceOrderOfClips) {
+  const reference::Picture p{1, 1, 2, 3, 2};
+  const Vec clip = {0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15};
+  EXPECT_EQ(reference::PatchGather(p, 2, 2, clip, 2),
+            (Vec{0, 1, 3, 4, 10, 11, 13, 14, 2, 0, 5, 0, 12, 0, 15, 0}));
 }
 
 // A patch's elements are (channel, row, column), as a convolution's weight has them.

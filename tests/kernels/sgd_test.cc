@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <bit>
+
 #include "tests/kernels/op_check.h"
+#include "tests/reference/rounding.h"
 
 namespace swinfleet::testing {
 namespace {
@@ -30,7 +33,8 @@ OpCase Case(const reference::SgdOptions& o, const State& s) {
              .learning_rate = o.learning_rate,
              .momentum_factor = o.momentum_factor,
              .weight_decay = o.weight_decay,
-             .grad_scale = static_cast<float>(o.grad_scale)},
+             .grad_scale = static_cast<float>(o.grad_scale),
+             .master = {}},
             context);
   };
   return op;
@@ -82,6 +86,58 @@ TEST(Sgd, BitsDoNotDependOnTheShard) {
       joined.insert(joined.end(), high[t].begin(), high[t].end());
       EXPECT_EQ(joined, whole[t]) << "tensor " << t << ", cut at " << cut;
     }
+  }
+}
+
+// Over many steps the master of weights of 16 bits is the float32 weight to the bit, and the
+// parameter its rounding.
+void CheckTrajectory(DType dtype) {
+  const int64_t n = 2050;
+  const bool bf16 = dtype == DType::kBF16;
+  Arena workspace = Arena::OnHost("workspace", 64);
+  Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = 3, .count = nullptr};
+  State plain = MakeState(n, 1);
+  State mixed = plain;
+  std::vector<uint16_t> param(n), remainder(n);
+  const auto bits_of = [](float weight) { return std::bit_cast<uint32_t>(weight); };
+  for (int64_t i = 0; i < n; ++i) {
+    param[i] = bf16 ? static_cast<uint16_t>((bits_of(plain.param[i]) + 0x8000) >> 16)
+                    : reference::ToBits(reference::Round(plain.param[i], dtype), dtype);
+    remainder[i] = static_cast<uint16_t>(bits_of(plain.param[i]));
+  }
+  const auto step = [&](State* s, const TensorView& weights, const TensorView& master) {
+    CpuOps().sgd({.param = weights,
+                  .grad = ViewOf(s->grad.data(), {n}),
+                  .momentum = ViewOf(s->momentum.data(), {n}),
+                  .learning_rate = 0.01,
+                  .weight_decay = 0.05,
+                  .master = master},
+                 context);
+  };
+  for (int t = 0; t < 20; ++t) {
+    plain.grad = mixed.grad = Random(100 + t).Normal(n);
+    step(&plain, ViewOf(plain.param.data(), {n}), {});
+    step(&mixed, {param.data(), {n}, dtype},
+         bf16 ? TensorView{remainder.data(), {n}, DType::kU16} : ViewOf(mixed.param.data(), {n}));
+    ASSERT_EQ(mixed.momentum, plain.momentum) << "step " << t;
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t bits = bits_of(plain.param[i]);
+      if (bf16) {
+        ASSERT_EQ(param[i], static_cast<uint16_t>((bits + 0x8000) >> 16)) << "step " << t;
+        ASSERT_EQ(remainder[i], bits & 0xffff) << "step " << t;
+      } else {
+        ASSERT_EQ(bits_of(mixed.param[i]), bits) << "step " << t;
+        ASSERT_EQ(reference::FromBits(param[i], dtype), reference::Round(plain.param[i], dtype));
+      }
+    }
+  }
+}
+
+TEST(Sgd, TrajectoryOf16BitsIsThatOfFloat32) {
+  for (int64_t target : InstructionSets()) {
+    UseInstructionSet use(target);
+    CheckTrajectory(DType::kBF16);
+    CheckTrajectory(DType::kF16);
   }
 }
 

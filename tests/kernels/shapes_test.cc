@@ -51,7 +51,8 @@ WindowAttentionForwardArgs AttentionArgs(Block& t) {
           .logit_scale = t({2}),
           .bias = t({2, 4, 4}),
           .out = t({1, 4, 4, 8}),
-          .lse = t({1, 4, 4, 2})};
+          .lse = t({1, 4, 4, 2}),
+          .range = {}};
 }
 
 void AddAttention(std::vector<BadCall>* calls) {
@@ -64,7 +65,21 @@ void AddAttention(std::vector<BadCall>* calls) {
                       }});
   };
   forward("bias of another window", [](auto& a, Block& t) { a.bias = t({2, 9, 9}); });
-  forward("a map that windows do not fill", [](auto& a, Block&) { a.geometry.window_h = 3; });
+  forward("a shift beyond the window", [](auto& a, Block&) { a.geometry.shift_h = 2; });
+  forward("another map", [](auto& a, Block&) { a.geometry.depth = 2; });
+  forward("windows beyond the last", [](auto& a, Block& t) {
+    a.range = {3, 2};
+    a.qkv = t({2, 4, 24});
+    a.out = t({2, 4, 8});
+    a.lse = t({2, 4, 2});
+  });
+  forward("a map for a range", [](auto& a, Block&) { a.range = {0, 1}; });
+  forward("padding without rows", [](auto& a, Block& t) {
+    a.geometry.window_h = 3;
+    a.bias = t({2, 6, 6});
+    a.exclude_padding = false;
+  });
+  forward("out of another dtype", [](auto& a, Block&) { a.out.dtype = DType::kBF16; });
   forward("channels that heads do not divide", [](auto& a, Block& t) {
     a.heads = 3;
     a.logit_scale = t({3});
@@ -84,35 +99,60 @@ void AddAttention(std::vector<BadCall>* calls) {
                                                      .dout = a.out,
                                                      .dqkv = t({1, 4, 4, 8}),
                                                      .dlogit_scale = a.logit_scale,
-                                                     .dbias = a.bias},
+                                                     .dbias = a.bias,
+                                                     .range = {}},
                                                     c);
                     }});
 }
 
 void AddPositionBias(std::vector<BadCall>* calls) {
-  calls->push_back({"position bias forward", [](const OpTable& ops, Block& t, Context& c) {
-                      ops.position_bias_forward({.window_h = 2,
-                                                 .window_w = 3,
-                                                 .coords = t({9, 2}),
-                                                 .w1 = t({5, 2}),
-                                                 .b1 = t({5}),
-                                                 .w2 = t({2, 5}),
-                                                 .bias = t({2, 6, 6})},
-                                                c);
-                    }});
-  calls->push_back({"position bias backward", [](const OpTable& ops, Block& t, Context& c) {
-                      ops.position_bias_backward({.window_h = 2,
-                                                  .window_w = 3,
-                                                  .coords = t({15, 2}),
+  calls->push_back({"position table forward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.position_table_forward({.coords = t({9, 2}),
                                                   .w1 = t({5, 2}),
                                                   .b1 = t({5}),
                                                   .w2 = t({2, 5}),
-                                                  .dbias = t({2, 6, 6}),
-                                                  .dw1 = t({4, 2}),
-                                                  .db1 = t({5}),
-                                                  .dw2 = t({2, 5})},
+                                                  .table = t({15, 2})},
                                                  c);
                     }});
+  calls->push_back({"position table backward", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.position_table_backward({.coords = t({15, 2}),
+                                                   .w1 = t({5, 2}),
+                                                   .b1 = t({5}),
+                                                   .w2 = t({2, 5}),
+                                                   .dtable = t({15, 2}),
+                                                   .dw1 = t({4, 2}),
+                                                   .db1 = t({5}),
+                                                   .dw2 = t({2, 5})},
+                                                  c);
+                    }});
+  const auto index = [](Block& t, const Shape& shape) {
+    TensorView view = t(shape);
+    view.dtype = DType::kI32;
+    return view;
+  };
+  calls->push_back({"bias gather", [index](const OpTable& ops, Block& t, Context& c) {
+                      ops.bias_gather({.table = t({15, 2}),
+                                       .index = index(t, {1, 4, 4}),
+                                       .mask = {},
+                                       .bias = t({1, 3, 4, 4})},
+                                      c);
+                    }});
+  calls->push_back(
+      {"bias scatter, indices that are none", [](const OpTable& ops, Block& t, Context& c) {
+         ops.bias_scatter({.dbias = t({1, 2, 4, 4}), .index = t({1, 4, 4}), .dtable = t({15, 2})},
+                          c);
+       }});
+}
+
+void AddWindowRows(std::vector<BadCall>* calls) {
+  calls->push_back(
+      {"window gather", [](const OpTable& ops, Block& t, Context& c) {
+         ops.window_gather({{1, 5, 4, 2, 2, 0, 0}, {0, 2}, t({1, 4, 4, 3}), t({2, 4, 3})}, c);
+       }});
+  calls->push_back(
+      {"window scatter", [](const OpTable& ops, Block& t, Context& c) {
+         ops.window_scatter({{1, 4, 4, 2, 2, 0, 0}, {0, 2}, t({3, 4, 3}), t({1, 4, 4, 3})}, c);
+       }});
 }
 
 void AddNormAndGelu(std::vector<BadCall>* calls) {
@@ -209,8 +249,8 @@ void AddPatches(std::vector<BadCall>* calls) {
                                         c);
                     }});
   calls->push_back(
-      {"merge gather, odd map", [](const OpTable& ops, Block& t, Context& c) {
-         ops.merge_gather({.x = t({1, 3, 4, 2}), .first_row = 0, .rows = t({2, 8})}, c);
+      {"merge gather, row length", [](const OpTable& ops, Block& t, Context& c) {
+         ops.merge_gather({.x = t({1, 3, 4, 2}), .first_row = 0, .rows = t({2, 7})}, c);
        }});
   calls->push_back(
       {"merge scatter, too many rows", [](const OpTable& ops, Block& t, Context& c) {
@@ -253,12 +293,104 @@ void AddElementwise(std::vector<BadCall>* calls) {
   calls->push_back({"sum broadcast", [](const OpTable& ops, Block& t, Context& c) {
                       ops.sum_broadcast({.dy = t({2, 4}), .dx = t({3})}, c);
                     }});
-  calls->push_back({"adamw", [](const OpTable& ops, Block& t, Context& c) {
-                      ops.adamw({.param = t({5}), .grad = t({5}), .m = t({5}), .v = t({4})}, c);
-                    }});
+  calls->push_back(
+      {"adamw", [](const OpTable& ops, Block& t, Context& c) {
+         ops.adamw({.param = t({5}), .grad = t({5}), .m = t({5}), .v = t({4}), .master = {}}, c);
+       }});
   calls->push_back({"sgd", [](const OpTable& ops, Block& t, Context& c) {
-                      ops.sgd({.param = t({5}), .grad = t({6}), .momentum = t({5})}, c);
+                      ops.sgd({.param = t({5}), .grad = t({6}), .momentum = t({5}), .master = {}},
+                              c);
                     }});
+}
+
+TensorView As(TensorView view, DType dtype) {
+  view.dtype = dtype;
+  return view;
+}
+
+void AddTokens(std::vector<BadCall>* calls) {
+  calls->push_back({"pad, channels", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.pad({.x = t({1, 1, 3, 4, 2}), .y = t({1, 1, 4, 4, 3})}, c);
+                    }});
+  calls->push_back(
+      {"token gather, index", [](const OpTable& ops, Block& t, Context& c) {
+         ops.token_gather(
+             {.x = t({3, 4, 2}), .index = As(t({2, 2}), DType::kI32), .y = t({3, 2, 2})}, c);
+       }});
+  calls->push_back(
+      {"token gather, beyond the tokens", [](const OpTable& ops, Block& t, Context& c) {
+         TensorView index = As(t({1, 1}), DType::kI32);
+         index.i32()[0] = 4;
+         ops.token_gather({.x = t({1, 4, 2}), .index = index, .y = t({1, 1, 2})}, c);
+       }});
+  calls->push_back(
+      {"token scatter", [](const OpTable& ops, Block& t, Context& c) {
+         ops.token_scatter(
+             {.y = t({1, 2, 3}), .index = As(t({1, 2}), DType::kI32), .x = t({1, 4, 2})}, c);
+       }});
+  calls->push_back({"residual add", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.residual_add(
+                          {.x = t({4, 3}), .branch = t({4, 3}), .scale = t({3}), .y = t({4, 3})},
+                          c);
+                    }});
+  calls->push_back({"scale rows", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.scale_rows({.x = t({4, 3}), .scale = t({2}), .y = t({3, 4})}, c);
+                    }});
+  calls->push_back({"cast", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.cast({.x = t({4}), .y = t({3})}, c);
+                    }});
+  calls->push_back(
+      {"add compensated", [](const OpTable& ops, Block& t, Context& c) {
+         ops.add_compensated(
+             {.x = t({4}), .sum = As(t({4}), DType::kBF16), .error = As(t({3}), DType::kBF16)}, c);
+       }});
+}
+
+// Dtypes that a call does not allow beside each other.
+void AddDtypes(std::vector<BadCall>* calls) {
+  constexpr DType kHalf = DType::kBF16;
+  calls->push_back({"linear forward, dtypes", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.linear_forward({.x = As(t({4, 8}), kHalf),
+                                          .weight = t({3, 8}),
+                                          .bias = {},
+                                          .y = As(t({4, 3}), kHalf)},
+                                         c);
+                    }});
+  calls->push_back({"linear backward weight, dtypes", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.linear_backward_weight({.dy = As(t({4, 3}), kHalf),
+                                                  .x = As(t({4, 8}), kHalf),
+                                                  .dweight = As(t({3, 8}), kHalf),
+                                                  .dbias = {}},
+                                                 c);
+                    }});
+  calls->push_back({"gelu forward, dtypes", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.gelu_forward({.x = t({4, 8}), .y = As(t({4, 8}), kHalf)}, c);
+                    }});
+  calls->push_back({"add, dtypes", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.add({.x = t({5}), .y = As(t({5}), kHalf)}, c);
+                    }});
+  calls->push_back({"patch gather, dtypes", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.patch_gather({.image = As(t({1, 2, 4, 4}), kHalf),
+                                        .patch_h = 2,
+                                        .patch_w = 2,
+                                        .first_row = 0,
+                                        .rows = t({4, 8})},
+                                       c);
+                    }});
+  calls->push_back({"fill of integers", [](const OpTable& ops, Block& t, Context& c) {
+                      ops.fill({.x = As(t({5}), DType::kI32), .value = 1}, c);
+                    }});
+  calls->push_back(
+      {"adamw without a master", [](const OpTable& ops, Block& t, Context& c) {
+         ops.adamw(
+             {.param = As(t({5}), kHalf), .grad = t({5}), .m = t({5}), .v = t({5}), .master = {}},
+             c);
+       }});
+  calls->push_back(
+      {"sgd with a master of another dtype", [](const OpTable& ops, Block& t, Context& c) {
+         ops.sgd({.param = As(t({5}), kHalf), .grad = t({5}), .momentum = t({5}), .master = t({5})},
+                 c);
+       }});
 }
 
 void RunBad(const BadCall& bad) {
@@ -276,10 +408,13 @@ TEST(ShapesDeathTest, ThatDoNotFitAreBrokenInvariants) {
   AddLinear(&calls);
   AddAttention(&calls);
   AddPositionBias(&calls);
+  AddWindowRows(&calls);
   AddNormAndGelu(&calls);
   AddPatches(&calls);
   AddPoolAndLoss(&calls);
   AddElementwise(&calls);
+  AddTokens(&calls);
+  AddDtypes(&calls);
   for (const BadCall& bad : calls) {
     SCOPED_TRACE(bad.name);
     EXPECT_DEATH(RunBad(bad), "Check failed");

@@ -12,10 +12,11 @@ constexpr double kTolerance = 1e-13;
 
 int64_t Chunks(int64_t n) { return (n + kNormChunk - 1) / kNormChunk; }
 
-OpCase Case(const Floats& x) {
+OpCase Case(const Floats& values, DType dtype = DType::kF32) {
+  const Floats x = Rounded(values, dtype);
   const int64_t n = static_cast<int64_t>(x.size());
   OpCase op;
-  op.In("x", {n}, x);
+  op.In("x", {n}, x, dtype);
   op.Out("sums", {Chunks(n)}, reference::SumOfSquares(kNormChunk, ToDouble(x)), kTolerance)
       .is_double = true;
   // Each chunk against itself.
@@ -27,9 +28,11 @@ OpCase Case(const Floats& x) {
 }
 
 TEST(SumOfSquares, Chunks) {
-  for (int64_t n : {1, 5, 4095, 4096, 4097, 8192, 100000}) {
-    SCOPED_TRACE(n);
-    CheckOp([&](uint64_t seed) { return Case(Random(seed).Normal(n)); });
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int64_t n : {1, 5, 4095, 4096, 4097, 8192, 100000}) {
+      SCOPED_TRACE(std::to_string(n) + " of " + NameOf(dtype));
+      CheckOp([&](uint64_t seed) { return Case(Random(seed).Normal(n), dtype); });
+    }
   }
 }
 

@@ -359,7 +359,8 @@ void Randomize(std::mt19937_64* random, Message* message) {
           Randomize(random, reflection->MutableMessage(message, field));
           break;
         case FieldDescriptor::CPPTYPE_STRING:
-          reflection->SetString(message, field, RandomText(random));
+          list ? reflection->AddString(message, field, RandomText(random))
+               : reflection->SetString(message, field, RandomText(random));
           break;
         case FieldDescriptor::CPPTYPE_BOOL:
           reflection->SetBool(message, field, (*random)() % 2 == 0);

@@ -8,17 +8,22 @@ namespace {
 
 const double kMaxLogitScale = std::log(100.0);
 constexpr double kMinNorm = 1e-12;
+// Scores below this are of pairs that a bias excludes.
+constexpr double kExcludedBelow = -1e29;
 
-// torch.nn.functional.normalize over rows of `dim`.
+// torch.nn.functional.normalize over rows of `dim`; with `cosine` false the rows as they are.
 struct Normalized {
   Vec unit;    // x / max(norm, 1e-12)
   Vec length;  // max(norm, 1e-12) of each row
+  // Whether the length is a constant.
   std::vector<bool> clamped;
 };
 
-Normalized Normalize(const Vec& x, int64_t dim) {
-  Normalized n{Vec(x.size()), Vec(x.size() / dim), std::vector<bool>(x.size() / dim)};
-  for (size_t row = 0; row < n.length.size(); ++row) {
+Normalized Normalize(const Vec& x, int64_t dim, bool cosine) {
+  const size_t rows = x.size() / dim;
+  if (!cosine) return {x, Vec(rows, 1), std::vector<bool>(rows, true)};
+  Normalized n{Vec(x.size()), Vec(rows), std::vector<bool>(rows)};
+  for (size_t row = 0; row < rows; ++row) {
     double squares = 0;
     for (int64_t d = 0; d < dim; ++d) squares += x[row * dim + d] * x[row * dim + d];
     n.clamped[row] = std::sqrt(squares) < kMinNorm;
@@ -44,7 +49,7 @@ Vec NormalizeBackward(const Normalized& n, const Vec& dunit, int64_t dim) {
 }
 
 // (windows, N, parts heads D) -> part `part` as (windows, heads, N, D).
-Vec SplitHeads(const CosineAttention& a, const Vec& x, int64_t parts, int64_t part) {
+Vec SplitHeads(const AttentionCore& a, const Vec& x, int64_t parts, int64_t part) {
   Vec y(a.windows * a.heads * a.tokens * a.dim);
   for (int64_t w = 0; w < a.windows; ++w) {
     for (int64_t h = 0; h < a.heads; ++h) {
@@ -60,7 +65,7 @@ Vec SplitHeads(const CosineAttention& a, const Vec& x, int64_t parts, int64_t pa
 }
 
 // The inverse of SplitHeads, into part `part` of x.
-void MergeHeads(const CosineAttention& a, const Vec& y, int64_t parts, int64_t part, Vec* x) {
+void MergeHeads(const AttentionCore& a, const Vec& y, int64_t parts, int64_t part, Vec* x) {
   for (int64_t w = 0; w < a.windows; ++w) {
     for (int64_t h = 0; h < a.heads; ++h) {
       for (int64_t n = 0; n < a.tokens; ++n) {
@@ -73,75 +78,66 @@ void MergeHeads(const CosineAttention& a, const Vec& y, int64_t parts, int64_t p
   }
 }
 
-CosineAttention CoreOf(const Windows& w, int64_t heads, int64_t dim) {
-  return {.windows = w.batch * w.PerPicture(),
-          .heads = heads,
-          .tokens = w.Tokens(),
-          .dim = dim,
-          .masks = w.PerPicture()};
+// Of head `head`: what the product of q and k is multiplied by.
+double ScaleOf(const AttentionCore& a, const AttentionInputs& in, int64_t head) {
+  if (in.logit_scale.empty()) {
+    return in.score_scale != 0 ? in.score_scale : 1 / std::sqrt(static_cast<double>(a.dim));
+  }
+  return std::exp(std::min(in.logit_scale.at(head), kMaxLogitScale));
 }
 
-// The picture rolled, cut into windows and split: q, k, v or, with one part, an output gradient.
-Vec CutPart(const Windows& w, const CosineAttention& a, const Vec& x, int64_t parts, int64_t part) {
-  const int64_t channels = parts * a.heads * a.dim;
-  const Vec rolled = Roll(w, channels, x, -w.shift_h, -w.shift_w);
-  return SplitHeads(a, WindowPartition(w, channels, rolled), parts, part);
+// The number of window w in its picture.
+int64_t NumberOf(const AttentionCore& a, int64_t w) { return (a.first + w) % a.per_picture; }
+
+// The element of the bias for a pair of tokens of window w and head h.
+int64_t BiasAt(const AttentionCore& a, int64_t w, int64_t h, int64_t i, int64_t j) {
+  return (((NumberOf(a, w) % a.biases) * a.heads + h) * a.tokens + i) * a.tokens + j;
 }
 
-// Windows put together again and rolled back.
-Vec Uncut(const Windows& w, int64_t channels, const Vec& windows) {
-  return Roll(w, channels, WindowReverse(w, channels, windows), w.shift_h, w.shift_w);
-}
-
-// Runs a gradient of the core on a feature map.
-template <typename Core>
-WindowAttentionGradients OnMap(const Core& core, const Windows& w, int64_t heads, int64_t dim,
-                               const Vec& qkv, const Vec& logit_scale, const Vec& bias,
-                               const Vec& dout) {
-  const CosineAttention a = CoreOf(w, heads, dim);
-  const CosineAttentionGradients g =
-      core(a, CutPart(w, a, qkv, 3, 0), CutPart(w, a, qkv, 3, 1), CutPart(w, a, qkv, 3, 2),
-           logit_scale, bias, AttentionMask(w), CutPart(w, a, dout, 1, 0));
-  Vec dqkv(qkv.size());
-  MergeHeads(a, g.dq, 3, 0, &dqkv);
-  MergeHeads(a, g.dk, 3, 1, &dqkv);
-  MergeHeads(a, g.dv, 3, 2, &dqkv);
-  return {Uncut(w, 3 * heads * dim, dqkv), g.dlogit_scale, g.dbias};
+// Whether token i of window w attends to token j.
+bool Attends(const AttentionCore& a, const AttentionInputs& in, int64_t w, int64_t h, int64_t i,
+             int64_t j) {
+  if (!in.excluded.empty() && in.excluded.at(NumberOf(a, w) * a.tokens + j) != 0) return false;
+  return in.bias.empty() || in.bias.at(BiasAt(a, w, h, i, j)) > kExcludedBelow;
 }
 
 }  // namespace
 
-CosineAttentionResult CosineAttentionForward(const CosineAttention& a, const Vec& q, const Vec& k,
-                                             const Vec& v, const Vec& logit_scale, const Vec& bias,
-                                             const Vec& mask) {
+AttentionResult AttentionForward(const AttentionCore& a, const AttentionInputs& in) {
   const int64_t n = a.tokens;
-  const Vec unit_q = Normalize(q, a.dim).unit;
-  const Vec unit_k = Normalize(k, a.dim).unit;
-  CosineAttentionResult r{Vec(a.windows * a.heads * n * a.dim), Vec(a.windows * a.heads * n),
-                          Vec(a.windows * a.heads * n * n)};
+  const bool cosine = !in.logit_scale.empty();
+  const Vec unit_q = Normalize(in.q, a.dim, cosine).unit;
+  const Vec unit_k = Normalize(in.k, a.dim, cosine).unit;
+  AttentionResult r{Vec(a.windows * a.heads * n * a.dim), Vec(a.windows * a.heads * n, kNobodyLse),
+                    Vec(a.windows * a.heads * n * n)};
   for (int64_t wh = 0; wh < a.windows * a.heads; ++wh) {
-    const int64_t head = wh % a.heads;
-    const int64_t window = wh / a.heads;
-    const double scale = std::exp(std::min(logit_scale.at(head), kMaxLogitScale));
+    const int64_t head = wh % a.heads, window = wh / a.heads;
     for (int64_t i = 0; i < n; ++i) {
       Vec score(n);
+      double largest = -INFINITY;
       for (int64_t j = 0; j < n; ++j) {
-        double cosine = 0;
+        if (!Attends(a, in, window, head, i, j)) continue;
+        double product = 0;
         for (int64_t d = 0; d < a.dim; ++d) {
-          cosine += unit_q.at((wh * n + i) * a.dim + d) * unit_k.at((wh * n + j) * a.dim + d);
+          product += unit_q.at((wh * n + i) * a.dim + d) * unit_k.at((wh * n + j) * a.dim + d);
         }
-        score[j] = scale * cosine + bias.at((head * n + i) * n + j);
-        if (a.masks > 0) score[j] += mask.at(((window % a.masks) * n + i) * n + j);
+        score[j] = ScaleOf(a, in, head) * product;
+        if (!in.bias.empty()) score[j] += in.bias.at(BiasAt(a, window, head, i, j));
+        if (!in.mask.empty()) score[j] += in.mask.at((NumberOf(a, window) * n + i) * n + j);
+        largest = std::max(largest, score[j]);
       }
-      const double largest = *std::max_element(score.begin(), score.end());
+      if (std::isinf(largest)) continue;
       double sum = 0;
-      for (int64_t j = 0; j < n; ++j) sum += std::exp(score[j] - largest);
+      for (int64_t j = 0; j < n; ++j) {
+        if (Attends(a, in, window, head, i, j)) sum += std::exp(score[j] - largest);
+      }
       r.lse[wh * n + i] = largest + std::log(sum);
       for (int64_t j = 0; j < n; ++j) {
+        if (!Attends(a, in, window, head, i, j)) continue;
         const double p = std::exp(score[j] - r.lse[wh * n + i]);
         r.attention[(wh * n + i) * n + j] = p;
         for (int64_t d = 0; d < a.dim; ++d) {
-          r.out[(wh * n + i) * a.dim + d] += p * v.at((wh * n + j) * a.dim + d);
+          r.out[(wh * n + i) * a.dim + d] += p * in.v.at((wh * n + j) * a.dim + d);
         }
       }
     }
@@ -149,45 +145,45 @@ CosineAttentionResult CosineAttentionForward(const CosineAttention& a, const Vec
   return r;
 }
 
-CosineAttentionGradients CosineAttentionBackward(const CosineAttention& a, const Vec& q,
-                                                 const Vec& k, const Vec& v, const Vec& logit_scale,
-                                                 const Vec& bias, const Vec& mask,
-                                                 const Vec& dout) {
+AttentionGradients AttentionBackward(const AttentionCore& a, const AttentionInputs& in,
+                                     const Vec& dout) {
   const int64_t n = a.tokens;
   const int64_t size = a.windows * a.heads * n * a.dim;
-  const Vec p = CosineAttentionForward(a, q, k, v, logit_scale, bias, mask).attention;
-  const Normalized nq = Normalize(q, a.dim);
-  const Normalized nk = Normalize(k, a.dim);
-  CosineAttentionGradients g{{}, {}, Vec(size), Vec(a.heads), Vec(a.heads * n * n)};
+  const bool cosine = !in.logit_scale.empty();
+  const Vec p = AttentionForward(a, in).attention;
+  const Normalized nq = Normalize(in.q, a.dim, cosine);
+  const Normalized nk = Normalize(in.k, a.dim, cosine);
+  AttentionGradients g{{}, {}, Vec(size), Vec(in.logit_scale.size()), Vec(in.bias.size())};
   Vec dunit_q(size);
   Vec dunit_k(size);
   for (int64_t wh = 0; wh < a.windows * a.heads; ++wh) {
-    const int64_t head = wh % a.heads;
-    const bool clamped = logit_scale.at(head) > kMaxLogitScale;
-    const double scale = std::exp(std::min(logit_scale.at(head), kMaxLogitScale));
+    const int64_t head = wh % a.heads, window = wh / a.heads;
+    const bool clamped = cosine && in.logit_scale.at(head) > kMaxLogitScale;
+    const double scale = ScaleOf(a, in, head);
     for (int64_t i = 0; i < n; ++i) {
       Vec dp(n);
       double mean_dp = 0;
       for (int64_t j = 0; j < n; ++j) {
         for (int64_t d = 0; d < a.dim; ++d) {
           const double dy = dout.at((wh * n + i) * a.dim + d);
-          dp[j] += dy * v.at((wh * n + j) * a.dim + d);
+          dp[j] += dy * in.v.at((wh * n + j) * a.dim + d);
           g.dv[(wh * n + j) * a.dim + d] += p[(wh * n + i) * n + j] * dy;
         }
         mean_dp += p[(wh * n + i) * n + j] * dp[j];
       }
       for (int64_t j = 0; j < n; ++j) {
+        if (!Attends(a, in, window, head, i, j)) continue;
         const double dscore = p[(wh * n + i) * n + j] * (dp[j] - mean_dp);
-        g.dbias[(head * n + i) * n + j] += dscore;
-        double cosine = 0;
+        if (!in.bias.empty()) g.dbias[BiasAt(a, window, head, i, j)] += dscore;
+        double product = 0;
         for (int64_t d = 0; d < a.dim; ++d) {
           const int64_t qi = (wh * n + i) * a.dim + d;
           const int64_t kj = (wh * n + j) * a.dim + d;
-          cosine += nq.unit[qi] * nk.unit[kj];
+          product += nq.unit[qi] * nk.unit[kj];
           dunit_q[qi] += dscore * scale * nk.unit[kj];
           dunit_k[kj] += dscore * scale * nq.unit[qi];
         }
-        if (!clamped) g.dlogit_scale[head] += dscore * cosine * scale;
+        if (cosine && !clamped) g.dlogit_scale[head] += dscore * product * scale;
       }
     }
   }
@@ -196,35 +192,35 @@ CosineAttentionGradients CosineAttentionBackward(const CosineAttention& a, const
   return g;
 }
 
-CosineAttentionGradients CosineAttentionBackwardSizes(const CosineAttention& a, const Vec& q,
-                                                      const Vec& k, const Vec& v,
-                                                      const Vec& logit_scale, const Vec& bias,
-                                                      const Vec& mask, const Vec& dout) {
+AttentionGradients AttentionBackwardSizes(const AttentionCore& a, const AttentionInputs& in,
+                                          const Vec& dout) {
   const int64_t n = a.tokens;
   const int64_t size = a.windows * a.heads * n * a.dim;
-  const Vec p = CosineAttentionForward(a, q, k, v, logit_scale, bias, mask).attention;
-  const Normalized nq = Normalize(q, a.dim);
-  const Normalized nk = Normalize(k, a.dim);
-  CosineAttentionGradients g{Vec(size), Vec(size), Vec(size), Vec(a.heads), Vec(a.heads * n * n)};
+  const bool cosine = !in.logit_scale.empty();
+  const Vec p = AttentionForward(a, in).attention;
+  const Normalized nq = Normalize(in.q, a.dim, cosine);
+  const Normalized nk = Normalize(in.k, a.dim, cosine);
+  AttentionGradients g{Vec(size), Vec(size), Vec(size), Vec(in.logit_scale.size()),
+                       Vec(in.bias.size())};
   for (int64_t wh = 0; wh < a.windows * a.heads; ++wh) {
-    const int64_t head = wh % a.heads;
-    const bool clamped = logit_scale.at(head) > kMaxLogitScale;
-    const double scale = std::exp(std::min(logit_scale.at(head), kMaxLogitScale));
+    const int64_t head = wh % a.heads, window = wh / a.heads;
+    const bool clamped = cosine && in.logit_scale.at(head) > kMaxLogitScale;
+    const double scale = ScaleOf(a, in, head);
     for (int64_t i = 0; i < n; ++i) {
       Vec dp(n);
       double mean_dp = 0;
       for (int64_t j = 0; j < n; ++j) {
         for (int64_t d = 0; d < a.dim; ++d) {
           const double dy = std::abs(dout.at((wh * n + i) * a.dim + d));
-          dp[j] += dy * std::abs(v.at((wh * n + j) * a.dim + d));
+          dp[j] += dy * std::abs(in.v.at((wh * n + j) * a.dim + d));
           g.dv[(wh * n + j) * a.dim + d] += p[(wh * n + i) * n + j] * dy;
         }
         mean_dp += p[(wh * n + i) * n + j] * dp[j];
       }
       for (int64_t j = 0; j < n; ++j) {
         const double dscore = p[(wh * n + i) * n + j] * (dp[j] + mean_dp);
-        g.dbias[(head * n + i) * n + j] += dscore;
-        if (!clamped) g.dlogit_scale[head] += dscore * scale;
+        if (!in.bias.empty()) g.dbias[BiasAt(a, window, head, i, j)] += dscore;
+        if (cosine && !clamped) g.dlogit_scale[head] += dscore * scale;
         for (int64_t d = 0; d < a.dim; ++d) {
           const int64_t qi = (wh * n + i) * a.dim + d;
           const int64_t kj = (wh * n + j) * a.dim + d;
@@ -237,32 +233,87 @@ CosineAttentionGradients CosineAttentionBackwardSizes(const CosineAttention& a, 
   return g;
 }
 
-WindowAttentionResult WindowAttentionForward(const Windows& w, int64_t heads, int64_t dim,
-                                             const Vec& qkv, const Vec& logit_scale,
-                                             const Vec& bias) {
-  const CosineAttention a = CoreOf(w, heads, dim);
-  const CosineAttentionResult r =
-      CosineAttentionForward(a, CutPart(w, a, qkv, 3, 0), CutPart(w, a, qkv, 3, 1),
-                             CutPart(w, a, qkv, 3, 2), logit_scale, bias, AttentionMask(w));
+namespace {
+
+AttentionCore CoreOf(const WindowAttention& w) {
+  const Windows& m = w.windows;
+  return {.windows = w.count > 0 ? w.count : m.batch * m.PerPicture(),
+          .heads = w.heads,
+          .tokens = m.Tokens(),
+          .dim = w.dim,
+          .first = w.first,
+          .per_picture = m.PerPicture(),
+          .biases = w.biases};
+}
+
+// Rows of windows, whichever way tensors hold them.
+Vec RowsOf(const WindowAttention& w, int64_t channels, const Vec& x) {
+  return w.count > 0 ? x : CutWindows(w.windows, channels, x);
+}
+
+Vec TensorOf(const WindowAttention& w, int64_t channels, const Vec& rows) {
+  return w.count > 0 ? rows : JoinWindows(w.windows, channels, rows);
+}
+
+AttentionInputs InputsOf(const WindowAttention& w, const Vec& qkv, const Vec& logit_scale,
+                         const Vec& bias) {
+  const AttentionCore a = CoreOf(w);
+  const Vec rows = RowsOf(w, 3 * w.heads * w.dim, qkv);
+  return {.q = SplitHeads(a, rows, 3, 0),
+          .k = SplitHeads(a, rows, 3, 1),
+          .v = SplitHeads(a, rows, 3, 2),
+          .logit_scale = logit_scale,
+          .bias = bias,
+          .mask = AttentionMask(w.windows),
+          .excluded = w.exclude_padding ? PaddingOfWindows(w.windows) : Vec(),
+          .score_scale = w.score_scale};
+}
+
+// Runs a gradient of the core. Nothing comes from the padding's own rows where it is excluded.
+template <typename Core>
+WindowAttentionGradients OnWindows(const Core& core, const WindowAttention& w, const Vec& qkv,
+                                   const Vec& logit_scale, const Vec& bias, const Vec& dout) {
+  const AttentionCore a = CoreOf(w);
+  const AttentionInputs in = InputsOf(w, qkv, logit_scale, bias);
+  Vec dout_rows = RowsOf(w, w.heads * w.dim, dout);
+  for (int64_t row = 0; !in.excluded.empty() && row < a.windows * a.tokens; ++row) {
+    const int64_t window = (a.first + row / a.tokens) % a.per_picture;
+    if (in.excluded.at(window * a.tokens + row % a.tokens) == 0) continue;
+    std::fill_n(dout_rows.begin() + row * a.heads * a.dim, a.heads * a.dim, 0.0);
+  }
+  const AttentionGradients g = core(a, in, SplitHeads(a, dout_rows, 1, 0));
+  Vec dqkv(a.windows * a.tokens * 3 * a.heads * a.dim);
+  MergeHeads(a, g.dq, 3, 0, &dqkv);
+  MergeHeads(a, g.dk, 3, 1, &dqkv);
+  MergeHeads(a, g.dv, 3, 2, &dqkv);
+  return {TensorOf(w, 3 * w.heads * w.dim, dqkv), g.dlogit_scale, g.dbias};
+}
+
+}  // namespace
+
+WindowAttentionResult WindowAttentionForward(const WindowAttention& w, const Vec& qkv,
+                                             const Vec& logit_scale, const Vec& bias) {
+  const AttentionCore a = CoreOf(w);
+  const AttentionResult r = AttentionForward(a, InputsOf(w, qkv, logit_scale, bias));
   Vec out(r.out.size());
   MergeHeads(a, r.out, 1, 0, &out);
-  CosineAttention scalar = a;
+  AttentionCore scalar = a;
   scalar.dim = 1;
   Vec lse(r.lse.size());
   MergeHeads(scalar, r.lse, 1, 0, &lse);
-  return {Uncut(w, heads * dim, out), Uncut(w, heads, lse)};
+  return {TensorOf(w, w.heads * w.dim, out), TensorOf(w, w.heads, lse)};
 }
 
-WindowAttentionGradients WindowAttentionBackward(const Windows& w, int64_t heads, int64_t dim,
-                                                 const Vec& qkv, const Vec& logit_scale,
-                                                 const Vec& bias, const Vec& dout) {
-  return OnMap(CosineAttentionBackward, w, heads, dim, qkv, logit_scale, bias, dout);
+WindowAttentionGradients WindowAttentionBackward(const WindowAttention& w, const Vec& qkv,
+                                                 const Vec& logit_scale, const Vec& bias,
+                                                 const Vec& dout) {
+  return OnWindows(AttentionBackward, w, qkv, logit_scale, bias, dout);
 }
 
-WindowAttentionGradients WindowAttentionBackwardSizes(const Windows& w, int64_t heads, int64_t dim,
-                                                      const Vec& qkv, const Vec& logit_scale,
-                                                      const Vec& bias, const Vec& dout) {
-  return OnMap(CosineAttentionBackwardSizes, w, heads, dim, qkv, logit_scale, bias, dout);
+WindowAttentionGradients WindowAttentionBackwardSizes(const WindowAttention& w, const Vec& qkv,
+                                                      const Vec& logit_scale, const Vec& bias,
+                                                      const Vec& dout) {
+  return OnWindows(AttentionBackwardSizes, w, qkv, logit_scale, bias, dout);
 }
 
 }  // namespace swinfleet::reference

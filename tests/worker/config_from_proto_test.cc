@@ -11,6 +11,7 @@ namespace swinfleet {
 namespace {
 
 using testing::Contains;
+using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -178,16 +179,89 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_FALSE(config.checkpoint.asynchronous);
 }
 
-// The test above has to be extended with every field of the schema.
+TEST(ConfigFromProto, EveryFieldOfPicturesAndClipsArrives) {
+  const JobSpec spec = FromYaml(R"(
+run_dir: /runs/c
+model: {arch: video_swin, image_size: 32, frames: 8, patch_frames: 2, window_frames: 4,
+        num_classes: 3, patch_size: 4, embed_dim: 8, depths: [1, 1], num_heads: [1, 2],
+        window_size: 4, qk_scale: 0.25, init_from: /w, init_skip: ["head.*", norm.weight]}
+data: {format: frames, path: /data, crop_scale: [0.3, 1], crop_ratio: [0.5, 2],
+       interpolation: random, eval_crop: 0.9, broken_pictures: replace, frame_interval: 4}
+train:
+  dtype: bf16
+  allow_emulation: true
+  accumulation: split
+  global_batch: 8
+  micro_batch: 4
+  mix: {mixup_alpha: 0.8, cutmix_alpha: 0.5, cutmix_minmax: [0.2, 0.8], probability: 0.9,
+        switch_probability: 0.4, mode: pair}
+  optimizer: {layer_decay: 0.75}
+)");
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 2, &config), IsEmpty());
+  EXPECT_EQ(config.model.arch, Architecture::kVideoSwin);
+  EXPECT_EQ(config.model.frames, 8);
+  EXPECT_EQ(config.model.patch_frames, 2);
+  EXPECT_EQ(config.model.window_frames, 4);
+  EXPECT_EQ(config.model.qk_scale, 0.25);
+  EXPECT_THAT(config.init_skip, ElementsAre("head.*", "norm.weight"));
+  EXPECT_THAT(config.data.crop_scale, ElementsAre(0.3, 1));
+  EXPECT_THAT(config.data.crop_ratio, ElementsAre(0.5, 2));
+  EXPECT_EQ(config.data.interpolation, DataConfig::Interpolation::kRandom);
+  EXPECT_EQ(config.data.eval_crop, 0.9);
+  EXPECT_EQ(config.data.broken_pictures, DataConfig::BrokenPictures::kReplace);
+  EXPECT_EQ(config.data.frame_interval, 4);
+  EXPECT_EQ(config.train.dtype, DType::kBF16);
+  EXPECT_TRUE(config.train.allow_emulation);
+  EXPECT_EQ(config.train.accumulation, Accumulation::kSplit);
+  EXPECT_EQ(config.train.mix.mixup_alpha, 0.8);
+  EXPECT_EQ(config.train.mix.cutmix_alpha, 0.5);
+  EXPECT_THAT(config.train.mix.cutmix_minmax, ElementsAre(0.2, 0.8));
+  EXPECT_EQ(config.train.mix.probability, 0.9);
+  EXPECT_EQ(config.train.mix.switch_probability, 0.4);
+  EXPECT_EQ(config.train.mix.mode, MixConfig::Mode::kPair);
+  EXPECT_EQ(config.train.optimizer.layer_decay, 0.75);
+}
+
+TEST(ConfigFromProto, EveryFieldOfPretrainingArrives) {
+  const JobSpec spec = FromYaml(R"(
+run_dir: /runs/d
+model: {image_size: 64, patch_size: 2, embed_dim: 8, depths: [1, 1], num_heads: [1, 2],
+        window_size: 4}
+data: {path: /data}
+pretrain: {method: greenmim, mask_ratio: 0.5, mask_unit: 4, norm_target: true,
+           norm_target_window: 9, decoder_dim: 24, decoder_depth: 2, decoder_heads: 3,
+           group_size: 16}
+memory: {checkpointing: [none, selective]}
+)");
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 1, &config), IsEmpty());
+  EXPECT_EQ(config.pretrain.method, PretrainConfig::Method::kGreenMim);
+  EXPECT_EQ(config.pretrain.mask_ratio, 0.5);
+  EXPECT_EQ(config.pretrain.mask_unit, 4);
+  EXPECT_TRUE(config.pretrain.norm_target);
+  EXPECT_EQ(config.pretrain.norm_target_window, 9);
+  EXPECT_EQ(config.pretrain.decoder_dim, 24);
+  EXPECT_EQ(config.pretrain.decoder_depth, 2);
+  EXPECT_EQ(config.pretrain.decoder_heads, 3);
+  EXPECT_EQ(config.pretrain.group_size, 16);
+  EXPECT_THAT(config.memory.checkpointing, ElementsAre(MemoryConfig::Checkpointing::kNone,
+                                                       MemoryConfig::Checkpointing::kSelective));
+}
+
+// The tests above have to be extended with every field of the schema.
 TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
-  EXPECT_EQ(JobSpec::descriptor()->field_count(), 7);
-  EXPECT_EQ(ModelSpec::descriptor()->field_count(), 17);
-  EXPECT_EQ(DataSpec::descriptor()->field_count(), 11);
-  EXPECT_EQ(TrainSpec::descriptor()->field_count(), 13);
-  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 7);
+  EXPECT_EQ(JobSpec::descriptor()->field_count(), 9);
+  EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
+  EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
+  EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
+  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 3);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
+  EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
+  EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
+  EXPECT_EQ(MixSpec::descriptor()->field_count(), 6);
 }
 
 TEST(ConfigFromProto, FieldsOverrideThePreset) {
@@ -245,7 +319,8 @@ TEST(ConfigFromProto, UnknownNamesAreAnsweredWithAllKnownOnes) {
   EXPECT_THAT(problems,
               ElementsAre("train.optimizer.name is \"adam\", which is unknown; use adamw or sgd",
                           "train.schedule.name is \"polynomial\", which is unknown; use "
-                          "cosine, linear, step or multistep"));
+                          "cosine, linear, step, "
+                          "multistep or mae_cosine"));
 }
 
 TEST(ConfigFromProto, UnknownPresetIsTheOnlyWordAboutTheModel) {
@@ -259,18 +334,46 @@ TEST(ConfigFromProto, UnknownPresetIsTheOnlyWordAboutTheModel) {
   EXPECT_THAT(problems[1], HasSubstr("train.epochs"));
 }
 
-TEST(ConfigFromProto, OtherNumberTypesAreNotSupported) {
+TEST(ConfigFromProto, SizesOfMemory) {
+  const auto budget = [](const std::string& text) {
+    JobSpec spec = SmallJob();
+    spec.mutable_memory()->set_budget(text);
+    JobConfig config;
+    const std::vector<std::string> problems = ConfigFromProto(spec, 0, &config);
+    return problems.empty() ? config.memory.budget : -static_cast<int64_t>(problems.size());
+  };
+  EXPECT_EQ(budget("20GiB"), int64_t{20} << 30);
+  EXPECT_EQ(budget("1.5 GB"), 1500000000);
+  EXPECT_EQ(budget("800MiB"), int64_t{800} << 20);
+  EXPECT_EQ(budget("123456789"), 123456789);
+  for (const char* text : {"", "much", "20 gibs", "-1GiB", "0", "nan", "1e300TiB"}) {
+    EXPECT_EQ(budget(text), -1) << text;
+  }
+}
+
+TEST(ConfigFromProto, OneStageStandsForAll) {
   JobSpec spec = SmallJob();
-  spec.mutable_train()->set_dtype("bf16");
-  EXPECT_THAT(Problems(spec),
-              ElementsAre("train.dtype is \"bf16\", which is not supported; use fp32"));
+  spec.mutable_memory()->add_checkpointing("block");
+  spec.mutable_memory()->add_sequential_windows(4);
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  const size_t stages = config.model.depths.size();
+  EXPECT_THAT(config.memory.checkpointing, SizeIs(stages));
+  EXPECT_THAT(config.memory.checkpointing, Each(MemoryConfig::Checkpointing::kBlock));
+  EXPECT_THAT(config.memory.sequential_windows, SizeIs(stages));
+}
+
+TEST(ConfigFromProto, PretrainingNeedsAMethod) {
+  JobSpec spec = SmallJob();
+  spec.mutable_pretrain()->set_mask_ratio(0.6);
+  EXPECT_THAT(Problems(spec), Contains(HasSubstr("pretrain.method is missing")));
 }
 
 TEST(ConfigFromProto, AllProblemsAtOnce) {
   JobSpec spec = SmallJob();
   spec.clear_run_dir();
   spec.mutable_data()->clear_path();
-  spec.mutable_model()->set_window_size(7);
+  spec.mutable_model()->set_window_size(0);
   spec.mutable_train()->set_dtype("fp8");
   spec.mutable_train()->set_micro_batch(0);
   spec.mutable_parallel()->set_zero_stage(2);
@@ -326,7 +429,7 @@ TEST(ModelFromProto, TheModelAlone) {
   ModelConfig model;
   EXPECT_THAT(ModelFromProto(spec, &model), IsEmpty());
   EXPECT_EQ(model.image_w, 256);
-  spec.set_window_size(7);
+  spec.set_window_size(0);
   EXPECT_THAT(ModelFromProto(spec, &model), Contains(HasSubstr("model.window_size")));
 }
 

@@ -89,7 +89,18 @@ class FixedPosition : public Communicator {
   std::unique_ptr<CollectiveHandle> AllGather(std::span<float>, const std::string&) override {
     return nullptr;
   }
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t>, const std::string&) override {
+    return nullptr;
+  }
   std::unique_ptr<CollectiveHandle> AllReduce(std::span<float>, const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t>,
+                                                      const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t>,
+                                                  const std::string&) override {
     return nullptr;
   }
   void AllReduceSum(std::span<double>, const std::string&) override {}

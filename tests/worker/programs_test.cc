@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/checkpoint/safetensors.h"
-#include "core/nn/swin_v2.h"
+#include "core/nn/model.h"
 #include "proto/job_yaml.h"
 #include "tests/worker/child.h"
 #include "tests/worker/fake_coordinator.h"
@@ -118,7 +118,7 @@ TEST_F(ProgramsTest, PlanNamesEveryProblemOnALineOfItsOwn) {
   EXPECT_EQ(twice.Wait(), 2);
   EXPECT_THAT(twice.Err(), HasSubstr("job.yaml:"));  // epochs is there twice
   std::string text = JobText("  dtype: fp8\n");
-  text.replace(text.find("window_size: 4"), 14, "window_size: 5");
+  text.replace(text.find("window_size: 4"), 14, "window_size: 0");
   const std::string bad = Write("bad.yaml", text);
   Child check = Run({Program("plan"), "--check", bad, "--json"});
   EXPECT_EQ(check.Wait(), 2);
@@ -149,9 +149,9 @@ class WeightsTest : public ProgramsTest {
     JobConfig config;
     EXPECT_TRUE(ParseJobYaml(JobText(), "job.yaml", &spec).ok());
     EXPECT_TRUE(ConfigFromProto(spec, 0, &config).empty());
-    const SwinV2 model(config.model);
+    const std::unique_ptr<Model> model = MakeModel(config.model, config.pretrain, config.memory);
     std::vector<TensorSpec> specs;
-    for (const ParameterInfo& info : model.parameters().parameters()) {
+    for (const ParameterInfo& info : model->parameters().parameters()) {
       if (leave_one_out && info.name == "head.bias") continue;
       specs.push_back({info.name, "F32", info.shape});
     }

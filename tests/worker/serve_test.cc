@@ -124,7 +124,7 @@ TEST_F(ServeTest, AJobThatCannotRunFailsWithAllItsProblems) {
     return AttemptResult();
   });
   JobSpec spec = SmallJob();
-  spec.mutable_model()->set_window_size(7);
+  spec.mutable_model()->set_window_size(0);
   spec.mutable_train()->set_dtype("fp8");
   server_.SendAssignment("job-1", 1, spec, 2);
   WorkerMessage message;

@@ -1,0 +1,44 @@
+// Weights trained at another window or picture size, or on pictures instead of clips, made to fit.
+// Each function is what the official code does when it loads such weights.
+#ifndef SWINFLEET_CORE_CHECKPOINT_WEIGHT_TRANSFER_H_
+#define SWINFLEET_CORE_CHECKPOINT_WEIGHT_TRANSFER_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace swinfleet {
+
+// Height and width of a map, in entries.
+struct MapSize {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t entries() const { return height * width; }
+  bool operator==(const MapSize&) const = default;
+};
+
+// torch.nn.functional.interpolate(mode="bicubic", align_corners=False) of every channel: a = -0.75,
+// no antialiasing, borders repeated. `in` is (in_size.height, in_size.width, channels), the result
+// likewise: official tables and embeddings have their channels last.
+std::vector<float> ResizeBicubic(std::span<const float> in, MapSize in_size, MapSize out_size,
+                                 int64_t channels);
+
+// What the fine-tuning of SimMIM does with a table of relative position biases, (size^2, channels)
+// with size = 2 window - 1: the source's offsets are spread in a geometric sequence, so that the
+// largest is the largest of the target (remap_pretrained_keys_swin of utils_simmim.py), and the
+// table is read between them with the interpolating cubic spline of FITPACK (not-a-knot; constant
+// beyond the ends). in_size is at least 5: a cubic needs 4 points.
+std::vector<float> ResizeGeometric(std::span<const float> in, int64_t in_size, int64_t out_size,
+                                   int64_t channels);
+
+// Video Swin's inflate_weights: a 2D projection (channels, values) of patches repeated over
+// `frames`, divided by them: (rows, values_per_frame) with rows = out * in channels becomes (rows,
+// frames, values_per_frame).
+std::vector<float> InflateProjection(std::span<const float> in, int64_t rows, int64_t frames);
+
+// A table repeated `times` times, one copy for each offset in time.
+std::vector<float> RepeatTable(std::span<const float> in, int64_t times);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_CHECKPOINT_WEIGHT_TRANSFER_H_

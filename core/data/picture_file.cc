@@ -1,0 +1,215 @@
+#include "core/data/picture_file.h"
+
+#include <glog/logging.h>
+#include <vips/vips.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/data/folder.h"
+#include "kernels/error.h"
+
+namespace swinfleet {
+namespace {
+
+constexpr int64_t kMaxPixels = 178'956'970;
+// Rows decoded at once: a multiple of the rows of a JPEG's blocks.
+constexpr int kStripRows = 64;
+
+// Gives back what libvips keeps for a thread.
+struct ThreadGuard {
+  ~ThreadGuard() { vips_thread_shutdown(); }
+};
+
+void StartVips() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    if (vips_init("swinfleet") != 0) {
+      throw Error(std::string("cannot start libvips: ") + vips_error_buffer());
+    }
+    // The loader has threads of its own, and no picture is asked for twice.
+    vips_concurrency_set(1);
+    vips_cache_set_max(0);
+    // Warnings of the decoders come as errors or do not matter.
+    const auto drop = [](const gchar*, GLogLevelFlags, const gchar*, gpointer) {};
+    g_log_set_handler("VIPS", static_cast<GLogLevelFlags>(G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO),
+                      drop, nullptr);
+  });
+  thread_local ThreadGuard guard;
+}
+
+template <typename T>
+struct Unref {
+  void operator()(T* object) const { g_object_unref(object); }
+};
+using ImagePointer = std::unique_ptr<VipsImage, Unref<VipsImage>>;
+using RegionPointer = std::unique_ptr<VipsRegion, Unref<VipsRegion>>;
+
+// What libvips says was wrong, on one line. Its buffer is shared by all threads, so that of two
+// pictures that break at once one may get both messages.
+std::string TakeVipsError() {
+  const std::unique_ptr<char, void (*)(void*)> text(vips_error_buffer_copy(), &g_free);
+  std::string message = text.get();
+  while (!message.empty() && std::isspace(static_cast<unsigned char>(message.back()))) {
+    message.pop_back();
+  }
+  std::replace(message.begin(), message.end(), '\n', ';');
+  return message.empty() ? "its data is not valid" : message;
+}
+
+bool StartsWith(const std::vector<uint8_t>& bytes, size_t offset, std::string_view text) {
+  return bytes.size() >= offset + text.size() &&
+         std::memcmp(bytes.data() + offset, text.data(), text.size()) == 0;
+}
+
+// Reads the header; the pixels are decoded later, from top to bottom. The format is judged here, so
+// that none of libvips's other decoders ever sees the data.
+ImagePointer Open(const std::string& path, std::vector<uint8_t>& bytes) {
+  if (bytes.empty()) throw BrokenPicture(path + " is empty");
+  VipsImage* image = nullptr;
+  int status = -1;
+  if (StartsWith(bytes, 0, "\xff\xd8\xff")) {
+    status = vips_jpegload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                  VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+  } else if (StartsWith(bytes, 0, "\x89PNG\r\n\x1a\n")) {
+    status = vips_pngload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                 VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+  } else if (StartsWith(bytes, 0, "RIFF") && StartsWith(bytes, 8, "WEBP")) {
+    status = vips_webpload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                  VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+  } else {
+    throw BrokenPicture(path + " is not a JPEG, PNG or WebP picture, judging by its first bytes");
+  }
+  if (status != 0) throw BrokenPicture(path + " can't be decoded: " + TakeVipsError());
+  return ImagePointer(image);
+}
+
+// How the bands of a decoded picture become red, green and blue.
+enum class Bands { kGrey, kRgb, kCmyk };
+
+Bands BandsOf(const std::string& path, const VipsImage* image) {
+  const bool known_format =
+      image->BandFmt == VIPS_FORMAT_UCHAR || image->BandFmt == VIPS_FORMAT_USHORT;
+  if (known_format && image->Type == VIPS_INTERPRETATION_CMYK && image->Bands >= 4) {
+    return Bands::kCmyk;
+  }
+  if (known_format && image->Bands >= 1 && image->Bands <= 2) return Bands::kGrey;
+  if (known_format && image->Bands >= 3 && image->Bands <= 4) return Bands::kRgb;
+  throw BrokenPicture(path + " has " + std::to_string(image->Bands) + " channels of format " +
+                      vips_enum_nick(VIPS_TYPE_BAND_FORMAT, image->BandFmt) +
+                      "; pictures have 1 to 4 of 8 or 16 bits");
+}
+
+// a * b / 255, rounded as Pillow does.
+uint8_t MultiplyUnit(unsigned a, unsigned b) {
+  const unsigned product = a * b + 128;
+  return static_cast<uint8_t>(((product >> 8) + product) >> 8);
+}
+
+// Of each value of T the upper 8 bits, kShift bits above its lowest, are taken.
+template <typename T, int kShift>
+void ConvertRow(const T* in, Bands bands, int64_t stride, int64_t width, uint8_t* out) {
+  const auto byte = [](T value) { return static_cast<uint8_t>(value >> kShift); };
+  for (int64_t x = 0; x < width; ++x, in += stride, out += 3) {
+    if (bands == Bands::kRgb) {
+      for (int c = 0; c < 3; ++c) out[c] = byte(in[c]);
+    } else if (bands == Bands::kGrey) {
+      out[0] = out[1] = out[2] = byte(in[0]);
+    } else {
+      const unsigned white = 255 - byte(in[3]);
+      for (int c = 0; c < 3; ++c) {
+        out[c] = static_cast<uint8_t>(white - MultiplyUnit(byte(in[c]), white));
+      }
+    }
+  }
+}
+
+// The decoder runs in the calling thread, strip by strip.
+void ReadPixels(const std::string& path, VipsImage* image, Picture* picture) {
+  const Bands bands = BandsOf(path, image);
+  const RegionPointer region(vips_region_new(image));
+  if (region == nullptr) throw Error("no memory to decode " + path);
+  for (int top = 0; top < image->Ysize; top += kStripRows) {
+    const VipsRect strip = {0, top, image->Xsize, std::min(kStripRows, image->Ysize - top)};
+    if (vips_region_prepare(region.get(), &strip) != 0) {
+      throw BrokenPicture(path + " can't be decoded: " + TakeVipsError());
+    }
+    for (int y = top; y < top + strip.height; ++y) {
+      const VipsPel* row = VIPS_REGION_ADDR(region.get(), 0, y);
+      uint8_t* out = picture->pixels.data() + int64_t{3} * y * image->Xsize;
+      if (image->BandFmt == VIPS_FORMAT_UCHAR) {
+        ConvertRow<uint8_t, 0>(row, bands, image->Bands, image->Xsize, out);
+      } else {
+        ConvertRow<uint16_t, 8>(reinterpret_cast<const uint16_t*>(row), bands, image->Bands,
+                                image->Xsize, out);
+      }
+    }
+  }
+}
+
+// Turns a picture upright. EXIF's orientations 1 to 8 say where row 0 and column 0 lie: 5 to 8
+// exchange rows and columns; after that, rows and columns may each run backwards.
+void TurnUpright(int orientation, Picture* picture) {
+  if (orientation <= 1 || orientation > 8) return;
+  const bool transposed = orientation >= 5;
+  const bool rows_backwards =
+      orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8;
+  const bool columns_backwards =
+      orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7;
+  const std::vector<uint8_t> stored = std::move(picture->pixels);
+  const int64_t stored_width = picture->width;
+  if (transposed) std::swap(picture->height, picture->width);
+  picture->pixels.resize(stored.size());
+  uint8_t* out = picture->pixels.data();
+  for (int64_t y = 0; y < picture->height; ++y) {
+    const int64_t row = rows_backwards ? picture->height - 1 - y : y;
+    for (int64_t x = 0; x < picture->width; ++x, out += 3) {
+      const int64_t column = columns_backwards ? picture->width - 1 - x : x;
+      const int64_t from = transposed ? column * stored_width + row : row * stored_width + column;
+      std::memcpy(out, stored.data() + 3 * from, 3);
+    }
+  }
+}
+
+}  // namespace
+
+PictureName ClassifyName(const std::string& name) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return PictureName::kOther;
+  std::string ending = name.substr(dot + 1);
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  for (const char* known : {"jpg", "jpeg", "png", "webp"}) {
+    if (ending == known) return PictureName::kPicture;
+  }
+  for (const char* known : {"ppm", "bmp", "pgm", "tif", "tiff"}) {
+    if (ending == known) return PictureName::kUnreadable;
+  }
+  return PictureName::kOther;
+}
+
+void DecodePicture(const std::string& path, Picture* picture) {
+  StartVips();
+  std::vector<uint8_t> bytes = ReadFileBytes(path);
+  const ImagePointer image = Open(path, bytes);
+  const int64_t pixels = int64_t{image->Xsize} * image->Ysize;
+  if (pixels > kMaxPixels) {
+    throw BrokenPicture(path + " has " + std::to_string(image->Xsize) + "x" +
+                        std::to_string(image->Ysize) + " pixels, more than " +
+                        std::to_string(kMaxPixels));
+  }
+  picture->height = image->Ysize;
+  picture->width = image->Xsize;
+  picture->channels = 3;
+  picture->pixels.resize(3 * pixels);
+  ReadPixels(path, image.get(), picture);
+  TurnUpright(vips_image_get_orientation(image.get()), picture);
+}
+
+}  // namespace swinfleet

@@ -1,0 +1,37 @@
+// Pictures in files: JPEG, PNG and WebP, decoded by libvips.
+#ifndef SWINFLEET_CORE_DATA_PICTURE_FILE_H_
+#define SWINFLEET_CORE_DATA_PICTURE_FILE_H_
+
+#include <string>
+
+#include "core/data/dataset.h"
+
+namespace swinfleet {
+
+// What a file's name says about it; letters of either case.
+enum class PictureName {
+  // jpg, jpeg, png, webp.
+  kPicture,
+  // What others count among the pictures of a folder, but DecodePicture does not read: ppm, bmp,
+  // pgm, tif, tiff.
+  kUnreadable,
+  kOther
+};
+PictureName ClassifyName(const std::string& name);
+
+// Decodes a file into 3 channels of 8 bits (red, green, blue), whatever its name ends in, and turns
+// it upright as its EXIF orientation says. All else is as Pillow's convert("RGB") has it:
+//   grey is repeated; 16 bits lose the lower 8 (Pillow clips 16 bit grey to 255 instead, which
+//   makes nearly all of a picture white); alpha and transparent colours are dropped, without a
+//   background; palettes are looked up; CMYK and YCCK become red = (255 - C) (255 - K) / 255, and
+//   so on; colour profiles are not applied. Of animations the first picture is taken.
+// JPEGs are decoded in full size, never scaled while decoding.
+// Sets all of `picture` but the label. May be called from several threads at once. Throws
+// BrokenPicture, naming the file, when its contents can't be decoded: it is empty, of another
+// format, truncated, damaged, or has more than 178956970 pixels. Throws Error when the file can't
+// be read.
+void DecodePicture(const std::string& path, Picture* picture);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_CORE_DATA_PICTURE_FILE_H_

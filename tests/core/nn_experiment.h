@@ -1,0 +1,124 @@
+// A small model with a batch, for tests of whole models.
+#ifndef SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_
+#define SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/nn/model.h"
+
+namespace swinfleet {
+
+inline constexpr int64_t kPictures = 2;
+
+inline ModelConfig SmallModel() {
+  ModelConfig model;
+  model.image_h = 16;
+  model.image_w = 32;
+  model.num_classes = 5;
+  model.patch_size = 2;
+  model.embed_dim = 16;
+  model.depths = {2, 1};
+  model.num_heads = {2, 4};
+  model.window_size = 4;
+  model.mlp_ratio = 2;
+  model.drop_path_rate = 0;
+  return model;
+}
+
+// A model with parameters away from their initial values, and a batch.
+class Experiment {
+ public:
+  explicit Experiment(const ModelConfig& config, const MemoryConfig& memory = {})
+      : config_(config),
+        model_(MakeModel(config, PretrainConfig(), memory)),
+        access_(model_->parameters(), /*gradients=*/true) {
+    for (int i = 0; i < Count(); ++i) {
+      const std::string& name = Name(i);
+      const bool gain = name.ends_with("norm.weight") || name.ends_with("norm1.weight") ||
+                        name.ends_with("norm2.weight") || name.ends_with("norm3.weight");
+      const float centre = gain ? 1.0f : (name.ends_with("logit_scale") ? 2.0f : 0.0f);
+      for (float& x : access_.Value(i)) x = centre + 0.2f * Next();
+    }
+    image_.resize(config.ImageShape(kPictures).NumElements());
+    for (float& x : image_) x = Next();
+    target_.assign(kPictures * config.num_classes, 0.0f);
+    for (int64_t b = 0; b < kPictures; ++b) target_[b * config.num_classes + b + 1] = 1;
+    Run();
+  }
+
+  int Count() const { return static_cast<int>(model_->parameters().parameters().size()); }
+  const std::string& Name(int parameter) const {
+    return model_->parameters().parameters()[parameter].name;
+  }
+  std::vector<float> Gradient(int parameter) {
+    const std::span<float> gradient = access_.GradientOf(parameter);
+    return {gradient.begin(), gradient.end()};
+  }
+  std::span<float> Value(int parameter) { return access_.Value(parameter); }
+  std::vector<float>& image() { return image_; }
+  const std::vector<float>& image_gradient() const { return dimage_; }
+  size_t activation_bytes() const { return activations_->high_water(); }
+
+  // Forward and backward; returns the sum of the pictures' losses.
+  double Run() {
+    access_.ZeroGradients();
+    dimage_.assign(image_.size(), 0.0f);
+    if (activations_ == nullptr) {
+      Arena activations = Arena::DryRun("activations");
+      Arena workspace = Arena::DryRun("workspace");
+      WorkCount count;
+      Context context{&DryRunOps(), &workspace, 1, &count};
+      Execute(activations, context);
+      activations_ =
+          std::make_unique<Arena>(Arena::OnHost("activations", activations.high_water()));
+      workspace_ = std::make_unique<Arena>(Arena::OnHost("workspace", workspace.high_water()));
+    }
+    Context context{&CpuOps(), workspace_.get(), 1, nullptr};
+    return Execute(*activations_, context);
+  }
+
+ private:
+  // Uniform in [-1, 1], the same on every machine.
+  float Next() {
+    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
+    return static_cast<float>(static_cast<double>(state_ >> 11) * 0x1p-52 - 1);
+  }
+
+  double Execute(Arena& activations, Context& context) {
+    const Shape image_shape = config_.ImageShape(kPictures);
+    const Shape logits_shape = model_->OutputShape(kPictures);
+    std::vector<float> logits(target_.size());
+    std::vector<float> dlogits(target_.size());
+    std::vector<float> loss(kPictures);
+    ArenaScope scope(&activations);
+    CrossEntropyArgs args;
+    args.logits = ViewOf(logits.data(), logits_shape);
+    args.target = ViewOf(target_.data(), logits_shape);
+    args.loss = ViewOf(loss.data(), Shape{kPictures});
+    args.dlogits = ViewOf(dlogits.data(), logits_shape);
+    const ForwardOptions options;
+    model_->Forward({ViewOf(image_.data(), image_shape), {}}, args.logits, options, access_,
+                    activations, context);
+    context.ops->cross_entropy(args, context);
+    model_->Backward(args.dlogits, ViewOf(dimage_.data(), image_shape), access_, activations,
+                     context);
+    double sum = 0;
+    for (const float x : loss) sum += x;
+    return sum;
+  }
+
+  const ModelConfig config_;
+  std::unique_ptr<Model> model_;
+  LocalParameters access_;
+  std::vector<float> image_, dimage_, target_;
+  std::unique_ptr<Arena> activations_, workspace_;
+  uint64_t state_ = 1;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_

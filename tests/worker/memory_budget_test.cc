@@ -1,0 +1,175 @@
+// Choosing by a budget, beside trying everything.
+#include "worker/memory_budget.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/error.h"
+#include "tests/worker/small_jobs.h"
+
+namespace swinfleet {
+namespace {
+
+using Checkpointing = MemoryConfig::Checkpointing;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+// 128 windows in the first stage, so that groups of 64 are an option there; none in the second.
+JobConfig Job(Architecture arch = Architecture::kSwinV2) {
+  JobConfig job = SmallJob(arch);
+  job.model.depths = {3, 2};
+  job.train.global_batch = job.train.micro_batch = job.train.eval_batch = 32;
+  return job;
+}
+
+// Every choice that the search has for Job.
+std::vector<MemoryChoice> Everything(const JobConfig& job) {
+  std::vector<MemoryChoice> choices;
+  const std::vector<Checkpointing> levels = {Checkpointing::kNone, Checkpointing::kSelective,
+                                             Checkpointing::kBlock};
+  for (const Checkpointing first : levels) {
+    for (const Checkpointing second : levels) {
+      for (const int64_t group : {0, 64}) {
+        JobConfig changed = job;
+        changed.memory = {};
+        changed.memory.checkpointing = {first, second};
+        changed.memory.sequential_windows = {group, 0};
+        const MemoryPlan plan = PlanMemory(changed, 0, 1);
+        choices.push_back({changed.memory, plan.PredictedProcessBytes(), plan.step});
+      }
+    }
+  }
+  return choices;
+}
+
+TEST(MemoryBudget, TakesTheCheapestChoiceThatFits) {
+  for (const Architecture arch : {Architecture::kSwinV1, Architecture::kSwinV2}) {
+    const JobConfig job = Job(arch);
+    const std::vector<MemoryChoice> all = Everything(job);
+    // Every size that some choice has, and a byte less.
+    for (const MemoryChoice& at : all) {
+      for (const size_t limit : {at.process_bytes, at.process_bytes - 1}) {
+        const MemoryChoice* best = nullptr;
+        for (const MemoryChoice& choice : all) {
+          if (choice.process_bytes > limit) continue;
+          const auto cost = [](const MemoryChoice& c) {
+            return std::tuple(c.step.matrix_flops, c.step.bytes);
+          };
+          if (best == nullptr || cost(choice) < cost(*best)) best = &choice;
+        }
+        const ChoiceSearch found = SearchChoices(job, 1, limit);
+        ASSERT_EQ(found.cheapest.has_value(), best != nullptr) << limit;
+        if (best == nullptr) continue;
+        EXPECT_LE(found.cheapest->process_bytes, limit);
+        EXPECT_EQ(found.cheapest->step.matrix_flops, best->step.matrix_flops) << limit;
+        EXPECT_EQ(found.cheapest->step.bytes, best->step.bytes) << limit;
+      }
+    }
+  }
+}
+
+TEST(MemoryBudget, KnowsTheLeast) {
+  const JobConfig job = Job();
+  size_t least = SIZE_MAX;
+  for (const MemoryChoice& choice : Everything(job)) {
+    least = std::min(least, choice.process_bytes);
+  }
+  const ChoiceSearch found = SearchChoices(job, 1, 0);
+  EXPECT_EQ(found.least.process_bytes, least);
+  EXPECT_LT(found.least.process_bytes, found.plain.process_bytes);
+}
+
+TEST(MemoryBudget, SetsTheJobAndSaysWhat) {
+  JobConfig job = Job();
+  EXPECT_EQ(ResolveBudget(&job, 1), "");
+  EXPECT_THAT(job.memory.checkpointing, IsEmpty());
+
+  job.memory.budget = int64_t{1} << 40;
+  EXPECT_THAT(ResolveBudget(&job, 1), HasSubstr("memory.checkpointing none"));
+  EXPECT_EQ(job.memory.checkpointing, std::vector(2, Checkpointing::kNone));
+
+  JobConfig tight = Job();
+  const ChoiceSearch found = SearchChoices(tight, 1, 0);
+  tight.memory.budget = static_cast<int64_t>(found.least.process_bytes);
+  const std::string line = ResolveBudget(&tight, 1);
+  EXPECT_THAT(line, HasSubstr(CheckpointingText(tight.memory)));
+  EXPECT_THAT(line, HasSubstr(BytesText(found.plain.process_bytes)));
+  EXPECT_NE(tight.memory.checkpointing, std::vector(2, Checkpointing::kNone));
+  EXPECT_LE(PlanMemory(tight, 0, 1).PredictedProcessBytes(), found.least.process_bytes);
+
+  JobConfig again = Job();
+  again.memory.budget = tight.memory.budget;
+  EXPECT_EQ(ResolveBudget(&again, 1), line);
+}
+
+TEST(MemoryBudget, RefusesLessThanTheLeastAndSaysWhatWouldWork) {
+  JobConfig job = Job();
+  const size_t least = SearchChoices(job, 1, 0).least.process_bytes;
+  job.memory.budget = static_cast<int64_t>(least - 1);
+  try {
+    ResolveBudget(&job, 1);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    const std::string what = error.what();
+    EXPECT_THAT(what, HasSubstr("memory.budget"));
+    EXPECT_THAT(what, HasSubstr("the least that this job needs on 1 rank, " + BytesText(least)));
+    EXPECT_THAT(what, HasSubstr("What would work: memory.budget"));
+    EXPECT_THAT(what, HasSubstr("or train.micro_batch 16"));
+    EXPECT_THAT(what, HasSubstr("or checkpoint.asynchronous false"));
+  }
+  EXPECT_THAT(job.memory.checkpointing, IsEmpty());
+  // Nothing makes it fit: not even the program does.
+  job.memory.budget = 1 << 20;
+  EXPECT_THAT(WhatWouldFit(job, 1, 1 << 20), IsEmpty());
+  EXPECT_EQ(FewestRanks(job, 1 << 20), std::nullopt);
+}
+
+TEST(MemoryBudget, ProposesWhatFits) {
+  JobConfig job = Job();
+  // Large enough for sharding to save more than messages between ranks take.
+  job.model.embed_dim = 96;
+  job.train.global_batch = 128;
+  job.train.eval_batch = 256;
+  const size_t whole = PlanMemory(job, 0, 1).PredictedProcessBytes();
+  // Evaluation is what takes most.
+  EXPECT_THAT(WhatWouldFit(job, 1, whole - 1), testing::Contains("train.eval_batch 32"));
+
+  job.train.eval_batch = 32;
+  const size_t alone = PlanMemory(job, 0, 1).PredictedProcessBytes();
+  const auto works = WhatWouldFit(job, 1, alone - 1);
+  EXPECT_THAT(works, testing::Contains(HasSubstr("memory.checkpointing")));
+  EXPECT_THAT(works, testing::Contains("2 ranks"));
+  EXPECT_EQ(FewestRanks(job, alone), 1);
+  EXPECT_EQ(FewestRanks(job, alone - 1), 2);
+}
+
+TEST(MemoryBudget, LargestMicroBatchIsAPowerOfTwoOfTheGlobalOne) {
+  JobConfig job = Job();
+  job.train.global_batch = 96;
+  job.train.eval_batch = 1;
+  job.train.micro_batch = 12;
+  const auto bytes = [&](int64_t micro_batch) {
+    JobConfig changed = job;
+    changed.train.micro_batch = micro_batch;
+    return PlanMemory(changed, 0, 1).PredictedProcessBytes();
+  };
+  EXPECT_EQ(LargestMicroBatch(job, 1, bytes(96)), 96);
+  EXPECT_EQ(LargestMicroBatch(job, 1, bytes(96) - 1), 48);
+  EXPECT_EQ(LargestMicroBatch(job, 1, bytes(24)), 24);
+  // Every one of 8 ranks needs one.
+  EXPECT_EQ(LargestMicroBatch(job, 8, bytes(96)), 12);
+  EXPECT_EQ(LargestMicroBatch(job, 1, 1 << 20), 0);
+  // A budget may choose: then a larger one fits in the same memory.
+  job.memory.budget = static_cast<int64_t>(bytes(24));
+  EXPECT_GT(LargestMicroBatch(job, 1, bytes(24)), 24);
+}
+
+TEST(MemoryBudget, KnowsTheMachine) { EXPECT_GT(MachineBytes(), size_t{64} << 20); }
+
+}  // namespace
+}  // namespace swinfleet

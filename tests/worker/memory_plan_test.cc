@@ -1,0 +1,201 @@
+// What is planned, beside what steps and evaluations really take.
+#include "worker/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/optim/parameter_groups.h"
+#include "core/rng/counter_rng.h"
+#include "distributed/zero_engine.h"
+#include "tests/worker/small_jobs.h"
+#include "worker/evaluate.h"
+#include "worker/train_step.h"
+
+namespace swinfleet {
+namespace {
+
+using Checkpointing = MemoryConfig::Checkpointing;
+
+Batch RandomBatch(const JobConfig& job, int64_t pictures) {
+  CounterRng random(0, RandomPurpose::kBenchmarkData, 0);
+  Batch batch;
+  batch.pictures = pictures;
+  batch.image.resize(job.model.ImageShape(pictures).NumElements());
+  for (float& value : batch.image) value = static_cast<float>(random.Normal());
+  for (int64_t i = 0; i < pictures; ++i) {
+    batch.label.push_back(i % job.model.num_classes);
+    batch.sample.push_back(i);
+  }
+  return batch;
+}
+
+ZeroOptions EngineOptions(const JobConfig& job, const Model& model) {
+  return {.stage = job.parallel.zero_stage,
+          .optimizer = job.train.optimizer,
+          .hypers = GroupsOf(job, model.parameters()),
+          .micro_batches = job.train.micro_batches(),
+          .dtype = job.train.dtype,
+          .accumulation = job.train.accumulation};
+}
+
+// Two steps and an evaluation on host memory as planned.
+MemoryClasses Run(const JobConfig& job, const MemoryPlan& plan) {
+  MemoryClasses memory = MemoryClasses::OnHost(plan.memory);
+  Context context = {.ops = &CpuOps(),
+                     .workspace = &memory.workspace,
+                     .threads = job.parallel.threads_per_rank,
+                     .count = nullptr};
+  const auto model = MakeModel(job.model, job.pretrain, job.memory);
+  const auto communicator = MakeSelfCommunicator();
+  ZeroEngine engine(model->parameters(), communicator.get(), EngineOptions(job, *model), &memory,
+                    &context);
+  engine.Initialize(1);
+  TrainStep step(job, /*steps_per_epoch=*/10, model.get(), &engine, communicator.get(), &memory,
+                 &context);
+  const Batch batch = RandomBatch(job, job.train.micro_batch);
+  for (int i = 0; i < 2; ++i) step.Run(i, i, {}, [&] { return &batch; });
+  EvaluateBatch(job, RandomBatch(job, job.train.eval_batch), model.get(), &engine, &memory,
+                &context);
+  return memory;
+}
+
+void ExpectExact(const JobConfig& job, const std::string& what) {
+  SCOPED_TRACE(what);
+  const MemoryPlan plan = PlanMemory(job, 0, 1);
+  const MemoryClasses used = Run(job, plan);
+  EXPECT_EQ(used.parameters.high_water(), plan.memory.parameters.high_water());
+  EXPECT_EQ(used.gradients.high_water(), plan.memory.gradients.high_water());
+  EXPECT_EQ(used.optimizer.high_water(), plan.memory.optimizer.high_water());
+  EXPECT_EQ(used.activations.high_water(), plan.memory.activations.high_water());
+  EXPECT_EQ(used.workspace.high_water(), plan.memory.workspace.high_water());
+}
+
+class MemoryPlanTest : public testing::TestWithParam<Architecture> {};
+
+INSTANTIATE_TEST_SUITE_P(Architectures, MemoryPlanTest,
+                         testing::Values(Architecture::kSwinV1, Architecture::kSwinV2,
+                                         Architecture::kVideoSwin),
+                         [](const auto& info) {
+                           const std::string name = ArchitectureName(info.param);
+                           return name.substr(0, name.find('_')) + name.substr(name.find('_') + 1);
+                         });
+
+TEST_P(MemoryPlanTest, IsExactForEveryWayToHoldMemoryDown) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const Checkpointing level :
+         {Checkpointing::kNone, Checkpointing::kSelective, Checkpointing::kBlock}) {
+      for (const int64_t group : {0, 3}) {
+        JobConfig job = SmallJob(GetParam());
+        job.train.dtype = dtype;
+        job.memory.checkpointing = {level, level};
+        job.memory.sequential_windows = {group, group};
+        job.parallel.threads_per_rank = group == 0 ? 2 : 1;
+        ExpectExact(job, std::string(NameOf(dtype)) + " " + CheckpointingName(level) + " " +
+                             std::to_string(group));
+      }
+    }
+  }
+}
+
+TEST_P(MemoryPlanTest, IsExactForMixedStagesWithoutDropPath) {
+  JobConfig job = SmallJob(GetParam());
+  job.model.drop_path_rate = 0;
+  job.memory.checkpointing = {Checkpointing::kBlock, Checkpointing::kSelective};
+  job.memory.sequential_windows = {0, 2};
+  ExpectExact(job, "mixed");
+}
+
+TEST_P(MemoryPlanTest, IsExactForEveryAccumulationAndNumberOfLeaves) {
+  for (const Accumulation accumulation :
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+    for (const int64_t leaves : {1, 2, 4, 8}) {
+      JobConfig job = SmallJob(GetParam());
+      job.train.accumulation = accumulation;
+      job.train.micro_batch = 2;
+      job.train.global_batch = 2 * leaves;
+      ExpectExact(job, std::to_string(static_cast<int>(accumulation)) + ", leaves " +
+                           std::to_string(leaves));
+    }
+  }
+}
+
+TEST(MemoryPlan, CountsAStepOfManyLeavesAsIfAllWereRun) {
+  for (const Accumulation accumulation :
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+    std::vector<MemoryPlan> plans;
+    for (const int64_t leaves : {1, 2, 8}) {
+      JobConfig job = SmallJob(Architecture::kSwinV2);
+      job.train.accumulation = accumulation;
+      job.train.micro_batch = 1;
+      job.train.global_batch = 4 * leaves;
+      plans.push_back(PlanMemory(job, 3, 4));
+      EXPECT_EQ(plans.back().leaves, leaves);
+    }
+    const auto expect_linear = [&](const auto& figure) {
+      EXPECT_DOUBLE_EQ(figure(plans[2]),
+                       figure(plans[0]) + 7 * (figure(plans[1]) - figure(plans[0])));
+    };
+    expect_linear([](const MemoryPlan& plan) { return plan.step.matrix_flops; });
+    expect_linear([](const MemoryPlan& plan) { return plan.step.bytes; });
+    expect_linear([](const MemoryPlan& plan) { return double(plan.traffic.reduce_scatter); });
+    // Weights are gathered once, whatever the leaves.
+    EXPECT_EQ(plans[2].traffic.all_gather, plans[0].traffic.all_gather);
+    EXPECT_GT(plans[0].traffic.all_gather, 0u);
+  }
+}
+
+TEST(MemoryPlan, CountsTheTrafficOfEachStage) {
+  JobConfig job = SmallJob(Architecture::kSwinV1);
+  job.train.global_batch = 16;
+  const MemoryPlan sharded = PlanMemory(job, 0, 4);
+  // A gradient leaves in float32, 3 of 4 parts of it, and 3 parts of the weights come the same way.
+  EXPECT_EQ(sharded.traffic.reduce_scatter, sharded.traffic.all_gather);
+  EXPECT_EQ(sharded.traffic.all_reduce, 0u);
+  job.parallel.zero_stage = 0;
+  const MemoryPlan whole = PlanMemory(job, 0, 4);
+  EXPECT_EQ(whole.traffic.all_reduce, 2 * sharded.traffic.reduce_scatter);
+  EXPECT_EQ(whole.traffic.reduce_scatter + whole.traffic.all_gather, 0u);
+  EXPECT_GT(whole.memory.optimizer.high_water(), sharded.memory.optimizer.high_water());
+}
+
+TEST(MemoryPlan, CountsEverythingElseThatAProcessHolds) {
+  JobConfig job = SmallJob(Architecture::kSwinV2);
+  job.data.prefetch = 2;
+  const PlanOptions options = {.evaluation = true,
+                               .checkpoints = true,
+                               .loader = true,
+                               .data = {.held_bytes = 12345, .eval_pictures = 5}};
+  const MemoryPlan plan = PlanMemory(job, 0, 1, options);
+  EXPECT_EQ(plan.data_bytes, 12345u);
+  // Three micro-batches of 4 pictures, and two batches of evaluation that holds 5.
+  const size_t picture = 16 * 16 * 3 * 4 + 16, target = 5 * 4;
+  EXPECT_EQ(plan.loader_bytes, 3 * 4 * (picture + target) + 2 * 5 * picture);
+  // One index for both stages, whose windows are alike.
+  EXPECT_EQ(plan.table_bytes, 16u * 16 * 4);
+  // Masters and both moments.
+  const auto model = MakeModel(job.model, job.pretrain, job.memory);
+  EXPECT_EQ(plan.save_copy_bytes, 12u * model->parameters().TotalElements());
+  EXPECT_EQ(plan.message_bytes, 0u);
+  size_t sum = 0;
+  for (const auto& [name, bytes] : plan.Classes()) sum += bytes;
+  EXPECT_EQ(sum, plan.PredictedProcessBytes());
+  job.checkpoint.asynchronous = false;
+  EXPECT_EQ(PlanMemory(job, 0, 1, options).save_copy_bytes, 0u);
+}
+
+TEST(MemoryPlan, KnowsTheBusiestRank) {
+  JobConfig job = SmallJob(Architecture::kSwinV1);
+  job.train.global_batch = 16 * job.train.micro_batch;
+  EXPECT_EQ(BusiestRank(job, 1), 0);
+  EXPECT_EQ(BusiestRank(job, 4), 0);
+  // 16 leaves over 3 ranks: 5, 5 and 6.
+  EXPECT_EQ(BusiestRank(job, 3), 2);
+  job.train.accumulation = Accumulation::kSplit;
+  EXPECT_EQ(BusiestRank(job, 3), 0);
+}
+
+}  // namespace
+}  // namespace swinfleet

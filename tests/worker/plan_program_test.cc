@@ -1,0 +1,176 @@
+// swinfleet-plan and swinfleet-bench memory, as their users meet them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/worker/child.h"
+
+namespace swinfleet {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+class PlanProgramTest : public testing::Test {
+ protected:
+  PlanProgramTest() {
+    std::string pattern = fs::temp_directory_path() / "swinfleet-plan-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~PlanProgramTest() override { fs::remove_all(folder_); }
+
+  std::string Write(const std::string& text, const std::string& name = "job.yaml") {
+    const std::string path = folder_ + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+  }
+  static std::string Program(const std::string& name) {
+    return std::string(SWINFLEET_BIN_DIR) + "/swinfleet-" + name;
+  }
+  Child Plan(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), Program("plan"));
+    return Child(std::move(arguments), folder_);
+  }
+  nlohmann::json PlanJson(std::vector<std::string> arguments) {
+    arguments.push_back("--json");
+    Child plan = Plan(std::move(arguments));
+    EXPECT_EQ(plan.Wait(), 0) << plan.Err();
+    return nlohmann::json::parse(plan.Out());
+  }
+
+  std::string folder_;
+};
+
+constexpr char kTiny[] =
+    "run_dir: /r\ndata: {path: /d}\nmodel: {preset: swinv2_tiny_window8_256}\n"
+    "train: {micro_batch: 8, global_batch: 64, eval_batch: 8}\n";
+
+TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
+  const auto plan = PlanJson({Write(kTiny), "--ranks", "4"});
+  EXPECT_EQ(plan.at("architecture"), "swin_v2");
+  EXPECT_EQ(plan.at("task"), "classification");
+  EXPECT_EQ(plan.at("dtype"), "fp32");
+  EXPECT_EQ(plan.at("accumulation"), "plain");
+  EXPECT_EQ(plan.at("planned_ranks"), 4);
+  EXPECT_EQ(plan.at("checkpointing"), nlohmann::json({"none", "none", "none", "none"}));
+  EXPECT_EQ(plan.at("sequential_windows"), nlohmann::json({0, 0, 0, 0}));
+  const auto& memory = plan.at("memory");
+  size_t sum = 0;
+  for (const auto& [name, bytes] : memory.at("classes").items()) sum += bytes.get<size_t>();
+  EXPECT_EQ(memory.at("process_bytes"), sum);
+  EXPECT_EQ(memory.at("classes").size(), 11u);
+  EXPECT_EQ(memory.at("limit_bytes"), 0);
+  EXPECT_TRUE(memory.at("fits"));
+  const auto& step = plan.at("step");
+  EXPECT_EQ(step.at("micro_batches"), 2);
+  EXPECT_GT(step.at("matrix_flops").get<double>(), 5e11);
+  EXPECT_GT(step.at("bytes_touched").get<double>(), 1e9);
+  // 3/4 of 28 million gradients in float32.
+  EXPECT_NEAR(step.at("bytes_sent").at("reduce_scatter").get<double>(), 28347154 * 3.0, 2e6);
+  EXPECT_GE(plan.at("largest_micro_batch"), 0);
+}
+
+TEST_F(PlanProgramTest, TextNamesWhatMatters) {
+  Child plan = Plan({Write(std::string(kTiny) + "memory: {checkpointing: [block]}\n")});
+  EXPECT_EQ(plan.Wait(), 0) << plan.Err();
+  for (const char* part : {"swin_v2", "classification, 1000 classes", "fp32, accumulation plain",
+                           "checkpointing block, sequential windows off", "activations",
+                           "checkpoint copy", "process", "GFLOP", "reduce-scatter"}) {
+    EXPECT_THAT(plan.Out(), HasSubstr(part));
+  }
+}
+
+TEST_F(PlanProgramTest, CheckRefusesWhatDoesNotFitAndProposesWhatDoes) {
+  const std::string job = Write(kTiny);
+  EXPECT_EQ(Plan({job, "--check", "--memory", "20GiB", "--ranks", "1"}).Wait(), 0);
+  Child check = Plan({job, "--check", "--memory", "1.5GiB", "--ranks", "1", "--json"});
+  EXPECT_EQ(check.Wait(), 2);
+  EXPECT_THAT(check.Err(), HasSubstr(job + ": a rank takes"));
+  EXPECT_THAT(check.Err(), HasSubstr("more than 1.5 GiB"));
+  EXPECT_THAT(check.Err(), HasSubstr("What would work: memory.checkpointing"));
+  const auto said = nlohmann::json::parse(check.Out());
+  EXPECT_FALSE(said.at("ok"));
+  EXPECT_EQ(said.at("problems").size(), 1u);
+  // Without --check that is said, not refused.
+  const auto plan = PlanJson({job, "--memory", "1.5GiB", "--ranks", "1"});
+  EXPECT_FALSE(plan.at("memory").at("fits"));
+  EXPECT_EQ(Plan({job, "--memory", "lots"}).Wait(), 2);
+}
+
+TEST_F(PlanProgramTest, BudgetChoosesOrRefuses) {
+  const std::string job = Write(std::string(kTiny) + "memory: {budget: 1500MiB}\n");
+  const auto plan = PlanJson({job, "--ranks", "1"});
+  EXPECT_TRUE(plan.at("memory").at("fits"));
+  EXPECT_NE(plan.at("checkpointing"), nlohmann::json({"none", "none", "none", "none"}));
+  EXPECT_EQ(plan.at("memory").at("limit_bytes"), int64_t{1500} << 20);
+  Child text = Plan({job, "--ranks", "1"});
+  EXPECT_EQ(text.Wait(), 0);
+  EXPECT_THAT(text.Out(), HasSubstr("chosen by   memory.budget 1.5 GiB: memory.checkpointing"));
+  Child small = Plan({Write(std::string(kTiny) + "memory: {budget: 300MiB}\n"), "--check"});
+  EXPECT_EQ(small.Wait(), 2);
+  EXPECT_THAT(small.Err(), HasSubstr("memory.budget 300.0 MiB is below the least"));
+}
+
+TEST_F(PlanProgramTest, WithoutRanksTheJobMayHaveAsManyAsItNeeds) {
+  const std::string job = Write(kTiny);
+  // Gradients and moments of one rank alone are too much.
+  EXPECT_EQ(Plan({job, "--check", "--memory", "1300MiB", "--ranks", "1"}).Wait(), 2);
+  const auto plan = PlanJson({job, "--check", "--memory", "1300MiB"});
+  EXPECT_EQ(plan.at("ranks"), 0);
+  EXPECT_GT(plan.at("planned_ranks"), 1);
+}
+
+TEST_F(PlanProgramTest, TheGiantModelIsPlannedInLittleMemory) {
+  const std::string job = Write(
+      "run_dir: /r\ndata: {path: /d}\nmodel: {preset: swinv2_giant_window12to40_192to640}\n"
+      "train: {micro_batch: 1, global_batch: 64, eval_batch: 1, dtype: bf16}\n"
+      "memory: {budget: 60GiB}\n");
+  const auto plan = PlanJson({job, "--ranks", "64"});
+  EXPECT_GT(plan.at("parameters"), int64_t{2'900'000'000});
+  EXPECT_TRUE(plan.at("memory").at("fits"));
+#if !defined(__SANITIZE_ADDRESS__)
+  rusage usage;
+  ASSERT_EQ(getrusage(RUSAGE_CHILDREN, &usage), 0);
+  EXPECT_LT(usage.ru_maxrss, 150 << 10);
+#endif
+}
+
+#if !defined(__SANITIZE_ADDRESS__)
+TEST_F(PlanProgramTest, BenchMemoryMeasuresWhatWasPlanned) {
+  const std::string rows = Write(
+      "# MODEL BATCH DTYPE CHECKPOINTING SEQUENTIAL\n"
+      "swinv2_tiny_window8_256 1 fp32 block 16  # all of it\n",
+      "rows");
+  Child bench({Program("bench"), "memory", "--rows", rows, "--threads", "2"}, folder_);
+  // It fails when a row is more than 5% + 150 MB off.
+  EXPECT_EQ(bench.Wait(110), 0) << bench.Err();
+  EXPECT_THAT(bench.Out(), HasSubstr("| swinv2_tiny_window8_256 | 1 | fp32 | block | 16 |"));
+  Child planned({Program("bench"), "memory", "--rows", rows, "--plan-only"}, folder_);
+  EXPECT_EQ(planned.Wait(), 0) << planned.Err();
+  EXPECT_THAT(planned.Out(), HasSubstr("| gradients | optimizer |"));
+}
+#endif
+
+TEST_F(PlanProgramTest, BenchMemoryRefusesBadRows) {
+  for (const char* line :
+       {"swinv2_tiny_window8_256 8 fp32 none", "nosuch 8 fp32 none 0",
+        "swinv2_tiny_window8_256 8 fp8 none 0", "swinv2_tiny_window8_256 0 fp32 none 0",
+        "swinv2_tiny_window8_256 8 fp32 all 0"}) {
+    Child bench({Program("bench"), "memory", "--rows", Write(line, "rows")}, folder_);
+    EXPECT_EQ(bench.Wait(), 2) << line;
+    EXPECT_THAT(bench.Err(), Not(HasSubstr("Check failed")));
+  }
+  Child none({Program("bench"), "memory", "--rows", folder_ + "/none"}, folder_);
+  EXPECT_EQ(none.Wait(), 2);
+}
+
+}  // namespace
+}  // namespace swinfleet

@@ -1,0 +1,139 @@
+#include "worker/bench/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "core/optim/parameter_groups.h"
+#include "core/rng/counter_rng.h"
+#include "distributed/communicator.h"
+#include "kernels/error.h"
+#include "worker/train_step.h"
+
+namespace swinfleet::bench {
+namespace {
+
+using Checkpointing = MemoryConfig::Checkpointing;
+
+[[noreturn]] void ThrowUnknown(const std::string& what, const std::string& name,
+                               const std::vector<std::string>& known) {
+  std::string names;
+  for (const std::string& one : known) names += " " + one;
+  throw Error("unknown " + what + " \"" + name + "\"; there are:" + names);
+}
+
+DType DTypeOf(const std::string& name) {
+  if (name == "fp32") return DType::kF32;
+  if (name == "bf16") return DType::kBF16;
+  if (name == "fp16") return DType::kF16;
+  ThrowUnknown("dtype", name, {"fp32", "bf16", "fp16"});
+}
+
+Checkpointing CheckpointingOf(const std::string& name) {
+  for (const Checkpointing level :
+       {Checkpointing::kNone, Checkpointing::kSelective, Checkpointing::kBlock}) {
+    if (name == CheckpointingName(level)) return level;
+  }
+  ThrowUnknown("checkpointing", name, {"none", "selective", "block"});
+}
+
+Batch RandomBatch(const JobConfig& job) {
+  CounterRng random(0, RandomPurpose::kBenchmarkData, 0);
+  Batch batch;
+  batch.pictures = job.train.micro_batch;
+  batch.image.resize(job.model.ImageShape(batch.pictures).NumElements());
+  for (float& value : batch.image) value = static_cast<float>(random.Normal());
+  for (int64_t i = 0; i < batch.pictures; ++i) {
+    batch.label.push_back(static_cast<int64_t>(random.Below(job.model.num_classes)));
+    batch.sample.push_back(i);
+  }
+  return batch;
+}
+
+}  // namespace
+
+void AddSettingOptions(CLI::App* command, Setting* setting) {
+  command->add_option("--model", setting->model, "a preset's name")->capture_default_str();
+  command->add_option("--batch", setting->batch, "pictures a step")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command->add_option("--dtype", setting->dtype, "fp32, bf16 or fp16")->capture_default_str();
+  command->add_option("--checkpointing", setting->checkpointing, "none, selective or block")
+      ->capture_default_str();
+  command
+      ->add_option("--sequential", setting->sequential,
+                   "windows in a group of sequential attention; 0: all at once")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32))
+      ->capture_default_str();
+  command->add_option("--threads", setting->threads, "threads of the kernels")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_flag("--allow-emulation", setting->allow_emulation,
+                    "also with a dtype that this processor only emulates");
+}
+
+JobConfig MakeJob(const Setting& setting) {
+  JobConfig job;
+  const std::optional<ModelConfig> preset = ModelPreset(setting.model);
+  if (!preset.has_value()) ThrowUnknown("model", setting.model, ModelPresetNames());
+  job.model = *preset;
+  job.train.global_batch = job.train.micro_batch = job.train.eval_batch = setting.batch;
+  job.train.label_smoothing = 0;
+  job.train.dtype = DTypeOf(setting.dtype);
+  job.train.allow_emulation = setting.allow_emulation;
+  job.memory.checkpointing.assign(job.model.num_stages(), CheckpointingOf(setting.checkpointing));
+  job.memory.sequential_windows.assign(job.model.num_stages(), setting.sequential);
+  job.parallel.threads_per_rank = setting.threads;
+  return job;
+}
+
+double SecondsOf(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+MemoryPlan PlanSteps(const JobConfig& job) {
+  return PlanMemory(
+      job, 0, 1, {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+}
+
+StepFigures TimeSteps(const JobConfig& job, int steps) {
+  if (!CpuHasNative(job.train.dtype) && !job.train.allow_emulation) {
+    throw Error(std::string("this processor has no ") + NameOf(job.train.dtype) +
+                " arithmetic and would emulate it: use fp32, or --allow-emulation");
+  }
+  const MemoryPlan plan = PlanSteps(job);
+  MemoryClasses memory = MemoryClasses::OnHost(plan.memory);
+  Context context = {.ops = &CpuOps(),
+                     .workspace = &memory.workspace,
+                     .threads = job.parallel.threads_per_rank,
+                     .count = nullptr};
+  const std::unique_ptr<Model> model = MakeModel(job.model, job.pretrain, job.memory);
+  const std::unique_ptr<Communicator> communicator = MakeSelfCommunicator();
+  const ZeroOptions zero = {.stage = job.parallel.zero_stage,
+                            .optimizer = job.train.optimizer,
+                            .hypers = GroupsOf(job, model->parameters()),
+                            .micro_batches = 1,
+                            .dtype = job.train.dtype,
+                            .accumulation = job.train.accumulation};
+  ZeroEngine engine(model->parameters(), communicator.get(), zero, &memory, &context);
+  engine.Initialize(0);
+  TrainStep step(job, /*steps_per_epoch=*/1000, model.get(), &engine, communicator.get(), &memory,
+                 &context);
+  const Batch batch = RandomBatch(job);
+  std::vector<double> seconds;
+  for (int i = 0; i < steps; ++i) {
+    seconds.push_back(SecondsOf([&] { step.Run(i, i, {}, [&] { return &batch; }); }));
+  }
+  if (steps > 1) seconds.erase(seconds.begin());
+  std::sort(seconds.begin(), seconds.end());
+  return {.best_seconds = seconds.front(),
+          .median_seconds = seconds[seconds.size() / 2],
+          .matrix_flops = plan.step.matrix_flops,
+          .peak_bytes = ProcessPeakBytes(),
+          .planned_bytes = plan.PredictedProcessBytes()};
+}
+
+}  // namespace swinfleet::bench

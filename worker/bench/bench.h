@@ -1,0 +1,62 @@
+// What swinfleet-bench's commands share: training steps on random pictures.
+#ifndef SWINFLEET_WORKER_BENCH_BENCH_H_
+#define SWINFLEET_WORKER_BENCH_BENCH_H_
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/config/job_config.h"
+#include "worker/memory_plan.h"
+
+namespace swinfleet::bench {
+
+// What is trained, as the command line and files of rows name it.
+struct Setting {
+  // A preset's name.
+  std::string model = "swinv2_tiny_window8_256";
+  int64_t batch = 8;
+  // "fp32", "bf16" or "fp16".
+  std::string dtype = "fp32";
+  // "none", "selective" or "block".
+  std::string checkpointing = "none";
+  // Windows in a group of sequential attention; 0: all at once.
+  int64_t sequential = 0;
+  int threads = 1;
+  bool allow_emulation = false;
+};
+
+// Adds the options of a setting to a command.
+void AddSettingOptions(CLI::App* command, Setting* setting);
+
+// A job that trains it. Throws Error for unknown names, and for a model that can't be built.
+JobConfig MakeJob(const Setting& setting);
+
+struct StepFigures {
+  // Of the steps after the first.
+  double best_seconds = 0;
+  double median_seconds = 0;
+  double matrix_flops = 0;
+  // The process's largest resident size, and what was planned for it.
+  size_t peak_bytes = 0;
+  size_t planned_bytes = 0;
+};
+
+// Whole steps as a job takes them, in this process: forward, loss, backward, norm, clipping,
+// update. Throws Error for a dtype that the processor would emulate, unless the job allows it.
+StepFigures TimeSteps(const JobConfig& job, int steps);
+// What TimeSteps takes: no evaluation, no checkpoints, one micro-batch.
+MemoryPlan PlanSteps(const JobConfig& job);
+
+double SecondsOf(const std::function<void()>& work);
+
+// Each adds a command to `app`; its callback runs it.
+void AddStepCommand(CLI::App* app);
+void AddMemoryCommands(CLI::App* app, const std::string& program);
+
+}  // namespace swinfleet::bench
+
+#endif  // SWINFLEET_WORKER_BENCH_BENCH_H_

@@ -1,0 +1,180 @@
+// swinfleet-eval: accuracy and loss of trained weights on a split of a data set.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/data/dataset.h"
+#include "kernels/error.h"
+#include "worker/exit_codes.h"
+#include "worker/inference.h"
+#include "worker/logging.h"
+#include "worker/model_json.h"
+
+namespace swinfleet {
+namespace {
+
+constexpr char kFooter[] =
+    "The loss is cross entropy without smoothing. Weights of pre-training have a loss alone.\n"
+    "\n"
+    "--json: {\"weights\", \"step\" (null: not known), \"model\" (its dimensions), \"data\", "
+    "\"split\",\n"
+    "\"pictures\", \"top1\", \"top5\" (shares, 0 to 1; null in pre-training), \"loss\", \"dtype\", "
+    "\"mean\",\n"
+    "\"std\", \"normalisation\" (where those come from: checkpoint, file, arguments or ImageNet), "
+    "\"seconds\"}.\n"
+    "\n"
+    "Exit codes: 0 evaluated, 1 failed, 2 wrong arguments.";
+
+struct Arguments {
+  InferenceOptions inference;
+  std::string data;
+  std::string format;
+  std::string split;
+  std::string broken;
+  int64_t frame_interval = 0;
+  bool json = false;
+};
+
+// The job's data, but for what the arguments say.
+DataConfig ChooseData(const Arguments& arguments, const Inference& inference) {
+  DataConfig data = inference.config().data;
+  const bool of_job = !data.path.empty();
+  if (!arguments.data.empty()) data.path = arguments.data;
+  if (data.path.empty()) throw UsageError("the weights name no data set; give --data DIR");
+  if (!arguments.format.empty()) data.format = arguments.format;
+  if (!arguments.split.empty()) {
+    data.eval_split = arguments.split;
+  } else if (!of_job && data.format != "idx") {
+    data.eval_split = "val";
+  }
+  if (arguments.frame_interval > 0) data.frame_interval = arguments.frame_interval;
+  if (!arguments.broken.empty()) {
+    data.broken_pictures = arguments.broken == "fail" ? DataConfig::BrokenPictures::kFail
+                                                      : DataConfig::BrokenPictures::kReplace;
+  }
+  const bool clips = data.format == "frames";
+  if (clips != inference.config().model.is_video()) {
+    throw UsageError(clips ? "--format frames holds clips, and the model is one of pictures"
+                           : "the model is one of clips; give --format frames");
+  }
+  return data;
+}
+
+nlohmann::json Describe(const Inference& inference, const DataConfig& data,
+                        const Evaluation& evaluation, double seconds) {
+  const JobConfig& config = inference.config();
+  const bool classes = !config.pretrain.on();
+  const auto known = [](bool is_known, double value) {
+    return is_known ? nlohmann::json(value) : nlohmann::json();
+  };
+  nlohmann::json result;
+  result["weights"] = inference.source();
+  result["step"] = inference.step() >= 0 ? nlohmann::json(inference.step()) : nlohmann::json();
+  result["model"] = nlohmann::json::parse(ModelConfigToJson(config.model, config.pretrain));
+  result["data"] = data.path;
+  result["split"] = data.eval_split;
+  result["pictures"] = evaluation.pictures;
+  result["top1"] = known(classes, evaluation.top1);
+  result["top5"] = known(classes, evaluation.top5);
+  result["loss"] = evaluation.loss;
+  result["dtype"] = ShortName(config.train.dtype);
+  result["mean"] = data.mean;
+  result["std"] = data.std;
+  result["normalisation"] = inference.normalisation();
+  result["seconds"] = seconds;
+  return result;
+}
+
+void Print(const Inference& inference, const DataConfig& data, const Evaluation& evaluation) {
+  const ImportReport& report = inference.report();
+  for (const std::string& note : report.notes) std::cerr << "note: " << note << "\n";
+  if (!report.transferred.empty() || !report.inflated.empty()) {
+    std::cerr << report.ToString() << "\n";
+  }
+  if (inference.normalisation() == "ImageNet") {
+    std::cerr << "pictures are normalised with ImageNet's mean and deviation, since the weights do "
+                 "not say how\n";
+  }
+  if (inference.config().pretrain.on()) {
+    std::printf("loss %.6g over %lld pictures of %s\n", evaluation.loss,
+                static_cast<long long>(evaluation.pictures), data.eval_split.c_str());
+    return;
+  }
+  std::printf("top-1 %.2f%%, top-5 %.2f%%, loss %.6g over %lld pictures of %s\n",
+              100 * evaluation.top1, 100 * evaluation.top5, evaluation.loss,
+              static_cast<long long>(evaluation.pictures), data.eval_split.c_str());
+}
+
+int Eval(const Arguments& arguments) {
+  Inference inference(arguments.inference);
+  const DataConfig data = ChooseData(arguments, inference);
+  const std::unique_ptr<Dataset> dataset = OpenDataset(data, data.eval_split);
+  if (!inference.config().pretrain.on()) {
+    try {
+      CheckLabels(*dataset, inference.config().model.num_classes);
+    } catch (const Error& error) {
+      throw Error("split " + data.eval_split + " of " + data.path + ": " + error.what());
+    }
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const Evaluation evaluation = inference.Evaluate(data, *dataset);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (arguments.json) {
+    std::cout << Describe(inference, data, evaluation, seconds)
+                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+              << std::endl;
+  } else {
+    Print(inference, data, evaluation);
+  }
+  return kExitSuccess;
+}
+
+}  // namespace
+}  // namespace swinfleet
+
+int main(int argc, char** argv) {
+  swinfleet::InitLogging(argv[0]);
+  swinfleet::Arguments arguments;
+  CLI::App app(
+      "Evaluates trained weights on a split of a data set, as a job's evaluation does.\n"
+      "Windows and picture sizes other than the trained ones are transferred.",
+      "swinfleet eval");
+  app.footer(swinfleet::kFooter);
+  app.set_version_flag("--version", SWINFLEET_VERSION);
+  swinfleet::AddInferenceOptions(&app, &arguments.inference);
+  app.add_option("--data", arguments.data, "Folder of the data set [the job's]")->type_name("DIR");
+  app.add_option("--format", arguments.format, "idx, imagefolder or frames [the job's, else idx]")
+      ->check(CLI::IsMember({"idx", "imagefolder", "frames"}))
+      ->type_name("NAME");
+  app.add_option("--split", arguments.split, "[the job's, else t10k of idx and val of folders]")
+      ->type_name("NAME");
+  app.add_option("--frame-interval", arguments.frame_interval,
+                 "Of clips: frames between two frames [as in training, else 2]")
+      ->check(CLI::Range(1, 65536))
+      ->type_name("N");
+  app.add_option("--broken-pictures", arguments.broken,
+                 "A picture that can't be decoded: fail, or replace by another [as in training, "
+                 "else fail]")
+      ->check(CLI::IsMember({"fail", "replace"}))
+      ->type_name("NAME");
+  app.add_flag("--json", arguments.json, "One JSON object on one line");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
+  }
+  try {
+    return swinfleet::Eval(arguments);
+  } catch (const swinfleet::UsageError& error) {
+    std::cerr << error.what() << std::endl;
+    return swinfleet::kExitUsage;
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << std::endl;
+    return swinfleet::kExitFailed;
+  }
+}

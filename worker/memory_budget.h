@@ -1,0 +1,80 @@
+// Choosing how to hold memory down: the cheapest way that fits.
+#ifndef SWINFLEET_WORKER_MEMORY_BUDGET_H_
+#define SWINFLEET_WORKER_MEMORY_BUDGET_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config/job_config.h"
+#include "worker/memory_plan.h"
+
+namespace swinfleet {
+
+// Ranks that are proposed at most.
+inline constexpr int64_t kMostRanks = 4096;
+
+// One way to run a job: its checkpointing and sequential attention, and what they lead to on the
+// busiest rank.
+struct MemoryChoice {
+  MemoryConfig memory;
+  // MemoryPlan::PredictedProcessBytes.
+  size_t process_bytes = 0;
+  // Of one step.
+  WorkCount step;
+};
+
+// What there is to choose from, for each stage: none, selective or whole-block checkpointing, with
+// attention of all windows at once or in groups of a few sizes.
+struct ChoiceSearch {
+  // Without any of it.
+  MemoryChoice plain;
+  // The one of the least memory.
+  MemoryChoice least;
+  // The one of the least FLOPs, and among these of the fewest bytes touched, that takes at most
+  // `limit` bytes; absent when none does.
+  std::optional<MemoryChoice> cheapest;
+};
+
+// The job's own settings of what is chosen here are not looked at. Every choice returned was run
+// dry as a whole. The same for the same job, ranks, limit and processor.
+ChoiceSearch SearchChoices(const JobConfig& config, int ranks, size_t limit,
+                           const PlanOptions& options = {});
+
+// Sets memory.checkpointing and memory.sequential_windows of a job with a memory.budget to the
+// cheapest choice that fits, for `ranks` ranks, and returns a line for the log: what was chosen,
+// what it will take, and what the job would take without. Changes nothing, and returns nothing, for
+// a job without a budget. Throws Error when nothing fits: it says the least that the job needs, and
+// what would work.
+std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& options = {});
+
+// Changes to a job with which it would take at most `limit` bytes a rank, each a phrase that names
+// settings as job files do. Each was run dry. Empty when none of them helps.
+std::vector<std::string> WhatWouldFit(const JobConfig& config, int ranks, size_t limit,
+                                      const PlanOptions& options = {});
+
+// The fewest ranks, a power of two, on which the job takes at most `limit` bytes a rank, with its
+// own settings or, with a budget, any; absent when there are none.
+std::optional<int> FewestRanks(const JobConfig& config, size_t limit,
+                               const PlanOptions& options = {});
+
+// The largest micro-batch that takes at most `limit` bytes, such that global_batch / micro_batch is
+// a power of two and no rank is without one; 0 when there is none. A job with a budget makes a new
+// choice for each; otherwise its settings stay.
+int64_t LargestMicroBatch(const JobConfig& config, int ranks, size_t limit,
+                          const PlanOptions& options = {});
+
+// Memory of this machine, or of the control group (container) that this process runs in; 0 when
+// neither can be read.
+size_t MachineBytes();
+
+// "[none, none, block, none]", "none" for all stages alike.
+std::string CheckpointingText(const MemoryConfig& memory);
+// "[16, 16, 4, 0]", "off" where no stage has any.
+std::string SequentialText(const MemoryConfig& memory);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_WORKER_MEMORY_BUDGET_H_
