@@ -161,9 +161,9 @@ void Attempt::OpenData() {
   Agree("open the data", [&] {
     train_data_ = OpenDataset(config_.data, config_.data.train_split);
     eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
-    CheckSameClasses(*train_data_, *eval_data_);
     // Pre-training takes no notice of labels.
     if (!config_.pretrain.on()) {
+      CheckSameClasses(*train_data_, *eval_data_);
       CheckSplit(*train_data_, config_.data.train_split);
       CheckSplit(*eval_data_, config_.data.eval_split);
     }
@@ -391,8 +391,13 @@ bool Attempt::EvaluationDue() const {
 
 void Attempt::EvaluateNow() {
   reporter_->SetPhase(Phase::kEvaluate);
-  const Evaluation evaluation = Evaluate(config_, *eval_data_, model_.get(), engine_.get(),
-                                         communicator_, &*memory_, &context_);
+  // A picture that can't be decoded fails the job on all ranks, with its name.
+  std::vector<double> sums;
+  AgreeOrRetry("evaluate", [&] {
+    sums = EvaluateShare(config_, *eval_data_, model_.get(), engine_.get(), communicator_->rank(),
+                         communicator_->size(), &*memory_, &context_);
+  });
+  const Evaluation evaluation = SumShares(&sums, communicator_);
   progress_.top1 = evaluation.top1;
   progress_.top5 = evaluation.top5;
   progress_.eval_loss = evaluation.loss;

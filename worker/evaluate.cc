@@ -8,6 +8,12 @@
 #include "distributed/shard_layout.h"
 
 namespace swinfleet {
+namespace {
+
+// Numbers of an EvaluatedBatch.
+constexpr int64_t kFields = 4;
+
+}  // namespace
 
 EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model* model,
                              ParameterAccess* parameters, MemoryClasses* memory, Context* context) {
@@ -37,12 +43,11 @@ EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model*
   return result;
 }
 
-Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* model,
-                    ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
-                    Context* context) {
+std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& dataset, Model* model,
+                                  ParameterAccess* parameters, int rank, int ranks,
+                                  MemoryClasses* memory, Context* context) {
   const int64_t batch_size = config.train.eval_batch;
   const int64_t batches = (dataset.identity().count + batch_size - 1) / batch_size;
-  const int rank = communicator->rank(), ranks = communicator->size();
   const int64_t first = ShardLayout::LeafBegin(rank, ranks, batches);
   const int64_t count = ShardLayout::LeafCount(rank, ranks, batches);
 
@@ -53,9 +58,6 @@ Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* mode
   options.leaves = count;
   Loader loader(&dataset, options);
 
-  // One place a batch: adding zeros from the other ranks changes no bit, and the batches are then
-  // summed in order.
-  constexpr int64_t kFields = 4;
   std::vector<double> sums(batches * kFields, 0.0);
   for (int64_t i = first; i < first + count; ++i) {
     const EvaluatedBatch batch =
@@ -66,13 +68,19 @@ Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* mode
     fields[2] = batch.top5;
     fields[3] = batch.pictures;
   }
-  communicator->AllReduceSum(sums, "evaluation");
+  return sums;
+}
+
+Evaluation SumShares(std::vector<double>* sums, Communicator* communicator) {
+  // One place a batch: adding zeros from the other ranks changes no bit, and the batches are then
+  // summed in order.
+  communicator->AllReduceSum(*sums, "evaluation");
   EvaluatedBatch total;
-  for (int64_t i = 0; i < batches; ++i) {
-    total.loss_sum += sums[i * kFields];
-    total.top1 += sums[i * kFields + 1];
-    total.top5 += sums[i * kFields + 2];
-    total.pictures += sums[i * kFields + 3];
+  for (size_t i = 0; i < sums->size(); i += kFields) {
+    total.loss_sum += (*sums)[i];
+    total.top1 += (*sums)[i + 1];
+    total.top5 += (*sums)[i + 2];
+    total.pictures += (*sums)[i + 3];
   }
   return {.loss = total.loss_sum / total.pictures,
           .top1 = total.top1 / total.pictures,

@@ -3,6 +3,7 @@
 #define SWINFLEET_WORKER_EVALUATE_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "core/config/job_config.h"
 #include "core/data/loader.h"
@@ -21,11 +22,13 @@ struct Evaluation {
   int64_t pictures = 0;
 };
 
-// Evaluates the whole split, its batches shared out over the ranks; the same bits on every rank and
-// for every number of ranks. Collective. Throws Error when a picture can't be had.
-Evaluation Evaluate(const JobConfig& config, const Dataset& dataset, Model* model,
-                    ParameterAccess* parameters, Communicator* communicator, MemoryClasses* memory,
-                    Context* context);
+// Evaluates one rank's share of the split's batches: for each batch of the split its sums, zeros
+// for those of other ranks. No collective. Throws Error when a picture can't be had.
+std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& dataset, Model* model,
+                                  ParameterAccess* parameters, int rank, int ranks,
+                                  MemoryClasses* memory, Context* context);
+// All shares together: the same bits on every rank and for every number of ranks. Collective.
+Evaluation SumShares(std::vector<double>* sums, Communicator* communicator);
 
 // One batch of it: {sum of losses, top-1 count, top-5 count, pictures}.
 struct EvaluatedBatch {

@@ -222,7 +222,8 @@ void Inference::ChooseSizes(const InferenceOptions& options) {
   }
   if (options.window > 0) model.window_size = options.window;
   const bool resized = !options.image_size.empty() || options.window > 0;
-  const std::vector<std::string> problems = ValidateModel(model);
+  std::vector<std::string> problems = ValidateModel(model);
+  if (problems.empty() && config_.pretrain.on()) problems = ValidatePretrain(config_);
   if (!problems.empty()) throw UsageError(JoinLines(problems));
   // Swin V2's way to other windows: coordinates stay in units of the trained ones.
   if (resized && model.arch == Architecture::kSwinV2 && TrainedWindows(model) != windows) {
@@ -299,8 +300,9 @@ Evaluation Inference::Evaluate(const DataConfig& data, const Dataset& dataset) {
   JobConfig config = config_;
   config.data = data;
   const std::unique_ptr<Communicator> alone = MakeSelfCommunicator();
-  return swinfleet::Evaluate(config, dataset, model_.get(), &*parameters_, alone.get(), &*memory_,
-                             &context_);
+  std::vector<double> sums = EvaluateShare(config, dataset, model_.get(), &*parameters_, /*rank=*/0,
+                                           /*ranks=*/1, &*memory_, &context_);
+  return SumShares(&sums, alone.get());
 }
 
 void Inference::Classify(

@@ -125,6 +125,8 @@ ModelConfig ReadModel(const json& object, PretrainConfig* pretrain) {
   model.image_w = image[1];
   std::set<std::string> keys = {"arch", "img_size", "pretrain"};
   VisitModel(model, Reader{object, &keys});
+  // Only written where it is not the usual one.
+  if (object.contains("qk_scale")) Reader{object, &keys}("qk_scale", model.qk_scale);
   CheckKeys(object, keys);
   if (object.contains("pretrain")) *pretrain = ReadPretrain(object.at("pretrain"));
   return model;
@@ -137,6 +139,7 @@ std::string ModelConfigToJson(const ModelConfig& model, const PretrainConfig& pr
   object["arch"] = ArchitectureName(model.arch);
   object["img_size"] = {model.image_h, model.image_w};
   VisitModel(model, Writer{&object});
+  if (model.qk_scale != 0) object["qk_scale"] = model.qk_scale;
   if (model.pretrained_window_sizes.empty()) {
     object["pretrained_window_sizes"] = std::vector<int64_t>(model.depths.size(), 0);
   }
@@ -158,7 +161,13 @@ ModelConfig ModelConfigFromJson(const std::string& text, const std::string& sour
   } catch (const std::exception& error) {
     throw Error(source + " holds no model of this version: " + error.what());
   }
-  const std::vector<std::string> problems = ValidateModel(model);
+  std::vector<std::string> problems = ValidateModel(model);
+  if (problems.empty() && found.on()) {
+    JobConfig job;
+    job.model = model;
+    job.pretrain = found;
+    problems = ValidatePretrain(job);
+  }
   if (!problems.empty()) throw Error(source + " holds no model that can be built: " + problems[0]);
   if (pretrain != nullptr) *pretrain = found;
   return model;
@@ -172,8 +181,9 @@ std::string PreprocessingToJson(const DataConfig& data, const DataIdentity& iden
   object["interpolation"] = NameOf(kInterpolations, data.interpolation);
   object["eval_crop"] = data.eval_crop;
   object["frame_interval"] = data.frame_interval;
-  object["resample"] = data.format != "idx" || !data.crop_scale.empty();
-  if (identity.height > 0) object["picture_size"] = {identity.height, identity.width};
+  const bool resample = data.format != "idx" || !data.crop_scale.empty();
+  object["resample"] = resample;
+  if (!resample) object["picture_size"] = {identity.height, identity.width};
   return object.dump();
 }
 

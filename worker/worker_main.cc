@@ -115,9 +115,12 @@ int64_t ChooseAttempt(const std::string& run_dir, Communicator* communicator) {
 std::string IdentityText(JobSpec spec) {
   spec.clear_parallel();
   spec.clear_checkpoint();
+  spec.clear_memory();
   spec.mutable_data()->clear_loader_threads();
   spec.mutable_data()->clear_prefetch();
   spec.mutable_train()->clear_log_every_steps();
+  spec.mutable_train()->clear_eval_batch();
+  spec.mutable_train()->clear_allow_emulation();
   return JobToYaml(spec);
 }
 

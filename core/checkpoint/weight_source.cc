@@ -67,7 +67,8 @@ void RefusePickle(const std::string& path, FileOps& ops) {
   std::array<std::byte, 4> head = {};
   if (file.size() < head.size()) return;
   file.ReadAt(0, head);
-  const bool zip = head[0] == std::byte{'P'} && head[1] == std::byte{'K'};
+  const bool zip = head[0] == std::byte{'P'} && head[1] == std::byte{'K'} &&
+                   head[2] == std::byte{3} && head[3] == std::byte{4};
   const bool pickle = head[0] == std::byte{0x80} && head[1] <= std::byte{5};
   // A safetensors file may begin with these bytes too, the header's length, whose fourth byte is at
   // most 5.

@@ -29,6 +29,9 @@ void CheckOptimizer(const OptimizerConfig& optimizer, Errors& errors) {
                      optimizer.learning_rate > 0, "above 0");
   errors.CheckNumber("train.optimizer.weight_decay", optimizer.weight_decay,
                      optimizer.weight_decay >= 0, "at least 0");
+  errors.CheckNumber("train.optimizer.layer_decay", optimizer.layer_decay,
+                     optimizer.layer_decay > 0 && optimizer.layer_decay <= 1,
+                     "above 0 and at most 1");
   if (optimizer.kind == OptimizerConfig::Kind::kSgd) {
     errors.CheckNumber("train.optimizer.momentum", optimizer.momentum,
                        optimizer.momentum >= 0 && optimizer.momentum < 1, "at least 0 and below 1");
@@ -79,7 +82,7 @@ void CheckSchedule(const TrainConfig& train, Errors& errors) {
                " is above train.optimizer.learning_rate ", rate,
                "; a warm-up starts at or below the rate that it leads to");
   }
-  if (schedule.kind == Kind::kCosine) {
+  if (schedule.kind == Kind::kCosine || schedule.kind == Kind::kMaeCosine) {
     errors.CheckNumber("train.schedule.min_learning_rate", schedule.min_learning_rate,
                        schedule.min_learning_rate >= 0, "at least 0");
     if (rate > 0 && schedule.min_learning_rate > rate) {
@@ -145,6 +148,10 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
                      train.label_smoothing >= 0 && train.label_smoothing < 1,
                      "at least 0 and below 1");
   CheckOptimizer(train.optimizer, errors);
+  if (job.pretrain.on() && train.optimizer.layer_decay != 1) {
+    errors.Add("train.optimizer.layer_decay is ", train.optimizer.layer_decay,
+               "; pre-training trains all layers alike: leave it out");
+  }
   CheckSchedule(train, errors);
   errors.CheckNumber("train.clip_grad_norm", train.clip_grad_norm, train.clip_grad_norm >= 0,
                      "at least 0, where 0 means no clipping");

@@ -105,6 +105,14 @@ TEST(ValidateModel, ClipsOfAnySize) {
               IsEmpty());
 }
 
+TEST(ValidateOptimizer, LayerDecay) {
+  for (const double decay : {0.0, -0.75, 65.0}) {
+    EXPECT_THAT(Errors([&](JobConfig& job) { job.train.optimizer.layer_decay = decay; }),
+                ElementsAre(HasSubstr("train.optimizer.layer_decay")))
+        << decay;
+  }
+}
+
 TEST(ValidateMemory, ListsNeedOneEntryAStage) {
   EXPECT_THAT(Errors([](JobConfig& job) {
                 job.memory.checkpointing.assign(2, MemoryConfig::Checkpointing::kBlock);

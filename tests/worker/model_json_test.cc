@@ -66,6 +66,21 @@ TEST(ModelJson, PreTrainingIsSaid) {
   EXPECT_FALSE(back.on());
 }
 
+TEST(ModelJson, TheScaleOfQueriesIsKept) {
+  ModelConfig model = *ModelPreset("swin_tiny_patch4_window7_224");
+  EXPECT_THAT(ModelConfigToJson(model), Not(HasSubstr("qk_scale")));
+  model.qk_scale = 0.25;
+  EXPECT_EQ(ModelConfigFromJson(ModelConfigToJson(model), "test").qk_scale, 0.25);
+}
+
+TEST(ModelJson, PretrainingThatCannotBeBuiltIsRefused) {
+  ModelConfig model = *ModelPreset("swin_tiny_patch4_window7_224");
+  PretrainConfig pretrain;
+  pretrain.method = PretrainConfig::Method::kSimMim;
+  pretrain.mask_unit = 0;
+  EXPECT_THAT(ErrorOf(ModelConfigToJson(model, pretrain)), HasSubstr("pretrain.mask_unit"));
+}
+
 TEST(ModelJson, ClipsHaveTheirFrames) {
   ModelConfig model = *ModelPreset("swin_tiny_patch244_window877_kinetics400_1k");
   const ModelConfig back = ModelConfigFromJson(ModelConfigToJson(model), "test");
