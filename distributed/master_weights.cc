@@ -6,20 +6,13 @@
 #include <bit>
 #include <cmath>
 
+#include "kernels/bf16_master.h"
 #include "kernels/cpu/element.h"
 
 namespace swinfleet {
 namespace {
 
-// Halfway cases go away from zero: only then do 16 more bits give the master back.
-uint16_t Bf16Of(float master) {
-  return static_cast<uint16_t>((std::bit_cast<uint32_t>(master) + 0x8000) >> 16);
-}
-
-float MasterOf(uint16_t bf16, uint16_t remainder) {
-  const uint32_t bits = uint32_t{bf16} << 16 | remainder;
-  return std::bit_cast<float>(bits - (remainder >= 0x8000 ? 0x10000 : 0));
-}
+uint16_t Bf16Of(float master) { return Bf16OfMaster(std::bit_cast<uint32_t>(master)); }
 
 float Bf16ToFloat(uint16_t bits) { return ToFloat(std::bit_cast<hwy::bfloat16_t>(bits)); }
 float F16ToFloat(uint16_t bits) { return ToFloat(std::bit_cast<hwy::float16_t>(bits)); }
@@ -69,7 +62,7 @@ void KeepMasters(std::span<const float> masters, const TensorView& kept) {
   }
   uint16_t* remainders = kept.u16();
   for (size_t i = 0; i < masters.size(); ++i) {
-    remainders[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(masters[i]));
+    remainders[i] = RemainderOfMaster(std::bit_cast<uint32_t>(masters[i]));
   }
 }
 
@@ -82,7 +75,9 @@ void RestoreMasters(const TensorView& values, const TensorView& kept, std::span<
   }
   const uint16_t* bf16 = values.u16();
   const uint16_t* remainders = kept.u16();
-  for (size_t i = 0; i < masters.size(); ++i) masters[i] = MasterOf(bf16[i], remainders[i]);
+  for (size_t i = 0; i < masters.size(); ++i) {
+    masters[i] = std::bit_cast<float>(JoinMaster(bf16[i], remainders[i]));
+  }
 }
 
 void WidenWeights(const TensorView& values, std::span<float> out) {

@@ -291,6 +291,15 @@ void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader, int paramet
   }
 }
 
+ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table) {
+  return {.stage = config.parallel.zero_stage,
+          .optimizer = config.train.optimizer,
+          .hypers = GroupsOf(config, table),
+          .micro_batches = config.train.micro_batches(),
+          .dtype = config.train.dtype,
+          .accumulation = config.train.accumulation};
+}
+
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
                        const ZeroOptions& options, MemoryClasses* memory, Context* context)
     : impl_(std::make_unique<Impl>(table, communicator, options, memory, context)) {}
@@ -365,11 +374,6 @@ GradientNorm ZeroEngine::FinishReduction() {
   result.norm = impl_->Norm();
   if (!std::isfinite(result.norm)) result.first_nonfinite = impl_->FirstNonfinite();
   return result;
-}
-
-void ZeroEngine::Update(double base_rate, int64_t update, float grad_scale) {
-  for (const ParameterHyper& hyper : impl_->options.hypers) CHECK_EQ(hyper.lr_scale, 1);
-  Update(std::vector<double>(impl_->options.hypers.size(), base_rate), update, grad_scale);
 }
 
 void ZeroEngine::Update(std::span<const double> rates, int64_t update, float grad_scale) {

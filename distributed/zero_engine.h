@@ -35,6 +35,9 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
 };
 
+// What follows from the job.
+ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table);
+
 // The reduced gradient of a step.
 struct GradientNorm {
   // Global 2-norm, the same bits on every rank; but for low-precision accumulation, also for every
@@ -95,10 +98,8 @@ class ZeroEngine : public ParameterAccess {
   void BeginMicroBatch(int64_t leaf);
   // Waits for the reductions. Collective.
   GradientNorm FinishReduction();
-  // One optimizer step on what this rank owns, on gradients times grad_scale. `update` counts
-  // updates made before (0 for the first). Every parameter's lr_scale must be 1.
-  void Update(double base_rate, int64_t update, float grad_scale);
-  // The same with a rate for each parameter, in the table's order.
+  // One optimizer step on what this rank owns, on gradients times grad_scale, with a rate for each
+  // parameter, in the table's order. `update` counts updates made before (0 for the first).
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
   // Afterwards every rank has all new parameters. Collective.
   void PublishParameters();

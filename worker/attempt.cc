@@ -17,7 +17,6 @@
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
 #include "core/nn/model.h"
-#include "core/optim/parameter_groups.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
 #include "worker/checkpointer.h"
@@ -27,6 +26,7 @@
 #include "worker/memory_plan.h"
 #include "worker/metrics_log.h"
 #include "worker/model_json.h"
+#include "worker/processor.h"
 #include "worker/reproducibility.h"
 #include "worker/train_step.h"
 
@@ -66,8 +66,6 @@ class Attempt {
   void OpenData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
-  // Throws Error for a dtype that the processor would only emulate.
-  void CheckProcessor() const;
   void ReserveMemory();
   void ClaimFolder();
   void RestoreState();
@@ -188,18 +186,10 @@ void Attempt::OpenData() {
   }
 }
 
-void Attempt::CheckProcessor() const {
-  const DType dtype = config_.train.dtype;
-  if (CpuHasNative(dtype) || config_.train.allow_emulation) return;
-  throw Error(std::string("this processor has no ") + NameOf(dtype) + " arithmetic (" +
-              CpuInstructionSet() +
-              "), so train.dtype would be emulated, slower than fp32: use fp32, other hosts, or"
-              " train.allow_emulation: true");
-}
-
 void Attempt::ReserveMemory() {
   Agree("reserve memory", [&] {
-    CheckProcessor();
+    RequireNative(config_.train.dtype, config_.train.allow_emulation,
+                  "use train.dtype fp32, other hosts, or train.allow_emulation: true");
     const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
     const std::string chosen = ResolveBudget(&config_, communicator_->size(), facts);
     LOG_IF(INFO, leader() && !chosen.empty()) << chosen;
@@ -214,13 +204,8 @@ void Attempt::ReserveMemory() {
               .workspace = &memory_->workspace,
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
-  const ZeroOptions options = {.stage = config_.parallel.zero_stage,
-                               .optimizer = config_.train.optimizer,
-                               .hypers = GroupsOf(config_, model_->parameters()),
-                               .micro_batches = config_.train.micro_batches(),
-                               .dtype = config_.train.dtype,
-                               .accumulation = config_.train.accumulation};
-  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, options, &*memory_,
+  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_,
+                                         ZeroOptionsFor(config_, model_->parameters()), &*memory_,
                                          &context_);
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
                                             communicator_, &*memory_, &context_);

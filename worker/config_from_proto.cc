@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "core/config/names.h"
+
 namespace swinfleet {
 namespace {
 
@@ -96,17 +98,14 @@ namespace {
 
 // The value called `name`, or a problem that lists all names.
 template <typename Enum>
-void TakeEnum(const std::string& name, const std::vector<std::pair<std::string, Enum>>& values,
-              const std::string& key, Enum* target, Problems* problems) {
-  std::vector<std::string> names;
-  for (const auto& [known, value] : values) {
-    if (known == name) {
-      *target = value;
-      return;
-    }
-    names.push_back(known);
+void TakeEnum(const std::string& name, const EnumNames<Enum>& names, const std::string& key,
+              Enum* target, Problems* problems) {
+  if (const std::optional<Enum> value = ValueIn(names, name)) {
+    *target = *value;
+    return;
   }
-  problems->push_back(key + " is \"" + name + "\", which is unknown; use " + JoinNames(names));
+  problems->push_back(key + " is \"" + name + "\", which is unknown; use " +
+                      JoinNames(NamesOf(names)));
 }
 
 // False when the preset or the image's size is not known: then nothing can be said about the rest
@@ -131,12 +130,7 @@ bool ConvertModel(const ModelSpec& spec, ModelConfig* model, Problems* problems)
     model->image_w = spec.image_size(spec.image_size_size() - 1);
   }
   if (spec.has_arch()) {
-    TakeEnum<Architecture>(spec.arch(),
-                           {{"swin_v1", Architecture::kSwinV1},
-                            {"swin_v2", Architecture::kSwinV2},
-                            {"video_swin", Architecture::kVideoSwin},
-                            {"vit", Architecture::kVit}},
-                           "model.arch", &model->arch, problems);
+    TakeEnum(spec.arch(), ArchitectureNames(), "model.arch", &model->arch, problems);
   }
   SWINFLEET_TAKE(frames, model->frames);
   SWINFLEET_TAKE(patch_frames, model->patch_frames);
@@ -174,12 +168,8 @@ void ConvertData(const DataSpec& spec, DataConfig* data, Problems* problems) {
   TakeReals(spec.crop_scale(), "data.crop_scale", &data->crop_scale, problems);
   TakeReals(spec.crop_ratio(), "data.crop_ratio", &data->crop_ratio, problems);
   if (spec.has_interpolation()) {
-    using Interpolation = DataConfig::Interpolation;
-    TakeEnum<Interpolation>(spec.interpolation(),
-                            {{"bilinear", Interpolation::kBilinear},
-                             {"bicubic", Interpolation::kBicubic},
-                             {"random", Interpolation::kRandom}},
-                            "data.interpolation", &data->interpolation, problems);
+    TakeEnum(spec.interpolation(), InterpolationNames(), "data.interpolation", &data->interpolation,
+             problems);
   }
   SWINFLEET_TAKE_REAL("data", eval_crop, data->eval_crop);
   if (spec.has_broken_pictures()) {
@@ -208,10 +198,7 @@ void ConvertMix(const MixSpec& spec, MixConfig* mix, Problems* problems) {
 void ConvertPretrain(const PretrainSpec& spec, PretrainConfig* pretrain, Problems* problems) {
   using Method = PretrainConfig::Method;
   if (spec.has_method()) {
-    TakeEnum<Method>(
-        spec.method(),
-        {{"simmim", Method::kSimMim}, {"mae", Method::kMae}, {"greenmim", Method::kGreenMim}},
-        "pretrain.method", &pretrain->method, problems);
+    TakeEnum(spec.method(), PretrainMethodNames(), "pretrain.method", &pretrain->method, problems);
   } else if (spec.ByteSizeLong() > 0) {
     problems->push_back("pretrain.method is missing; use simmim, mae or greenmim");
   }
@@ -234,11 +221,7 @@ void ConvertMemory(const MemorySpec& spec, size_t stages, MemoryConfig* memory,
   using Checkpointing = MemoryConfig::Checkpointing;
   for (const std::string& name : spec.checkpointing()) {
     Checkpointing value = Checkpointing::kNone;
-    TakeEnum<Checkpointing>(name,
-                            {{"none", Checkpointing::kNone},
-                             {"selective", Checkpointing::kSelective},
-                             {"block", Checkpointing::kBlock}},
-                            "memory.checkpointing", &value, problems);
+    TakeEnum(name, CheckpointingNames(), "memory.checkpointing", &value, problems);
     memory->checkpointing.push_back(value);
   }
   TakeIntegers(spec.sequential_windows(), &memory->sequential_windows);
@@ -302,17 +285,12 @@ void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems)
   SWINFLEET_TAKE(eval_every_epochs, train->eval_every_epochs);
   SWINFLEET_TAKE(eval_batch, train->eval_batch);
   if (spec.has_dtype()) {
-    TakeEnum<DType>(spec.dtype(),
-                    {{"fp32", DType::kF32}, {"bf16", DType::kBF16}, {"fp16", DType::kF16}},
-                    "train.dtype", &train->dtype, problems);
+    TakeEnum(spec.dtype(), DTypeNames(), "train.dtype", &train->dtype, problems);
   }
   SWINFLEET_TAKE(allow_emulation, train->allow_emulation);
   if (spec.has_accumulation()) {
-    TakeEnum<Accumulation>(spec.accumulation(),
-                           {{"plain", Accumulation::kPlain},
-                            {"split", Accumulation::kSplit},
-                            {"low_precision", Accumulation::kLowPrecision}},
-                           "train.accumulation", &train->accumulation, problems);
+    TakeEnum(spec.accumulation(), AccumulationNames(), "train.accumulation", &train->accumulation,
+             problems);
   }
   ConvertMix(spec.mix(), &train->mix, problems);
   SWINFLEET_TAKE(log_every_steps, train->log_every_steps);

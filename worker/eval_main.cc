@@ -7,12 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "core/config/names.h"
 #include "core/data/dataset.h"
 #include "kernels/error.h"
 #include "worker/exit_codes.h"
 #include "worker/inference.h"
 #include "worker/logging.h"
 #include "worker/model_json.h"
+#include "worker/program.h"
 
 namespace swinfleet {
 namespace {
@@ -81,7 +83,7 @@ nlohmann::json Describe(const Inference& inference, const DataConfig& data,
   result["top1"] = known(classes, evaluation.top1);
   result["top5"] = known(classes, evaluation.top5);
   result["loss"] = evaluation.loss;
-  result["dtype"] = ShortName(config.train.dtype);
+  result["dtype"] = NameIn(DTypeNames(), config.train.dtype);
   result["mean"] = data.mean;
   result["std"] = data.std;
   result["normalisation"] = inference.normalisation();
@@ -163,18 +165,5 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"fail", "replace"}))
       ->type_name("NAME");
   app.add_flag("--json", arguments.json, "One JSON object on one line");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  }
-  try {
-    return swinfleet::Eval(arguments);
-  } catch (const swinfleet::UsageError& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitUsage;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitFailed;
-  }
+  return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Eval(arguments); });
 }

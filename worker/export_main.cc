@@ -14,6 +14,7 @@
 #include "worker/exit_codes.h"
 #include "worker/logging.h"
 #include "worker/model_json.h"
+#include "worker/program.h"
 
 namespace swinfleet {
 namespace {
@@ -71,15 +72,6 @@ int main(int argc, char** argv) {
   app.add_option("source", source, "Folder of a checkpoint or of a run")->required();
   app.add_option("out", out, "The safetensors file to write")->required();
   app.add_flag("--force", force, "Overwrite the file if it exists");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  }
-  try {
-    return swinfleet::Export(source, out, force);
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitFailed;
-  }
+  return swinfleet::RunProgram(&app, argc, argv,
+                               [&] { return swinfleet::Export(source, out, force); });
 }

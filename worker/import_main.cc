@@ -14,6 +14,7 @@
 #include "worker/initial_weights.h"
 #include "worker/job_file.h"
 #include "worker/logging.h"
+#include "worker/program.h"
 #include "worker/start_checkpoint.h"
 
 namespace swinfleet {
@@ -69,15 +70,5 @@ int main(int argc, char** argv) {
   app.add_option("--job", arguments.job_file, "The job's YAML file")->required();
   app.add_option("--out", arguments.out, "Run folder (the job's run_dir) for the checkpoint");
   app.add_flag("--force", arguments.force, "Overwrite an earlier import");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  }
-  try {
-    return swinfleet::Import(arguments);
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitFailed;
-  }
+  return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Import(arguments); });
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/checkpoint/weight_description.h"
+#include "core/config/names.h"
 #include "core/data/loader.h"
 #include "core/loss/objective.h"
 #include "distributed/communicator.h"
@@ -13,12 +14,11 @@
 #include "worker/config_from_proto.h"
 #include "worker/initial_weights.h"
 #include "worker/model_json.h"
+#include "worker/processor.h"
 
 namespace swinfleet {
 namespace {
 
-constexpr std::pair<DType, const char*> kDTypes[] = {
-    {DType::kF32, "fp32"}, {DType::kBF16, "bf16"}, {DType::kF16, "fp16"}};
 constexpr int64_t kFileBatch = 32;
 // Of ImageNet's training pictures: what timm's and the official models are trained with.
 const std::vector<double> kImageNetMean = {0.485, 0.456, 0.406};
@@ -55,13 +55,6 @@ std::vector<int64_t> TrainedWindows(const ModelConfig& model) {
 }
 
 }  // namespace
-
-const char* ShortName(DType dtype) {
-  for (const auto& [known, name] : kDTypes) {
-    if (known == dtype) return name;
-  }
-  return "";
-}
 
 void AddInferenceOptions(CLI::App* app, InferenceOptions* options) {
   app->add_option("--weights", options->weights,
@@ -258,16 +251,9 @@ void Inference::ChoosePreparation(const InferenceOptions& options) {
 }
 
 void Inference::ChooseArithmetic(const InferenceOptions& options) {
-  for (const auto& [dtype, name] : kDTypes) {
-    if (options.dtype == name) config_.train.dtype = dtype;
-  }
-  const DType dtype = config_.train.dtype;
-  if (!CpuHasNative(dtype) && !options.allow_emulation) {
-    throw Error(std::string("this processor has no ") + NameOf(dtype) + " arithmetic (" +
-                CpuInstructionSet() +
-                "), so it would be emulated, slower than fp32; use --dtype fp32, or "
-                "--allow-emulation");
-  }
+  config_.train.dtype = ValueIn(DTypeNames(), options.dtype).value_or(config_.train.dtype);
+  RequireNative(config_.train.dtype, options.allow_emulation,
+                "use --dtype fp32, or --allow-emulation");
   if (options.batch > 0) config_.train.eval_batch = options.batch;
   if (options.threads > 0) {
     config_.parallel.threads_per_rank = options.threads;

@@ -18,18 +18,13 @@
 #include "core/nn/model.h"
 #include "kernels/error.h"
 #include "worker/evaluate.h"
+#include "worker/program.h"
 
 namespace CLI {
 class App;
 }
 
 namespace swinfleet {
-
-// Arguments that can't work, whatever the files hold.
-class UsageError : public Error {
- public:
-  using Error::Error;
-};
 
 // What the command line says; what it leaves open comes from the weights.
 struct InferenceOptions {
@@ -120,9 +115,6 @@ class Inference {
   std::optional<InferenceParameters> parameters_;
   Context context_;
 };
-
-// "fp32", "bf16" or "fp16".
-const char* ShortName(DType dtype);
 
 }  // namespace swinfleet
 

@@ -36,16 +36,8 @@ struct DryRun {
                 .count = &work},
         model(MakeModel(config.model, config.pretrain, config.memory)),
         communicator(MakeDryRunCommunicator(rank, ranks, &traffic)),
-        engine(model->parameters(), communicator.get(), Options(), &memory, &context) {}
-
-  ZeroOptions Options() const {
-    return {.stage = config.parallel.zero_stage,
-            .optimizer = config.train.optimizer,
-            .hypers = GroupsOf(config, model->parameters()),
-            .micro_batches = config.train.micro_batches(),
-            .dtype = config.train.dtype,
-            .accumulation = config.train.accumulation};
-  }
+        engine(model->parameters(), communicator.get(), ZeroOptionsFor(config, model->parameters()),
+               &memory, &context) {}
 
   void Step() {
     // Preparing the engine is no part of a step.

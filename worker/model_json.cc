@@ -5,45 +5,18 @@
 #include <utility>
 #include <vector>
 
+#include "core/config/names.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
 namespace {
 
 using nlohmann::json;
-using Interpolation = DataConfig::Interpolation;
-using Method = PretrainConfig::Method;
-
-constexpr Architecture kArchitectures[] = {Architecture::kSwinV1, Architecture::kSwinV2,
-                                           Architecture::kVideoSwin, Architecture::kVit};
-constexpr std::pair<Method, const char*> kMethods[] = {
-    {Method::kSimMim, "simmim"}, {Method::kMae, "mae"}, {Method::kGreenMim, "greenmim"}};
-constexpr std::pair<Interpolation, const char*> kInterpolations[] = {
-    {Interpolation::kBilinear, "bilinear"},
-    {Interpolation::kBicubic, "bicubic"},
-    {Interpolation::kRandom, "random"}};
-
-template <typename Enum, size_t kCount>
-const char* NameOf(const std::pair<Enum, const char*> (&names)[kCount], Enum value) {
-  for (const auto& [known, name] : names) {
-    if (known == value) return name;
-  }
-  return "";
-}
-
-template <typename Enum, size_t kCount>
-Enum ValueOf(const std::pair<Enum, const char*> (&names)[kCount], const std::string& name) {
-  for (const auto& [value, known] : names) {
-    if (known == name) return value;
-  }
-  throw Error("\"" + name + "\" is unknown");
-}
-
-Architecture ArchitectureOf(const std::string& name) {
-  for (const Architecture arch : kArchitectures) {
-    if (name == ArchitectureName(arch)) return arch;
-  }
-  throw Error("\"arch\" is \"" + name + "\", which is unknown");
+// The value called `name`, which is what `key` says.
+template <typename Enum>
+Enum ValueOf(const EnumNames<Enum>& names, const std::string& key, const std::string& name) {
+  if (const std::optional<Enum> value = ValueIn(names, name)) return *value;
+  throw Error("\"" + key + "\" is \"" + name + "\", which is unknown");
 }
 
 void CheckKeys(const json& object, const std::set<std::string>& known) {
@@ -109,7 +82,8 @@ struct Writer {
 
 PretrainConfig ReadPretrain(const json& object) {
   PretrainConfig pretrain;
-  pretrain.method = ValueOf(kMethods, object.at("method").get<std::string>());
+  pretrain.method =
+      ValueOf(PretrainMethodNames(), "method", object.at("method").get<std::string>());
   std::set<std::string> keys = {"method"};
   VisitPretrain(pretrain, Reader{object, &keys});
   CheckKeys(object, keys);
@@ -118,7 +92,7 @@ PretrainConfig ReadPretrain(const json& object) {
 
 ModelConfig ReadModel(const json& object, PretrainConfig* pretrain) {
   ModelConfig model;
-  model.arch = ArchitectureOf(object.at("arch").get<std::string>());
+  model.arch = ValueOf(ArchitectureNames(), "arch", object.at("arch").get<std::string>());
   const auto image = object.at("img_size").get<std::vector<int64_t>>();
   if (image.size() != 2) throw Error("\"img_size\" is not [height, width]");
   model.image_h = image[0];
@@ -145,7 +119,7 @@ std::string ModelConfigToJson(const ModelConfig& model, const PretrainConfig& pr
   }
   if (pretrain.on()) {
     json part;
-    part["method"] = NameOf(kMethods, pretrain.method);
+    part["method"] = NameIn(PretrainMethodNames(), pretrain.method);
     VisitPretrain(pretrain, Writer{&part});
     object["pretrain"] = part;
   }
@@ -178,7 +152,7 @@ std::string PreprocessingToJson(const DataConfig& data, const DataIdentity& iden
   object["format"] = data.format;
   object["mean"] = data.mean;
   object["std"] = data.std;
-  object["interpolation"] = NameOf(kInterpolations, data.interpolation);
+  object["interpolation"] = NameIn(InterpolationNames(), data.interpolation);
   object["eval_crop"] = data.eval_crop;
   object["frame_interval"] = data.frame_interval;
   const bool resample = data.format != "idx" || !data.crop_scale.empty();
@@ -196,7 +170,8 @@ void PreprocessingFromJson(const std::string& text, const std::string& source, D
     object.at("format").get_to(data->format);
     object.at("mean").get_to(data->mean);
     object.at("std").get_to(data->std);
-    data->interpolation = ValueOf(kInterpolations, object.at("interpolation").get<std::string>());
+    data->interpolation = ValueOf(InterpolationNames(), "interpolation",
+                                  object.at("interpolation").get<std::string>());
     object.at("eval_crop").get_to(data->eval_crop);
     object.at("frame_interval").get_to(data->frame_interval);
     data->crop_scale.clear();

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "core/config/names.h"
 #include "core/nn/model.h"
 #include "kernels/error.h"
 #include "worker/config_from_proto.h"
@@ -21,6 +22,7 @@
 #include "worker/memory_budget.h"
 #include "worker/memory_plan.h"
 #include "worker/model_json.h"
+#include "worker/program.h"
 
 namespace swinfleet {
 namespace {
@@ -69,18 +71,9 @@ int PrintProblems(const Arguments& arguments, const std::vector<std::string>& pr
   return kExitUsage;
 }
 
-const char* DTypeName(DType dtype) {
-  return dtype == DType::kF32 ? "fp32" : dtype == DType::kBF16 ? "bf16" : "fp16";
-}
-
-const char* AccumulationName(Accumulation accumulation) {
-  constexpr const char* kNames[] = {"plain", "split", "low_precision"};
-  return kNames[static_cast<int>(accumulation)];
-}
-
-const char* TaskName(const PretrainConfig& pretrain) {
-  constexpr const char* kNames[] = {"classification", "simmim", "mae", "greenmim"};
-  return kNames[static_cast<int>(pretrain.method)];
+// What the model is trained for.
+std::string TaskName(const PretrainConfig& pretrain) {
+  return pretrain.on() ? NameIn(PretrainMethodNames(), pretrain.method) : "classification";
 }
 
 // ---- The plan ----
@@ -174,8 +167,8 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job) {
   plan["global_batch"] = config.train.global_batch;
   plan["micro_batch"] = config.train.micro_batch;
   plan["micro_batches"] = config.train.micro_batches();
-  plan["dtype"] = DTypeName(config.train.dtype);
-  plan["accumulation"] = AccumulationName(config.train.accumulation);
+  plan["dtype"] = NameIn(DTypeNames(), config.train.dtype);
+  plan["accumulation"] = NameIn(AccumulationNames(), config.train.accumulation);
   plan["zero_stage"] = config.parallel.zero_stage;
   // 0: whatever the fleet has.
   plan["ranks"] = job.ranks;
@@ -248,8 +241,8 @@ void PrintTraining(const Planned& job) {
             << "\n"
             << "steps       an epoch has 1 for each " << train.global_batch
             << " pictures of the data set, whose size the workers know\n"
-            << "numbers     " << DTypeName(train.dtype) << ", accumulation "
-            << AccumulationName(train.accumulation) << "\n"
+            << "numbers     " << NameIn(DTypeNames(), train.dtype) << ", accumulation "
+            << NameIn(AccumulationNames(), train.accumulation) << "\n"
             << "memory      checkpointing " << CheckpointingText(config.memory)
             << ", sequential windows " << SequentialText(config.memory) << "\n"
             << "ranks       "
@@ -352,13 +345,5 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 65536));
   app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");
   app.add_flag("--json", arguments.json, "JSON on stdout");
-  try {
-    app.parse(argc, argv);
-    return swinfleet::Plan(arguments);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitFailed;
-  }
+  return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Plan(arguments); });
 }

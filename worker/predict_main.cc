@@ -17,6 +17,7 @@
 #include "worker/exit_codes.h"
 #include "worker/inference.h"
 #include "worker/logging.h"
+#include "worker/program.h"
 
 namespace swinfleet {
 namespace {
@@ -211,18 +212,5 @@ int main(int argc, char** argv) {
   app.add_flag("--resample", arguments.resample,
                "Resample pictures although the model was trained on pictures of one size");
   app.add_flag("--json", arguments.json, "One JSON object on one line");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
-  }
-  try {
-    return swinfleet::Predict(arguments);
-  } catch (const swinfleet::UsageError& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitUsage;
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << std::endl;
-    return swinfleet::kExitFailed;
-  }
+  return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Predict(arguments); });
 }

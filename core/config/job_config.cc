@@ -14,32 +14,6 @@ int64_t SideTokens(int64_t pixels, int64_t patch, int stage) {
 
 }  // namespace
 
-const char* ArchitectureName(Architecture arch) {
-  switch (arch) {
-    case Architecture::kSwinV1:
-      return "swin_v1";
-    case Architecture::kSwinV2:
-      return "swin_v2";
-    case Architecture::kVideoSwin:
-      return "video_swin";
-    case Architecture::kVit:
-      return "vit";
-  }
-  return "";
-}
-
-const char* CheckpointingName(MemoryConfig::Checkpointing checkpointing) {
-  switch (checkpointing) {
-    case MemoryConfig::Checkpointing::kNone:
-      return "none";
-    case MemoryConfig::Checkpointing::kSelective:
-      return "selective";
-    case MemoryConfig::Checkpointing::kBlock:
-      return "block";
-  }
-  return "";
-}
-
 int64_t ModelConfig::StageD(int) const { return (frames + patch_frames - 1) / patch_frames; }
 
 int64_t ModelConfig::StageH(int stage) const { return SideTokens(image_h, patch_size, stage); }
@@ -75,13 +49,6 @@ std::array<int64_t, 3> ModelConfig::TableWindow(int stage) const {
 
 int64_t ModelConfig::PretrainedWindow(int stage) const {
   return pretrained_window_sizes.empty() ? 0 : pretrained_window_sizes[stage];
-}
-
-Shape MaskShape(const ModelConfig& model, const PretrainConfig& pretrain, int64_t batch) {
-  using Method = PretrainConfig::Method;
-  const int64_t unit = pretrain.method == Method::kMae ? model.patch_size : pretrain.mask_unit;
-  const int64_t units = (model.image_h / unit) * (model.image_w / unit);
-  return {pretrain.method == Method::kGreenMim ? 1 : batch, units};
 }
 
 }  // namespace swinfleet

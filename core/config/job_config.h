@@ -196,10 +196,6 @@ struct MemoryConfig {
 
 const char* CheckpointingName(MemoryConfig::Checkpointing checkpointing);
 
-// Shape of the masks that pre-training gives a model: (B, units), or (1, units) for GreenMIM, whose
-// pictures share one.
-Shape MaskShape(const ModelConfig& model, const PretrainConfig& pretrain, int64_t batch);
-
 struct OptimizerConfig {
   enum class Kind { kAdamW, kSgd };
   Kind kind = Kind::kAdamW;

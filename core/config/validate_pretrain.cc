@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/config/errors.h"
+#include "core/config/names.h"
 #include "core/data/mask.h"
 
 namespace swinfleet {
@@ -10,20 +11,6 @@ namespace {
 using Method = PretrainConfig::Method;
 
 constexpr int64_t kMaxDecoderDim = 65536;
-
-const char* MethodName(Method method) {
-  switch (method) {
-    case Method::kSimMim:
-      return "simmim";
-    case Method::kMae:
-      return "mae";
-    case Method::kGreenMim:
-      return "greenmim";
-    case Method::kNone:
-      break;
-  }
-  return "none";
-}
 
 // Units that fit both the model's grain and the picture, nearest to what was asked for.
 std::string UnitAdvice(const ModelConfig& model, int64_t grain, int64_t wanted) {
@@ -104,8 +91,9 @@ void CheckArchitecture(const JobConfig& job, Errors& errors) {
   const bool swin = arch == Architecture::kSwinV1 || arch == Architecture::kSwinV2;
   const bool mae = job.pretrain.method == Method::kMae;
   if (mae ? arch == Architecture::kVit : swin) return;
-  errors.Add("pretrain.method ", MethodName(job.pretrain.method), " does not train ",
-             ArchitectureName(arch), "; it trains ", mae ? "vit" : "swin_v1 and swin_v2");
+  errors.Add("pretrain.method ", NameIn(PretrainMethodNames(), job.pretrain.method),
+             " does not train ", ArchitectureName(arch), "; it trains ",
+             mae ? "vit" : "swin_v1 and swin_v2");
 }
 
 void CheckGreen(const JobConfig& job, Errors& errors) {

@@ -22,6 +22,10 @@ MaskConfig MaskConfigFor(const ModelConfig& model, const PretrainConfig& pretrai
   return mask;
 }
 
+Shape MaskShape(const MaskConfig& mask, int64_t batch) {
+  return {mask.method == PretrainConfig::Method::kGreenMim ? 1 : batch, mask.units()};
+}
+
 int64_t MaskedUnits(PretrainConfig::Method method, int64_t units, double ratio) {
   const auto count = static_cast<double>(units);
   if (method == PretrainConfig::Method::kSimMim) {

@@ -24,6 +24,10 @@ struct MaskConfig {
   int64_t units() const { return units_h * units_w; }
 };
 
+// Shape of the masks that a model is given: (B, units), or (1, units) for GreenMIM, whose pictures
+// share one.
+Shape MaskShape(const MaskConfig& mask, int64_t batch);
+
 // The job's masks. Sides that the unit doesn't divide are an error of the job's validation.
 MaskConfig MaskConfigFor(const ModelConfig& model, const PretrainConfig& pretrain);
 

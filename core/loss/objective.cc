@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/data/mask.h"
 #include "core/loss/masked.h"
 #include "core/loss/targets.h"
 
@@ -57,8 +58,9 @@ ModelInput InputOf(const Batch& batch, const JobConfig& config, Device device) {
   input.image = ViewOf(const_cast<float*>(batch.image.data()),
                        config.model.ImageShape(batch.pictures), device);
   if (config.pretrain.on()) {
-    input.mask = ViewOf(const_cast<int32_t*>(batch.mask.data()),
-                        MaskShape(config.model, config.pretrain, batch.pictures), device);
+    input.mask =
+        ViewOf(const_cast<int32_t*>(batch.mask.data()),
+               MaskShape(MaskConfigFor(config.model, config.pretrain), batch.pictures), device);
   }
   return input;
 }

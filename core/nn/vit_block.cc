@@ -7,6 +7,17 @@
 
 namespace swinfleet {
 
+VitConfig VitEncoderConfig(const ModelConfig& model, const MemoryConfig& memory, int64_t tokens) {
+  return {.tokens = tokens,
+          .channels = model.embed_dim,
+          .heads = model.num_heads[0],
+          .mlp_ratio = model.mlp_ratio,
+          .qkv_bias = model.qkv_bias,
+          .layer_norm_eps = model.layer_norm_eps,
+          .checkpointing = memory.StageCheckpointing(0),
+          .sequential_windows = memory.StageSequentialWindows(0)};
+}
+
 std::vector<std::unique_ptr<Block>> MakeVitBlocks(const VitConfig& config, const std::string& name,
                                                   int64_t depth, int first_number,
                                                   ParameterTable* table) {

@@ -23,6 +23,9 @@ struct VitConfig {
   int64_t sequential_windows = 0;
 };
 
+// Of a ViT encoder that attends over `tokens` tokens, as its job describes it.
+VitConfig VitEncoderConfig(const ModelConfig& model, const MemoryConfig& memory, int64_t tokens);
+
 // Blocks "NAME.0", "NAME.1", ...: timm's vision_transformer.Block, where all tokens attend to each
 // other. They count from `first_number`.
 std::vector<std::unique_ptr<Block>> MakeVitBlocks(const VitConfig& config, const std::string& name,

@@ -14,15 +14,8 @@ VitClassifier::VitClassifier(const ModelConfig& model, const MemoryConfig& memor
       positions_(parameters_.Add(
           "pos_embed", {1, 1 + patches_, model.embed_dim},
           {Initializer::Kind::kSinCosPositions, static_cast<double>(model.StageW(0))})),
-      blocks_(MakeVitBlocks({.tokens = 1 + patches_,
-                             .channels = model.embed_dim,
-                             .heads = model.num_heads[0],
-                             .mlp_ratio = model.mlp_ratio,
-                             .qkv_bias = model.qkv_bias,
-                             .layer_norm_eps = model.layer_norm_eps,
-                             .checkpointing = memory.StageCheckpointing(0),
-                             .sequential_windows = memory.StageSequentialWindows(0)},
-                            "blocks", model.depths[0], 0, &parameters_)),
+      blocks_(MakeVitBlocks(VitEncoderConfig(model, memory, 1 + patches_), "blocks",
+                            model.depths[0], 0, &parameters_)),
       head_unit_(parameters_.BeginUnit("head")),
       norm_("fc_norm", model.embed_dim, model.layer_norm_eps, 1, &parameters_),
       // As main_finetune.py starts the head.

@@ -8,6 +8,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "kernels/bf16_master.h"
 #include "kernels/cpu/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
@@ -56,20 +57,16 @@ HWY_NOINLINE void SgdStep(float* __restrict param, const float* __restrict grad,
   }
 }
 
-// master = (bfloat16 << 16 | remainder), less one of the upper half where that was rounded up.
-void JoinMaster(const uint16_t* __restrict param, const uint16_t* __restrict remainder,
-                uint32_t* __restrict master, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t low = remainder[i];
-    master[i] = (uint32_t{param[i]} << 16 | low) - ((low & 0x8000) << 1);
-  }
+void JoinMasters(const uint16_t* __restrict param, const uint16_t* __restrict remainder,
+                 uint32_t* __restrict master, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) master[i] = JoinMaster(param[i], remainder[i]);
 }
 
-void SplitMaster(const uint32_t* __restrict master, uint16_t* __restrict param,
-                 uint16_t* __restrict remainder, int64_t n) {
+void SplitMasters(const uint32_t* __restrict master, uint16_t* __restrict param,
+                  uint16_t* __restrict remainder, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    param[i] = static_cast<uint16_t>((master[i] + 0x8000) >> 16);
-    remainder[i] = static_cast<uint16_t>(master[i] & 0xffff);
+    param[i] = Bf16OfMaster(master[i]);
+    remainder[i] = RemainderOfMaster(master[i]);
   }
 }
 
@@ -82,8 +79,8 @@ namespace {
 
 HWY_EXPORT(AdamWStep);
 HWY_EXPORT(SgdStep);
-HWY_EXPORT(JoinMaster);
-HWY_EXPORT(SplitMaster);
+HWY_EXPORT(JoinMasters);
+HWY_EXPORT(SplitMasters);
 
 constexpr int64_t kGrain = 16384;
 // Weights whose masters are on the stack.
@@ -112,11 +109,11 @@ void UpdateWeights(const TensorView& param, const TensorView& master, int64_t be
     }
     uint32_t bits[kMasters];
     float weights[kMasters];
-    HWY_DYNAMIC_DISPATCH(JoinMaster)(param.u16() + i, master.u16() + i, bits, n);
+    HWY_DYNAMIC_DISPATCH(JoinMasters)(param.u16() + i, master.u16() + i, bits, n);
     std::memcpy(weights, bits, n * sizeof(float));
     step(weights, i, n);
     std::memcpy(bits, weights, n * sizeof(float));
-    HWY_DYNAMIC_DISPATCH(SplitMaster)(bits, param.u16() + i, master.u16() + i, n);
+    HWY_DYNAMIC_DISPATCH(SplitMasters)(bits, param.u16() + i, master.u16() + i, n);
   }
 }
 

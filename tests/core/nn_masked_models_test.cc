@@ -91,7 +91,7 @@ class Experiment {
   void NewMask(uint64_t number) {
     if (!job_.pretrain.on()) return;
     const MaskConfig config = MaskConfigFor(job_.model, job_.pretrain);
-    const int64_t rows = MaskShape(job_.model, job_.pretrain, kPictures)[0];
+    const int64_t rows = MaskShape(MaskConfigFor(job_.model, job_.pretrain), kPictures)[0];
     batch_.mask.resize(rows * config.units());
     std::vector<int64_t> scratch;
     for (int64_t row = 0; row < rows; ++row) {
@@ -383,7 +383,8 @@ TEST(GreenEncoder, IsSwinWhereNothingIsMasked) {
       }
       std::vector<float> image(job.model.ImageShape(kPictures).NumElements());
       for (float& x : image) x = numbers.Next();
-      std::vector<int32_t> mask(MaskShape(job.model, job.pretrain, kPictures).NumElements());
+      std::vector<int32_t> mask(
+          MaskShape(MaskConfigFor(job.model, job.pretrain), kPictures).NumElements());
       const ModelInput input = {ViewOf(image.data(), job.model.ImageShape(kPictures)),
                                 ViewOf(mask.data(), {1, static_cast<int64_t>(mask.size())})};
       const ForwardOptions options;
@@ -414,7 +415,8 @@ TEST(MaskedObjective, LossOfAConstantError) {
     Batch batch;
     batch.pictures = kPictures;
     batch.image.assign(job.model.ImageShape(kPictures).NumElements(), 1.0f);
-    batch.mask.assign(MaskShape(job.model, job.pretrain, kPictures).NumElements(), 0);
+    batch.mask.assign(MaskShape(MaskConfigFor(job.model, job.pretrain), kPictures).NumElements(),
+                      0);
     batch.mask[0] = batch.mask[3] = 1;
     Arena activations = Arena::OnHost("activations", 1 << 20);
     Arena workspace = Arena::OnHost("workspace", 1 << 20);

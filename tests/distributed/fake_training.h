@@ -96,7 +96,8 @@ class FakeTraining {
     }
     const GradientNorm norm = engine_->FinishReduction();
     if (!std::isfinite(norm.norm)) return norm;
-    engine_->Update(0.01, step_, ClipFactor(norm.norm, options_.clip));
+    const std::vector<double> rates(table_.parameters().size(), 0.01);
+    engine_->Update(rates, step_, ClipFactor(norm.norm, options_.clip));
     engine_->PublishParameters();
     ++step_;
     return norm;

@@ -51,7 +51,7 @@ std::vector<float> SummedGradient(int64_t leaves, GradientNorm* norm,
     }
   }
   *norm = engine.FinishReduction();
-  engine.Update(1.0, 0, 1.0f);
+  engine.Update(std::vector<double>(table.parameters().size(), 1.0), 0, 1.0f);
   engine.PublishParameters();
   const int parameter = table.Find("block.weight");
   std::vector<float> block(table.parameters()[parameter].size());
@@ -337,7 +337,8 @@ TEST(ZeroEngineDeathTest, StateTakenBeforeTheUpdateIsABrokenInvariant) {
   for (int unit = 0; unit < training.units(); ++unit) engine.GradientReady(unit);
   engine.FinishReduction();
   engine.OwnedState();
-  EXPECT_DEATH(engine.Update(0.1, 0, 1), "without a reduced gradient");
+  const std::vector<double> rates(training.table().parameters().size(), 0.1);
+  EXPECT_DEATH(engine.Update(rates, 0, 1), "without a reduced gradient");
 }
 
 class TemporaryFolder {

@@ -1,6 +1,7 @@
 // GreenMIM: its model, and how windows are grouped.
 #include <algorithm>
 
+#include "core/data/mask.h"
 #include "core/nn/green_mim.h"
 #include "tests/golden/golden_check.h"
 
@@ -100,7 +101,7 @@ void CheckGreenMim(const Golden& golden, int threads, Comparison& comparison) {
   pass.pictures = config.at("batch_size").get<int64_t>();
   pass.image_shape = model.ImageShape(pass.pictures);
   pass.image = golden.Load("input/image", pass.image_shape).values;
-  pass.mask_shape = MaskShape(model, pretrain, pass.pictures);
+  pass.mask_shape = MaskShape(MaskConfigFor(model, pretrain), pass.pictures);
   const std::vector<int64_t> mask = golden.LoadIntegers("input/mask");
   pass.mask.assign(mask.begin(), mask.end());
   pass.want_image_gradient = golden.Has("grad/input/image");

@@ -109,7 +109,7 @@ void CheckMae(const Golden& golden, int threads, Comparison& comparison) {
       MakeShuffles(golden.Load("input/noise", {pass.pictures, patches}), visible);
   pass.image_shape = model.ImageShape(pass.pictures);
   pass.image = golden.Load("input/image", pass.image_shape).values;
-  pass.mask_shape = MaskShape(model, pretrain, pass.pictures);
+  pass.mask_shape = MaskShape(MaskConfigFor(model, pretrain), pass.pictures);
   pass.mask = shuffles.mask;
   pass.want_image_gradient = golden.Has("grad/input/image");
   UseMaskedLoss(model, pretrain, &pass);

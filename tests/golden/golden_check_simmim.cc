@@ -120,7 +120,7 @@ SimMimCase LoadSimMim(const Golden& golden) {
   pass.pictures = golden.config().at("batch_size").get<int64_t>();
   pass.image_shape = result.model.ImageShape(pass.pictures);
   pass.image = golden.Load("input/image", pass.image_shape).values;
-  pass.mask_shape = MaskShape(result.model, pretrain, pass.pictures);
+  pass.mask_shape = MaskShape(MaskConfigFor(result.model, pretrain), pass.pictures);
   pass.mask = UnitMask(golden, result.model, pretrain.mask_unit, pass.pictures);
   pass.want_image_gradient = golden.Has("grad/input/image");
   if (!pretrain.norm_target) result.kink = std::make_shared<KinkPixels>();

@@ -5,16 +5,15 @@
 #include <memory>
 #include <optional>
 
-#include "core/optim/parameter_groups.h"
+#include "core/config/names.h"
 #include "core/rng/counter_rng.h"
 #include "distributed/communicator.h"
 #include "kernels/error.h"
+#include "worker/processor.h"
 #include "worker/train_step.h"
 
 namespace swinfleet::bench {
 namespace {
-
-using Checkpointing = MemoryConfig::Checkpointing;
 
 [[noreturn]] void ThrowUnknown(const std::string& what, const std::string& name,
                                const std::vector<std::string>& known) {
@@ -23,19 +22,10 @@ using Checkpointing = MemoryConfig::Checkpointing;
   throw Error("unknown " + what + " \"" + name + "\"; there are:" + names);
 }
 
-DType DTypeOf(const std::string& name) {
-  if (name == "fp32") return DType::kF32;
-  if (name == "bf16") return DType::kBF16;
-  if (name == "fp16") return DType::kF16;
-  ThrowUnknown("dtype", name, {"fp32", "bf16", "fp16"});
-}
-
-Checkpointing CheckpointingOf(const std::string& name) {
-  for (const Checkpointing level :
-       {Checkpointing::kNone, Checkpointing::kSelective, Checkpointing::kBlock}) {
-    if (name == CheckpointingName(level)) return level;
-  }
-  ThrowUnknown("checkpointing", name, {"none", "selective", "block"});
+template <typename Enum>
+Enum ValueOf(const EnumNames<Enum>& names, const std::string& what, const std::string& name) {
+  if (const std::optional<Enum> value = ValueIn(names, name)) return *value;
+  ThrowUnknown(what, name, NamesOf(names));
 }
 
 Batch RandomBatch(const JobConfig& job) {
@@ -80,9 +70,11 @@ JobConfig MakeJob(const Setting& setting) {
   job.model = *preset;
   job.train.global_batch = job.train.micro_batch = job.train.eval_batch = setting.batch;
   job.train.label_smoothing = 0;
-  job.train.dtype = DTypeOf(setting.dtype);
+  job.train.dtype = ValueOf(DTypeNames(), "dtype", setting.dtype);
   job.train.allow_emulation = setting.allow_emulation;
-  job.memory.checkpointing.assign(job.model.num_stages(), CheckpointingOf(setting.checkpointing));
+  job.memory.checkpointing.assign(
+      job.model.num_stages(),
+      ValueOf(CheckpointingNames(), "checkpointing", setting.checkpointing));
   job.memory.sequential_windows.assign(job.model.num_stages(), setting.sequential);
   job.parallel.threads_per_rank = setting.threads;
   return job;
@@ -100,10 +92,7 @@ MemoryPlan PlanSteps(const JobConfig& job) {
 }
 
 StepFigures TimeSteps(const JobConfig& job, int steps) {
-  if (!CpuHasNative(job.train.dtype) && !job.train.allow_emulation) {
-    throw Error(std::string("this processor has no ") + NameOf(job.train.dtype) +
-                " arithmetic and would emulate it: use fp32, or --allow-emulation");
-  }
+  RequireNative(job.train.dtype, job.train.allow_emulation, "use fp32, or --allow-emulation");
   const MemoryPlan plan = PlanSteps(job);
   MemoryClasses memory = MemoryClasses::OnHost(plan.memory);
   Context context = {.ops = &CpuOps(),
@@ -112,13 +101,8 @@ StepFigures TimeSteps(const JobConfig& job, int steps) {
                      .count = nullptr};
   const std::unique_ptr<Model> model = MakeModel(job.model, job.pretrain, job.memory);
   const std::unique_ptr<Communicator> communicator = MakeSelfCommunicator();
-  const ZeroOptions zero = {.stage = job.parallel.zero_stage,
-                            .optimizer = job.train.optimizer,
-                            .hypers = GroupsOf(job, model->parameters()),
-                            .micro_batches = 1,
-                            .dtype = job.train.dtype,
-                            .accumulation = job.train.accumulation};
-  ZeroEngine engine(model->parameters(), communicator.get(), zero, &memory, &context);
+  ZeroEngine engine(model->parameters(), communicator.get(),
+                    ZeroOptionsFor(job, model->parameters()), &memory, &context);
   engine.Initialize(0);
   TrainStep step(job, /*steps_per_epoch=*/1000, model.get(), &engine, communicator.get(), &memory,
                  &context);

@@ -1,0 +1,55 @@
+#include "core/config/names.h"
+
+namespace swinfleet {
+
+const EnumNames<Architecture>& ArchitectureNames() {
+  static const EnumNames<Architecture> names = {{"swin_v1", Architecture::kSwinV1},
+                                                {"swin_v2", Architecture::kSwinV2},
+                                                {"video_swin", Architecture::kVideoSwin},
+                                                {"vit", Architecture::kVit}};
+  return names;
+}
+
+const EnumNames<DType>& DTypeNames() {
+  static const EnumNames<DType> names = {
+      {"fp32", DType::kF32}, {"bf16", DType::kBF16}, {"fp16", DType::kF16}};
+  return names;
+}
+
+const EnumNames<Accumulation>& AccumulationNames() {
+  static const EnumNames<Accumulation> names = {{"plain", Accumulation::kPlain},
+                                                {"split", Accumulation::kSplit},
+                                                {"low_precision", Accumulation::kLowPrecision}};
+  return names;
+}
+
+const EnumNames<DataConfig::Interpolation>& InterpolationNames() {
+  using Interpolation = DataConfig::Interpolation;
+  static const EnumNames<Interpolation> names = {{"bilinear", Interpolation::kBilinear},
+                                                 {"bicubic", Interpolation::kBicubic},
+                                                 {"random", Interpolation::kRandom}};
+  return names;
+}
+
+const EnumNames<PretrainConfig::Method>& PretrainMethodNames() {
+  using Method = PretrainConfig::Method;
+  static const EnumNames<Method> names = {
+      {"simmim", Method::kSimMim}, {"mae", Method::kMae}, {"greenmim", Method::kGreenMim}};
+  return names;
+}
+
+const EnumNames<MemoryConfig::Checkpointing>& CheckpointingNames() {
+  using Checkpointing = MemoryConfig::Checkpointing;
+  static const EnumNames<Checkpointing> names = {{"none", Checkpointing::kNone},
+                                                 {"selective", Checkpointing::kSelective},
+                                                 {"block", Checkpointing::kBlock}};
+  return names;
+}
+
+const char* ArchitectureName(Architecture arch) { return NameIn(ArchitectureNames(), arch); }
+
+const char* CheckpointingName(MemoryConfig::Checkpointing checkpointing) {
+  return NameIn(CheckpointingNames(), checkpointing);
+}
+
+}  // namespace swinfleet
