@@ -101,7 +101,7 @@ double ControlLoop::NextDeadline() const {
   if (Dirty()) deadline = std::min(deadline, retry_at_);
   // While the store fails, retry_at_ is what progress waits for as well.
   if (!dirty_progress_.empty() && !Dirty()) deadline = std::min(deadline, progress_at_);
-  if (!publish_soon_.empty()) deadline = std::min(deadline, publish_at_);
+  if (!publish_soon_.empty() && !Dirty()) deadline = std::min(deadline, publish_at_);
   return deadline;
 }
 
@@ -126,6 +126,8 @@ void ControlLoop::Run() {
     for (const Task& task : tasks) task();
     RunTimers();
     Settle();
+    AnswerQueries();
+    PublishDue();
     std::lock_guard lock(mutex_);
     if (stopping_ && inbox_.empty()) break;
   }
@@ -146,10 +148,6 @@ void ControlLoop::RunTimers() {
     for (const uint64_t stream : mute) RefuseConnection(stream, "no Hello came");
   }
   if (!dirty_progress_.empty() && uptime >= progress_at_ && !Dirty()) WriteProgress();
-  if (!publish_soon_.empty() && uptime >= publish_at_) {
-    publish_at_ = uptime + kPublishInterval;
-    for (const std::string& job_id : std::exchange(publish_soon_, {})) Publish(job_id);
-  }
 }
 
 // ---- Events ----
@@ -182,7 +180,8 @@ bool ControlLoop::Request(Event event, ReplyFunction reply) {
 }
 
 bool ControlLoop::Query(QueryFunction query) {
-  return Post([this, query = std::move(query)] { query(View()); }, /*bounded=*/true);
+  return Post([this, query = std::move(query)] { held_queries_.push_back(query); },
+              /*bounded=*/true);
 }
 
 void ControlLoop::Opened(std::shared_ptr<WorkerLink> link) {
@@ -385,6 +384,10 @@ void ControlLoop::Release() {
   if (std::exchange(held_queue_changed_, false)) PublishWaiting();
 }
 
+void ControlLoop::AnswerQueries() {
+  for (const QueryFunction& query : std::exchange(held_queries_, {})) query(View());
+}
+
 void ControlLoop::WriteProgress() {
   if (dirty_progress_.empty()) return;
   JobStore::Batch batch;
@@ -400,8 +403,7 @@ void ControlLoop::WriteProgress() {
 // ---- Watching ----
 
 void ControlLoop::Watch(const std::string& job_id, std::shared_ptr<JobWatcher> watcher) {
-  const auto watch = [this, job_id, watcher] {
-    const ControlView view = View();
+  const auto watch = [this, job_id, watcher](const ControlView& view) {
     const Job* job = view.FindJob(job_id);
     if (job == nullptr) {
       return watcher->Close({grpc::StatusCode::NOT_FOUND, "there is no job " + job_id});
@@ -415,20 +417,20 @@ void ControlLoop::Watch(const std::string& job_id, std::shared_ptr<JobWatcher> w
     ++watcher_count_;
     Publish(job_id);
   };
-  if (Post(watch, /*bounded=*/true)) return;
+  if (Query(watch)) return;
   watcher->Close({grpc::StatusCode::UNAVAILABLE, "the coordinator is overloaded or stopping"});
 }
 
 void ControlLoop::Unwatch(const std::string& job_id, const JobWatcher* watcher) {
-  Post(
-      [this, job_id, watcher] {
-        const auto found = watchers_.find(job_id);
-        if (found == watchers_.end()) return;
-        watcher_count_ -= std::erase_if(
-            found->second, [watcher](const auto& other) { return other.get() == watcher; });
-        if (found->second.empty()) watchers_.erase(found);
-      },
-      /*bounded=*/false);
+  const auto unwatch = [this, job_id, watcher](const ControlView&) {
+    const auto found = watchers_.find(job_id);
+    if (found == watchers_.end()) return;
+    watcher_count_ -= std::erase_if(
+        found->second, [watcher](const auto& other) { return other.get() == watcher; });
+    if (found->second.empty()) watchers_.erase(found);
+  };
+  // After the Watch that it ends.
+  Post([this, unwatch] { held_queries_.emplace_back(unwatch); }, /*bounded=*/false);
 }
 
 void ControlLoop::Publish(const std::string& job_id) {
@@ -441,6 +443,13 @@ void ControlLoop::Publish(const std::string& job_id) {
   if (!last) return;
   watcher_count_ -= found->second.size();
   watchers_.erase(found);
+}
+
+void ControlLoop::PublishDue() {
+  const double uptime = Now().uptime;
+  if (publish_soon_.empty() || uptime < publish_at_ || Dirty()) return;
+  publish_at_ = uptime + kPublishInterval;
+  for (const std::string& job_id : std::exchange(publish_soon_, {})) Publish(job_id);
 }
 
 void ControlLoop::PublishSoon(const std::string& job_id) {

@@ -1,7 +1,8 @@
 // The one thread that owns the control state. Everything that happens is posted to it; it applies
 // the pure state machine to all that waits, makes the outcome durable in one transaction, and only
 // then lets anything be said to the outside. If the store can't be written, submissions are
-// refused, and everything else is held back and tried again each second.
+// refused, and everything else is held back and tried again each second; only who asks meanwhile is
+// shown what is known, stored or not.
 #ifndef SWINFLEET_COORDINATOR_CONTROL_LOOP_H_
 #define SWINFLEET_COORDINATOR_CONTROL_LOOP_H_
 
@@ -101,10 +102,12 @@ class ControlLoop {
   grpc::Status WriteDirty(std::vector<std::string>* stored);
   void StoreFailed(const grpc::Status& status);
   void Release();
+  void AnswerQueries();
   void WriteProgress();
 
   // ---- Watching ----
   void Publish(const std::string& job_id);
+  void PublishDue();
   void PublishSoon(const std::string& job_id);
   void PublishWaiting();
 
@@ -137,6 +140,8 @@ class ControlLoop {
   std::vector<Send> held_sends_;
   std::vector<uint64_t> held_closes_;
   std::vector<HeldReply> held_replies_;
+  // Answered once an attempt to write was made.
+  std::vector<QueryFunction> held_queries_;
   std::set<std::string> held_changes_;
   bool held_queue_changed_ = false;
 

@@ -12,7 +12,6 @@ work=${SWINFLEET_QUICKSTART_DIR:-$source_dir/quickstart}
 bin=$source_dir/build/bin
 ranks=2
 
-say() { printf '\n== %s\n' "$*"; }
 usage() { sed -n '2,8p' "$source_dir/deploy/quickstart.sh"; }
 
 case "${1:-}" in
@@ -22,30 +21,7 @@ case "${1:-}" in
   *) usage >&2; exit 2 ;;
 esac
 
-coordinator_pid="" fleet_pid=""
-# stop PID: asks for the end, and insists after 20 seconds.
-stop() {
-  [ -n "$1" ] || return 0
-  kill -TERM "$1" 2>/dev/null || return 0
-  for _ in $(seq 200); do
-    kill -0 "$1" 2>/dev/null || break
-    sleep 0.1
-  done
-  kill -KILL "$1" 2>/dev/null || true
-  wait "$1" 2>/dev/null || true
-}
-finish() {
-  local status=$?
-  trap - EXIT INT TERM HUP
-  if [ -n "$coordinator_pid$fleet_pid" ]; then say "stopping what this script started"; fi
-  stop "$fleet_pid"
-  stop "$coordinator_pid"
-  exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+. deploy/local_fleet.sh
 
 say "packages"
 . deploy/packages.sh
@@ -58,30 +34,7 @@ cmake --build build --target programs
 
 mkdir -p "$work"
 cd "$work"
-export SWINFLEET_COORDINATOR
-
-say "starting the coordinator (log: $work/coordinator.log)"
-# start_coordinator PORT: in a session of its own, so that Ctrl-C reaches this script alone, which then
-# ends things in order.
-start_coordinator() {
-  rm -f port
-  setsid "$bin/swinfleet-coordinator" --listen "127.0.0.1:$1" --port-file "$work/port" \
-    --store "$work/store" >>coordinator.log 2>&1 &
-  coordinator_pid=$!
-  for _ in $(seq 100); do
-    [ -s port ] && return 0
-    kill -0 "$coordinator_pid" 2>/dev/null || break
-    sleep 0.1
-  done
-  stop "$coordinator_pid"
-  coordinator_pid=""
-  return 1
-}
-# Workers that survived an earlier start know the port of then.
-last_port=$(cat port 2>/dev/null || echo 0)
-start_coordinator "$last_port" || start_coordinator 0 || { tail -n 5 coordinator.log >&2; exit 1; }
-SWINFLEET_COORDINATOR=127.0.0.1:$(cat port)
-echo "it listens on $SWINFLEET_COORDINATOR"
+start_coordinator
 
 # 0 when the job that this folder remembers is known to the coordinator.
 known() { [ -s job ] && "$bin/swinfleet" status "$(cat job)" >/dev/null 2>&1; }
@@ -104,15 +57,7 @@ elif [ "$(state)" = FAILED ] || [ "$(state)" = CANCELLED ]; then
 fi
 
 if [ "$(state)" != SUCCEEDED ]; then
-  say "starting a fleet of $ranks workers (log: $work/fleet.log)"
-  # Debian's Open MPI refuses to run as root unless it is told twice.
-  if [ "$(id -u)" -eq 0 ]; then
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  fi
-  setsid "$bin/swinfleet" fleet --name quickstart --state-dir "$work/fleet" -- \
-    mpirun --oversubscribe --bind-to none -np "$ranks" \
-    "$bin/swinfleet-worker" --coordinator "$SWINFLEET_COORDINATOR" >>fleet.log 2>&1 &
-  fleet_pid=$!
+  start_fleet quickstart "$ranks"
   say "training"
   "$bin/swinfleet" watch "$(cat job)" || {
     status=$?

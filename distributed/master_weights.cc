@@ -21,6 +21,15 @@ void CheckSize(const TensorView& view, size_t size) {
   CHECK_EQ(static_cast<size_t>(view.NumElements()), size);
 }
 
+// Whether no value has all the bits of `exponent`, as what is infinite or NaN does. No way out of
+// the loop, so that it is done in vectors.
+template <typename Bits, typename Value>
+bool NoneHas(const Value* values, size_t n, Bits exponent) {
+  bool found = false;
+  for (size_t i = 0; i < n; ++i) found |= (std::bit_cast<Bits>(values[i]) & exponent) == exponent;
+  return !found;
+}
+
 // values[i] = round(masters[i]); false if one of them overflowed.
 template <typename Round, typename Widen>
 bool RoundAll(std::span<const float> masters, uint16_t* values, const Round& round,
@@ -52,6 +61,12 @@ bool RoundWeights(std::span<const float> masters, const TensorView& values) {
     return std::bit_cast<uint16_t>(FromFloat<hwy::float16_t>(master));
   };
   return RoundAll(masters, values.u16(), round, F16ToFloat);
+}
+
+bool AllFinite(const TensorView& values) {
+  const auto n = static_cast<size_t>(values.NumElements());
+  if (values.dtype == DType::kF32) return NoneHas<uint32_t>(values.f32(), n, 0x7f800000);
+  return NoneHas<uint16_t>(values.u16(), n, values.dtype == DType::kBF16 ? 0x7f80 : 0x7c00);
 }
 
 void KeepMasters(std::span<const float> masters, const TensorView& kept) {

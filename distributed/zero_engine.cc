@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <functional>
 
 #include "core/optim/optimizer.h"
 #include "distributed/gradient_sums.h"
@@ -20,10 +20,6 @@ constexpr int64_t kReadChunk = int64_t{1} << 18;
 // Elements [begin, begin + size) of a flat tensor.
 TensorView Slice(const TensorView& flat, int64_t begin, int64_t size) {
   return flat.Rows(begin, size);
-}
-
-bool AllFinite(std::span<const float> values) {
-  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
 }
 
 }  // namespace
@@ -59,7 +55,11 @@ struct ZeroEngine::Impl {
     context->ops->fill({.x = floats, .value = 0}, *context);
   }
   double Norm();
-  std::string FirstNonfinite();
+  // The first parameter of which a rank's part has an element that is not finite; empty when all
+  // are. `part` gives the part that this rank saves. Collective.
+  std::string FirstNonfinite(
+      const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
+      const std::string& name);
   void UpdateUnit(int index, std::span<const double> rates, int64_t update, float grad_scale);
   // The states of the configured optimizer and the prefix of their tensors' names.
   std::vector<std::pair<std::string, TensorView>> States(const UnitState& unit) const;
@@ -190,22 +190,23 @@ double ZeroEngine::Impl::Norm() {
   return std::sqrt(sum);
 }
 
-std::string ZeroEngine::Impl::FirstNonfinite() {
-  double first = std::numeric_limits<double>::max();
+std::string ZeroEngine::Impl::FirstNonfinite(
+    const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
+    const std::string& name) {
+  const auto none = static_cast<double>(table.parameters().size());
+  double first = none;
   for (size_t u = 0; u < units.size(); ++u) {
-    const TensorView gradient = sums->Reduced(static_cast<int>(u));
     for (const ShardLayout::Segment& segment : units[u].saved) {
-      const TensorView part = OfOwned(units[u], gradient, segment.unit_begin, segment.size);
-      if (segment.parameter < first && !AllFinite(part.span())) first = segment.parameter;
+      if (dry || segment.parameter >= first) continue;
+      if (!AllFinite(part(static_cast<int>(u), segment))) first = segment.parameter;
     }
   }
   std::vector<double> of_ranks(layout.ranks(), first);
   if (layout.ranks() > 1) {
-    communicator->AllGather(std::span<const double>(&first, 1), of_ranks, "first non-finite");
+    communicator->AllGather(std::span<const double>(&first, 1), of_ranks, name);
   }
   const double least = *std::ranges::min_element(of_ranks);
-  CHECK_LT(least, static_cast<double>(table.parameters().size()))
-      << "the norm is not finite but every gradient is";
+  if (dry || least == none) return "";
   return table.parameters()[static_cast<int>(least)].name;
 }
 
@@ -372,7 +373,13 @@ GradientNorm ZeroEngine::FinishReduction() {
   impl_->reduced = true;
   GradientNorm result;
   result.norm = impl_->Norm();
-  if (!std::isfinite(result.norm)) result.first_nonfinite = impl_->FirstNonfinite();
+  if (std::isfinite(result.norm)) return result;
+  const auto gradient = [&](int unit, const ShardLayout::Segment& segment) {
+    return impl_->OfOwned(impl_->units[unit], impl_->sums->Reduced(unit), segment.unit_begin,
+                          segment.size);
+  };
+  result.first_nonfinite = impl_->FirstNonfinite(gradient, "first non-finite");
+  CHECK(!result.first_nonfinite.empty()) << "the norm is not finite but every gradient is";
   return result;
 }
 
@@ -397,6 +404,13 @@ void ZeroEngine::PublishParameters() {
             : communicator->AllGather(std::span(unit.values.u16(), size), unit.publish_name));
   }
   for (const auto& handle : handles) handle->Wait();
+}
+
+std::string ZeroEngine::FirstNonfiniteWeight() {
+  const auto weights = [&](int unit, const ShardLayout::Segment& segment) {
+    return Slice(impl_->units[unit].values, segment.unit_begin, segment.size);
+  };
+  return impl_->FirstNonfinite(weights, "first non-finite weight");
 }
 
 TensorView ZeroEngine::ReducedGradient(int unit) {

@@ -103,6 +103,10 @@ class ZeroEngine : public ParameterAccess {
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
   // Afterwards every rank has all new parameters. Collective.
   void PublishParameters();
+  // The first parameter, in the table's order, with a weight that is infinite or NaN in the
+  // options' dtype; empty when there is none. Nothing mends such a weight, and Load refuses a
+  // checkpoint with one that float16 or bfloat16 can't hold. Collective.
+  std::string FirstNonfiniteWeight();
 
   // Between FinishReduction and Update: the unit's reduced gradient as this rank updates with it,
   // float32, (padded) at stage 0 and this rank's shard at stage 1. Valid until the next call.

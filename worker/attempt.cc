@@ -19,6 +19,7 @@
 #include "core/nn/model.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
+#include "worker/budget_agreement.h"
 #include "worker/checkpointer.h"
 #include "worker/evaluate.h"
 #include "worker/initial_weights.h"
@@ -66,6 +67,8 @@ class Attempt {
   void OpenData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
+  // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
+  void KeepBudget(const PlanOptions& facts);
   void ReserveMemory();
   void ClaimFolder();
   void RestoreState();
@@ -74,7 +77,10 @@ class Attempt {
   void MakeLoader();
 
   Outcome TrainToTheEnd();
-  // Counts a step, and fails the job after too many in a row that are not finite.
+  // This rank's next micro-batch. Null when it can't be had for good; then input_problem_ says why.
+  const Batch* NextBatch();
+  // Counts a step. Fails the job after too many in a row that are not finite, and at once after one
+  // whose weights are not: no later step would mend them.
   void Account(const StepResult& result);
   void EvaluateNow();
   bool EvaluationDue() const;
@@ -107,6 +113,9 @@ class Attempt {
   // Steps done.
   int64_t step_ = 0;
   int64_t skipped_ = 0;
+  // Broken pictures that others stood for in training, over all attempts.
+  int64_t replaced_ = 0;
+  std::string input_problem_;
   int64_t nonfinite_in_a_row_ = 0;
   TrainingProgress progress_;
 
@@ -186,13 +195,26 @@ void Attempt::OpenData() {
   }
 }
 
+void Attempt::KeepBudget(const PlanOptions& facts) {
+  if (config_.memory.budget == 0) return;
+  ChoiceSearch own;
+  Agree("choose within the budget",
+        [&] { own = ChooseForBudget(config_, communicator_->size(), facts); });
+  // Fails on all ranks or on none.
+  Agree("choose alike", [&] {
+    const std::string chosen = AgreeOnChoice(own, facts, communicator_, &config_);
+    LOG_IF(INFO, leader()) << chosen;
+  });
+}
+
 void Attempt::ReserveMemory() {
-  Agree("reserve memory", [&] {
+  Agree("check the processor", [&] {
     RequireNative(config_.train.dtype, config_.train.allow_emulation,
                   "use train.dtype fp32, other hosts, or train.allow_emulation: true");
-    const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
-    const std::string chosen = ResolveBudget(&config_, communicator_->size(), facts);
-    LOG_IF(INFO, leader() && !chosen.empty()) << chosen;
+  });
+  const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
+  KeepBudget(facts);
+  Agree("reserve memory", [&] {
     const MemoryPlan plan =
         PlanMemory(config_, communicator_->rank(), communicator_->size(), facts);
     memory_ = MemoryClasses::OnHost(plan.memory);
@@ -232,6 +254,13 @@ void Attempt::RestoreState() {
     for (const std::string& line : choice.LogLines(10)) {
       LOG_IF(WARNING, !choice.rejected.empty()) << line;
       LOG_IF(INFO, choice.rejected.empty()) << line;
+    }
+    // A start that was imported is a checkpoint too.
+    if (choice.reader == nullptr && config_.init_from.empty() && !config_.init_skip.empty()) {
+      throw Error(
+          "model.init_skip is set, and all parameters would start at random, since there is"
+          " neither model.init_from nor an imported start in " +
+          config_.run_dir + "; set init_from, or leave init_skip out");
     }
     BeginAttempt(config_.run_dir, attempt,
                  choice.reader == nullptr ? 0 : choice.reader->meta().step);
@@ -304,6 +333,8 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
   progress_.top5 = metric("top5");
   progress_.eval_loss = metric("eval_loss");
   progress_.evaluated_step = static_cast<int64_t>(metric("evaluated_step"));
+  progress_.eval_replaced_pictures = static_cast<int64_t>(metric("eval_replaced_pictures"));
+  replaced_ = static_cast<int64_t>(metric("replaced_pictures"));
   progress_.has_accuracy = !config_.pretrain.on();
 }
 
@@ -337,7 +368,9 @@ CheckpointMeta Attempt::Meta() const {
                   {"top1", progress_.top1},
                   {"top5", progress_.top5},
                   {"eval_loss", progress_.eval_loss},
-                  {"evaluated_step", static_cast<double>(progress_.evaluated_step)}};
+                  {"evaluated_step", static_cast<double>(progress_.evaluated_step)},
+                  {"eval_replaced_pictures", static_cast<double>(progress_.eval_replaced_pictures)},
+                  {"replaced_pictures", static_cast<double>(replaced_)}};
   meta.ranks = communicator_->size();
   meta.zero_stage = config_.parallel.zero_stage;
   return meta;
@@ -345,11 +378,20 @@ CheckpointMeta Attempt::Meta() const {
 
 void Attempt::Account(const StepResult& result) {
   ++step_;
+  replaced_ += result.replaced_pictures;
   reporter_->SetStep(step_);
   if (metrics_ != nullptr) metrics_->Step(step_, result);
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
+  if (!result.nonfinite_weight.empty()) {
+    const bool f16 = config_.train.dtype == DType::kF16;
+    throw JobFailure("step " + std::to_string(step_) + " made a weight of " +
+                     result.nonfinite_weight +
+                     (f16 ? " that fp16 can't hold: it ends at 65504" : " that is not finite") +
+                     ". Lower the learning rate, or clip gradients" +
+                     (f16 ? ", or use train.dtype bf16 or fp32" : ""));
+  }
   if (!result.skipped) {
     nonfinite_in_a_row_ = 0;
     return;
@@ -386,6 +428,7 @@ void Attempt::EvaluateNow() {
   progress_.top1 = evaluation.top1;
   progress_.top5 = evaluation.top5;
   progress_.eval_loss = evaluation.loss;
+  progress_.eval_replaced_pictures = evaluation.replaced_pictures;
   progress_.evaluated_step = step_;
   if (metrics_ != nullptr) metrics_->Evaluated(step_, evaluation);
   progress_.has_accuracy = !config_.pretrain.on();
@@ -395,6 +438,10 @@ void Attempt::EvaluateNow() {
     line << "top-1 " << 100 * evaluation.top1 << "%, top-5 " << 100 * evaluation.top5 << "% of ";
   }
   line << evaluation.pictures << " pictures, loss " << evaluation.loss;
+  if (evaluation.replaced_pictures > 0) {
+    line << "; of the pictures " << evaluation.replaced_pictures
+         << " are broken, others stood for them";
+  }
   LOG_IF(INFO, leader()) << line.str();
   reporter_->SetPhase(Phase::kTrain);
 }
@@ -407,6 +454,7 @@ void Attempt::FillPosition() {
   progress_.epoch = (step_ + steps_per_epoch_ - 1) / steps_per_epoch_;
   progress_.epochs = config_.train.epochs;
   progress_.skipped_steps = skipped_;
+  progress_.replaced_pictures = replaced_;
 }
 
 void Attempt::Report() {
@@ -436,6 +484,18 @@ void Attempt::Report() {
   reporter_->ReportProgress(progress_);
 }
 
+const Batch* Attempt::NextBatch() {
+  try {
+    return loader_->Next();
+  } catch (const FileError&) {
+    // As in AgreeOrRetry: this process ends, and with it the launch.
+    throw;
+  } catch (const Error& error) {
+    input_problem_ = error.what();
+    return nullptr;
+  }
+}
+
 Outcome Attempt::TrainToTheEnd() {
   Report();
   while (step_ < total_steps_) {
@@ -444,16 +504,24 @@ Outcome Attempt::TrainToTheEnd() {
                              .saved = checkpointer_->PartWritten()};
     const Clock::time_point begin = Clock::now();
     const StepResult result =
-        train_step_->Run(step_, step_ - skipped_, flags, [&] { return loader_->Next(); });
+        train_step_->Run(step_, step_ - skipped_, flags, [&] { return NextBatch(); });
+    if (result.without_input > 0) {
+      Agree("training pictures", [&] {
+        if (!input_problem_.empty()) throw Error(input_problem_);
+      });
+    }
     step_seconds_ += SecondsSince(begin);
     ++counted_steps_;
     Account(result);
 
-    if (EvaluationDue()) EvaluateNow();
-    if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report();
+    // Before an evaluation, which may take long: a crash in it must not cost what is written.
     if (checkpointer_->InFlight() && result.saved == communicator_->size()) {
       checkpointer_->Finish();
     }
+    // Before this step's own save, which keeps the figures. A save that began first would be no
+    // safer: it is only committed in a later step, unless training stood still for the disk.
+    if (EvaluationDue()) EvaluateNow();
+    if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report();
     if (result.cancel > 0 || result.stop > 0) {
       // One try: who leaves does not wait for a full disk.
       checkpointer_->Begin(Meta());

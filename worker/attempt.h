@@ -39,9 +39,9 @@ struct AttemptResult {
 
 // Trains until the job's end. Every rank of `communicator` calls it with the same options and gets
 // the same result. Errors that every rank can leave together (a configuration that can't work, data
-// that isn't there, a run folder of another job, ten steps in a row that are not finite) end as
-// kFailed; an error that one rank meets in the midst of a step throws, and the process is to end,
-// because the other ranks wait in a collective.
+// that isn't there, a broken picture, a run folder of another job, ten steps in a row that are not
+// finite) end as kFailed; any other error that one rank meets in the midst of a step throws, and
+// the process is to end, because the other ranks wait in a collective.
 AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
                          Reporter* reporter);
 

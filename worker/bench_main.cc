@@ -17,6 +17,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   bench::AddStepCommand(&app);
   bench::AddMemoryCommands(&app, std::filesystem::read_symlink("/proc/self/exe").string());
+  bench::AddAccumulationCommand(&app);
   try {
     // Commands are run while their arguments are parsed.
     app.parse(argc, argv);

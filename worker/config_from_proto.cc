@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/config/names.h"
+#include "worker/ineffective_settings.h"
 
 namespace swinfleet {
 namespace {
@@ -202,10 +203,11 @@ void ConvertPretrain(const PretrainSpec& spec, PretrainConfig* pretrain, Problem
   } else if (spec.ByteSizeLong() > 0) {
     problems->push_back("pretrain.method is missing; use simmim, mae or greenmim");
   }
-  // The papers' ratio for each.
+  // The papers' ratio for each, and GreenMIM's decoder of one block.
   if (pretrain->method == Method::kMae || pretrain->method == Method::kGreenMim) {
     pretrain->mask_ratio = 0.75;
   }
+  if (pretrain->method == Method::kGreenMim) pretrain->decoder_depth = 1;
   SWINFLEET_TAKE_REAL("pretrain", mask_ratio, pretrain->mask_ratio);
   SWINFLEET_TAKE(mask_unit, pretrain->mask_unit);
   SWINFLEET_TAKE(norm_target, pretrain->norm_target);
@@ -239,10 +241,8 @@ void ConvertMemory(const MemorySpec& spec, size_t stages, MemoryConfig* memory,
 }
 
 void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Problems* problems) {
-  using Kind = OptimizerConfig::Kind;
   if (spec.has_name()) {
-    TakeEnum<Kind>(spec.name(), {{"adamw", Kind::kAdamW}, {"sgd", Kind::kSgd}},
-                   "train.optimizer.name", &optimizer->kind, problems);
+    TakeEnum(spec.name(), OptimizerNames(), "train.optimizer.name", &optimizer->kind, problems);
   }
   SWINFLEET_TAKE_REAL("train.optimizer", learning_rate, optimizer->learning_rate);
   SWINFLEET_TAKE_REAL("train.optimizer", weight_decay, optimizer->weight_decay);
@@ -254,15 +254,8 @@ void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Pro
 }
 
 void ConvertSchedule(const ScheduleSpec& spec, ScheduleConfig* schedule, Problems* problems) {
-  using Kind = ScheduleConfig::Kind;
   if (spec.has_name()) {
-    TakeEnum<Kind>(spec.name(),
-                   {{"cosine", Kind::kCosine},
-                    {"linear", Kind::kLinear},
-                    {"step", Kind::kStep},
-                    {"multistep", Kind::kMultistep},
-                    {"mae_cosine", Kind::kMaeCosine}},
-                   "train.schedule.name", &schedule->kind, problems);
+    TakeEnum(spec.name(), ScheduleNames(), "train.schedule.name", &schedule->kind, problems);
   }
   SWINFLEET_TAKE_REAL("train.schedule", warmup_epochs, schedule->warmup_epochs);
   SWINFLEET_TAKE_REAL("train.schedule", warmup_learning_rate, schedule->warmup_learning_rate);
@@ -327,6 +320,30 @@ void AppendFound(const Problems& found, Problems* problems) {
   }
 }
 
+// What the specification sets, and what is wrong with it by itself. False as ConvertModel.
+bool Convert(const JobSpec& spec, JobConfig* config, Problems* problems) {
+  *config = JobConfig();
+  config->name = spec.name();
+  config->run_dir = spec.run_dir();
+  const bool model_known = ConvertModel(spec.model(), &config->model, problems);
+  config->init_from = spec.model().init_from();
+  config->init_skip.assign(spec.model().init_skip().begin(), spec.model().init_skip().end());
+  ConvertPretrain(spec.pretrain(), &config->pretrain, problems);
+  ConvertMemory(spec.memory(), config->model.depths.size(), &config->memory, problems);
+  ConvertData(spec.data(), &config->data, problems);
+  ConvertTrain(spec.train(), &config->train, problems);
+  ConvertParallel(spec.parallel(), &config->parallel, problems);
+  ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
+  return model_known;
+}
+
+// With an unknown model the rest of the job is judged beside one that is in order.
+void Judge(const JobConfig& config, bool model_known, int64_t ranks, Problems* problems) {
+  JobConfig judged = config;
+  if (!model_known) judged.model = ModelConfig();
+  AppendFound(ValidateJob(judged, ranks), problems);
+}
+
 }  // namespace
 
 std::vector<std::string> ModelFromProto(const ModelSpec& spec, ModelConfig* model) {
@@ -337,24 +354,19 @@ std::vector<std::string> ModelFromProto(const ModelSpec& spec, ModelConfig* mode
 }
 
 std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config) {
-  *config = JobConfig();
   Problems problems;
-  config->name = spec.name();
-  config->run_dir = spec.run_dir();
-  const bool model_known = ConvertModel(spec.model(), &config->model, &problems);
-  config->init_from = spec.model().init_from();
-  config->init_skip.assign(spec.model().init_skip().begin(), spec.model().init_skip().end());
-  ConvertPretrain(spec.pretrain(), &config->pretrain, &problems);
-  ConvertMemory(spec.memory(), config->model.depths.size(), &config->memory, &problems);
-  ConvertData(spec.data(), &config->data, &problems);
-  ConvertTrain(spec.train(), &config->train, &problems);
-  ConvertParallel(spec.parallel(), &config->parallel, &problems);
-  ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
+  const bool model_known = Convert(spec, config, &problems);
+  const bool converted = problems.empty();
+  Judge(*config, model_known, ranks, &problems);
+  // A value that could not be taken says nothing about the settings that it has no use for.
+  if (converted) AppendFound(IneffectiveSettings(spec, *config), &problems);
+  return problems;
+}
 
-  // With an unknown model the rest of the job is judged beside one that is in order.
-  JobConfig judged = *config;
-  if (!model_known) judged.model = ModelConfig();
-  AppendFound(ValidateJob(judged, ranks), &problems);
+std::vector<std::string> ConfigOfStartedJob(const JobSpec& spec, int64_t ranks, JobConfig* config) {
+  Problems problems;
+  const bool model_known = Convert(spec, config, &problems);
+  Judge(*config, model_known, ranks, &problems);
   return problems;
 }
 

@@ -13,10 +13,14 @@ namespace swinfleet {
 
 // Turns `spec` into `config`: the preset first, then what the specification sets itself; what
 // neither sets keeps the defaults of core/config/job_config.h. Returns everything that is wrong
-// with the job, ValidateJob's findings included, each message naming the job file's key and what is
-// allowed; empty when the job can run. `ranks` is the number of ranks it is to run on, 0 when not
-// yet known. `config` is only usable when nothing is wrong.
+// with the job, ValidateJob's findings and settings without effect included, each message naming
+// the job file's key and what is allowed; empty when the job can run. `ranks` is the number of
+// ranks it is to run on, 0 when not yet known. `config` is only usable when nothing is wrong.
 std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config);
+
+// The same for a job that has trained already, from its checkpoint or with one to go on from: it
+// works, and nobody can change it any more, so settings without effect are no fault of it.
+std::vector<std::string> ConfigOfStartedJob(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
 // The model alone, without the rest of the job: what a checkpoint's specification describes.
 std::vector<std::string> ModelFromProto(const ModelSpec& spec, ModelConfig* model);

@@ -78,6 +78,8 @@ Progress ToProto(const TrainingProgress& from) {
   to.set_peak_memory_rank_bytes(from.peak_memory_rank_bytes);
   to.set_peak_memory_total_bytes(from.peak_memory_total_bytes);
   to.set_skipped_steps(from.skipped_steps);
+  to.set_replaced_pictures(from.replaced_pictures);
+  to.set_eval_replaced_pictures(from.eval_replaced_pictures);
   to.set_exposed_communication(from.exposed_communication);
   to.set_input_wait(from.input_wait);
   return to;

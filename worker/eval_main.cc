@@ -1,14 +1,18 @@
 // swinfleet-eval: accuracy and loss of trained weights on a split of a data set.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "core/config/names.h"
 #include "core/data/dataset.h"
+#include "core/data/image_folder.h"
 #include "kernels/error.h"
 #include "worker/exit_codes.h"
 #include "worker/inference.h"
@@ -24,10 +28,10 @@ constexpr char kFooter[] =
     "\n"
     "--json: {\"weights\", \"step\" (null: not known), \"model\" (its dimensions), \"data\", "
     "\"split\",\n"
-    "\"pictures\", \"top1\", \"top5\" (shares, 0 to 1; null in pre-training), \"loss\", \"dtype\", "
-    "\"mean\",\n"
-    "\"std\", \"normalisation\" (where those come from: checkpoint, file, arguments or ImageNet), "
-    "\"seconds\"}.\n"
+    "\"pictures\", \"replaced_pictures\" (broken ones that others stood for), \"top1\", \"top5\"\n"
+    "(shares, 0 to 1; null in pre-training), \"loss\", \"dtype\", \"mean\", \"std\",\n"
+    "\"normalisation\" (where those come from: checkpoint, file, arguments or ImageNet),\n"
+    "\"warnings\" (a list of lines), \"seconds\"}.\n"
     "\n"
     "Exit codes: 0 evaluated, 1 failed, 2 wrong arguments.";
 
@@ -66,8 +70,46 @@ DataConfig ChooseData(const Arguments& arguments, const Inference& inference) {
   return data;
 }
 
+// The class folders that the model was trained with; empty where they are not known or out of
+// reach.
+std::vector<std::string> TrainedClasses(const DataConfig& job) {
+  if (job.path.empty() || job.format == "idx") return {};
+  try {
+    return ReadClasses(std::filesystem::path(job.path) / job.train_split, "<class>");
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+// A label is the place of its folder in the sorted names: with other folders than in training it
+// is another class. More of them than the model has are an error, see CheckLabels.
+std::vector<std::string> ClassWarnings(const Inference& inference, const DataConfig& data,
+                                       const Dataset& dataset) {
+  const auto names = dataset.ClassNames();
+  if (names.empty() || inference.config().pretrain.on()) return {};
+  const DataConfig& job = inference.config().data;
+  const std::vector<std::string> trained = TrainedClasses(job);
+  const int64_t classes = inference.config().model.num_classes;
+  std::string what;
+  if (static_cast<int64_t>(names.size()) < classes) {
+    what = "split " + data.eval_split + " has " + std::to_string(names.size()) +
+           " class folders, the model has " + std::to_string(classes) + " classes";
+  }
+  const auto [was, is] = std::mismatch(trained.begin(), trained.end(), names.begin(), names.end());
+  if (was != trained.end() && is != names.end()) {
+    what += (what.empty() ? "" : "; ") + ("label " + std::to_string(was - trained.begin())) +
+            " is \"" + *is + "\" in split " + data.eval_split + " and was \"" + *was + "\" in " +
+            job.path + "/" + job.train_split;
+  }
+  if (what.empty()) return {};
+  return {what +
+          ": labels are the places of the folders in their sorted names, so pictures may be " +
+          "held against wrong classes; a class without pictures needs a folder with one in it"};
+}
+
 nlohmann::json Describe(const Inference& inference, const DataConfig& data,
-                        const Evaluation& evaluation, double seconds) {
+                        const Evaluation& evaluation, const std::vector<std::string>& warnings,
+                        double seconds) {
   const JobConfig& config = inference.config();
   const bool classes = !config.pretrain.on();
   const auto known = [](bool is_known, double value) {
@@ -80,6 +122,7 @@ nlohmann::json Describe(const Inference& inference, const DataConfig& data,
   result["data"] = data.path;
   result["split"] = data.eval_split;
   result["pictures"] = evaluation.pictures;
+  result["replaced_pictures"] = evaluation.replaced_pictures;
   result["top1"] = known(classes, evaluation.top1);
   result["top5"] = known(classes, evaluation.top5);
   result["loss"] = evaluation.loss;
@@ -87,6 +130,7 @@ nlohmann::json Describe(const Inference& inference, const DataConfig& data,
   result["mean"] = data.mean;
   result["std"] = data.std;
   result["normalisation"] = inference.normalisation();
+  result["warnings"] = warnings;
   result["seconds"] = seconds;
   return result;
 }
@@ -101,14 +145,16 @@ void Print(const Inference& inference, const DataConfig& data, const Evaluation&
     std::cerr << "pictures are normalised with ImageNet's mean and deviation, since the weights do "
                  "not say how\n";
   }
-  if (inference.config().pretrain.on()) {
-    std::printf("loss %.6g over %lld pictures of %s\n", evaluation.loss,
-                static_cast<long long>(evaluation.pictures), data.eval_split.c_str());
-    return;
+  if (!inference.config().pretrain.on()) {
+    std::printf("top-1 %.2f%%, top-5 %.2f%%, ", 100 * evaluation.top1, 100 * evaluation.top5);
   }
-  std::printf("top-1 %.2f%%, top-5 %.2f%%, loss %.6g over %lld pictures of %s\n",
-              100 * evaluation.top1, 100 * evaluation.top5, evaluation.loss,
+  std::printf("loss %.6g over %lld pictures of %s", evaluation.loss,
               static_cast<long long>(evaluation.pictures), data.eval_split.c_str());
+  if (evaluation.replaced_pictures > 0) {
+    std::printf(", %lld of them broken, others stood for them",
+                static_cast<long long>(evaluation.replaced_pictures));
+  }
+  std::printf("\n");
 }
 
 int Eval(const Arguments& arguments) {
@@ -122,12 +168,14 @@ int Eval(const Arguments& arguments) {
       throw Error("split " + data.eval_split + " of " + data.path + ": " + error.what());
     }
   }
+  const std::vector<std::string> warnings = ClassWarnings(inference, data, *dataset);
+  for (const std::string& warning : warnings) std::cerr << "warning: " << warning << "\n";
   const auto begin = std::chrono::steady_clock::now();
   const Evaluation evaluation = inference.Evaluate(data, *dataset);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (arguments.json) {
-    std::cout << Describe(inference, data, evaluation, seconds)
+    std::cout << Describe(inference, data, evaluation, warnings, seconds)
                      .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
               << std::endl;
   } else {

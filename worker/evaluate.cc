@@ -11,7 +11,7 @@ namespace swinfleet {
 namespace {
 
 // Numbers of an EvaluatedBatch.
-constexpr int64_t kFields = 4;
+constexpr int64_t kFields = 5;
 
 }  // namespace
 
@@ -30,6 +30,7 @@ EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model*
   result.loss_sum = MakeObjective(config, /*training=*/false)
                         ->Compute(batch, input, output, {}, 1, activations, *context);
   result.pictures = static_cast<double>(batch.pictures);
+  result.replaced = static_cast<double>(batch.broken.size());
   if (config.pretrain.on()) {
     result.top1 = result.top5 = std::numeric_limits<double>::quiet_NaN();
     return result;
@@ -67,6 +68,7 @@ std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& datase
     fields[1] = batch.top1;
     fields[2] = batch.top5;
     fields[3] = batch.pictures;
+    fields[4] = batch.replaced;
   }
   return sums;
 }
@@ -81,11 +83,13 @@ Evaluation SumShares(std::vector<double>* sums, Communicator* communicator) {
     total.top1 += (*sums)[i + 1];
     total.top5 += (*sums)[i + 2];
     total.pictures += (*sums)[i + 3];
+    total.replaced += (*sums)[i + 4];
   }
   return {.loss = total.loss_sum / total.pictures,
           .top1 = total.top1 / total.pictures,
           .top5 = total.top5 / total.pictures,
-          .pictures = static_cast<int64_t>(total.pictures)};
+          .pictures = static_cast<int64_t>(total.pictures),
+          .replaced_pictures = static_cast<int64_t>(total.replaced)};
 }
 
 }  // namespace swinfleet

@@ -20,6 +20,8 @@ struct Evaluation {
   double top1 = 0;
   double top5 = 0;
   int64_t pictures = 0;
+  // Those among them that couldn't be decoded, and that others stood for.
+  int64_t replaced_pictures = 0;
 };
 
 // Evaluates one rank's share of the split's batches: for each batch of the split its sums, zeros
@@ -30,12 +32,13 @@ std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& datase
 // All shares together: the same bits on every rank and for every number of ranks. Collective.
 Evaluation SumShares(std::vector<double>* sums, Communicator* communicator);
 
-// One batch of it: {sum of losses, top-1 count, top-5 count, pictures}.
+// One batch of it: {sum of losses, top-1 count, top-5 count, pictures, replaced pictures}.
 struct EvaluatedBatch {
   double loss_sum = 0;
   double top1 = 0;
   double top5 = 0;
   double pictures = 0;
+  double replaced = 0;
 };
 EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model* model,
                              ParameterAccess* parameters, MemoryClasses* memory, Context* context);

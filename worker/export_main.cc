@@ -38,7 +38,8 @@ std::unique_ptr<CheckpointReader> OpenCheckpoint(const std::string& path) {
 std::map<std::string, std::string> Preprocessing(const CheckpointMeta& meta) {
   JobSpec spec;
   JobConfig config;
-  if (!ParseJobYaml(meta.job_spec, "", &spec).ok() || !ConfigFromProto(spec, 0, &config).empty()) {
+  if (!ParseJobYaml(meta.job_spec, "", &spec).ok() ||
+      !ConfigOfStartedJob(spec, 0, &config).empty()) {
     return {};
   }
   return {{kPreprocessingMetadata, PreprocessingToJson(config.data, meta.data)}};

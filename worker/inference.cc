@@ -171,7 +171,7 @@ void Inference::ReadJob(const WeightSource& source) {
   JobSpec spec;
   JobConfig job;
   if (!ParseJobYaml(meta.job_spec, source.path(), &spec).ok() ||
-      !ConfigFromProto(spec, 0, &job).empty()) {
+      !ConfigOfStartedJob(spec, 0, &job).empty()) {
     // Of another version: how pictures are prepared has to be said by the arguments.
     return;
   }

@@ -205,11 +205,7 @@ MemoryConfig PlainMemory(const JobConfig& config) {
 class Search {
  public:
   Search(const JobConfig& config, int ranks, const PlanOptions& options)
-      : config_(config),
-        ranks_(ranks),
-        rank_(BusiestRank(config, ranks)),
-        options_(options),
-        plain_memory_(PlainMemory(config)) {
+      : config_(config), ranks_(ranks), options_(options), plain_memory_(PlainMemory(config)) {
     plain_ = Plan(plain_memory_);
     ProbeStages();
     Combine();
@@ -240,11 +236,8 @@ class Search {
   }
 
  private:
-  MemoryChoice Plan(const MemoryConfig& memory) {
-    JobConfig config = config_;
-    config.memory = memory;
-    const MemoryPlan plan = PlanMemory(config, rank_, ranks_, options_);
-    return {.memory = memory, .process_bytes = plan.PredictedProcessBytes(), .step = plan.step};
+  MemoryChoice Plan(const MemoryConfig& memory) const {
+    return RunChoiceDry(config_, memory, ranks_, options_);
   }
 
   // Runs every way of every stage dry, with all other stages plain.
@@ -346,7 +339,6 @@ class Search {
 
   const JobConfig& config_;
   const int ranks_;
-  const int rank_;
   const PlanOptions& options_;
   const MemoryConfig plain_memory_;
   MemoryChoice plain_;
@@ -447,30 +439,44 @@ ChoiceSearch SearchChoices(const JobConfig& config, int ranks, size_t limit,
   return {.plain = search.plain(), .least = search.Least(), .cheapest = search.Cheapest(limit)};
 }
 
-std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& options) {
-  const auto budget = static_cast<size_t>(config->memory.budget);
-  if (budget == 0) return "";
-  const ChoiceSearch found = SearchChoices(*config, ranks, budget, options);
-  if (!found.cheapest.has_value()) {
-    std::string message =
-        "memory.budget " + BytesText(budget) + " is below the least that this job needs on " +
-        std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") + ", " +
-        BytesText(found.least.process_bytes) + " a rank (with " + ChoiceText(found.least.memory) +
-        "). What would work: memory.budget " + BudgetText(found.least.process_bytes);
-    for (const std::string& change : WhatWouldFit(*config, ranks, budget, options)) {
-      message += "; or " + change;
-    }
-    throw Error(message);
+MemoryChoice RunChoiceDry(const JobConfig& config, const MemoryConfig& memory, int ranks,
+                          const PlanOptions& options) {
+  JobConfig chosen = config;
+  chosen.memory = memory;
+  const MemoryPlan plan = PlanMemory(chosen, BusiestRank(config, ranks), ranks, options);
+  return {.memory = memory, .process_bytes = plan.PredictedProcessBytes(), .step = plan.step};
+}
+
+ChoiceSearch ChooseForBudget(const JobConfig& config, int ranks, const PlanOptions& options) {
+  const auto budget = static_cast<size_t>(config.memory.budget);
+  ChoiceSearch found = SearchChoices(config, ranks, budget, options);
+  if (found.cheapest.has_value()) return found;
+  std::string message =
+      "memory.budget " + BytesText(budget) + " is below the least that this job needs on " +
+      std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") + ", " +
+      BytesText(found.least.process_bytes) + " a rank (with " + ChoiceText(found.least.memory) +
+      "). What would work: memory.budget " + BudgetText(found.least.process_bytes);
+  for (const std::string& change : WhatWouldFit(config, ranks, budget, options)) {
+    message += "; or " + change;
   }
-  const MemoryChoice& taken = *found.cheapest;
+  throw Error(message);
+}
+
+std::string TakeChoice(const MemoryChoice& taken, const MemoryChoice& plain, JobConfig* config) {
   config->memory.checkpointing = taken.memory.checkpointing;
   config->memory.sequential_windows = taken.memory.sequential_windows;
   char more[32];
   std::snprintf(more, sizeof(more), "%.1f%%",
-                100 * (taken.step.matrix_flops / found.plain.step.matrix_flops - 1));
-  return "memory.budget " + BytesText(budget) + ": " + ChoiceText(taken.memory) +
-         "; a rank takes " + BytesText(taken.process_bytes) + " with " + more +
-         " more FLOPs than without, which takes " + BytesText(found.plain.process_bytes);
+                100 * (taken.step.matrix_flops / plain.step.matrix_flops - 1));
+  return "memory.budget " + BytesText(static_cast<size_t>(config->memory.budget)) + ": " +
+         ChoiceText(taken.memory) + "; a rank takes " + BytesText(taken.process_bytes) + " with " +
+         more + " more FLOPs than without, which takes " + BytesText(plain.process_bytes);
+}
+
+std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& options) {
+  if (config->memory.budget == 0) return "";
+  const ChoiceSearch found = ChooseForBudget(*config, ranks, options);
+  return TakeChoice(*found.cheapest, found.plain, config);
 }
 
 namespace {

@@ -43,11 +43,21 @@ struct ChoiceSearch {
 ChoiceSearch SearchChoices(const JobConfig& config, int ranks, size_t limit,
                            const PlanOptions& options = {});
 
+// One choice for the job, run dry.
+MemoryChoice RunChoiceDry(const JobConfig& config, const MemoryConfig& memory, int ranks,
+                          const PlanOptions& options = {});
+
+// What the budget of a job that has one leads to; `cheapest` is there. Throws Error when nothing
+// fits: it says the least that the job needs, and what would work.
+ChoiceSearch ChooseForBudget(const JobConfig& config, int ranks, const PlanOptions& options = {});
+
+// Sets the job's memory.checkpointing and memory.sequential_windows, and returns a line for the
+// log: what was taken, what it will take, and what the job would take with `plain`.
+std::string TakeChoice(const MemoryChoice& taken, const MemoryChoice& plain, JobConfig* config);
+
 // Sets memory.checkpointing and memory.sequential_windows of a job with a memory.budget to the
-// cheapest choice that fits, for `ranks` ranks, and returns a line for the log: what was chosen,
-// what it will take, and what the job would take without. Changes nothing, and returns nothing, for
-// a job without a budget. Throws Error when nothing fits: it says the least that the job needs, and
-// what would work.
+// cheapest choice that fits, for `ranks` ranks, and returns TakeChoice's line. Changes nothing, and
+// returns nothing, for a job without a budget. Throws as ChooseForBudget does.
 std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& options = {});
 
 // Changes to a job with which it would take at most `limit` bytes a rank, each a phrase that names

@@ -22,8 +22,6 @@ constexpr int64_t kLeavesRun = 2;
 // Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
 // beside the classes that are planned (measured with `swinfleet bench memory`).
 constexpr size_t kProgramBytes = size_t{56} << 20;
-// A name of a picture in a folder, with its place in the list.
-constexpr size_t kNameBytes = 40;
 
 // What is run dry, on memory that only counts.
 struct DryRun {
@@ -165,18 +163,21 @@ size_t TableBytes(const ModelConfig& model) {
   return bytes;
 }
 
-size_t HeldBytes(const Dataset& split) {
-  const DataIdentity& data = split.identity();
-  // Pictures of one size are held decoded.
-  const int64_t picture = data.height * data.width * data.channels;
-  return static_cast<size_t>(data.count) *
-         (picture > 0 ? static_cast<size_t>(picture) + 1 : kNameBytes);
+// The training's threads keep what they have, or go on, while those of an evaluation decode.
+size_t DecodingBytes(const JobConfig& config, const PlanOptions& options) {
+  if (!options.loader) return 0;
+  return static_cast<size_t>(config.data.loader_threads) *
+         (options.data.train_decoding_bytes +
+          (options.evaluation ? options.data.eval_decoding_bytes : 0));
 }
 
 }  // namespace
 
 DataFacts FactsOf(const Dataset& train, const Dataset& eval) {
-  return {.held_bytes = HeldBytes(train) + HeldBytes(eval), .eval_pictures = eval.identity().count};
+  return {.held_bytes = train.HeldBytes() + eval.HeldBytes(),
+          .train_decoding_bytes = train.DecodingBytes(),
+          .eval_decoding_bytes = eval.DecodingBytes(),
+          .eval_pictures = eval.identity().count};
 }
 
 std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
@@ -187,6 +188,7 @@ std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
   }
   classes.emplace_back("checkpoint copy", save_copy_bytes);
   classes.emplace_back("loader", loader_bytes);
+  classes.emplace_back("decoding", decoding_bytes);
   classes.emplace_back("data", data_bytes);
   classes.emplace_back("messages", message_bytes);
   classes.emplace_back("tables", table_bytes);
@@ -239,6 +241,7 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOp
   plan_step(config, rank, ranks, options.evaluation, &plan);
   if (!options.checkpoints) plan.save_copy_bytes = 0;
   plan.loader_bytes = LoaderBytes(config, ranks, options);
+  plan.decoding_bytes = DecodingBytes(config, options);
   plan.data_bytes = options.data.held_bytes;
   plan.message_bytes = CommunicatorBytes(ranks);
   plan.table_bytes = TableBytes(config.model);

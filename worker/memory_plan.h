@@ -20,6 +20,9 @@ namespace swinfleet {
 struct DataFacts {
   // Bytes of both splits that stay in memory: the pictures of idx files, the names of others.
   size_t held_bytes = 0;
+  // Dataset::DecodingBytes of each split.
+  size_t train_decoding_bytes = 0;
+  size_t eval_decoding_bytes = 0;
   // Pictures of the evaluation split; 0: not known.
   int64_t eval_pictures = 0;
 };
@@ -47,6 +50,8 @@ struct MemoryPlan {
   size_t save_copy_bytes = 0;
   // Micro-batches that were loaded and wait, for training and for evaluation.
   size_t loader_bytes = 0;
+  // All threads of the loaders decoding at once. An estimate, see Dataset::DecodingBytes.
+  size_t decoding_bytes = 0;
   // DataFacts::held_bytes.
   size_t data_bytes = 0;
   // What messages between ranks pass through.
@@ -74,7 +79,7 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks,
 // The first of the ranks that have the most micro-batches of a step: the one to plan for.
 int BusiestRank(const JobConfig& config, int ranks);
 
-// A micro-batch for the dry run: nothing but the masks that pre-training draws is filled in.
+// A micro-batch for the dry run: nothing but masks, as pre-training draws them, is filled in.
 Batch DryBatch(const JobConfig& config, int64_t pictures);
 
 // "20.3 GiB", "112.0 MiB".

@@ -44,14 +44,15 @@ void MetricsLog::Step(int64_t step, const StepResult& result) {
   pending_ += "{\"step\": " + std::to_string(step) + ", \"loss\": " + Number(result.loss) +
               ", \"grad_norm\": " + Number(result.grad_norm) +
               ", \"learning_rate\": " + Number(result.learning_rate) +
-              ", \"skipped\": " + (result.skipped ? "true" : "false") + "}\n";
+              ", \"skipped\": " + (result.skipped ? "true" : "false") +
+              ", \"replaced_pictures\": " + std::to_string(result.replaced_pictures) + "}\n";
   if (pending_.size() > kPendingBytes) Flush();
 }
 
 void MetricsLog::Evaluated(int64_t step, const Evaluation& evaluation) {
   pending_ += "{\"step\": " + std::to_string(step) + ", \"eval_loss\": " + Number(evaluation.loss) +
               ", \"top1\": " + Number(evaluation.top1) + ", \"top5\": " + Number(evaluation.top5) +
-              "}\n";
+              ", \"replaced_pictures\": " + std::to_string(evaluation.replaced_pictures) + "}\n";
 }
 
 bool MetricsLog::Open() {

@@ -152,10 +152,12 @@ nlohmann::json DescribeStep(const MemoryPlan& plan) {
             {"small", sent.small}}}};
 }
 
-nlohmann::json Describe(const Arguments& arguments, const Planned& job) {
+nlohmann::json Describe(const Arguments& arguments, const Planned& job,
+                        const std::vector<std::string>& problems) {
   const JobConfig& config = job.config;
   nlohmann::json plan;
-  plan["ok"] = true;
+  plan["ok"] = job.Fits();
+  plan["problems"] = problems;
   plan["name"] = config.name;
   plan["run_dir"] = config.run_dir;
   plan["model"] = nlohmann::json::parse(ModelConfigToJson(config.model));
@@ -291,7 +293,7 @@ void PrintUnits(const ParameterTable& table) {
 
 void PrintPlan(const Arguments& arguments, const Planned& job) {
   const JobConfig& config = job.config;
-  std::cout << arguments.job_file << " can run\n"
+  std::cout << arguments.job_file << (job.Fits() ? " can run\n" : " does not fit\n")
             << "job         " << (config.name.empty() ? "(no name)" : config.name)
             << ", run folder " << config.run_dir << "\n";
   PrintModel(job);
@@ -315,15 +317,18 @@ int Plan(const Arguments& arguments) {
   } catch (const Error& error) {
     return PrintProblems(arguments, {arguments.job_file + ": " + error.what()});
   }
-  if (arguments.check && !job.Fits()) {
-    return PrintProblems(arguments, {arguments.job_file + ": " + WhyNot(job)});
-  }
+  std::vector<std::string> unfit;
+  if (!job.Fits()) unfit.push_back(arguments.job_file + ": " + WhyNot(job));
+  if (arguments.check && !unfit.empty()) return PrintProblems(arguments, unfit);
   if (arguments.json) {
-    std::cout << Describe(arguments, job).dump() << std::endl;
+    std::cout << Describe(arguments, job, unfit).dump() << std::endl;
   } else {
     PrintPlan(arguments, job);
   }
-  return kExitSuccess;
+  if (unfit.empty()) return kExitSuccess;
+  // The plan says what takes how much: that is what was asked for.
+  std::cerr << JoinLines(unfit) << std::endl;
+  return kExitUsage;
 }
 
 }  // namespace
@@ -335,12 +340,14 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Says whether a job can run, what it consists of, and what memory, work and traffic it "
       "takes.\n"
-      "Exit codes: 0 it can, 2 it can't (the reasons are on stderr).");
+      "Exit codes: 0 it can run, as far as can be told without its data; 2 it can't, or takes\n"
+      "more than its memory.budget or --memory allow: why, and what would work, is on stderr.\n"
+      "What is only too large for --memory is planned all the same, unless --check is given.");
   app.set_version_flag("--version", SWINFLEET_VERSION);
   app.add_option("job", arguments.job_file, "The job's YAML file")->required();
   app.add_flag("--check", arguments.check,
-               "Only check the job, and say in short what it is; refuse what does not fit in its\n"
-               "memory.budget or in --memory");
+               "Only check the job, and say in short what it is; nothing of the plan for one that\n"
+               "can't run");
   app.add_option("--ranks", arguments.ranks, "Ranks that it is to run on")
       ->check(CLI::Range(1, 65536));
   app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");

@@ -1,8 +1,9 @@
-// swinfleet-predict: the classes that trained weights see in pictures.
+// swinfleet-predict: the classes that trained weights see in pictures or clips.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "core/data/dataset.h"
+#include "core/data/frame_folder.h"
 #include "core/data/picture_file.h"
 #include "kernels/error.h"
 #include "worker/exit_codes.h"
@@ -22,24 +24,32 @@
 namespace swinfleet {
 namespace {
 
+namespace fs = std::filesystem;
+
 constexpr char kFooter[] =
     "Pictures (JPEG, PNG, WebP) are prepared as in the job's evaluation. Those of a model that "
     "was\n"
     "trained on idx files have the size of its training pictures, or --resample is given.\n"
+    "A model of clips takes folders of frames: pictures whose names end in numbers without gaps\n"
+    "(img_00001.jpg). As in evaluation the middle ones are taken, one every --frame-interval; a\n"
+    "clip that is too short is repeated.\n"
     "\n"
-    "--json: {\"weights\", \"step\" (null: not known), \"predictions\": [{\"picture\", \"top\": "
-    "[{\"class\" (from 0),\n"
-    "\"name\" (with --classes), \"probability\", \"logit\"}, ...]}, ...]}, pictures in the order "
-    "given,\n"
-    "classes by falling probability.\n"
+    "--json: {\"weights\", \"step\" (null: not known), \"predictions\": [{\"picture\" (of clips "
+    "the\n"
+    "folder), \"top\": [{\"class\" (from 0), \"name\" (with --classes), \"probability\", "
+    "\"logit\"},\n"
+    "...]}, ...]}, in the order given, classes by falling probability.\n"
     "\n"
     "Exit codes: 0 done, 1 failed (then nothing is printed), 2 wrong arguments.";
 
 struct Arguments {
   InferenceOptions inference;
-  std::vector<std::string> pictures;
+  // Pictures, or folders of clips.
+  std::vector<std::string> inputs;
   int64_t top = 5;
   std::string classes;
+  // 0: the job's.
+  int64_t frame_interval = 0;
   bool resample = false;
   bool json = false;
 };
@@ -73,6 +83,33 @@ class PictureList : public Dataset {
   const std::vector<std::string>& paths_;
   const int64_t height_;
   const int64_t width_;
+  DataIdentity identity_;
+};
+
+// Folders of frames as a data set without labels.
+class ClipList : public Dataset {
+ public:
+  // Throws Error as ReadClip.
+  explicit ClipList(const std::vector<std::string>& folders) : folders_(folders) {
+    for (const std::string& folder : folders) frames_.push_back(ReadClip(folder));
+    identity_.count = static_cast<int64_t>(folders.size());
+    identity_.channels = 3;
+  }
+  const DataIdentity& identity() const override { return identity_; }
+  void Get(int64_t index, Picture* picture) const override { GetFrame(index, 0, picture); }
+  int64_t Frames(int64_t index) const override {
+    return static_cast<int64_t>(frames_[index].size());
+  }
+  void GetFrame(int64_t index, int64_t frame, Picture* picture) const override {
+    DecodePicture((fs::path(folders_[index]) / frames_[index][frame]).string(), picture);
+    picture->label = 0;
+  }
+  int64_t Label(int64_t) const override { return 0; }
+  std::string Name(int64_t index) const override { return folders_[index]; }
+
+ private:
+  const std::vector<std::string>& folders_;
+  std::vector<std::vector<std::string>> frames_;
   DataIdentity identity_;
 };
 
@@ -115,19 +152,48 @@ std::vector<std::string> ReadClassNames(const std::string& path, int64_t num_cla
               std::to_string(num_classes) + " classes, and needs a name on a line for each");
 }
 
+// A model of clips takes folders, one of pictures takes files. What does not exist is found later.
+void CheckInputs(const Arguments& arguments, const Inference& inference) {
+  const bool clips = inference.config().model.is_video();
+  if (arguments.frame_interval > 0 && !clips) {
+    throw UsageError("--frame-interval is for clips; " + inference.source() +
+                     " holds a model of pictures");
+  }
+  for (const std::string& input : arguments.inputs) {
+    std::error_code code;
+    const fs::file_status status = fs::status(input, code);
+    if (!fs::exists(status) || fs::is_directory(status) == clips) continue;
+    throw UsageError(clips ? input + " is no folder, and " + inference.source() +
+                                 " holds a model of clips; name the folder of a clip's frames"
+                           : input + " is a folder, and " + inference.source() +
+                                 " holds a model of pictures; name the files in it");
+  }
+}
+
+// The inputs as a data set; `data` is made to say how they are prepared.
+std::unique_ptr<Dataset> OpenInputs(const Arguments& arguments, const Inference& inference,
+                                    DataConfig* data) {
+  if (inference.config().model.is_video()) {
+    data->format = "frames";
+    if (arguments.frame_interval > 0) data->frame_interval = arguments.frame_interval;
+    return std::make_unique<ClipList>(arguments.inputs);
+  }
+  int64_t height = inference.picture_height(), width = inference.picture_width();
+  if (arguments.resample || height == 0) {
+    data->format = "imagefolder";
+    height = width = 0;
+  }
+  return std::make_unique<PictureList>(arguments.inputs, height, width);
+}
+
 std::vector<std::vector<Guess>> Classify(const Arguments& arguments, Inference* inference) {
   DataConfig data = inference->config().data;
   data.broken_pictures = DataConfig::BrokenPictures::kFail;
-  int64_t height = inference->picture_height(), width = inference->picture_width();
-  if (arguments.resample || height == 0) {
-    data.format = "imagefolder";
-    height = width = 0;
-  }
-  const PictureList pictures(arguments.pictures, height, width);
-  std::vector<std::vector<Guess>> guesses(arguments.pictures.size());
-  inference->Classify(data, pictures, [&](int64_t index, std::span<const float> logits) {
+  const std::unique_ptr<Dataset> inputs = OpenInputs(arguments, *inference, &data);
+  std::vector<std::vector<Guess>> guesses(arguments.inputs.size());
+  inference->Classify(data, *inputs, [&](int64_t index, std::span<const float> logits) {
     if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
-      throw Error("the model gives no finite numbers for " + arguments.pictures[index] +
+      throw Error("the model gives no finite numbers for " + arguments.inputs[index] +
                   (inference->config().train.dtype == DType::kF16 ? "; use --dtype fp32" : ""));
     }
     guesses[index] = MostLikely(logits, arguments.top);
@@ -147,7 +213,7 @@ nlohmann::json Describe(const Arguments& arguments, const Inference& inference,
       if (!names.empty()) entry["name"] = names[guess.label];
       top.push_back(entry);
     }
-    predictions.push_back({{"picture", arguments.pictures[i]}, {"top", top}});
+    predictions.push_back({{"picture", arguments.inputs[i]}, {"top", top}});
   }
   return {{"weights", inference.source()},
           {"step", inference.step() >= 0 ? nlohmann::json(inference.step()) : nlohmann::json()},
@@ -161,10 +227,7 @@ int Predict(const Arguments& arguments) {
     throw UsageError(inference.source() +
                      " holds a model of pre-training, which knows no classes; fine-tune it first");
   }
-  if (config.model.is_video()) {
-    throw UsageError(inference.source() +
-                     " holds a model of clips; swinfleet eval --format frames evaluates it");
-  }
+  CheckInputs(arguments, inference);
   const std::vector<std::string> names =
       arguments.classes.empty() ? std::vector<std::string>()
                                 : ReadClassNames(arguments.classes, config.model.num_classes);
@@ -180,7 +243,7 @@ int Predict(const Arguments& arguments) {
                  "not say how\n";
   }
   for (size_t i = 0; i < guesses.size(); ++i) {
-    std::cout << arguments.pictures[i] << "\n";
+    std::cout << arguments.inputs[i] << "\n";
     for (const Guess& guess : guesses[i]) {
       char number[64];
       std::snprintf(number, sizeof(number), "  %7.3f%%  %lld", 100 * guess.probability,
@@ -198,12 +261,14 @@ int Predict(const Arguments& arguments) {
 int main(int argc, char** argv) {
   swinfleet::InitLogging(argv[0]);
   swinfleet::Arguments arguments;
-  CLI::App app("Says which classes trained weights see in pictures.", "swinfleet predict");
+  CLI::App app("Says which classes trained weights see in pictures or clips.", "swinfleet predict");
   app.footer(swinfleet::kFooter);
   app.set_version_flag("--version", SWINFLEET_VERSION);
   swinfleet::AddInferenceOptions(&app, &arguments.inference);
-  app.add_option("PICTURE", arguments.pictures, "Files")->required();
-  app.add_option("--top", arguments.top, "Classes a picture")
+  app.add_option("PICTURE|CLIP", arguments.inputs,
+                 "Files; of a model of clips, folders of a clip's frames")
+      ->required();
+  app.add_option("--top", arguments.top, "Classes a picture or clip")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str()
       ->type_name("K");
@@ -211,6 +276,10 @@ int main(int argc, char** argv) {
       ->type_name("FILE");
   app.add_flag("--resample", arguments.resample,
                "Resample pictures although the model was trained on pictures of one size");
+  app.add_option("--frame-interval", arguments.frame_interval,
+                 "Of clips: frames between two frames [as in training, else 2]")
+      ->check(CLI::Range(1, 65536))
+      ->type_name("N");
   app.add_flag("--json", arguments.json, "One JSON object on one line");
   return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Predict(arguments); });
 }

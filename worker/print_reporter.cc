@@ -46,6 +46,9 @@ std::string ProgressLine(const TrainingProgress& progress) {
   if (progress.skipped_steps > 0) {
     line += " skipped " + std::to_string(progress.skipped_steps);
   }
+  if (progress.replaced_pictures > 0) {
+    line += " pictures replaced " + std::to_string(progress.replaced_pictures);
+  }
   return line;
 }
 

@@ -22,12 +22,16 @@ struct TrainingProgress {
   double top5 = 0;
   double eval_loss = 0;
   int64_t evaluated_step = 0;
+  // Of the last evaluation's pictures those that couldn't be decoded: others stood for them.
+  int64_t eval_replaced_pictures = 0;
   // Of evaluations: pre-training has a loss alone.
   bool has_accuracy = true;
   double eta_seconds = 0;
   uint64_t peak_memory_rank_bytes = 0;
   uint64_t peak_memory_total_bytes = 0;
   int64_t skipped_steps = 0;
+  // How often in training another picture stood for one that couldn't be decoded.
+  int64_t replaced_pictures = 0;
   // Shares of the time since the last line, 0..1.
   double exposed_communication = 0;
   double input_wait = 0;

@@ -23,6 +23,11 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   key.dtype = StoredName(config.train.dtype);
   key.accumulation =
       config.train.accumulation == Accumulation::kLowPrecision ? "low precision" : "tree";
+  // A budget that nothing was chosen for yet leaves them open.
+  if (config.memory.budget > 0 && config.memory.sequential_windows.empty()) return key;
+  for (int stage = 0; stage < config.model.num_stages(); ++stage) {
+    key.sequential_windows.push_back(config.memory.StageSequentialWindows(stage));
+  }
   return key;
 }
 

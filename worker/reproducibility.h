@@ -7,7 +7,7 @@
 
 namespace swinfleet {
 
-// Of this program on this machine, for this job.
+// Of this program on this machine, for this job with what its memory budget led to.
 ReproducibilityKey MakeReproducibilityKey(const JobConfig& config);
 
 }  // namespace swinfleet

@@ -32,6 +32,10 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
     return {"the assignment is for " + std::to_string(ranks) + " ranks, but this launch has " +
             std::to_string(world_size)};
   }
+  // A run with a checkpoint has been in order before.
+  if (!assignment.resume_from().empty()) {
+    return ConfigOfStartedJob(assignment.spec(), ranks, config);
+  }
   return ConfigFromProto(assignment.spec(), ranks, config);
 }
 

@@ -6,12 +6,13 @@
 #include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
 #include "core/rng/counter_rng.h"
+#include "worker/memory_plan.h"
 
 namespace swinfleet {
 namespace {
 
-// Of StepFlags.
-constexpr int kFlags = 3;
+// Of StepFlags, and what else the ranks add up.
+constexpr int kFlags = 5;
 
 }  // namespace
 
@@ -54,13 +55,17 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
                           const std::function<const Batch*()>& next_batch) {
   StepResult result;
   std::ranges::fill(losses_, 0.0);
+  without_input_ = false;
+  replaced_pictures_ = 0;
   engine_->BeginStep();
   for (int64_t leaf = 0; leaf < leaves_.count; ++leaf) {
     engine_->BeginMicroBatch(leaf);
-    losses_[leaves_[leaf]] = ForwardBackward(*next_batch(), step);  // reduce-scatter, overlapped
+    const Batch& batch = Checked(next_batch());
+    losses_[leaves_[leaf]] = ForwardBackward(batch, step);  // reduce-scatter, overlapped
   }
   const GradientNorm gradient = engine_->FinishReduction();  // all-gather of the chunks' norms
   Reduce(flags, &result);                                    // all-reduce
+  if (result.without_input > 0) return result;
   const float scale = loss_scaler_.scale();
   result.grad_norm = gradient.norm / scale;
   result.learning_rate = RateOfUpdate(config_.train.schedule, config_.train.optimizer.learning_rate,
@@ -74,8 +79,25 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   const float clip = ClipFactor(result.grad_norm, config_.train.clip_grad_norm);
   RatesOfUpdate(config_.train, hypers_, steps_per_epoch_, step, rates_);
   engine_->Update(rates_, updates, clip / scale);
-  engine_->PublishParameters();  // all-gather
+  engine_->PublishParameters();                               // all-gather
+  result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
   return result;
+}
+
+const Batch& TrainStep::Checked(const Batch* batch) {
+  if (batch != nullptr) {
+    replaced_pictures_ += static_cast<int64_t>(batch->broken.size());
+    return *batch;
+  }
+  // The others wait for this rank's gradients, whatever these are worth.
+  without_input_ = true;
+  if (stand_in_.pictures == 0) {
+    stand_in_ = DryBatch(config_, config_.train.micro_batch);
+    stand_in_.image.resize(config_.model.ImageShape(stand_in_.pictures).NumElements());
+    stand_in_.label.resize(stand_in_.pictures);
+    stand_in_.sample.resize(stand_in_.pictures);
+  }
+  return stand_in_;
 }
 
 double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
@@ -113,6 +135,8 @@ void TrainStep::Reduce(const StepFlags& flags, StepResult* result) {
   raised[0] = flags.cancel ? 1 : 0;
   raised[1] = flags.stop ? 1 : 0;
   raised[2] = flags.saved ? 1 : 0;
+  raised[3] = without_input_ ? 1 : 0;
+  raised[4] = static_cast<double>(replaced_pictures_);
   communicator_->AllReduceSum(losses_, "losses and flags");
   TreeSum loss;
   for (int64_t leaf = 0; leaf < config_.train.micro_batches(); ++leaf) loss.Add(losses_[leaf]);
@@ -120,6 +144,8 @@ void TrainStep::Reduce(const StepFlags& flags, StepResult* result) {
   result->cancel = static_cast<int64_t>(raised[0]);
   result->stop = static_cast<int64_t>(raised[1]);
   result->saved = static_cast<int64_t>(raised[2]);
+  result->without_input = static_cast<int64_t>(raised[3]);
+  result->replaced_pictures = static_cast<int64_t>(raised[4]);
 }
 
 }  // namespace swinfleet

@@ -31,6 +31,11 @@ struct StepFlags {
 };
 
 struct StepResult {
+  // Ranks that had no micro-batch when it was their turn. If there are any, nothing was changed,
+  // and the loss and all that follows below mean nothing.
+  int64_t without_input = 0;
+  // Pictures of the step that couldn't be decoded, and that others stood for.
+  int64_t replaced_pictures = 0;
   // Mean over the global batch, the same bits on every rank.
   double loss = 0;
   double grad_norm = 0;
@@ -39,6 +44,9 @@ struct StepResult {
   bool skipped = false;
   // Then: the first tensor of the gradient that is not finite, or "loss".
   std::string first_nonfinite;
+  // The first tensor of which the update made a weight that is not finite, as of float16 above
+  // 65504; empty when there is none. Such a model is of no use any more, and must not be saved.
+  std::string nonfinite_weight;
   // Skipped although there is no loss scale left to lower: a failure of training.
   bool failed = false;
   // Ranks that raised each flag.
@@ -54,7 +62,8 @@ class TrainStep {
             Communicator* communicator, MemoryClasses* memory, Context* context);
 
   // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
-  // `next_batch` gives this rank's micro-batches in order. Collective.
+  // `next_batch` gives this rank's micro-batches in order; null when it can't. Collective: also a
+  // rank without input takes part to the end.
   StepResult Run(int64_t step, int64_t updates, const StepFlags& flags,
                  const std::function<const Batch*()>& next_batch);
 
@@ -64,6 +73,8 @@ class TrainStep {
   LossScaler& loss_scaler() { return loss_scaler_; }
 
  private:
+  // The batch, or what stands for one that isn't there.
+  const Batch& Checked(const Batch* batch);
   // The sum of the micro-batch's losses; its gradients go to the engine.
   double ForwardBackward(const Batch& batch, int64_t step);
   // Drop path's factors for a micro-batch, or nothing when the model drops none.
@@ -85,6 +96,11 @@ class TrainStep {
   std::vector<double> rates_;
   // Of the step's micro-batches, those of other ranks zero until they are reduced; then the flags.
   std::vector<double> losses_;
+  // Of this rank's micro-batches of the step.
+  bool without_input_ = false;
+  int64_t replaced_pictures_ = 0;
+  // Black pictures, made when they are needed first.
+  Batch stand_in_;
   LossScaler loss_scaler_;
 };
 

@@ -68,16 +68,19 @@ std::vector<std::string> TrainingItems(const Progress& progress) {
   if (progress.skipped_steps() > 0) {
     items.push_back(Plural(progress.skipped_steps(), "step") + " skipped (not finite)");
   }
+  if (progress.replaced_pictures() > 0) {
+    items.push_back(Plural(progress.replaced_pictures(), "picture") + " replaced (broken)");
+  }
   return items;
 }
 
 std::string AccuracyText(const Progress& progress) {
-  if (!progress.has_top1()) {
-    return "evaluation loss " + FormatNumber(progress.eval_loss()) + " at step " +
-           std::to_string(progress.evaluated_step());
-  }
-  return "top-1 " + FormatShare(progress.top1()) + ", top-5 " + FormatShare(progress.top5()) +
-         " at step " + std::to_string(progress.evaluated_step());
+  const uint64_t replaced = progress.eval_replaced_pictures();
+  const std::string when =
+      " at step " + std::to_string(progress.evaluated_step()) +
+      (replaced > 0 ? " (" + Plural(replaced, "broken picture") + " replaced)" : "");
+  if (!progress.has_top1()) return "evaluation loss " + FormatNumber(progress.eval_loss()) + when;
+  return "top-1 " + FormatShare(progress.top1()) + ", top-5 " + FormatShare(progress.top5()) + when;
 }
 
 std::string JoinComma(const std::vector<std::string>& items) {

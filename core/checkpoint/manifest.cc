@@ -52,9 +52,7 @@ class Fields {
     }
     return At(key).get<uint64_t>();
   }
-  int64_t Count(const char* key) const {
-    return static_cast<int64_t>(Unsigned(key, std::numeric_limits<int64_t>::max()));
-  }
+  int64_t Count(const char* key) const { return static_cast<int64_t>(Unsigned(key, kMaxCount)); }
   int Int(const char* key) const {
     return static_cast<int>(Unsigned(key, std::numeric_limits<int>::max()));
   }
@@ -69,8 +67,21 @@ class Fields {
     if (!At(key).is_array()) Reject(source_, std::string("\"") + key + "\" is not a list");
     return At(key);
   }
+  std::vector<int64_t> Counts(const char* key) const {
+    std::vector<int64_t> counts;
+    for (const json& value : List(key)) {
+      if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxCount) {
+        Reject(source_, std::string("\"") + key + "\" has the entry " + value.dump() +
+                            ", which is not a whole number");
+      }
+      counts.push_back(value.get<int64_t>());
+    }
+    return counts;
+  }
 
  private:
+  static constexpr uint64_t kMaxCount = std::numeric_limits<int64_t>::max();
+
   const json& object_;
   const std::string& source_;
 };
@@ -255,7 +266,8 @@ json MetaToJson(const CheckpointMeta& meta) {
             {"micro_batch_size", meta.reproducibility.micro_batch_size},
             {"micro_batches", meta.reproducibility.micro_batches},
             {"dtype", meta.reproducibility.dtype},
-            {"accumulation", meta.reproducibility.accumulation}}},
+            {"accumulation", meta.reproducibility.accumulation},
+            {"sequential_windows", meta.reproducibility.sequential_windows}}},
           {"model", meta.model},
           {"skipped_steps", meta.skipped_steps},
           {"consecutive_nonfinite", meta.consecutive_nonfinite},
@@ -291,6 +303,7 @@ CheckpointMeta MetaFromJson(const json& value, int version, const std::string& s
     meta.reproducibility.accumulation = key.Text("accumulation");
     meta.loss_scale = LossScaleFromJson(fields.At("loss_scale"), source);
   }
+  if (version >= 3) meta.reproducibility.sequential_windows = key.Counts("sequential_windows");
   meta.model = fields.Text("model");
   meta.skipped_steps = fields.Count("skipped_steps");
   meta.consecutive_nonfinite = fields.Count("consecutive_nonfinite");
@@ -398,6 +411,10 @@ std::string ReproducibilityKey::Differences(const ReproducibilityKey& now) const
   Compare("micro-batches", std::to_string(micro_batches), std::to_string(now.micro_batches), &text);
   Compare("dtype", dtype, now.dtype, &text);
   Compare("accumulation", accumulation, now.accumulation, &text);
+  if (!sequential_windows.empty() && !now.sequential_windows.empty()) {
+    Compare("sequential windows", json(sequential_windows).dump(),
+            json(now.sequential_windows).dump(), &text);
+  }
   return text;
 }
 

@@ -71,8 +71,12 @@ struct ReproducibilityKey {
   // How gradients are summed: "tree", which plain and split accumulation share, or "low precision",
   // whose bits also depend on the number of ranks.
   std::string accumulation = "tree";
+  // Windows in a group of sequential self-attention, one a stage, 0 where there are no groups: what
+  // the job says, or what its memory budget led to. Empty: not known.
+  std::vector<int64_t> sequential_windows;
   bool operator==(const ReproducibilityKey&) const = default;
-  // What differs from `now`, for a warning: "threads per rank 2, now 1". Empty: nothing.
+  // What differs from `now`, for a warning: "threads per rank 2, now 1". Empty: nothing, of what is
+  // known of both.
   std::string Differences(const ReproducibilityKey& now) const;
 };
 
@@ -104,8 +108,8 @@ struct CheckpointMeta {
 
 struct Manifest {
   // The format's version that this program writes, and the newest that it reads. Version 1 lacked
-  // the accumulation and the loss scale.
-  static constexpr int kVersion = 2;
+  // the accumulation and the loss scale, version 2 the groups of sequential attention.
+  static constexpr int kVersion = 3;
   CheckpointMeta meta;
   std::vector<ShardRecord> shards;
 

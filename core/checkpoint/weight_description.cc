@@ -143,6 +143,7 @@ std::string WeightsDescription::ToString() const {
   std::string text = Title(*arch);
   text += " of embed_dim " + std::to_string(embed_dim) + ", depths " + List(depths);
   if (!num_heads.empty()) text += ", heads " + List(num_heads);
+  if (patch_frames > 0) text += ", patch_frames " + std::to_string(patch_frames);
   text += ", patch_size " + std::to_string(patch_size) + ", in_chans " + std::to_string(in_chans);
   if (window_size > 0) text += ", window_size " + std::to_string(window_size);
   if (num_classes > 0) text += ", " + std::to_string(num_classes) + " classes";

@@ -8,12 +8,14 @@
 #include "core/checkpoint/weight_description.h"
 #include "core/checkpoint/weight_names.h"
 #include "core/checkpoint/weight_transfer.h"
+#include "core/config/errors.h"
 #include "core/nn/sin_cos_positions.h"
 
 namespace swinfleet {
 namespace {
 
 constexpr char kTable[] = ".attn.relative_position_bias_table";
+constexpr char kIndex[] = ".attn.relative_position_index";
 constexpr char kQkvBias[] = ".attn.qkv.bias";
 constexpr char kQBias[] = ".attn.q_bias";
 constexpr char kVBias[] = ".attn.v_bias";
@@ -47,6 +49,43 @@ std::string WithoutEnding(const std::string& name, const std::string& ending) {
   return name.substr(0, name.size() - ending.size());
 }
 
+// Depth, height and width of a window of clips, in tokens.
+using ClipWindow = std::array<int64_t, 3>;
+
+std::string WindowText(const ClipWindow& window) {
+  return std::to_string(window[0]) + "x" + std::to_string(window[1]) + "x" +
+         std::to_string(window[2]);
+}
+
+// The windows, as high as wide, whose tables have so many rows.
+std::vector<ClipWindow> WindowsOfTable(int64_t rows) {
+  std::vector<ClipWindow> windows;
+  for (int64_t side = 1; side <= kMaxWindow; ++side) {
+    const int64_t area = (2 * side - 1) * (2 * side - 1);
+    const int64_t offsets = rows / area, depth = (offsets + 1) / 2;
+    if (rows % area == 0 && offsets % 2 == 1 && depth <= kMaxWindow) {
+      windows.push_back({depth, side, side});
+    }
+  }
+  return windows;
+}
+
+// What ResizeClipTable does.
+std::string ClipTransferText(const ClipWindow& in, const ClipWindow& out) {
+  const int64_t times = 2 * in[0] - 1, new_times = 2 * out[0] - 1;
+  std::string text;
+  if (in[1] != out[1] || in[2] != out[2]) {
+    text = "bicubic, " + SizeText({2 * in[1] - 1, 2 * in[2] - 1}) + " to " +
+           SizeText({2 * out[1] - 1, 2 * out[2] - 1});
+  }
+  if (times == new_times) {
+    return text + " at each of " + std::to_string(times) + " offsets in time";
+  }
+  text += (text.empty() ? "" : ", ") + std::to_string(times) + " to " + std::to_string(new_times) +
+          " offsets in time, ";
+  return text + (times < new_times ? "the ends repeated" : "the middle ones");
+}
+
 class Matching {
  public:
   Matching(const WeightSource& source, const ParameterTable& table, const ImportOptions& options,
@@ -70,6 +109,7 @@ class Matching {
       if (!skip_used_[i]) report_->unused_skips.push_back(options_.skip[i]);
     }
     CompareCoordinates();
+    CompareShrunkWindows();
     if (!report_->ok()) Advise();
     return std::move(sources_);
   }
@@ -92,6 +132,9 @@ class Matching {
   void MatchParameter(int parameter);
   void FitTensor(int parameter, const std::string& common, int tensor);
   bool FitTable(int parameter, const std::string& common, int tensor);
+  bool FitClipTable(int parameter, const std::string& common, int tensor);
+  // The windows that a table of clips may be of, by what the file says of them.
+  std::vector<ClipWindow> ClipWindowsOf(int tensor, int stage) const;
   bool FitPositions(int parameter, const std::string& common, int tensor);
   bool FitProjection(int parameter, const std::string& common, int tensor);
   // A bias that the file holds in other pieces.
@@ -103,6 +146,7 @@ class Matching {
   // Why a tensor that nothing asked for may be left out; empty: it may not.
   std::string ReasonToLeaveOut(const std::string& common) const;
   void CompareCoordinates();
+  void CompareShrunkWindows();
   void Advise();
 
   const WeightSource& source_;
@@ -115,6 +159,8 @@ class Matching {
   std::map<std::string, int> by_common_;
   std::vector<bool> used_;
   std::vector<bool> skip_used_;
+  // The file does not tell the window of one of its tables.
+  bool window_unknown_ = false;
   std::vector<ParameterSource> sources_;
 };
 
@@ -185,8 +231,8 @@ void Matching::FitTensor(int parameter, const std::string& common, int tensor) {
     report_->wrong_dtypes.push_back(from.name + ": " + from.dtype);
     return;
   }
-  if (FitTable(parameter, common, tensor) || FitPositions(parameter, common, tensor) ||
-      FitProjection(parameter, common, tensor)) {
+  if (FitTable(parameter, common, tensor) || FitClipTable(parameter, common, tensor) ||
+      FitPositions(parameter, common, tensor) || FitProjection(parameter, common, tensor)) {
     return;
   }
   if (!SameShape(from.shape, ShapeOf(parameter))) {
@@ -237,6 +283,55 @@ bool Matching::FitTable(int parameter, const std::string& common, int tensor) {
                               (in == out ? "" : "bicubic, " + resized + ", ") + "repeated " +
                               std::to_string(copies) + " times");
   return true;
+}
+
+bool Matching::FitClipTable(int parameter, const std::string& common, int tensor) {
+  const std::optional<int> stage = StageOf(common);
+  const Shape &from = tensors_[tensor].shape, &to = ShapeOf(parameter);
+  if (!common.ends_with(kTable) || !stage || *stage >= options_.model.num_stages() ||
+      !options_.model.is_video() || description_.arch != Architecture::kVideoSwin ||
+      from.rank() != 2 || from[1] != to[1]) {
+    return false;
+  }
+  const std::vector<ClipWindow> windows = ClipWindowsOf(tensor, *stage);
+  const ClipWindow out = options_.model.TableWindow(*stage);
+  if (windows.empty() || std::find(windows.begin(), windows.end(), out) != windows.end()) {
+    return false;
+  }
+  if (windows.size() > 1) {
+    window_unknown_ = true;
+    std::string text;
+    for (const ClipWindow& window : windows) {
+      text += (text.empty() ? "" : " or ") + WindowText(window);
+    }
+    report_->shape_mismatches.push_back(tensors_[tensor].name + ": " + from.ToString() +
+                                        " in the file, of windows of " + text + "; the model's " +
+                                        "windows are " + WindowText(out));
+    return true;
+  }
+  const ClipWindow in = windows.front();
+  Transferred(parameter, ClipTransferText(in, out), [this, tensor, in, out, heads = to[1]] {
+    return ResizeClipTable(ReadAll(tensor), in, out, heads);
+  });
+  return true;
+}
+
+std::vector<ClipWindow> Matching::ClipWindowsOf(int tensor, int stage) const {
+  std::vector<ClipWindow> windows = WindowsOfTable(tensors_[tensor].shape[0]);
+  if (options_.source_model && options_.source_model->is_video() &&
+      stage < options_.source_model->num_stages()) {
+    const ClipWindow said = options_.source_model->TableWindow(stage);
+    std::erase_if(windows, [&](const ClipWindow& window) { return window != said; });
+  }
+  // The official code's index has a row and a column for each token of the window.
+  const std::string index = WithoutEnding(tensors_[tensor].name, kTable) + kIndex;
+  for (const WeightTensor& other : tensors_) {
+    if (other.name != index || other.shape.rank() != 2) continue;
+    std::erase_if(windows, [&](const ClipWindow& window) {
+      return window[0] * window[1] * window[2] != other.shape[0];
+    });
+  }
+  return windows;
 }
 
 // The official load_pretrained, and MAE's interpolate_pos_embed, which keeps the class token's.
@@ -421,6 +516,35 @@ void Matching::CompareCoordinates() {
       sizes + "] keeps them as they were");
 }
 
+// Where the map is lower or narrower than the window, the official Video Swin numbers the window's
+// tokens as if it were whole. So the entries of a table stand for other offsets there than on a map
+// of another size.
+void Matching::CompareShrunkWindows() {
+  const ModelConfig& model = options_.model;
+  if (!model.is_video()) return;
+  const bool known = options_.source_model && options_.source_model->is_video() &&
+                     options_.source_model->num_stages() == model.num_stages();
+  const ModelConfig& from = known ? *options_.source_model : model;
+  std::string stages;
+  for (int stage = 0; stage < model.num_stages(); ++stage) {
+    const ClipWindow whole[] = {from.TableWindow(stage), model.TableWindow(stage)};
+    const ClipWindow used[] = {from.Window(stage, false).size, model.Window(stage, false).size};
+    bool shrunk = false, same = known;
+    for (int axis = 1; axis < 3; ++axis) {
+      shrunk |= used[0][axis] < whole[0][axis] || used[1][axis] < whole[1][axis];
+      same &= used[0][axis] == used[1][axis] && whole[0][axis] == whole[1][axis];
+    }
+    if (shrunk && !same) stages += (stages.empty() ? "" : ", ") + std::to_string(stage);
+  }
+  if (stages.empty()) return;
+  report_->notes.push_back(
+      "a map that is lower or narrower than the window uses other entries of the table of position "
+      "biases than a larger one (as in the official code), so that those of stage " +
+      stages +
+      " may not mean what they were trained for; a model.window_size that no stage's map "
+      "is smaller than avoids that");
+}
+
 void Matching::Advise() {
   const auto lacks = [](const std::vector<std::string>& names, const std::string& start) {
     return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
@@ -436,6 +560,11 @@ void Matching::Advise() {
   if (!patterns.empty()) {
     report_->advice.push_back("to start with a new classifier: model.init_skip: [" + patterns +
                               "]");
+  }
+  if (window_unknown_) {
+    report_->advice.push_back(
+        "files tell their windows by a relative_position_index beside each table, as the official "
+        "ones do, or by what swinfleet export writes into them; give such a file");
   }
   if (description_.Fits(options_.model)) return;
   report_->advice.push_back("the file holds " + description_.ToString() + "; the model is " +

@@ -207,6 +207,30 @@ std::vector<float> ResizeGeometric(std::span<const float> in, int64_t in_size, i
   return Separable(in, {in_size, in_size}, {out_size, out_size}, channels, taps, taps);
 }
 
+std::vector<float> ResizeClipTable(std::span<const float> in,
+                                   const std::array<int64_t, 3>& in_window,
+                                   const std::array<int64_t, 3>& out_window, int64_t channels) {
+  const MapSize in_size = {2 * in_window[1] - 1, 2 * in_window[2] - 1};
+  const MapSize out_size = {2 * out_window[1] - 1, 2 * out_window[2] - 1};
+  const int64_t slice = in_size.entries() * channels;
+  CHECK_EQ(static_cast<int64_t>(in.size()), (2 * in_window[0] - 1) * slice);
+  // The largest offsets in time.
+  const int64_t in_last = in_window[0] - 1, out_last = out_window[0] - 1;
+  std::vector<float> out;
+  out.reserve((2 * out_last + 1) * out_size.entries() * channels);
+  for (int64_t offset = -out_last; offset <= out_last; ++offset) {
+    const int64_t from = std::clamp(offset, -in_last, in_last) + in_last;
+    const std::span<const float> values = in.subspan(from * slice, slice);
+    if (in_size == out_size) {
+      out.insert(out.end(), values.begin(), values.end());
+      continue;
+    }
+    const std::vector<float> resized = ResizeBicubic(values, in_size, out_size, channels);
+    out.insert(out.end(), resized.begin(), resized.end());
+  }
+  return out;
+}
+
 std::vector<float> InflateProjection(std::span<const float> in, int64_t rows, int64_t frames) {
   const int64_t values = static_cast<int64_t>(in.size()) / rows;
   std::vector<float> out;

@@ -1,8 +1,10 @@
 // Weights trained at another window or picture size, or on pictures instead of clips, made to fit.
-// Each function is what the official code does when it loads such weights.
+// Each function is what the official code does when it loads such weights, but for ResizeClipTable,
+// which it lacks.
 #ifndef SWINFLEET_CORE_CHECKPOINT_WEIGHT_TRANSFER_H_
 #define SWINFLEET_CORE_CHECKPOINT_WEIGHT_TRANSFER_H_
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,6 +32,19 @@ std::vector<float> ResizeBicubic(std::span<const float> in, MapSize in_size, Map
 // beyond the ends). in_size is at least 5: a cubic needs 4 points.
 std::vector<float> ResizeGeometric(std::span<const float> in, int64_t in_size, int64_t out_size,
                                    int64_t channels);
+
+// A table of relative position biases of clips' windows, (2 depth - 1, 2 height - 1, 2 width - 1,
+// channels) for a window of depth x height x width tokens, made for another window. Over height and
+// width each offset in time is resized as V1's tables are (ResizeBicubic, where the sizes differ).
+// In time nothing is stretched: an offset that both windows have keeps its biases, a shallower
+// window takes the middle of the table, and offsets beyond the source's take those of its last one
+// on their side. The tokens of a larger picture are finer, so that the same content lies further
+// apart; those of a deeper window lie as far apart in time as before (patch_frames and
+// frame_interval say how far), there are only more of them. The official code lets tables of
+// another window keep their random initial values.
+std::vector<float> ResizeClipTable(std::span<const float> in,
+                                   const std::array<int64_t, 3>& in_window,
+                                   const std::array<int64_t, 3>& out_window, int64_t channels);
 
 // Video Swin's inflate_weights: a 2D projection (channels, values) of patches repeated over
 // `frames`, divided by them: (rows, values_per_frame) with rows = out * in channels becomes (rows,

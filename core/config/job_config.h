@@ -48,7 +48,7 @@ struct ModelConfig {
   int64_t window_size = 7;
   double mlp_ratio = 4;
   bool qkv_bias = true;
-  // Factor on q k in place of 1 / sqrt(D); 0 means that. Not of Swin V2.
+  // Factor on q k in place of 1 / sqrt(D); 0 means that. Of Swin V1 and Video Swin.
   double qk_scale = 0;
   bool ape = false;
   bool patch_norm = true;

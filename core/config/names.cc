@@ -31,6 +31,22 @@ const EnumNames<DataConfig::Interpolation>& InterpolationNames() {
   return names;
 }
 
+const EnumNames<OptimizerConfig::Kind>& OptimizerNames() {
+  using Kind = OptimizerConfig::Kind;
+  static const EnumNames<Kind> names = {{"adamw", Kind::kAdamW}, {"sgd", Kind::kSgd}};
+  return names;
+}
+
+const EnumNames<ScheduleConfig::Kind>& ScheduleNames() {
+  using Kind = ScheduleConfig::Kind;
+  static const EnumNames<Kind> names = {{"cosine", Kind::kCosine},
+                                        {"linear", Kind::kLinear},
+                                        {"step", Kind::kStep},
+                                        {"multistep", Kind::kMultistep},
+                                        {"mae_cosine", Kind::kMaeCosine}};
+  return names;
+}
+
 const EnumNames<PretrainConfig::Method>& PretrainMethodNames() {
   using Method = PretrainConfig::Method;
   static const EnumNames<Method> names = {

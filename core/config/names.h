@@ -20,6 +20,8 @@ const EnumNames<Architecture>& ArchitectureNames();
 const EnumNames<DType>& DTypeNames();
 const EnumNames<Accumulation>& AccumulationNames();
 const EnumNames<DataConfig::Interpolation>& InterpolationNames();
+const EnumNames<OptimizerConfig::Kind>& OptimizerNames();
+const EnumNames<ScheduleConfig::Kind>& ScheduleNames();
 // Without kNone.
 const EnumNames<PretrainConfig::Method>& PretrainMethodNames();
 const EnumNames<MemoryConfig::Checkpointing>& CheckpointingNames();

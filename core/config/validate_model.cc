@@ -123,10 +123,10 @@ void CheckArchitecture(const ModelConfig& model, Errors& errors) {
   bool pretrained = false;
   for (const int64_t window : model.pretrained_window_sizes) pretrained = pretrained || window != 0;
   only("model.pretrained_window_sizes", pretrained, v2, "swin_v2");
-  only("model.qk_scale", model.qk_scale != 0, !v2, "architectures without cosine attention");
   errors.CheckNumber("model.qk_scale", model.qk_scale, model.qk_scale >= 0, "at least 0");
   only("model.extra_norm_period", model.extra_norm_period > 0, v2, "swin_v2");
   const bool vit = model.arch == Architecture::kVit;
+  only("model.qk_scale", model.qk_scale != 0, !v2 && !vit, "swin_v1 and video_swin");
   only("model.ape", model.ape, !model.is_video() && !vit, "swin_v1 and swin_v2");
   if (vit && model.patch_norm) {
     errors.Add(

@@ -62,6 +62,12 @@ class Dataset {
   virtual int64_t Label(int64_t index) const;
   // What a user knows the sample by: the file's (clip's) path in the split, or "sample 7".
   virtual std::string Name(int64_t index) const;
+  // Bytes that the split keeps in memory as long as it is open: pictures or their names.
+  virtual size_t HeldBytes() const { return 0; }
+  // About how many bytes a thread takes to get a sample, where that is known. Of pictures in files:
+  // for those largest in bytes; others may have more pixels, which are not known before they are
+  // decoded.
+  virtual size_t DecodingBytes() const { return 0; }
   // Names of the classes by label; empty where the format has none.
   virtual std::span<const std::string> ClassNames() const { return {}; }
 };

@@ -5,15 +5,37 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <memory>
+#include <new>
 #include <system_error>
 
+#include "core/checkpoint/file_ops.h"
+#include "core/data/dataset.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// What an entry is, links followed.
+fs::file_type TypeOf(const fs::directory_entry& entry) {
+  std::error_code error;
+  const fs::file_type type = entry.status(error).type();
+  const std::string path = entry.path().string();
+  if (type == fs::file_type::not_found) {
+    std::error_code no_link;
+    const fs::path target = fs::read_symlink(entry.path(), no_link);
+    if (no_link) throw Error(path + " was removed while its folder was read");
+    throw Error("the link " + path + " leads nowhere: there is no " + target.string() +
+                "; restore that, or remove the link");
+  }
+  if (type == fs::file_type::none) throw Error("cannot look at " + path + ": " + error.message());
+  return type;
+}
+
+}  // namespace
 
 std::string ListFolder(const fs::path& folder) {
   constexpr size_t kMaxNames = 20;
@@ -79,11 +101,10 @@ FolderEntries ReadFolder(const fs::path& folder) {
   FolderEntries entries;
   std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    // What vanishes meanwhile, and links that lead nowhere, are neither.
-    std::error_code ignored;
-    if (it->is_directory(ignored)) {
+    const fs::file_type type = TypeOf(*it);
+    if (type == fs::file_type::directory) {
       entries.folders.push_back(it->path().filename().string());
-    } else if (it->is_regular_file(ignored)) {
+    } else if (type == fs::file_type::regular) {
       entries.files.push_back(it->path().filename().string());
     }
   }
@@ -104,22 +125,24 @@ std::vector<uint8_t> ReadFileBytes(const std::string& path) {
   constexpr int64_t kMaxBytes = int64_t{1} << 30;
   // Asked before opening, because opening a pipe would wait for its other end.
   struct stat info;
-  if (stat(path.c_str(), &info) != 0) {
-    throw Error("cannot open " + path + ": " + std::strerror(errno));
-  }
+  if (stat(path.c_str(), &info) != 0) throw FileError(errno, "open", path);
   if (!S_ISREG(info.st_mode)) throw Error(path + " is not a regular file");
   if (info.st_size > kMaxBytes) {
-    throw Error(path + " has " + std::to_string(info.st_size) + " bytes, more than any picture (" +
-                std::to_string(kMaxBytes) + ")");
+    throw BrokenPicture(path + " has " + std::to_string(info.st_size) +
+                        " bytes, more than any picture (" + std::to_string(kMaxBytes) + ")");
   }
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
                                                              &std::fclose);
-  if (file == nullptr) throw Error("cannot open " + path + ": " + std::strerror(errno));
-  std::vector<uint8_t> bytes(info.st_size);
-  const size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
-  if (got < bytes.size() && std::ferror(file.get())) {
-    throw Error("cannot read " + path + ": " + std::strerror(errno));
+  if (file == nullptr) throw FileError(errno, "open", path);
+  std::vector<uint8_t> bytes;
+  try {
+    bytes.resize(info.st_size);
+  } catch (const std::bad_alloc&) {
+    throw BrokenPicture("there is not enough memory to read the " + std::to_string(info.st_size) +
+                        " bytes of " + path);
   }
+  const size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
+  if (got < bytes.size() && std::ferror(file.get())) throw FileError(errno, "read", path);
   bytes.resize(got);
   return bytes;
 }

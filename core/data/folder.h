@@ -24,18 +24,21 @@ void CheckSplitName(const std::string& split, const std::string& what);
 std::filesystem::path SplitFolder(const std::string& folder, const std::string& split);
 
 // Names of the folders and of the regular files in a folder, links followed, each sorted by bytes.
+// What is neither is passed over.
 struct FolderEntries {
   std::vector<std::string> folders;
   std::vector<std::string> files;
 };
-// Throws Error, naming the folder, when it can't be read.
+// Throws Error, naming it, when the folder can't be read, when a link leads nowhere, and when what
+// an entry is can't be told: a data set that lacks a picture is not a smaller data set.
 FolderEntries ReadFolder(const std::filesystem::path& folder);
 
 // Bytes of a file. Throws Error when it can't be looked at.
 uint64_t FileBytes(const std::filesystem::path& path);
 
-// All bytes of a regular file. Throws Error, naming it, when it can't be read or is larger than
-// 1 GiB.
+// All bytes of a picture's file. Throws an error that names it: BrokenPicture when it is larger
+// than 1 GiB or than there is memory for, FileError when it can't be read, Error when it is no
+// regular file.
 std::vector<uint8_t> ReadFileBytes(const std::string& path);
 
 }  // namespace swinfleet

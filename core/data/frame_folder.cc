@@ -27,37 +27,6 @@ int64_t NumberOf(const std::string& name) {
   return std::stoll(name.substr(begin, end - begin));
 }
 
-// The frames' names in the order of their numbers.
-std::vector<std::string> ReadFrames(const fs::path& clip) {
-  std::vector<std::pair<int64_t, std::string>> frames;
-  for (const std::string& name : ReadFolder(clip).files) {
-    if (ClassifyName(name) == PictureName::kOther) continue;
-    const std::string file = (clip / name).string();
-    if (ClassifyName(name) == PictureName::kUnreadable) {
-      throw Error(file + " is of a format that is not read; convert it to JPEG, PNG or WebP");
-    }
-    const int64_t number = NumberOf(name);
-    if (number < 0) throw Error(file + " has no number; frames are named like img_00001.jpg");
-    frames.emplace_back(number, name);
-  }
-  if (frames.empty()) {
-    throw Error("the clip " + clip.string() + " has no frames (.jpg, .jpeg, .png, .webp); it " +
-                ListFolder(clip));
-  }
-  std::sort(frames.begin(), frames.end());
-  std::vector<std::string> names;
-  for (size_t i = 0; i < frames.size(); ++i) {
-    const int64_t step = i == 0 ? 1 : frames[i].first - frames[i - 1].first;
-    if (step != 1) {
-      throw Error("the clip " + clip.string() + " has " +
-                  (step == 0 ? "two frames of one number" : "no frame between") + ": " +
-                  names.back() + " and " + frames[i].second);
-    }
-    names.push_back(std::move(frames[i].second));
-  }
-  return names;
-}
-
 class FrameFolder : public Dataset {
  public:
   explicit FrameFolder(const fs::path& root) : root_(root) {
@@ -75,6 +44,7 @@ class FrameFolder : public Dataset {
         AddClip(classes_[label] + "/" + clip, static_cast<int64_t>(label), &hash);
       }
     }
+    clips_.shrink_to_fit();
     identity_.count = static_cast<int64_t>(clips_.size());
     identity_.channels = 3;
     identity_.num_classes = static_cast<int64_t>(classes_.size());
@@ -100,6 +70,15 @@ class FrameFolder : public Dataset {
 
   int64_t Label(int64_t index) const override { return ClipOf(index).label; }
   std::string Name(int64_t index) const override { return ClipOf(index).path; }
+  size_t HeldBytes() const override {
+    size_t bytes = clips_.capacity() * sizeof(Clip);
+    for (const Clip& clip : clips_) {
+      bytes +=
+          clip.path.capacity() + clip.names.capacity() + clip.ends.capacity() * sizeof(uint32_t);
+    }
+    return bytes;
+  }
+  size_t DecodingBytes() const override { return largest_.DecodingBytes(); }
   std::span<const std::string> ClassNames() const override { return classes_; }
 
  private:
@@ -118,22 +97,29 @@ class FrameFolder : public Dataset {
   }
 
   void AddClip(const std::string& path, int64_t label, IndexHash* hash) {
-    const std::vector<std::string> frames = ReadFrames(root_ / path);
+    const std::vector<std::string> frames = ReadClip(root_ / path);
     Clip clip{path, label, {}, {}};
     for (const std::string& name : frames) {
       clip.names += name;
       clip.ends.push_back(static_cast<uint32_t>(clip.names.size()));
     }
+    clip.names.shrink_to_fit();
+    clip.ends.shrink_to_fit();
+    const std::string first = (root_ / path / frames[0]).string();
+    const uint64_t bytes = FileBytes(first);
     hash->Add(path);
     hash->Add(frames.size());
     hash->Add(frames[0]);
-    hash->Add(FileBytes(root_ / path / frames[0]));
+    hash->Add(bytes);
+    // One frame stands for its clip, whose frames have one size.
+    largest_.Add(first, bytes);
     clips_.push_back(std::move(clip));
   }
 
   fs::path root_;
   std::vector<std::string> classes_;
   std::vector<Clip> clips_;
+  LargestPictures largest_;
   DataIdentity identity_;
 };
 
@@ -141,6 +127,36 @@ class FrameFolder : public Dataset {
 
 std::unique_ptr<Dataset> OpenFrameFolder(const std::string& folder, const std::string& split) {
   return std::make_unique<FrameFolder>(SplitFolder(folder, split));
+}
+
+std::vector<std::string> ReadClip(const fs::path& clip) {
+  std::vector<std::pair<int64_t, std::string>> frames;
+  for (const std::string& name : ReadFolder(clip).files) {
+    if (ClassifyName(name) == PictureName::kOther) continue;
+    const std::string file = (clip / name).string();
+    if (ClassifyName(name) == PictureName::kUnreadable) {
+      throw Error(file + " is of a format that is not read; convert it to JPEG, PNG or WebP");
+    }
+    const int64_t number = NumberOf(name);
+    if (number < 0) throw Error(file + " has no number; frames are named like img_00001.jpg");
+    frames.emplace_back(number, name);
+  }
+  if (frames.empty()) {
+    throw Error("the clip " + clip.string() +
+                " has no frames (.jpg, .jpeg, .png, .webp) directly in it; it " + ListFolder(clip));
+  }
+  std::sort(frames.begin(), frames.end());
+  std::vector<std::string> names;
+  for (size_t i = 0; i < frames.size(); ++i) {
+    const int64_t step = i == 0 ? 1 : frames[i].first - frames[i - 1].first;
+    if (step != 1) {
+      throw Error("the clip " + clip.string() + " has " +
+                  (step == 0 ? "two frames of one number" : "no frame between") + ": " +
+                  names.back() + " and " + frames[i].second);
+    }
+    names.push_back(std::move(frames[i].second));
+  }
+  return names;
 }
 
 void ClipFrames(int64_t total, int64_t interval, bool training, CounterRng* rng,

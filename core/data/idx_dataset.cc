@@ -151,6 +151,9 @@ class IdxDataset : public Dataset {
     return labels_[index];
   }
 
+  size_t HeldBytes() const override { return pixels_.size() + labels_.size(); }
+  size_t DecodingBytes() const override { return static_cast<size_t>(picture_bytes_); }
+
  private:
   std::vector<uint8_t> pixels_;  // (count, height, width, channels)
   std::vector<uint8_t> labels_;  // (count)

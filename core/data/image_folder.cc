@@ -36,6 +36,9 @@ class ImageFolder : public Dataset {
       throw Error("the class " + folder.string() + " has no pictures (.jpg, .jpeg, .png, .webp); " +
                   "it " + ListFolder(folder) + ". Remove the folder or fill it");
     }
+    names_.shrink_to_fit();
+    name_ends_.shrink_to_fit();
+    folders_.shrink_to_fit();
     identity_.count = Count();
     identity_.channels = 3;
     identity_.num_classes = static_cast<int64_t>(classes_.size());
@@ -55,6 +58,14 @@ class ImageFolder : public Dataset {
     const size_t begin = name_ends_[index];
     return FolderOf(index).path + "/" + names_.substr(begin, name_ends_[index + 1] - begin);
   }
+
+  size_t HeldBytes() const override {
+    size_t bytes = names_.capacity() + name_ends_.capacity() * sizeof(uint64_t) +
+                   folders_.capacity() * sizeof(Folder);
+    for (const Folder& folder : folders_) bytes += folder.path.capacity();
+    return bytes;
+  }
+  size_t DecodingBytes() const override { return largest_.DecodingBytes(); }
 
   std::span<const std::string> ClassNames() const override { return classes_; }
 
@@ -101,9 +112,11 @@ class ImageFolder : public Dataset {
       throw Error(file.string() + " is of a format that is not read; convert it to PNG, JPEG or " +
                   "WebP, or remove it");
     }
+    const uint64_t bytes = FileBytes(file);
     hash->Add(path);
     hash->Add(name);
-    hash->Add(FileBytes(file));
+    hash->Add(bytes);
+    largest_.Add(file.string(), bytes);
     names_ += name;
     name_ends_.push_back(names_.size());
   }
@@ -114,6 +127,7 @@ class ImageFolder : public Dataset {
   // All pictures' names, one after the other: millions of them are cheaper this way.
   std::string names_;
   std::vector<uint64_t> name_ends_;
+  LargestPictures largest_;
   DataIdentity identity_;
 };
 

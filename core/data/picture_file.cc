@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cctype>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -19,6 +21,7 @@ namespace swinfleet {
 namespace {
 
 constexpr int64_t kMaxPixels = 178'956'970;
+constexpr size_t kLargestKept = 4;
 // Rows decoded at once: a multiple of the rows of a JPEG's blocks.
 constexpr int kStripRows = 64;
 
@@ -68,6 +71,10 @@ bool StartsWith(const std::vector<uint8_t>& bytes, size_t offset, std::string_vi
          std::memcmp(bytes.data() + offset, text.data(), text.size()) == 0;
 }
 
+std::string SizeText(const VipsImage* image) {
+  return std::to_string(image->Xsize) + "x" + std::to_string(image->Ysize);
+}
+
 // Reads the header; the pixels are decoded later, from top to bottom. The format is judged here, so
 // that none of libvips's other decoders ever sees the data.
 ImagePointer Open(const std::string& path, std::vector<uint8_t>& bytes) {
@@ -87,7 +94,12 @@ ImagePointer Open(const std::string& path, std::vector<uint8_t>& bytes) {
     throw BrokenPicture(path + " is not a JPEG, PNG or WebP picture, judging by its first bytes");
   }
   if (status != 0) throw BrokenPicture(path + " can't be decoded: " + TakeVipsError());
-  return ImagePointer(image);
+  ImagePointer opened(image);
+  if (int64_t{image->Xsize} * image->Ysize > kMaxPixels) {
+    throw BrokenPicture(path + " has " + SizeText(image) + " pixels, more than " +
+                        std::to_string(kMaxPixels));
+  }
+  return opened;
 }
 
 // How the bands of a decoded picture become red, green and blue.
@@ -177,6 +189,32 @@ void TurnUpright(int orientation, Picture* picture) {
   }
 }
 
+void Decode(const std::string& path, VipsImage* image, Picture* picture) {
+  picture->height = image->Ysize;
+  picture->width = image->Xsize;
+  picture->channels = 3;
+  try {
+    picture->pixels.resize(3 * picture->height * picture->width);
+    ReadPixels(path, image, picture);
+    TurnUpright(vips_image_get_orientation(image), picture);
+  } catch (const std::bad_alloc&) {
+    throw BrokenPicture("there is not enough memory to decode " + path + ", which has " +
+                        SizeText(image) + " pixels");
+  }
+}
+
+// What the decoder keeps of the whole picture, in bytes a pixel.
+size_t DecoderBytes(const VipsImage* image, const std::vector<uint8_t>& bytes) {
+  const auto is = [&](const char* name) {
+    int value = 0;
+    return vips_image_get_typeof(image, name) != 0 &&
+           vips_image_get_int(image, name, &value) == 0 && value != 0;
+  };
+  if (StartsWith(bytes, 0, "RIFF")) return 8;
+  if (is("jpeg-multiscan")) return sizeof(int16_t) * static_cast<size_t>(image->Bands);
+  return is("interlaced") ? VIPS_IMAGE_SIZEOF_PEL(image) : 0;
+}
+
 }  // namespace
 
 PictureName ClassifyName(const std::string& name) {
@@ -198,18 +236,38 @@ void DecodePicture(const std::string& path, Picture* picture) {
   StartVips();
   std::vector<uint8_t> bytes = ReadFileBytes(path);
   const ImagePointer image = Open(path, bytes);
-  const int64_t pixels = int64_t{image->Xsize} * image->Ysize;
-  if (pixels > kMaxPixels) {
-    throw BrokenPicture(path + " has " + std::to_string(image->Xsize) + "x" +
-                        std::to_string(image->Ysize) + " pixels, more than " +
-                        std::to_string(kMaxPixels));
+  Decode(path, image.get(), picture);
+}
+
+size_t DecodingBytes(const std::string& path) {
+  StartVips();
+  std::vector<uint8_t> bytes = ReadFileBytes(path);
+  const ImagePointer image = Open(path, bytes);
+  const auto width = static_cast<size_t>(image->Xsize);
+  const size_t pixels = width * static_cast<size_t>(image->Ysize);
+  const size_t picture = vips_image_get_orientation(image.get()) > 1 ? 6 : 3;
+  // libvips's cache of rows, and the strip.
+  const size_t rows = 3 * kStripRows * width * VIPS_IMAGE_SIZEOF_PEL(image.get());
+  return bytes.size() + rows + pixels * (picture + DecoderBytes(image.get(), bytes));
+}
+
+void LargestPictures::Add(const std::string& path, uint64_t bytes) {
+  if (files_.size() == kLargestKept && bytes <= files_.back().first) return;
+  files_.emplace_back(bytes, path);
+  std::sort(files_.begin(), files_.end(), std::greater<>());
+  if (files_.size() > kLargestKept) files_.pop_back();
+}
+
+size_t LargestPictures::DecodingBytes() const {
+  size_t most = 0;
+  for (const auto& [bytes, path] : files_) {
+    try {
+      most = std::max(most, swinfleet::DecodingBytes(path));
+    } catch (const Error&) {
+      // Said when a sample asks for it.
+    }
   }
-  picture->height = image->Ysize;
-  picture->width = image->Xsize;
-  picture->channels = 3;
-  picture->pixels.resize(3 * pixels);
-  ReadPixels(path, image.get(), picture);
-  TurnUpright(vips_image_get_orientation(image.get()), picture);
+  return most;
 }
 
 }  // namespace swinfleet

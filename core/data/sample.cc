@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "core/data/frame_folder.h"
@@ -83,6 +84,10 @@ int64_t SampleMaker::MakeFrom(int64_t source, int64_t sample, int64_t epoch, Sam
       Transform(sample, epoch, scratch, planes);
     } catch (const Error& error) {
       throw Error(dataset_->Name(source) + ": " + error.what());
+    } catch (const std::bad_alloc&) {
+      throw BrokenPicture("there is not enough memory to prepare " + dataset_->Name(source) +
+                          ", which has " + std::to_string(width) + "x" + std::to_string(height) +
+                          " pixels");
     }
   }
   return picture.label;

@@ -33,9 +33,9 @@ TopCount CountTop(std::span<const float> logits, std::span<const int64_t> labels
     const auto row = logits.subspan(b * num_classes, num_classes);
     if (!std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) continue;
     const float own = row[labels[b]];
-    // The label's own logit is among those that are not smaller.
-    const auto ahead =
-        std::count_if(row.begin(), row.end(), [own](float x) { return x >= own; }) - 1;
+    const auto label = row.begin() + labels[b];
+    const auto ahead = std::count_if(row.begin(), label, [own](float x) { return x >= own; }) +
+                       std::count_if(label, row.end(), [own](float x) { return x > own; });
     count.top1 += ahead < 1;
     count.top5 += ahead < 5;
   }

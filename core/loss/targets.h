@@ -12,8 +12,10 @@ namespace swinfleet {
 void SmoothedTargets(std::span<const int64_t> labels, int64_t num_classes, double smoothing,
                      std::span<float> target);  // (B, K)
 
-// Of one batch: whether each picture's label is the largest logit, and among the k largest. Ties
-// count against the label. A row that is not finite counts as wrong.
+// Of one batch: whether each picture's label is the largest logit, and among the k largest. Of
+// equal logits, which are common in 16 bits, the lower class comes first, as it does in argmax: one
+// of them is the guess, whatever the label (torch's topk takes one of them too, but doesn't say
+// which). A row that is not finite counts as wrong.
 struct TopCount {
   int64_t pictures = 0;
   int64_t top1 = 0;

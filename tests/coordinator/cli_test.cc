@@ -460,6 +460,18 @@ TEST_F(Cli, StatusShowsTheJob) {
   EXPECT_EQ(FromJson<JobStatus>(text).reason(), job.reason());
 }
 
+TEST_F(Cli, StatusTellsOfReplacedPictures) {
+  JobStatus job = MakeJob("7", RUNNING);
+  fake_.SetJob(job);
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(), Not(HasSubstr("replaced")));
+  job.mutable_progress()->set_replaced_pictures(12);
+  job.mutable_progress()->set_eval_replaced_pictures(1);
+  fake_.SetJob(job);
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(),
+              AllOf(HasSubstr("12 pictures replaced (broken)"),
+                    HasSubstr("at step 500 (1 broken picture replaced)")));
+}
+
 TEST_F(Cli, UnknownJobsAndFleetsExitWith4) {
   for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
            {"status", "no\x1b"}, {"watch", "no\x1b"}, {"logs", "no\x1b"}, {"cancel", "no\x1b"}}) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -99,26 +100,65 @@ TEST(CheckpointShards, MetaRoundTrip) {
   now.threads_per_rank = 2;
   now.instruction_set = "AVX3";
   now.accumulation = "low precision";
+  now.sequential_windows = {64, 16};
   EXPECT_EQ(got.reproducibility.Differences(now),
             "instruction set AVX2, now AVX3; threads per rank 1, now 2; accumulation tree, now low "
-            "precision");
+            "precision; sequential windows [0,16], now [64,16]");
 }
 
-TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
+TEST(CheckpointShards, WhatIsNotKnownOfSequentialWindowsDoesNotDiffer) {
+  ReproducibilityKey then = MetaOf(1, 1, 1).reproducibility;
+  ReproducibilityKey now = then;
+  now.sequential_windows.clear();
+  EXPECT_EQ(then.Differences(now), "");
+  EXPECT_EQ(now.Differences(then), "");
+}
+
+// A manifest that was saved by now, as `change` makes it, with its checksum.
+std::string ChangedManifest(const std::function<void(nlohmann::json&)>& change) {
   TempFolder run;
   const Tensors tensors = Tensors::Make(SmallModel(), 1);
   const std::string text = ReadBytes(Save(run.path(), 1, 1, tensors, 1) + "/manifest.json");
   nlohmann::json root = nlohmann::json::parse(text);
   root.erase("xxh3_64");
-  root.erase("loss_scale");
-  root.at("reproducibility").erase("accumulation");
-  root["version"] = 1;
+  change(root);
   const std::string rest = root.dump(1).substr(2) + "\n";
   const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
-  const Manifest manifest = Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m");
+  return "{\"xxh3_64\": \"" + sum + "\",\n" + rest;
+}
+
+TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root.erase("loss_scale");
+    root.at("reproducibility").erase("accumulation");
+    root.at("reproducibility").erase("sequential_windows");
+    root["version"] = 1;
+  });
+  const Manifest manifest = Manifest::FromText(text, "m");
   EXPECT_EQ(manifest.meta.step, 1);
   EXPECT_FALSE(manifest.meta.loss_scale.has_value());
   EXPECT_EQ(manifest.meta.reproducibility.accumulation, "tree");
+  EXPECT_THAT(manifest.meta.reproducibility.sequential_windows, IsEmpty());
+}
+
+TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root.at("reproducibility").erase("sequential_windows");
+    root["version"] = 2;
+  });
+  const Manifest manifest = Manifest::FromText(text, "m");
+  EXPECT_EQ(manifest.meta.loss_scale, MetaOf(1, 1, 1).loss_scale);
+  EXPECT_THAT(manifest.meta.reproducibility.sequential_windows, IsEmpty());
+}
+
+TEST(CheckpointShards, SequentialWindowsThatAreNoNumbersAreRefused) {
+  for (const nlohmann::json& bad : {nlohmann::json(-1), nlohmann::json("8"), nlohmann::json(0.5)}) {
+    const std::string text = ChangedManifest([&](nlohmann::json& root) {
+      root.at("reproducibility")["sequential_windows"] = nlohmann::json::array({bad});
+    });
+    EXPECT_THAT(MessageOf([&] { Manifest::FromText(text, "m"); }),
+                HasSubstr("\"sequential_windows\" has the entry " + bad.dump()));
+  }
 }
 
 TEST(CheckpointShards, AShardIsAnOrdinarySafetensorsFile) {
@@ -223,14 +263,15 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
     const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
     return MessageOf([&] { Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m"); });
   };
-  EXPECT_EQ(change("\"version\": 2", "\"version\": 2 "), "");
-  EXPECT_THAT(change("\"version\": 2", "\"version\": 3"), HasSubstr("version 3"));
-  EXPECT_THAT(change("\"version\": 2", "\"version\": 0"), HasSubstr("version 0"));
+  EXPECT_EQ(change("\"version\": 3", "\"version\": 3 "), "");
+  EXPECT_THAT(change("\"version\": 3", "\"version\": 4"), HasSubstr("version 4"));
+  EXPECT_THAT(change("\"version\": 3", "\"version\": 0"), HasSubstr("version 0"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": 0.5"), HasSubstr("the loss scale 0.5"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": \"x\""), HasSubstr("the loss scale"));
-  // What version 1 lacked.
+  // What versions 1 and 2 lacked.
   EXPECT_THAT(change("\"loss_scale\"", "\"loss_sale\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"accumulation\"", "\"accommodation\""), HasSubstr("is missing"));
+  EXPECT_THAT(change("\"sequential_windows\"", "\"windows\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"step\": 1", "\"step\": -1"), HasSubstr("\"step\" is not a whole number"));
   EXPECT_THAT(change("\"step\": 1", "\"stop\": 1"), HasSubstr("\"step\" is missing"));
   EXPECT_THAT(change("\"ranks\": 1", "\"ranks\": 99999999999"), HasSubstr("\"ranks\""));

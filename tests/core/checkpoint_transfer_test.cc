@@ -1,6 +1,8 @@
 // The arithmetic of weights at other windows, against PyTorch's and FITPACK's values.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -117,6 +119,87 @@ TEST(ResizeGeometric, IsConstantBeyondTheSource) {
       EXPECT_NEAR(wide[y * 9 + x], inner[from_y * 7 + from_x], 2e-6) << y << ", " << x;
     }
   }
+}
+
+// ---- Tables of clips ----
+
+using Window = std::array<int64_t, 3>;
+
+// PyTorch's bicubic kernel, a = -0.75, at any distance.
+double Cubic(double x) {
+  constexpr double a = -0.75;
+  x = std::abs(x);
+  if (x < 1) return (a + 2) * x * x * x - (a + 3) * x * x + 1;
+  return x < 2 ? a * x * x * x - 5 * a * x * x + 8 * a * x - 4 * a : 0;
+}
+
+// Entry (offset, y, x, channel) of the table of `out`, by definition: a sum over 4 x 4 places of
+// the slice whose offset in time is the nearest that the source has.
+double NaiveEntry(const std::vector<float>& table, const Window& in, const Window& out,
+                  int64_t channels, int64_t offset, int64_t y, int64_t x, int64_t channel) {
+  const int64_t h = 2 * in[1] - 1, w = 2 * in[2] - 1;
+  const int64_t last = in[0] - 1, slice = std::clamp(offset, -last, last) + last;
+  const auto place = [](int64_t i, int64_t from, int64_t to) {
+    return (static_cast<double>(i) + 0.5) * static_cast<double>(from) / static_cast<double>(to) -
+           0.5;
+  };
+  const double at_y = place(y, h, 2 * out[1] - 1), at_x = place(x, w, 2 * out[2] - 1);
+  double sum = 0;
+  for (auto i = static_cast<int64_t>(std::floor(at_y)) - 1; i <= std::floor(at_y) + 2; ++i) {
+    for (auto j = static_cast<int64_t>(std::floor(at_x)) - 1; j <= std::floor(at_x) + 2; ++j) {
+      const int64_t row = std::clamp<int64_t>(i, 0, h - 1);
+      const int64_t column = std::clamp<int64_t>(j, 0, w - 1);
+      sum += Cubic(at_y - static_cast<double>(i)) * Cubic(at_x - static_cast<double>(j)) *
+             table[((slice * h + row) * w + column) * channels + channel];
+    }
+  }
+  return sum;
+}
+
+std::vector<float> TableOf(const Window& window, int64_t channels) {
+  return Waves((2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1) * channels);
+}
+
+TEST(ResizeClipTable, IsItsDefinition) {
+  constexpr int64_t kChannels = 2;
+  const Window in = {3, 2, 4};
+  const std::vector<float> table = TableOf(in, kChannels);
+  for (const Window& out : {Window{3, 3, 5}, {5, 2, 4}, {2, 2, 4}, {5, 4, 3}, {1, 1, 1}}) {
+    const std::vector<float> resized = ResizeClipTable(table, in, out, kChannels);
+    ASSERT_EQ(resized.size(), TableOf(out, kChannels).size());
+    auto value = resized.begin();
+    for (int64_t offset = 1 - out[0]; offset < out[0]; ++offset) {
+      for (int64_t y = 0; y < 2 * out[1] - 1; ++y) {
+        for (int64_t x = 0; x < 2 * out[2] - 1; ++x) {
+          for (int64_t c = 0; c < kChannels; ++c) {
+            EXPECT_NEAR(*value++, NaiveEntry(table, in, out, kChannels, offset, y, x, c), 2e-5)
+                << offset << ", " << y << ", " << x << ", " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ResizeClipTable, OfTheSameWindowChangesNothing) {
+  const std::vector<float> table = TableOf({8, 7, 7}, 3);
+  EXPECT_EQ(ResizeClipTable(table, {8, 7, 7}, {8, 7, 7}, 3), table);
+}
+
+TEST(ResizeClipTable, OffsetsInTimeKeepTheirBiases) {
+  // One place and one channel: offsets -2 to 2.
+  const std::vector<float> table = {1, 2, 3, 4, 5};
+  EXPECT_EQ(ResizeClipTable(table, {3, 1, 1}, {5, 1, 1}, 1),
+            (std::vector<float>{1, 1, 1, 2, 3, 4, 5, 5, 5}));
+  EXPECT_EQ(ResizeClipTable(table, {3, 1, 1}, {2, 1, 1}, 1), (std::vector<float>{2, 3, 4}));
+  // From Kinetics' window to Something-Something's and back.
+  const std::vector<float> shallow = TableOf({8, 7, 7}, 2);
+  EXPECT_EQ(
+      ResizeClipTable(ResizeClipTable(shallow, {8, 7, 7}, {16, 7, 7}, 2), {16, 7, 7}, {8, 7, 7}, 2),
+      shallow);
+  // Of a window without depth, as of a picture's, each offset is a copy.
+  EXPECT_EQ(ResizeClipTable(TableOf({1, 3, 3}, 2), {1, 3, 3}, {2, 3, 3}, 2),
+            RepeatTable(TableOf({1, 3, 3}, 2), 3));
 }
 
 TEST(InflateProjection, RepeatsAndDivides) {

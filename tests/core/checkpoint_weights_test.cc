@@ -455,11 +455,104 @@ TEST_F(WeightsIo, PicturesWeightsAreInflatedForClips) {
   EXPECT_EQ(values_[table], RepeatTable(ResizeBicubic(ValuesOf(9 * 2), {3, 3}, {7, 7}, 2), 3));
   options_.skip.clear();
   EXPECT_THAT(Import(Official(v1_)), HasSubstr("model.init_skip: [\"cls_head.*\"]"));
-  // A recogniser's own weights are read as they are; its tables are not resized.
+  // A recogniser's own weights are read as they are.
   ASSERT_EQ(Import(Official(video)), "");
   ExpectAllValues();
-  video.window_frames = 1;
-  EXPECT_THAT(Import(Official(video)), HasSubstr("relative_position_bias_table: (49, 2)"));
+}
+
+TEST_F(WeightsIo, TablesOfOtherClipWindowsAreTransferred) {
+  const ModelConfig source = SmallVideo();
+  const std::string block = "backbone.layers.0.blocks.0.attn.relative_position_bias_table: ";
+  struct Case {
+    int64_t frames;
+    int64_t side;
+    std::string how;
+  };
+  for (const Case& c : std::vector<Case>{
+           {3, 4, "3 to 5 offsets in time, the ends repeated"},
+           {1, 4, "3 to 1 offsets in time, the middle ones"},
+           {2, 6, "bicubic, 7x7 to 11x11 at each of 3 offsets in time"},
+           {3, 6, "bicubic, 7x7 to 11x11, 3 to 5 offsets in time, the ends repeated"}}) {
+    ModelConfig model = source;
+    model.window_frames = c.frames;
+    model.window_size = c.side;
+    model.image_h = model.image_w = 64;
+    Target(model);
+    // The rows alone tell the window: 3 x 7 x 7.
+    ASSERT_EQ(Import(Official(source)), "");
+    EXPECT_THAT(report_.transferred, AllOf(SizeIs(2), Contains(block + c.how)));
+    EXPECT_THAT(report_.notes, IsEmpty());
+    EXPECT_EQ(values_["backbone.layers.1.blocks.0.attn.relative_position_bias_table"],
+              ResizeClipTable(ValuesOf(147 * 4), {2, 4, 4}, {c.frames, c.side, c.side}, 4));
+    EXPECT_EQ(values_["backbone.patch_embed.proj.weight"], ValuesOf(8 * 3 * 2 * 16));
+  }
+}
+
+TEST_F(WeightsIo, WindowsThatRowsDoNotTellNeedTheFilesWord) {
+  ModelConfig source = SmallVideo();
+  source.window_frames = 5;
+  source.window_size = 2;
+  ModelConfig model = SmallVideo();
+  model.window_frames = 3;
+  Target(model);
+  std::vector<Stored> list = Official(source);
+  // 81 rows.
+  EXPECT_THAT(Import(list),
+              AllOf(HasSubstr("(81, 2) in the file, of windows of 41x1x1 or 5x2x2 or 1x5x5; the "
+                              "model's windows are 3x4x4"),
+                    HasSubstr("relative_position_index beside each table")));
+  const std::string attention = "backbone.layers.0.blocks.0.attn.relative_position_bias_table";
+  const std::vector<float> expected = ResizeClipTable(ValuesOf(81 * 2), {5, 2, 2}, {3, 4, 4}, 2);
+  options_.source_model = source;
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_EQ(values_[attention], expected);
+  options_.source_model.reset();
+  for (const std::string stage : {"0", "1"}) {
+    list.push_back({"backbone.layers." + stage + ".blocks.0.attn.relative_position_index",
+                    Shape{20, 20}, "I64"});
+  }
+  ASSERT_EQ(Import(list), "");
+  EXPECT_EQ(values_[attention], expected);
+  // As many rows are not the same window.
+  model.window_frames = 1;
+  model.window_size = 5;
+  Target(model);
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_EQ(values_[attention], ResizeClipTable(ValuesOf(81 * 2), {5, 2, 2}, {1, 5, 5}, 2));
+  // No window has so many.
+  Find(&list, attention).shape = Shape{82, 2};
+  EXPECT_THAT(Import(list), HasSubstr(attention + ": (82, 2) in the file, (81, 2) in the model"));
+}
+
+TEST_F(WeightsIo, ClipsOfOtherPatchesAreAnError) {
+  ModelConfig model = SmallVideo();
+  model.patch_frames = 4;
+  Target(model);
+  EXPECT_THAT(Import(Official(SmallVideo())),
+              AllOf(HasSubstr("proj.weight: (8, 3, 2, 4, 4) in the file"),
+                    HasSubstr("patch_frames 2"), HasSubstr("patch_frames 4")));
+}
+
+// The official code numbers the places of a map that is smaller than the window by the window.
+TEST_F(WeightsIo, MapsSmallerThanTheirWindowAreNoted) {
+  ModelConfig model = SmallVideo();
+  model.image_h = 16;
+  Target(model);
+  ASSERT_EQ(Import(Official(SmallVideo())), "");
+  EXPECT_THAT(report_.notes, ElementsAre(HasSubstr("those of stage 1 may not mean")));
+  // Trained on the same maps they do.
+  options_.source_model = model;
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_THAT(report_.notes, IsEmpty());
+  options_.source_model = SmallVideo();
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_THAT(report_.notes, SizeIs(1));
+  // Fewer frames than the window has are numbered alike.
+  model = SmallVideo();
+  model.frames = 2;
+  Target(model);
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_THAT(report_.notes, IsEmpty());
 }
 
 TEST_F(WeightsIo, MaesPositionsAreComputedOrInterpolated) {

@@ -89,6 +89,14 @@ TEST(ValidateModel, SettingsOfOtherArchitecturesAreRefused) {
                                    HasSubstr("model.frames is not a setting")));
   EXPECT_THAT(Errors([](JobConfig& job) { job.model.qk_scale = 0.5; }),
               ElementsAre(HasSubstr("model.qk_scale is not a setting of swin_v2")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.model.arch = Architecture::kVit;
+                job.model.depths = {2};
+                job.model.num_heads = {2};
+                job.model.patch_norm = false;
+                job.model.qk_scale = 0.5;
+              }),
+              ElementsAre(HasSubstr("model.qk_scale is not a setting of vit")));
 }
 
 // Clips are padded everywhere.

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <numeric>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "core/checkpoint/file_ops.h"
 #include "core/data/crop.h"
 #include "core/data/loader.h"
 #include "core/data/mix.h"
@@ -23,25 +25,6 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-std::vector<Batch> Take(const Dataset& data, const LoaderOptions& options, int64_t batches) {
-  Loader loader(&data, options);
-  std::vector<Batch> taken;
-  for (int64_t i = 0; i < batches; ++i) {
-    const Batch* batch = loader.Next();
-    if (batch == nullptr) break;
-    taken.push_back(*batch);
-  }
-  return taken;
-}
-
-void ExpectSame(const Batch& a, const Batch& b) {
-  EXPECT_EQ(a.sample, b.sample);
-  EXPECT_EQ(a.label, b.label);
-  EXPECT_EQ(a.image, b.image);
-  EXPECT_EQ(a.target, b.target);
-  EXPECT_EQ(a.mask, b.mask);
-}
 
 // One rank's, whatever the threads; and what more ranks and a resumed run make of the same steps.
 void ExpectAFunctionOfTheOptions(const Dataset& data, const LoaderOptions& whole) {
@@ -224,6 +207,23 @@ TEST_F(FolderLoaderTest, ReplacingIsAFunctionOfTheOptionsAndCounted) {
   }
   EXPECT_GT(seen, 1);
   EXPECT_THAT(loader.broken().names, ElementsAre("a/d.png"));
+}
+
+TEST_F(FolderLoaderTest, AFileThatCannotBeReadIsNotBroken) {
+  WritePictures();
+  const auto data = Open();
+  std::filesystem::remove(folder_ / "train/a/d.png");
+  for (const auto choice :
+       {DataConfig::BrokenPictures::kFail, DataConfig::BrokenPictures::kReplace}) {
+    options_.data.broken_pictures = choice;
+    try {
+      Take(*data, options_, 8);
+      ADD_FAILURE() << "no error";
+    } catch (const FileError& error) {
+      EXPECT_EQ(error.code(), ENOENT);
+      EXPECT_THAT(error.what(), HasSubstr((folder_ / "train/a/d.png").string()));
+    }
+  }
 }
 
 TEST_F(FolderLoaderTest, NothingButBrokenPicturesIsAnError) {

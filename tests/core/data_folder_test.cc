@@ -9,6 +9,7 @@
 
 #include "core/data/dataset.h"
 #include "core/data/frame_folder.h"
+#include "core/data/picture_file.h"
 #include "tests/core/picture_test_util.h"
 
 namespace swinfleet {
@@ -132,10 +133,35 @@ TEST_F(FolderTest, LinksAreFollowedAndLoopsEnd) {
   Touch("store/1.png");
   fs::create_directories(folder_ / "train/a");
   fs::create_directory_symlink(folder_ / "store", folder_ / "train/a/link");
-  fs::create_symlink(folder_ / "nowhere", folder_ / "train/a/dangling.png");
   EXPECT_THAT(Names(*Open()), ElementsAre("a/link/1.png"));
   fs::create_directory_symlink(folder_ / "train", folder_ / "train/a/loop");
   EXPECT_THAT(OpenError(), HasSubstr("folders deep"));
+}
+
+TEST_F(FolderTest, LinksThatLeadNowhereAreErrors) {
+  Touch("train/a/1.png");
+  for (const char* link : {"train/a/2.png", "train/a/folder", "train/b"}) {
+    fs::create_symlink(folder_ / "nowhere", folder_ / link);
+    EXPECT_THAT(OpenError(),
+                AllOf(HasSubstr("the link " + (folder_ / link).string() + " leads nowhere"),
+                      HasSubstr((folder_ / "nowhere").string())));
+    fs::remove(folder_ / link);
+  }
+  fs::create_symlink("2.png", folder_ / "train/a/2.png");
+  EXPECT_THAT(OpenError(), HasSubstr("cannot look at " + (folder_ / "train/a/2.png").string()));
+}
+
+TEST_F(FolderTest, KnowsTheMemoryOfNamesAndDecoding) {
+  for (int i = 0; i < 50; ++i) Touch("train/a/" + std::to_string(100 + i) + ".png");
+  const size_t few = Open()->HeldBytes();
+  for (int i = 0; i < 50; ++i) Touch("train/a/" + std::to_string(200 + i) + ".png");
+  // A name of 7 letters, and where it ends.
+  EXPECT_EQ(Open()->HeldBytes() - few, 50 * (7 + sizeof(uint64_t)));
+  // None of them can be decoded.
+  EXPECT_EQ(Open()->DecodingBytes(), 0U);
+  WritePicture(folder_ / "train/b/small.png", TestFile(8, 8));
+  WritePicture(folder_ / "train/b/large.png", TestFile(40, 60));
+  EXPECT_EQ(Open()->DecodingBytes(), DecodingBytes((folder_ / "train/b/large.png").string()));
 }
 
 TEST_F(FolderTest, UnreadableFolders) {
@@ -192,6 +218,15 @@ TEST_F(FramesTest, ClipsAreInOrderAndFramesByNumber) {
   }
   data->Get(1, &picture);
   EXPECT_EQ(picture.pixels[0], 9);
+}
+
+TEST_F(FramesTest, KnowsTheMemoryOfNamesAndDecoding) {
+  for (int i = 100; i < 150; ++i) Touch("train/a/clip/" + std::to_string(i) + ".png");
+  const size_t few = Open()->HeldBytes();
+  for (int i = 150; i < 200; ++i) Touch("train/a/clip/" + std::to_string(i) + ".png");
+  EXPECT_EQ(Open()->HeldBytes() - few, 50 * (7 + sizeof(uint32_t)));
+  WritePicture(folder_ / "train/a/other/1.png", TestFile(40, 60));
+  EXPECT_EQ(Open()->DecodingBytes(), DecodingBytes((folder_ / "train/a/other/1.png").string()));
 }
 
 TEST_F(FramesTest, IdentityChangesWithClipsAndFrames) {

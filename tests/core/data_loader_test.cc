@@ -38,24 +38,6 @@ LoaderOptions Options() {
 // 53 pictures: 4 steps of 12 an epoch, 5 are left over.
 FakeDataset Data() { return FakeDataset(53, 5, 4, 1, 10); }
 
-std::vector<Batch> Take(const Dataset& data, const LoaderOptions& options, int64_t batches) {
-  Loader loader(&data, options);
-  std::vector<Batch> taken;
-  for (int64_t i = 0; i < batches; ++i) {
-    const Batch* batch = loader.Next();
-    if (batch == nullptr) break;
-    taken.push_back(*batch);
-  }
-  return taken;
-}
-
-void ExpectSame(const Batch& a, const Batch& b) {
-  EXPECT_EQ(a.pictures, b.pictures);
-  EXPECT_EQ(a.sample, b.sample);
-  EXPECT_EQ(a.label, b.label);
-  EXPECT_EQ(a.image, b.image);
-}
-
 void ExpectSame(const std::vector<Batch>& a, const std::vector<Batch>& b) {
   ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) ExpectSame(a[i], b[i]);

@@ -293,6 +293,27 @@ TEST_F(PictureFileTest, AbsurdSizesAreRefusedBeforeTheirMemoryIsTaken) {
   EXPECT_THAT(Broken("a.jpg"), HasSubstr("65000x65000 pixels, more than 178956970"));
 }
 
+TEST_F(PictureFileTest, DecodingTakesMoreWhereRowsAreNotEnough) {
+  const auto per_pixel = [&](const char* name, const std::string& options, int orientation = 0) {
+    PictureFile file = TestFile(400, 300);
+    file.options = options;
+    file.orientation = orientation;
+    WritePicture(folder_ / name, file);
+    const std::string path = (folder_ / name).string();
+    const auto bytes = static_cast<double>(DecodingBytes(path) - std::filesystem::file_size(path));
+    // Three strips of 64 rows.
+    return (bytes - 3 * 64 * 300 * 3) / (400 * 300);
+  };
+  EXPECT_EQ(per_pixel("a.png", ""), 3);
+  EXPECT_EQ(per_pixel("a.png", "interlace"), 3 + 3);
+  EXPECT_EQ(per_pixel("a.jpg", ""), 3);
+  EXPECT_EQ(per_pixel("a.jpg", "", 6), 3 + 3);
+  EXPECT_EQ(per_pixel("a.jpg", "interlace"), 3 + 6);
+  EXPECT_EQ(per_pixel("a.webp", ""), 3 + 8);
+  WriteBytes(folder_ / "a.png", "x");
+  EXPECT_THROW(DecodingBytes((folder_ / "a.png").string()), BrokenPicture);
+}
+
 TEST_F(PictureFileTest, FilesThatCannotBeReadAreNotBroken) {
   const auto not_broken = [&](const std::string& name) -> std::string {
     try {

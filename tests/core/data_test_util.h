@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/data/dataset.h"
+#include "core/data/loader.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -141,6 +142,28 @@ class FakeDataset : public Dataset {
  private:
   DataIdentity identity_;
 };
+
+// The first `batches` of a loader, or as many as there are.
+inline std::vector<Batch> Take(const Dataset& data, const LoaderOptions& options, int64_t batches) {
+  Loader loader(&data, options);
+  std::vector<Batch> taken;
+  for (int64_t i = 0; i < batches; ++i) {
+    const Batch* batch = loader.Next();
+    if (batch == nullptr) break;
+    taken.push_back(*batch);
+  }
+  return taken;
+}
+
+// In all that a model or a loss sees.
+inline void ExpectSame(const Batch& a, const Batch& b) {
+  EXPECT_EQ(a.pictures, b.pictures);
+  EXPECT_EQ(a.sample, b.sample);
+  EXPECT_EQ(a.label, b.label);
+  EXPECT_EQ(a.image, b.image);
+  EXPECT_EQ(a.target, b.target);
+  EXPECT_EQ(a.mask, b.mask);
+}
 
 }  // namespace swinfleet
 

@@ -47,11 +47,18 @@ TEST(CountTop, CountsTheLargestAndTheFiveLargest) {
   EXPECT_EQ(count.top5, 5);
 }
 
-TEST(CountTop, TiesCountAgainstTheLabel) {
-  EXPECT_EQ(Count({1, 1, 0, 0, 0, 0}, {0}).top1, 0);
-  EXPECT_EQ(Count({1, 1, 0, 0, 0, 0}, {0}).top5, 1);
-  // A model whose logits are all alike knows nothing.
-  EXPECT_EQ(Count({0, 0, 0, 0, 0, 0}, {0}).top5, 0);
+TEST(CountTop, OfEqualLogitsTheLowerClassComesFirst) {
+  const std::vector<float> row = {0, 1, 2, 2, 1, 0, 1, 1, 0};
+  const std::vector<int> rank = {6, 2, 0, 1, 3, 7, 4, 5, 8};
+  for (int64_t label = 0; label < 9; ++label) {
+    const TopCount count = Count(row, {label});
+    EXPECT_EQ(count.top1, rank[label] < 1) << label;
+    EXPECT_EQ(count.top5, rank[label] < 5) << label;
+  }
+  // A model whose logits are all alike guesses one class of all.
+  const TopCount alike = Count(std::vector<float>(36, 0.5f), {0, 1, 2, 3, 4, 5});
+  EXPECT_EQ(alike.top1, 1);
+  EXPECT_EQ(alike.top5, 5);
 }
 
 TEST(CountTop, ARowThatIsNotFiniteIsWrong) {
@@ -60,6 +67,8 @@ TEST(CountTop, ARowThatIsNotFiniteIsWrong) {
     EXPECT_EQ(count.pictures, 2);
     EXPECT_EQ(count.top1, 1);
     EXPECT_EQ(count.top5, 1);
+    EXPECT_EQ(Count({0, bad, 2}, {1}).top5, 0);
+    EXPECT_EQ(Count({bad, bad, bad}, {0}).top5, 0);
   }
   EXPECT_EQ(Count({kInf, 0, 0}, {0}).top1, 0);
 }

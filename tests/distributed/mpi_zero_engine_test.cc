@@ -245,6 +245,15 @@ TEST(EngineOverRanks, AllRanksNameTheFirstTensorThatIsNotFinite) {
     const GradientNorm good = training.Step();
     EXPECT_TRUE(std::isfinite(good.norm));
     EXPECT_EQ(good.first_nonfinite, "");
+    EXPECT_EQ(training.engine().FirstNonfiniteWeight(), "");
+    // In the parts of several ranks.
+    for (const char* name : {"exact.weight", "block.out"}) {
+      const int parameter = training.table().Find(name);
+      std::vector<float> values(training.table().parameters()[parameter].size(), 1.0f);
+      values.back() = std::numeric_limits<float>::infinity();
+      training.engine().SetParameter(parameter, values);
+    }
+    EXPECT_EQ(training.engine().FirstNonfiniteWeight(), "block.out");
   }
 }
 

@@ -293,6 +293,27 @@ TEST(ZeroEngine, ParametersAreSetWithTheirMasters) {
   }
 }
 
+// A float32 master that float16 rounds to infinity: Load refuses a checkpoint with it.
+TEST(ZeroEngine, AnUpdateThatLeavesFloat16IsTold) {
+  const auto self = MakeSelfCommunicator();
+  for (const auto dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    FakeTraining training(self.get(), {.dtype = dtype});
+    training.Step();
+    EXPECT_EQ(training.engine().FirstNonfiniteWeight(), "");
+    // An update changes each by up to 0.01, up or down.
+    for (const char* name : {"embedding.bias", "block.scale"}) {
+      const int parameter = training.table().Find(name);
+      training.engine().SetParameter(
+          parameter, std::vector<float>(training.table().parameters()[parameter].size(),
+                                        std::nextafter(65520.0f, 0.0f)));
+    }
+    EXPECT_EQ(training.engine().FirstNonfiniteWeight(), "");
+    training.Step();
+    EXPECT_EQ(training.engine().FirstNonfiniteWeight(),
+              dtype == DType::kF16 ? "embedding.bias" : "");
+  }
+}
+
 TEST(ZeroEngine, AUnitWithoutGradientHasOneOfZeros) {
   const auto self = MakeSelfCommunicator();
   for (const Accumulation form :

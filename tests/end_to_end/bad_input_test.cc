@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/end_to_end/harness.h"
+#include "tests/worker/png_file.h"
 
 namespace swinfleet {
 namespace {
@@ -59,6 +61,28 @@ class BadInputTest : public EndToEndTest {
     return fault.from.empty() ? yaml : Replaced(yaml, fault.from, fault.to);
   }
   std::vector<Fault> Faults() const;
+
+  // The data set "pictures": four classes of 32 pictures to train on and 8 to evaluate.
+  void WritePictures() const {
+    for (const auto& [split, count] : {std::pair("train", 32), std::pair("t10k", 8)}) {
+      for (const char* name : {"a", "b", "c", "d"}) {
+        const std::string folder = std::string("pictures/") + split + "/" + name;
+        fs::create_directories(Path(folder));
+        for (int i = 0; i < count; ++i) {
+          Write(folder + "/" + std::to_string(i) + ".png",
+                Png(std::string(12 * 12, static_cast<char>(i * 7)), 12));
+        }
+      }
+    }
+  }
+  // A job of three epochs of two steps on them, with `extra` lines under data.
+  std::string PicturesYaml(const std::string& name, const std::string& extra) const {
+    TestJob job;
+    job.name = name;
+    job.epochs = 3;
+    job.data_path = Path("pictures");
+    return Replaced(Yaml(job), "data:\n", "data:\n  format: imagefolder\n" + extra);
+  }
 };
 
 std::vector<BadInputTest::Fault> BadInputTest::Faults() const {
@@ -178,6 +202,45 @@ TEST_F(BadInputTest, AFleetOutlivesJobsThatCannotRun) {
   const Process& third = Swinfleet({"submit", WriteJob(large)});
   EXPECT_EQ(third.Wait(), 5);
   EXPECT_THAT(third.Err(), HasSubstr("the largest fleet that is registered has 2 ranks"));
+}
+
+// One rank alone meets it, in the midst of a step.
+TEST_F(BadInputTest, ABrokenPictureFailsTheJobByNameOrIsReplacedAndCounted) {
+  WritePictures();
+  const std::string broken = Write("pictures/train/c/7.png", "no picture");
+  StartCoordinator();
+  StartFleet(2);
+  const std::string file = Write("broken.yaml", PicturesYaml("broken", ""));
+  const Process& submit = Swinfleet({"submit", file, "--watch"});
+  EXPECT_EQ(submit.Wait(), 1) << submit.Err();
+  const json failed = Status(submit.Out().substr(0, submit.Out().find('\n')));
+  EXPECT_EQ(failed.at("state"), "FAILED");
+  EXPECT_EQ(failed.at("attempt"), 1);
+  EXPECT_THAT(failed.at("reason").get<std::string>(),
+              AllOf(HasSubstr(broken), HasSubstr("repair or remove it"),
+                    HasSubstr("data.broken_pictures: replace")));
+  EXPECT_EQ(Fleet().at("state"), "idle") << "the launch lives on";
+
+  Write("pictures/t10k/a/3.png", "");
+  const std::string replace = "  broken_pictures: replace\n";
+  const Process& watched =
+      Swinfleet({"submit", Write("replaced.yaml", PicturesYaml("replaced", replace)), "--watch"});
+  EXPECT_EQ(watched.Wait(), 0) << watched.Err();
+  const std::string id = watched.Out().substr(0, watched.Out().find('\n'));
+  const json progress = Status(id).at("progress");
+  // Once in each of three epochs.
+  EXPECT_EQ(progress.at("replaced_pictures"), "3");
+  EXPECT_EQ(progress.at("eval_replaced_pictures"), "1");
+  EXPECT_THAT(Swinfleet({"status", id}).Out(), AllOf(HasSubstr("3 pictures replaced (broken)"),
+                                                     HasSubstr("(1 broken picture replaced)")));
+  EXPECT_THAT(Logs(id), AllOf(HasSubstr(broken), HasSubstr("another sample stands for it")));
+  TestJob job;
+  job.name = "replaced";
+  int64_t counted = 0;
+  for (const json& line : Metrics(job, 1)) {
+    counted += line.contains("grad_norm") ? line.at("replaced_pictures").get<int64_t>() : 0;
+  }
+  EXPECT_EQ(counted, 3);
 }
 
 TEST_F(BadInputTest, TheRunFolderOfAnotherJobFile) {

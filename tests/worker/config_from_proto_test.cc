@@ -100,11 +100,10 @@ train:
   micro_batch: 16
   seed: 18446744073709551615
   label_smoothing: 0.2
-  optimizer: {name: sgd, learning_rate: 0.5, weight_decay: 0.01, beta1: 0.8, beta2: 0.9, eps: 1e-6,
-              momentum: 0.7}
-  schedule: {name: multistep, warmup_epochs: 1.5, warmup_learning_rate: 0.001,
-             min_learning_rate: 0.002, warmup_prefix: false, decay_epochs: 2.5,
-             multisteps: [3, 5.5], decay_rate: 0.3}
+  optimizer: {name: adamw, learning_rate: 0.5, weight_decay: 0.01, beta1: 0.8, beta2: 0.9,
+              eps: 1e-6}
+  schedule: {name: cosine, warmup_epochs: 1.5, warmup_learning_rate: 0.001,
+             min_learning_rate: 0.002, warmup_prefix: false}
   clip_grad_norm: 0.125
   eval_every_epochs: 3
   eval_batch: 5
@@ -150,21 +149,17 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_EQ(train.micro_batch, 16);
   EXPECT_EQ(train.seed, 18446744073709551615u);
   EXPECT_EQ(train.label_smoothing, 0.2);
-  EXPECT_EQ(train.optimizer.kind, OptimizerConfig::Kind::kSgd);
+  EXPECT_EQ(train.optimizer.kind, OptimizerConfig::Kind::kAdamW);
   EXPECT_EQ(train.optimizer.learning_rate, 0.5);
   EXPECT_EQ(train.optimizer.weight_decay, 0.01);
   EXPECT_EQ(train.optimizer.beta1, 0.8);
   EXPECT_EQ(train.optimizer.beta2, 0.9);
   EXPECT_EQ(train.optimizer.eps, 1e-6);
-  EXPECT_EQ(train.optimizer.momentum, 0.7);
-  EXPECT_EQ(train.schedule.kind, ScheduleConfig::Kind::kMultistep);
+  EXPECT_EQ(train.schedule.kind, ScheduleConfig::Kind::kCosine);
   EXPECT_EQ(train.schedule.warmup_epochs, 1.5);
   EXPECT_EQ(train.schedule.warmup_learning_rate, 0.001);
   EXPECT_EQ(train.schedule.min_learning_rate, 0.002);
   EXPECT_FALSE(train.schedule.warmup_prefix);
-  EXPECT_EQ(train.schedule.decay_epochs, 2.5);
-  EXPECT_THAT(train.schedule.multisteps, ElementsAre(3, 5.5));
-  EXPECT_EQ(train.schedule.decay_rate, 0.3);
   EXPECT_EQ(train.clip_grad_norm, 0.125);
   EXPECT_EQ(train.eval_every_epochs, 3);
   EXPECT_EQ(train.eval_batch, 5);
@@ -177,6 +172,29 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_EQ(config.checkpoint.keep_last, 2);
   EXPECT_EQ(config.checkpoint.keep_every_steps, 100);
   EXPECT_FALSE(config.checkpoint.asynchronous);
+}
+
+TEST(ConfigFromProto, EveryFieldOfOtherOptimizersAndSchedulesArrives) {
+  JobSpec spec = SmallJob();
+  spec.MergeFrom(FromYaml(R"(
+train:
+  optimizer: {name: sgd, momentum: 0.7}
+  schedule: {name: multistep, warmup_epochs: 1.5, multisteps: [3, 5.5], decay_rate: 0.3}
+)"));
+  JobConfig config;
+  ASSERT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.train.optimizer.kind, OptimizerConfig::Kind::kSgd);
+  EXPECT_EQ(config.train.optimizer.momentum, 0.7);
+  EXPECT_EQ(config.train.schedule.kind, ScheduleConfig::Kind::kMultistep);
+  EXPECT_EQ(config.train.schedule.warmup_epochs, 1.5);
+  EXPECT_THAT(config.train.schedule.multisteps, ElementsAre(3, 5.5));
+  EXPECT_EQ(config.train.schedule.decay_rate, 0.3);
+  spec = SmallJob();
+  spec.MergeFrom(FromYaml("train: {schedule: {name: step, decay_epochs: 2.5, decay_rate: 0.4}}"));
+  ASSERT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.train.schedule.kind, ScheduleConfig::Kind::kStep);
+  EXPECT_EQ(config.train.schedule.decay_epochs, 2.5);
+  EXPECT_EQ(config.train.schedule.decay_rate, 0.4);
 }
 
 TEST(ConfigFromProto, EveryFieldOfPicturesAndClipsArrives) {
@@ -193,8 +211,7 @@ train:
   accumulation: split
   global_batch: 8
   micro_batch: 4
-  mix: {mixup_alpha: 0.8, cutmix_alpha: 0.5, cutmix_minmax: [0.2, 0.8], probability: 0.9,
-        switch_probability: 0.4, mode: pair}
+  mix: {mixup_alpha: 0.8, cutmix_alpha: 0.5, probability: 0.9, switch_probability: 0.4, mode: pair}
   optimizer: {layer_decay: 0.75}
 )");
   JobConfig config;
@@ -216,11 +233,14 @@ train:
   EXPECT_EQ(config.train.accumulation, Accumulation::kSplit);
   EXPECT_EQ(config.train.mix.mixup_alpha, 0.8);
   EXPECT_EQ(config.train.mix.cutmix_alpha, 0.5);
-  EXPECT_THAT(config.train.mix.cutmix_minmax, ElementsAre(0.2, 0.8));
   EXPECT_EQ(config.train.mix.probability, 0.9);
   EXPECT_EQ(config.train.mix.switch_probability, 0.4);
   EXPECT_EQ(config.train.mix.mode, MixConfig::Mode::kPair);
   EXPECT_EQ(config.train.optimizer.layer_decay, 0.75);
+  JobSpec minmax = SmallJob();
+  minmax.MergeFrom(FromYaml("train: {mix: {cutmix_minmax: [0.2, 0.8]}}"));
+  ASSERT_THAT(ConfigFromProto(minmax, 0, &config), IsEmpty());
+  EXPECT_THAT(config.train.mix.cutmix_minmax, ElementsAre(0.2, 0.8));
 }
 
 TEST(ConfigFromProto, EveryFieldOfPretrainingArrives) {
@@ -229,9 +249,8 @@ run_dir: /runs/d
 model: {image_size: 64, patch_size: 2, embed_dim: 8, depths: [1, 1], num_heads: [1, 2],
         window_size: 4}
 data: {path: /data}
-pretrain: {method: greenmim, mask_ratio: 0.5, mask_unit: 4, norm_target: true,
-           norm_target_window: 9, decoder_dim: 24, decoder_depth: 2, decoder_heads: 3,
-           group_size: 16}
+pretrain: {method: greenmim, mask_ratio: 0.5, mask_unit: 4, norm_target: true, decoder_dim: 24,
+           decoder_depth: 2, decoder_heads: 3, group_size: 16}
 memory: {checkpointing: [none, selective]}
 )");
   JobConfig config;
@@ -240,13 +259,17 @@ memory: {checkpointing: [none, selective]}
   EXPECT_EQ(config.pretrain.mask_ratio, 0.5);
   EXPECT_EQ(config.pretrain.mask_unit, 4);
   EXPECT_TRUE(config.pretrain.norm_target);
-  EXPECT_EQ(config.pretrain.norm_target_window, 9);
   EXPECT_EQ(config.pretrain.decoder_dim, 24);
   EXPECT_EQ(config.pretrain.decoder_depth, 2);
   EXPECT_EQ(config.pretrain.decoder_heads, 3);
   EXPECT_EQ(config.pretrain.group_size, 16);
   EXPECT_THAT(config.memory.checkpointing, ElementsAre(MemoryConfig::Checkpointing::kNone,
                                                        MemoryConfig::Checkpointing::kSelective));
+  JobSpec simmim = SmallJob();
+  simmim.MergeFrom(
+      FromYaml("pretrain: {method: simmim, norm_target: true, norm_target_window: 9}"));
+  ASSERT_THAT(ConfigFromProto(simmim, 0, &config), IsEmpty());
+  EXPECT_EQ(config.pretrain.norm_target_window, 9);
 }
 
 // The tests above have to be extended with every field of the schema.

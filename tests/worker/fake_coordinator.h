@@ -50,12 +50,13 @@ class FakeCoordinator : public FleetService::Service {
     }
   }
   void SendAssignment(const std::string& job_id, uint32_t attempt, const JobSpec& spec,
-                      uint32_t ranks) {
+                      uint32_t ranks, const std::string& resume_from = "") {
     WorkerCommand command;
     command.mutable_assignment()->set_job_id(job_id);
     command.mutable_assignment()->set_attempt(attempt);
     *command.mutable_assignment()->mutable_spec() = spec;
     command.mutable_assignment()->set_ranks(ranks);
+    command.mutable_assignment()->set_resume_from(resume_from);
     Send(command);
   }
   void Acknowledge(const std::string& job_id, uint32_t attempt) {

@@ -1,19 +1,22 @@
 // swinfleet-eval and swinfleet-predict as their users meet them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "core/checkpoint/manifest.h"
 #include "core/checkpoint/run_checkpoints.h"
 #include "core/checkpoint/safetensors.h"
+#include "proto/job_yaml.h"
 #include "tests/worker/child.h"
+#include "tests/worker/png_file.h"
 
 namespace swinfleet {
 namespace {
@@ -38,37 +41,6 @@ std::string Pixels(int i) {
     }
   }
   return pixels;
-}
-
-std::string BigEndian(uint32_t value) {
-  std::string bytes;
-  for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift & 0xff);
-  return bytes;
-}
-
-std::string Chunk(const std::string& type, const std::string& data) {
-  const std::string body = type + data;
-  const auto crc =
-      crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
-  return BigEndian(static_cast<uint32_t>(data.size())) + body +
-         BigEndian(static_cast<uint32_t>(crc));
-}
-
-// A grey PNG of kSide columns.
-std::string Png(const std::string& pixels) {
-  std::string rows;
-  for (size_t at = 0; at < pixels.size(); at += kSide) {
-    rows += '\0' + pixels.substr(at, kSide);
-  }
-  uLongf size = compressBound(static_cast<uLong>(rows.size()));
-  std::string packed(size, '\0');
-  compress(reinterpret_cast<Bytef*>(packed.data()), &size,
-           reinterpret_cast<const Bytef*>(rows.data()), static_cast<uLong>(rows.size()));
-  packed.resize(size);
-  const std::string header = BigEndian(kSide) +
-                             BigEndian(static_cast<uint32_t>(pixels.size() / kSide)) +
-                             std::string("\x08\0\0\0\0", 5);
-  return "\x89PNG\r\n\x1a\n" + Chunk("IHDR", header) + Chunk("IDAT", packed) + Chunk("IEND", "");
 }
 
 class InferenceTest : public testing::Test {
@@ -104,6 +76,15 @@ class InferenceTest : public testing::Test {
       }
       Write("data/" + split + "-images-idx3-ubyte", images);
       Write("data/" + split + "-labels-idx1-ubyte", labels);
+    }
+  }
+  // Folders of classes with 10 pictures each.
+  void WriteFolder(const std::string& folder, const std::vector<std::string>& classes) {
+    for (const std::string& name : classes) {
+      fs::create_directories(folder_ + "/" + folder + "/" + name);
+      for (int i = 0; i < 10; ++i) {
+        Write(folder + "/" + name + "/" + std::to_string(i) + ".png", Png(Pixels(i), kSide));
+      }
     }
   }
   // Runs a program to its end.
@@ -157,6 +138,26 @@ TEST_F(InferenceTest, EvaluatesWhatTheJobEvaluated) {
   EXPECT_NE(Eval({run_, "--mean", "0", "--std", "1"}).at("loss"), metrics.at("eval_loss"));
 }
 
+// Of a job that trained before such a setting was refused.
+TEST_F(InferenceTest, ASettingWithoutEffectIsNoReasonToForgetAJob) {
+  Train();
+  const ResumeChoice choice = FindNewestGood(run_, NextAttempt(run_), "");
+  ASSERT_NE(choice.reader, nullptr);
+  const std::string path = choice.reader->dir() + "/manifest.json";
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  Manifest manifest = Manifest::FromText(text.str(), path);
+  JobSpec spec;
+  ASSERT_TRUE(ParseJobYaml(manifest.meta.job_spec, path, &spec).ok());
+  spec.mutable_train()->mutable_optimizer()->set_momentum(0.9);
+  manifest.meta.job_spec = JobToYaml(spec);
+  std::ofstream(path) << manifest.ToText();
+  EXPECT_EQ(Eval({run_}).at("normalisation"), "checkpoint");
+  const std::string file = folder_ + "/out.safetensors";
+  ASSERT_EQ(Run({"export", run_, file}), 0) << err_;
+  EXPECT_EQ(Eval({file, "--data", folder_ + "/data"}).at("normalisation"), "file");
+}
+
 TEST_F(InferenceTest, OtherWindowsAreTransferred) {
   Train();
   const json result = Eval({run_, "--image-size", "32", "--window", "8"});
@@ -168,11 +169,43 @@ TEST_F(InferenceTest, OtherWindowsAreTransferred) {
   EXPECT_THAT(err_, HasSubstr("model.image_size"));
 }
 
+TEST_F(InferenceTest, SaysWhereClassesAreOthersAndPicturesAreBroken) {
+  WriteFolder("pictures/train", {"ant", "bee", "cat", "dog"});
+  std::string text = ReadAll(job_);
+  text.replace(text.find("  path: " + folder_ + "/data"), 8 + folder_.size() + 5,
+               "  format: imagefolder\n  eval_split: train\n  path: " + folder_ + "/pictures");
+  Write("job.yaml", text);
+  Train();
+  EXPECT_EQ(Eval({run_}).at("warnings"), json::array());
+  EXPECT_EQ(err_, "");
+
+  WriteFolder("pictures/fewer", {"ant", "cat", "dog"});
+  const std::string warning = Eval({run_, "--split", "fewer"}).at("warnings").at(0);
+  EXPECT_THAT(warning, HasSubstr("split fewer has 3 class folders, the model has 4 classes"));
+  EXPECT_THAT(warning, HasSubstr("label 1 is \"cat\" in split fewer and was \"bee\" in"));
+  EXPECT_THAT(err_, HasSubstr("warning: " + warning));
+  WriteFolder("pictures/others", {"ant", "bee", "cow", "dog"});
+  ASSERT_EQ(Run({"eval", "--weights", run_, "--split", "others"}), 0) << err_;
+  EXPECT_THAT(err_, HasSubstr("warning: label 2 is \"cow\" in split others and was \"cat\" in"));
+  WriteFolder("pictures/more", {"ant", "bee", "cat", "dog", "elk"});
+  EXPECT_EQ(Run({"eval", "--weights", run_, "--split", "more"}), 1);
+  EXPECT_THAT(err_, HasSubstr("the model has 4 classes"));
+
+  Write("pictures/train/bee/0.png", "no picture");
+  EXPECT_EQ(Run({"eval", "--weights", run_}), 1);
+  EXPECT_THAT(err_, HasSubstr(folder_ + "/pictures/train/bee/0.png"));
+  const json result = Eval({run_, "--broken-pictures", "replace"});
+  EXPECT_EQ(result.at("replaced_pictures"), 1);
+  EXPECT_THAT(err_, HasSubstr(folder_ + "/pictures/train/bee/0.png"));
+  ASSERT_EQ(Run({"eval", "--weights", run_, "--broken-pictures", "replace"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("pictures of train, 1 of them broken, others stood for them"));
+}
+
 TEST_F(InferenceTest, PredictsAsEvaluationSees) {
   Train();
   std::vector<std::string> arguments = {"predict", "--json", "--top", "2", "--weights", run_};
   for (int i = 0; i < kPictures; ++i) {
-    arguments.push_back(Write("p" + std::to_string(i) + ".png", Png(Pixels(i))));
+    arguments.push_back(Write("p" + std::to_string(i) + ".png", Png(Pixels(i), kSide)));
   }
   ASSERT_EQ(Run(arguments), 0) << err_;
   const json predictions = json::parse(out_).at("predictions");
@@ -193,7 +226,7 @@ TEST_F(InferenceTest, PredictsAsEvaluationSees) {
     EXPECT_THAT(out_, HasSubstr(name));
   }
   // Pictures of another size than those of the training are not quietly cut.
-  const std::string tall = Write("tall.png", Png(Pixels(0) + Pixels(1)));
+  const std::string tall = Write("tall.png", Png(Pixels(0) + Pixels(1), kSide));
   EXPECT_EQ(Run({"predict", "--weights", run_, tall}), 1);
   EXPECT_THAT(err_, HasSubstr("has 16x32 pixels"));
   EXPECT_EQ(Run({"predict", "--weights", run_, tall, "--resample"}), 0) << err_;
@@ -211,6 +244,127 @@ TEST_F(InferenceTest, PicturesThatCannotBeHadAreNamed) {
   const std::string names = Write("names", "a\nb\n");
   EXPECT_EQ(Run({"predict", "--weights", run_, broken, "--classes", names}), 1);
   EXPECT_THAT(err_, HasSubstr("2 lines; the model has 4 classes"));
+}
+
+// ---- Clips ----
+
+class ClipInferenceTest : public InferenceTest {
+ protected:
+  static constexpr int kClips = 4;
+
+  // Clips of 9 frames in two classes; the first of each has but 3.
+  ClipInferenceTest() {
+    for (const std::string split : {"train", "val"}) {
+      for (int clip = 0; clip < 2 * kClips; ++clip) {
+        WriteClip("clips/" + split + "/" + (clip < kClips ? "a" : "b") + "/c" +
+                      std::to_string(clip % kClips),
+                  clip % kClips == 0 ? 3 : 9, 50 * clip + (split == "val" ? 25 : 0));
+      }
+    }
+    job_ = Write("clips.yaml",
+                 "name: clips\nrun_dir: " + folder_ + "/run\ndata:\n  path: " + folder_ +
+                     "/clips\n  format: frames\n  eval_split: val\n"
+                     "  mean: [0.3, 0.3, 0.3]\n  std: [0.4, 0.4, 0.4]\n"
+                     "model:\n  arch: video_swin\n  image_size: 16\n  num_classes: 2\n"
+                     "  patch_size: 4\n  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n"
+                     "  window_size: 2\n  frames: 4\n  patch_frames: 2\n  window_frames: 2\n"
+                     "train:\n  epochs: 1\n  global_batch: 4\n  micro_batch: 4\n"
+                     "  eval_batch: 3\n");
+  }
+
+  // Frames 8, 9, 10, ..., so that names do not sort as numbers do.
+  void WriteClip(const std::string& clip, int frames, int first) {
+    fs::create_directories(folder_ + "/" + clip);
+    for (int i = 0; i < frames; ++i) {
+      Write(clip + "/img_" + std::to_string(8 + i) + ".png", Png(Pixels(first + 3 * i), kSide));
+    }
+  }
+  std::string Clip(const std::string& name) { return folder_ + "/clips/val/" + name; }
+  // In the order of the data set.
+  std::vector<std::string> Clips() {
+    std::vector<std::string> clips;
+    for (const std::string label : {"a/c", "b/c"}) {
+      for (int i = 0; i < kClips; ++i) clips.push_back(Clip(label + std::to_string(i)));
+    }
+    return clips;
+  }
+  // The mean cross entropy of what is predicted for the clips.
+  double PredictedLoss(std::vector<std::string> options) {
+    std::vector<std::string> arguments = {"predict", "--json", "--top", "2", "--weights", run_};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    const std::vector<std::string> clips = Clips();
+    arguments.insert(arguments.end(), clips.begin(), clips.end());
+    EXPECT_EQ(Run(arguments), 0) << err_;
+    const json predictions = json::parse(out_, nullptr, false).at("predictions");
+    EXPECT_EQ(predictions.size(), clips.size());
+    double loss = 0;
+    for (size_t i = 0; i < clips.size(); ++i) {
+      EXPECT_EQ(predictions[i].at("picture"), clips[i]);
+      for (const json& guess : predictions[i].at("top")) {
+        const int label = i < kClips ? 0 : 1;
+        if (guess.at("class") == label) loss -= std::log(guess.at("probability").get<double>());
+      }
+    }
+    return loss / static_cast<double>(clips.size());
+  }
+};
+
+TEST_F(ClipInferenceTest, ClipsArePredictedAsEvaluationSeesThem) {
+  Train();
+  const double loss = Eval({run_}).at("loss");
+  EXPECT_NEAR(PredictedLoss({}), loss, 1e-5);
+  // Other frames of the same clips.
+  const double dense = Eval({run_, "--frame-interval", "1"}).at("loss");
+  EXPECT_GT(std::abs(dense - loss), 1e-4);
+  EXPECT_NEAR(PredictedLoss({"--frame-interval", "1"}), dense, 1e-5);
+  // In words, with names; a file says how its clips are prepared.
+  const std::string file = folder_ + "/out.safetensors";
+  ASSERT_EQ(Run({"export", run_, file}), 0) << err_;
+  const std::string names = Write("names", "running\nwalking\n");
+  ASSERT_EQ(Run({"predict", "--weights", file, "--classes", names, Clip("a/c1/")}), 0) << err_;
+  for (const std::string& text : {Clip("a/c1/"), std::string("running"), std::string("walking")}) {
+    EXPECT_THAT(out_, HasSubstr(text));
+  }
+}
+
+TEST_F(ClipInferenceTest, TablesOfClipsAreTransferredToOtherWindows) {
+  Train();
+  ASSERT_EQ(Run({"eval", "--weights", run_, "--window", "4"}), 0) << err_;
+  EXPECT_THAT(err_, HasSubstr("bicubic, 3x3 to 7x7 at each of 3 offsets in time"));
+  EXPECT_THAT(err_, HasSubstr("those of stage 1 may not mean"));
+}
+
+TEST_F(ClipInferenceTest, ClipsThatCannotBeHadAreNamed) {
+  Train();
+  const auto predict = [&](const std::string& clip) {
+    const int code = Run({"predict", "--weights", run_, Clip("a/c1"), clip});
+    EXPECT_EQ(out_, "");
+    return code;
+  };
+  EXPECT_EQ(predict(Clip("a/c1/img_8.png")), 2);
+  EXPECT_THAT(err_, HasSubstr(Clip("a/c1/img_8.png") + " is no folder"));
+  EXPECT_THAT(err_, HasSubstr("name the folder of a clip's frames"));
+  EXPECT_EQ(predict(folder_ + "/none"), 1);
+  EXPECT_THAT(err_, HasSubstr(folder_ + "/none"));
+  // A folder of clips.
+  EXPECT_EQ(predict(Clip("a")), 1);
+  EXPECT_THAT(err_, HasSubstr(Clip("a") + " has no frames"));
+  EXPECT_THAT(err_, HasSubstr("holds c0, c1"));
+  fs::remove(Clip("a/c2/img_10.png"));
+  EXPECT_EQ(predict(Clip("a/c2")), 1);
+  EXPECT_THAT(err_, HasSubstr("no frame between: img_9.png and img_11.png"));
+  Write("clips/val/a/c3/img_11.png", "not a picture");
+  EXPECT_EQ(predict(Clip("a/c3")), 1);
+  EXPECT_THAT(err_, HasSubstr(Clip("a/c3/img_11.png")));
+}
+
+TEST_F(InferenceTest, PicturesModelsTakeNoClips) {
+  Train();
+  EXPECT_EQ(Run({"predict", "--weights", run_, folder_ + "/data"}), 2);
+  EXPECT_THAT(err_, HasSubstr(folder_ + "/data is a folder"));
+  const std::string picture = Write("p.png", Png(Pixels(0), kSide));
+  EXPECT_EQ(Run({"predict", "--weights", run_, "--frame-interval", "2", picture}), 2);
+  EXPECT_THAT(err_, HasSubstr("--frame-interval is for clips"));
 }
 
 TEST_F(InferenceTest, BadUsageAndBadWeightsSayWhatToDo) {

@@ -10,6 +10,7 @@
 
 #include "kernels/error.h"
 #include "tests/worker/small_jobs.h"
+#include "worker/reproducibility.h"
 
 namespace swinfleet {
 namespace {
@@ -105,6 +106,22 @@ TEST(MemoryBudget, SetsTheJobAndSaysWhat) {
   JobConfig again = Job();
   again.memory.budget = tight.memory.budget;
   EXPECT_EQ(ResolveBudget(&again, 1), line);
+}
+
+TEST(MemoryBudget, ItsGroupsArePartOfTheReproducibilityKey) {
+  JobConfig job = Job();
+  EXPECT_EQ(MakeReproducibilityKey(job).sequential_windows, (std::vector<int64_t>{0, 0}));
+  job.memory.sequential_windows = {64, 0};
+  const ReproducibilityKey by_hand = MakeReproducibilityKey(job);
+  EXPECT_EQ(by_hand.sequential_windows, (std::vector<int64_t>{64, 0}));
+
+  job.memory = {};
+  job.memory.budget = int64_t{1} << 40;
+  // Nothing is chosen yet.
+  EXPECT_EQ(by_hand.Differences(MakeReproducibilityKey(job)), "");
+  ResolveBudget(&job, 1);
+  EXPECT_EQ(by_hand.Differences(MakeReproducibilityKey(job)),
+            "sequential windows [64,0], now [0,0]");
 }
 
 TEST(MemoryBudget, RefusesLessThanTheLeastAndSaysWhatWouldWork) {

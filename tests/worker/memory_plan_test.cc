@@ -164,12 +164,17 @@ TEST(MemoryPlan, CountsTheTrafficOfEachStage) {
 TEST(MemoryPlan, CountsEverythingElseThatAProcessHolds) {
   JobConfig job = SmallJob(Architecture::kSwinV2);
   job.data.prefetch = 2;
+  job.data.loader_threads = 3;
   const PlanOptions options = {.evaluation = true,
                                .checkpoints = true,
                                .loader = true,
-                               .data = {.held_bytes = 12345, .eval_pictures = 5}};
+                               .data = {.held_bytes = 12345,
+                                        .train_decoding_bytes = 1000,
+                                        .eval_decoding_bytes = 100,
+                                        .eval_pictures = 5}};
   const MemoryPlan plan = PlanMemory(job, 0, 1, options);
   EXPECT_EQ(plan.data_bytes, 12345u);
+  EXPECT_EQ(plan.decoding_bytes, 3u * (1000 + 100));
   // Three micro-batches of 4 pictures, and two batches of evaluation that holds 5.
   const size_t picture = 16 * 16 * 3 * 4 + 16, target = 5 * 4;
   EXPECT_EQ(plan.loader_bytes, 3 * 4 * (picture + target) + 2 * 5 * picture);

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::Not;
+using testing::StartsWith;
 
 class PlanProgramTest : public testing::Test {
  protected:
@@ -66,8 +68,9 @@ TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
   size_t sum = 0;
   for (const auto& [name, bytes] : memory.at("classes").items()) sum += bytes.get<size_t>();
   EXPECT_EQ(memory.at("process_bytes"), sum);
-  EXPECT_EQ(memory.at("classes").size(), 11u);
+  EXPECT_EQ(memory.at("classes").size(), 12u);
   EXPECT_EQ(memory.at("limit_bytes"), 0);
+  EXPECT_TRUE(plan.at("ok"));
   EXPECT_TRUE(memory.at("fits"));
   const auto& step = plan.at("step");
   EXPECT_EQ(step.at("micro_batches"), 2);
@@ -99,10 +102,31 @@ TEST_F(PlanProgramTest, CheckRefusesWhatDoesNotFitAndProposesWhatDoes) {
   const auto said = nlohmann::json::parse(check.Out());
   EXPECT_FALSE(said.at("ok"));
   EXPECT_EQ(said.at("problems").size(), 1u);
-  // Without --check that is said, not refused.
-  const auto plan = PlanJson({job, "--memory", "1.5GiB", "--ranks", "1"});
-  EXPECT_FALSE(plan.at("memory").at("fits"));
   EXPECT_EQ(Plan({job, "--memory", "lots"}).Wait(), 2);
+}
+
+TEST_F(PlanProgramTest, WhatDoesNotFitIsPlannedButNeverSaidToRun) {
+  const std::string job = Write(kTiny);
+  Child text = Plan({job, "--memory", "1.5GiB", "--ranks", "1"});
+  EXPECT_EQ(text.Wait(), 2);
+  EXPECT_THAT(text.Out(), StartsWith(job + " does not fit\n"));
+  EXPECT_THAT(text.Out(), Not(HasSubstr("can run")));
+  EXPECT_THAT(text.Out(), HasSubstr(", which does not fit"));
+  EXPECT_THAT(text.Err(), HasSubstr("What would work: memory.checkpointing"));
+  Child json = Plan({job, "--memory", "1.5GiB", "--ranks", "1", "--json"});
+  EXPECT_EQ(json.Wait(), 2);
+  const auto plan = nlohmann::json::parse(json.Out());
+  EXPECT_FALSE(plan.at("ok"));
+  EXPECT_EQ(plan.at("problems").size(), 1u);
+  EXPECT_FALSE(plan.at("memory").at("fits"));
+  EXPECT_GT(plan.at("memory").at("process_bytes"), plan.at("memory").at("limit_bytes"));
+
+  Child fits = Plan({job, "--memory", "20GiB", "--ranks", "1"});
+  EXPECT_EQ(fits.Wait(), 0);
+  EXPECT_THAT(fits.Out(), StartsWith(job + " can run\n"));
+  Child help = Plan({"--help"});
+  EXPECT_EQ(help.Wait(), 0);
+  EXPECT_THAT(help.Out(), HasSubstr("Exit codes: 0 it can run"));
 }
 
 TEST_F(PlanProgramTest, BudgetChoosesOrRefuses) {
@@ -170,6 +194,49 @@ TEST_F(PlanProgramTest, BenchMemoryRefusesBadRows) {
   }
   Child none({Program("bench"), "memory", "--rows", folder_ + "/none"}, folder_);
   EXPECT_EQ(none.Wait(), 2);
+}
+
+// The cells of the table's row that begins with `head`.
+std::vector<std::string> Cells(const std::string& table, const std::string& head) {
+  const size_t begin = table.find(head);
+  if (begin == std::string::npos) return {};
+  std::istringstream row(table.substr(begin, table.find('\n', begin) - begin));
+  std::vector<std::string> cells;
+  for (std::string cell; std::getline(row, cell, '|');) cells.push_back(cell);
+  return cells;
+}
+
+TEST_F(PlanProgramTest, BenchAccumulationComparesTheForms) {
+  Child bench(
+      {Program("bench"), "accumulation", "--batch", "1", "--micro-batches", "2", "--threads", "2"},
+      folder_);
+  EXPECT_EQ(bench.Wait(110), 0) << bench.Err();
+  const auto plain = Cells(bench.Out(), "| fp32 | plain |");
+  const auto split = Cells(bench.Out(), "| fp32 | split |");
+  const auto low = Cells(bench.Out(), "| fp32 | low_precision |");
+  ASSERT_EQ(plain.size(), 9u) << bench.Out();
+  ASSERT_EQ(split.size(), 9u) << bench.Out();
+  ASSERT_EQ(low.size(), 9u) << bench.Out();
+  // Two micro-batches on one rank: plain waits with two sums. All of a rank's own: none is sent.
+  EXPECT_GT(std::stod(plain[3]), 1.4 * std::stod(low[3]));
+  EXPECT_EQ(std::stod(plain[5]), 0);
+  EXPECT_LT(std::stod(plain[7]), 1e-6);
+  EXPECT_EQ(plain[7], split[7]);
+  EXPECT_GT(std::stod(low[7]), 1e-4);
+  EXPECT_LT(std::stod(low[7]), 1e-2);
+}
+
+TEST_F(PlanProgramTest, BenchRefusesWhatCanNotBePretrained) {
+  const auto refused = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {Program("bench"), "step", "--steps", "1"});
+    Child bench(options, folder_);
+    EXPECT_EQ(bench.Wait(), 2);
+    return bench.Err();
+  };
+  EXPECT_THAT(refused({"--pretrain", "beit"}), HasSubstr("simmim mae greenmim"));
+  EXPECT_THAT(refused({"--pretrain", "mae"}), HasSubstr("pretrain.method mae"));
+  EXPECT_THAT(refused({"--pretrain", "simmim", "--mask-ratio", "1"}),
+              HasSubstr("pretrain.mask_ratio"));
 }
 
 }  // namespace

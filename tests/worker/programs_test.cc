@@ -210,6 +210,22 @@ TEST_F(WeightsTest, AJobStartsFromThem) {
   EXPECT_THAT(late.Err(), HasSubstr("has begun already"));
 }
 
+TEST_F(WeightsTest, WhatMayBeLeftOutIsLeftOutOfSomething) {
+  const std::string weights = WriteWeights(/*leave_one_out=*/true);
+  WriteData();
+  std::string text = JobText();
+  text.insert(text.find("train:"), "  init_skip: [\"head.bias\"]\n");
+  const std::string job = Write("job.yaml", text);
+  const std::string run = folder_ + "/run", other = folder_ + "/other";
+  ASSERT_EQ(Run({Program("import"), weights, "--job", job, "--out", run}).Wait(), 0);
+  Child train = Run({Program("worker"), "--job", job});
+  EXPECT_EQ(train.Wait(), 0) << train.Err();
+  Child random = Run({Program("worker"), "--job", job, "--run-dir", other});
+  EXPECT_EQ(random.Wait(), 1);
+  EXPECT_THAT(random.Err(), HasSubstr("model.init_skip is set"));
+  EXPECT_THAT(random.Err(), HasSubstr("imported start in " + other));
+}
+
 TEST_F(WeightsTest, AFileThatDoesNotFitIsReported) {
   const std::string weights = WriteWeights(/*leave_one_out=*/true);
   const std::string job = Write("job.yaml", JobText());

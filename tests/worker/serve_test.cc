@@ -141,6 +141,27 @@ TEST_F(ServeTest, AJobThatCannotRunFailsWithAllItsProblems) {
   EXPECT_TRUE(groups_.empty());
 }
 
+// A job that trained before such a setting was refused.
+TEST_F(ServeTest, ASettingWithoutEffectStopsAJobOnlyAtItsStart) {
+  int runs = 0;
+  Start(0, 1, [&runs](const AttemptOptions&, Communicator*, Reporter*) {
+    ++runs;
+    return AttemptResult();
+  });
+  JobSpec spec = SmallJob();
+  spec.mutable_train()->mutable_optimizer()->set_momentum(0.9);
+  server_.SendAssignment("job-1", 1, spec, 1);
+  WorkerMessage message;
+  ASSERT_TRUE(server_.WaitFor(EndedOf("job-1", 1), 0, &message));
+  EXPECT_EQ(message.ended().outcome(), ATTEMPT_FAILED);
+  EXPECT_THAT(message.ended().message(), HasSubstr("train.optimizer.momentum is set"));
+  EXPECT_EQ(runs, 0);
+  server_.SendAssignment("job-2", 2, spec, 1, "/runs/a/checkpoints/attempt-001/step-00000007");
+  ASSERT_TRUE(server_.WaitFor(EndedOf("job-2", 2), 0, &message));
+  EXPECT_EQ(message.ended().outcome(), ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(runs, 1);
+}
+
 TEST_F(ServeTest, RanksBeyondTheJobStayIdle) {
   std::atomic<bool> ran = false;
   Start(2, 3, [&ran](const AttemptOptions&, Communicator*, Reporter*) {

@@ -28,17 +28,15 @@ Enum ValueOf(const EnumNames<Enum>& names, const std::string& what, const std::s
   ThrowUnknown(what, name, NamesOf(names));
 }
 
-Batch RandomBatch(const JobConfig& job) {
-  CounterRng random(0, RandomPurpose::kBenchmarkData, 0);
-  Batch batch;
-  batch.pictures = job.train.micro_batch;
-  batch.image.resize(job.model.ImageShape(batch.pictures).NumElements());
-  for (float& value : batch.image) value = static_cast<float>(random.Normal());
-  for (int64_t i = 0; i < batch.pictures; ++i) {
-    batch.label.push_back(static_cast<int64_t>(random.Below(job.model.num_classes)));
-    batch.sample.push_back(i);
-  }
-  return batch;
+// What the method asks of a job, as a job file that names it alone would have it.
+void SetPretrain(const Setting& setting, JobConfig* job) {
+  using Method = PretrainConfig::Method;
+  PretrainConfig& pretrain = job->pretrain;
+  pretrain.method = ValueOf(PretrainMethodNames(), "method", setting.pretrain);
+  pretrain.mask_ratio = setting.mask_ratio;
+  if (pretrain.method == Method::kGreenMim) pretrain.decoder_depth = 1;
+  const std::vector<std::string> problems = ValidatePretrain(*job);
+  if (!problems.empty()) throw Error(problems.front());
 }
 
 }  // namespace
@@ -61,6 +59,9 @@ void AddSettingOptions(CLI::App* command, Setting* setting) {
       ->capture_default_str();
   command->add_flag("--allow-emulation", setting->allow_emulation,
                     "also with a dtype that this processor only emulates");
+  command->add_option("--pretrain", setting->pretrain,
+                      "simmim, mae or greenmim, in place of classification");
+  command->add_option("--mask-ratio", setting->mask_ratio, "of --pretrain")->capture_default_str();
 }
 
 JobConfig MakeJob(const Setting& setting) {
@@ -77,7 +78,20 @@ JobConfig MakeJob(const Setting& setting) {
       ValueOf(CheckpointingNames(), "checkpointing", setting.checkpointing));
   job.memory.sequential_windows.assign(job.model.num_stages(), setting.sequential);
   job.parallel.threads_per_rank = setting.threads;
+  if (!setting.pretrain.empty()) SetPretrain(setting, &job);
   return job;
+}
+
+Batch RandomBatch(const JobConfig& job, int64_t count, uint64_t stream) {
+  CounterRng random(0, RandomPurpose::kBenchmarkData, stream);
+  Batch batch = DryBatch(job, count);
+  batch.image.resize(job.model.ImageShape(count).NumElements());
+  for (float& value : batch.image) value = static_cast<float>(random.Normal());
+  for (int64_t i = 0; i < count; ++i) {
+    batch.label.push_back(static_cast<int64_t>(random.Below(job.model.num_classes)));
+    batch.sample.push_back(i);
+  }
+  return batch;
 }
 
 double SecondsOf(const std::function<void()>& work) {
@@ -106,7 +120,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps) {
   engine.Initialize(0);
   TrainStep step(job, /*steps_per_epoch=*/1000, model.get(), &engine, communicator.get(), &memory,
                  &context);
-  const Batch batch = RandomBatch(job);
+  const Batch batch = RandomBatch(job, job.train.micro_batch, 0);
   std::vector<double> seconds;
   for (int i = 0; i < steps; ++i) {
     seconds.push_back(SecondsOf([&] { step.Run(i, i, {}, [&] { return &batch; }); }));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/config/job_config.h"
+#include "core/data/loader.h"
 #include "worker/memory_plan.h"
 
 namespace swinfleet::bench {
@@ -27,6 +28,9 @@ struct Setting {
   int64_t sequential = 0;
   int threads = 1;
   bool allow_emulation = false;
+  // "simmim", "mae" or "greenmim", for models as `model` names them; empty: classification.
+  std::string pretrain;
+  double mask_ratio = 0.75;
 };
 
 // Adds the options of a setting to a command.
@@ -53,9 +57,13 @@ MemoryPlan PlanSteps(const JobConfig& job);
 
 double SecondsOf(const std::function<void()>& work);
 
+// `count` pictures (and masks) that are noise, drawn from stream `stream`.
+Batch RandomBatch(const JobConfig& job, int64_t count, uint64_t stream);
+
 // Each adds a command to `app`; its callback runs it.
 void AddStepCommand(CLI::App* app);
 void AddMemoryCommands(CLI::App* app, const std::string& program);
+void AddAccumulationCommand(CLI::App* app);
 
 }  // namespace swinfleet::bench
 

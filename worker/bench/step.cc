@@ -45,11 +45,12 @@ void RunStep(const StepCommand& command) {
   const double peak = MatrixPeak(setting.threads);
   const double share = figures.matrix_flops / peak / figures.best_seconds;
   const double images = static_cast<double>(setting.batch) / figures.best_seconds;
-  std::printf("%s, batch %" PRId64 ", %s, checkpointing %s, sequential %" PRId64
+  std::printf("%s%s%s, batch %" PRId64 ", %s, checkpointing %s, sequential %" PRId64
               ", %d threads, %s: %.4f s a step (median %.4f), %.2f images/s\n",
-              setting.model.c_str(), setting.batch, setting.dtype.c_str(),
-              setting.checkpointing.c_str(), setting.sequential, setting.threads,
-              CpuInstructionSet(), figures.best_seconds, figures.median_seconds, images);
+              setting.model.c_str(), setting.pretrain.empty() ? "" : ", ", setting.pretrain.c_str(),
+              setting.batch, setting.dtype.c_str(), setting.checkpointing.c_str(),
+              setting.sequential, setting.threads, CpuInstructionSet(), figures.best_seconds,
+              figures.median_seconds, images);
   std::printf(
       "matrix products: %.1f GFLOP a step, fp32 peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, "
       "planned %zu MiB\n",
@@ -59,6 +60,7 @@ void RunStep(const StepCommand& command) {
   const nlohmann::json line = {{"model", setting.model},
                                {"batch", setting.batch},
                                {"dtype", setting.dtype},
+                               {"pretrain", setting.pretrain},
                                {"checkpointing", setting.checkpointing},
                                {"sequential", setting.sequential},
                                {"threads", setting.threads},

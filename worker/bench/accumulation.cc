@@ -1,0 +1,259 @@
+// swinfleet-bench accumulation: what the forms of gradient accumulation take, send and lose.
+#include <algorithm>
+#include <cinttypes>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/config/names.h"
+#include "core/loss/objective.h"
+#include "core/nn/model.h"
+#include "core/optim/loss_scaler.h"
+#include "distributed/mpi_runtime.h"
+#include "distributed/zero_engine.h"
+#include "kernels/error.h"
+#include "worker/bench/bench.h"
+#include "worker/processor.h"
+
+namespace swinfleet::bench {
+namespace {
+
+struct AccumulationCommand {
+  Setting setting;
+  int64_t micro_batches = 16;
+};
+
+// One float64 number for each element of each parameter.
+using Sums = std::vector<std::vector<double>>;
+
+// Adds up in float64 what modules leave as gradients; weights come from elsewhere.
+class ExactSums : public ParameterAccess {
+ public:
+  ExactSums(const ParameterTable& table, ParameterAccess* weights)
+      : table_(table), weights_(weights), sums_(table.parameters().size()) {
+    for (size_t i = 0; i < sums_.size(); ++i) sums_[i].resize(table.parameters()[i].size());
+  }
+
+  TensorView Acquire(int unit) override { return weights_->Acquire(unit); }
+  void Release(int unit) override { weights_->Release(unit); }
+  TensorView Gradient(int unit) override {
+    gradient_.assign(table_.units()[unit].padded_size, 0.0f);
+    return ViewOf(gradient_.data(), {static_cast<int64_t>(gradient_.size())});
+  }
+  void GradientReady(int unit) override {
+    for (const int parameter : table_.units()[unit].parameters) {
+      const float* part = gradient_.data() + table_.parameters()[parameter].offset;
+      for (double& sum : sums_[parameter]) sum += *part++;
+    }
+  }
+
+  Sums Take() { return std::move(sums_); }
+
+ private:
+  const ParameterTable& table_;
+  ParameterAccess* weights_;
+  std::vector<float> gradient_;
+  Sums sums_;
+};
+
+// A rank's part in the gradient of one step: everything of a training step but the update.
+class GradientOfStep {
+ public:
+  GradientOfStep(const JobConfig& job, Communicator* communicator)
+      : job_(job), communicator_(communicator), scale_(LossScaler(job.train.dtype).scale()) {
+    plan_ = PlanMemory(
+        job, communicator->rank(), communicator->size(),
+        {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+    memory_ = std::make_unique<MemoryClasses>(MemoryClasses::OnHost(plan_.memory));
+    context_ = {.ops = &CpuOps(),
+                .workspace = &memory_->workspace,
+                .threads = job.parallel.threads_per_rank,
+                .count = nullptr};
+    model_ = MakeModel(job.model, job.pretrain, job.memory);
+    objective_ = MakeObjective(job, /*training=*/true);
+    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator,
+                                           ZeroOptionsFor(job, model_->parameters()), memory_.get(),
+                                           &context_);
+    engine_->Initialize(0);
+  }
+
+  const ParameterTable& table() const { return model_->parameters(); }
+  ZeroEngine& engine() { return *engine_; }
+  const MemoryPlan& plan() const { return plan_; }
+  // What the gradients are multiplied with, so that they are no subnormal numbers of fp16.
+  double scale() const { return scale_; }
+
+  // Forward and backward of leaf number `leaf` of the step; the gradient goes to `access`.
+  void Leaf(int64_t leaf, ParameterAccess& access) {
+    const Batch batch = RandomBatch(job_, job_.train.micro_batch, leaf);
+    Arena& activations = memory_->activations;
+    ArenaScope scope(&activations);
+    const ModelInput input = InputOf(batch, job_, activations.device());
+    const DType dtype = job_.train.dtype;
+    const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
+    const TensorView doutput = activations.Allocate(output.shape, dtype);
+    ForwardOptions options;
+    options.dtype = dtype;
+    model_->Forward(input, output, options, access, activations, context_);
+    objective_->Compute(batch, input, output, doutput,
+                        scale_ / static_cast<float>(job_.train.global_batch), activations,
+                        context_);
+    model_->Backward(doutput, {}, access, activations, context_);
+  }
+
+  // The whole step's gradient, over all ranks.
+  void Run() {
+    const auto leaves = ShardLayout::LeavesOf(job_.train.accumulation, communicator_->rank(),
+                                              communicator_->size(), job_.train.micro_batches());
+    engine_->BeginStep();
+    for (int64_t i = 0; i < leaves.count; ++i) {
+      engine_->BeginMicroBatch(i);
+      Leaf(leaves[i], *engine_);
+    }
+    engine_->FinishReduction();
+  }
+
+ private:
+  JobConfig job_;
+  Communicator* communicator_;
+  float scale_;
+  MemoryPlan plan_;
+  std::unique_ptr<MemoryClasses> memory_;
+  Context context_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Objective> objective_;
+  std::unique_ptr<ZeroEngine> engine_;
+};
+
+// Every rank adds up the leaves of all ranks itself, in one order.
+Sums ExactGradient(const JobConfig& job) {
+  const std::unique_ptr<Communicator> alone = MakeSelfCommunicator();
+  GradientOfStep step(job, alone.get());
+  ExactSums sums(step.table(), &step.engine());
+  for (int64_t leaf = 0; leaf < job.train.micro_batches(); ++leaf) step.Leaf(leaf, sums);
+  return sums.Take();
+}
+
+// Relative error in the 2-norm: of the whole gradient, and of the parameter that is worst off.
+struct GradientError {
+  double all = 0;
+  double worst = 0;
+  std::string worst_name;
+};
+
+GradientError ErrorOf(GradientOfStep* step, const Sums& exact, Communicator* communicator) {
+  const ParameterTable& table = step->table();
+  const ShardLayout layout(table, communicator->size());
+  const size_t count = table.parameters().size();
+  // Squares of differences, then of what is right.
+  std::vector<double> squares(2 * count);
+  for (int unit = 0; unit < static_cast<int>(table.units().size()); ++unit) {
+    const auto* shard = static_cast<const float*>(step->engine().ReducedGradient(unit).data);
+    const int64_t begin = layout.ShardBegin(unit, communicator->rank());
+    for (const auto& segment : layout.ShardSegments(unit, communicator->rank())) {
+      for (int64_t i = 0; i < segment.size; ++i) {
+        const double right = exact[segment.parameter][segment.parameter_begin + i];
+        const double off = shard[segment.unit_begin - begin + i] / step->scale() - right;
+        squares[segment.parameter] += off * off;
+        squares[count + segment.parameter] += right * right;
+      }
+    }
+  }
+  communicator->AllReduceSum(squares, "errors");
+  GradientError error;
+  double off = 0, right = 0;
+  for (size_t i = 0; i < count; ++i) {
+    off += squares[i];
+    right += squares[count + i];
+    if (squares[count + i] == 0) continue;
+    const double relative = std::sqrt(squares[i] / squares[count + i]);
+    if (relative <= error.worst) continue;
+    error.worst = relative;
+    error.worst_name = table.parameters()[i].name;
+  }
+  error.all = std::sqrt(off / right);
+  return error;
+}
+
+void PrintForm(const JobConfig& job, const Sums& exact, Communicator* communicator) {
+  GradientOfStep step(job, communicator);
+  step.Run();
+  const uint64_t sent_before = communicator->bytes_sent();
+  const double seconds = SecondsOf([&] { step.Run(); });
+  const uint64_t sent = communicator->bytes_sent() - sent_before;
+  const GradientError error = ErrorOf(&step, exact, communicator);
+  if (communicator->rank() != 0) return;
+  const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
+  std::printf(
+      "| %s | %s | %.1f | %.1f | %.1f | %.2f | %.1e | %.1e, %s |\n",
+      NameIn(DTypeNames(), job.train.dtype), NameIn(AccumulationNames(), job.train.accumulation),
+      mib(step.plan().memory.gradients.high_water()), mib(step.plan().PredictedProcessBytes()),
+      mib(sent), seconds, error.all, error.worst, error.worst_name.c_str());
+  std::fflush(stdout);
+}
+
+JobConfig JobOf(const AccumulationCommand& command, int ranks) {
+  JobConfig job = MakeJob(command.setting);
+  job.train.global_batch = job.train.micro_batch * command.micro_batches;
+  job.parallel.ranks = ranks;
+  return job;
+}
+
+void RunAccumulation(const AccumulationCommand& command) {
+  std::unique_ptr<MpiRuntime> mpi;
+  if (MpiRuntime::StartedByLauncher()) mpi = std::make_unique<MpiRuntime>();
+  const std::unique_ptr<Communicator> communicator =
+      mpi == nullptr ? MakeSelfCommunicator() : mpi->World();
+  const int ranks = communicator->size();
+  JobConfig job = JobOf(command, ranks);
+  RequireNative(job.train.dtype, job.train.allow_emulation, "use fp32, or --allow-emulation");
+  if (command.micro_batches < ranks) {
+    throw Error("--micro-batches is " + std::to_string(command.micro_batches) + ", less than the " +
+                std::to_string(ranks) + " ranks; use at least as many");
+  }
+  if (communicator->rank() == 0) {
+    std::printf(
+        "%s, micro-batches of %" PRId64 ", %" PRId64
+        " a step; %d ranks of %d threads, %s. A rank's MiB; the error is that of the step's "
+        "gradient "
+        "against fp32 micro-batches summed in float64.\n\n"
+        "| dtype | accumulation | gradients | process, planned | sent a step | gradient of a step, "
+        "s | error | of the worst parameter |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        command.setting.model.c_str(), job.train.micro_batch, command.micro_batches, ranks,
+        job.parallel.threads_per_rank, CpuInstructionSet());
+  }
+  JobConfig exact_job = job;
+  exact_job.train.dtype = DType::kF32;
+  const Sums exact = ExactGradient(exact_job);
+  std::vector<DType> dtypes = {DType::kF32};
+  if (job.train.dtype != DType::kF32) dtypes.push_back(job.train.dtype);
+  for (const DType dtype : dtypes) {
+    job.train.dtype = dtype;
+    for (const auto& [name, form] : AccumulationNames()) {
+      job.train.accumulation = form;
+      PrintForm(job, exact, communicator.get());
+    }
+  }
+}
+
+}  // namespace
+
+void AddAccumulationCommand(CLI::App* app) {
+  const auto command = std::make_shared<AccumulationCommand>();
+  CLI::App* accumulation = app->add_subcommand(
+      "accumulation",
+      "memory, traffic and error of the forms of gradient accumulation, as a Markdown table: in "
+      "fp32, and in --dtype if that is another; several ranks: under mpirun");
+  AddSettingOptions(accumulation, &command->setting);
+  accumulation
+      ->add_option("--micro-batches", command->micro_batches,
+                   "of all ranks in a step, of --batch pictures each; a power of two")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  accumulation->callback([command] { RunAccumulation(*command); });
+}
+
+}  // namespace swinfleet::bench
