@@ -108,12 +108,11 @@ start_fleet benchmark 2
 say "pre-training, $pretrain_epochs epochs"
 pretraining_job >simmim.yaml
 run simmim
-pretrained=$("$bin/swinfleet" status "$(cat simmim.job)" --json | field last_checkpoint)
 for seed in $seeds; do
   say "fine-tuning, seed $seed"
   labelled "$seed"
   fine_tuning_job "random_$seed" "$seed" "" >"random_$seed.yaml"
-  fine_tuning_job "pretrained_$seed" "$seed" "$pretrained" >"pretrained_$seed.yaml"
+  fine_tuning_job "pretrained_$seed" "$seed" "$work/runs/simmim" >"pretrained_$seed.yaml"
   run "random_$seed"
   run "pretrained_$seed"
 done
