@@ -6,14 +6,16 @@
 #   benchmarks/simmim_fine_tuning.sh
 # PRETRAIN_EPOCHS (10), FINE_TUNE_EPOCHS (100) and SEEDS ("1 2 3") may be set. Each seed has labelled
 # pictures of its own, 100 of each class. Results stay in benchmarks/out/simmim, or in
-# $SWINFLEET_BENCHMARK_DIR; jobs that have succeeded there are not run again.
+# $SWINFLEET_BENCHMARK_DIR, in a folder for each pair of epochs; jobs that have succeeded there are not
+# run again, and those that have not are gone on with.
 set -euo pipefail
+results=$(realpath -m -- "${SWINFLEET_BENCHMARK_DIR:-$(dirname "$0")/out/simmim}")
 cd "$(dirname "$0")/.."
 source_dir=$PWD
-work=${SWINFLEET_BENCHMARK_DIR:-$source_dir/benchmarks/out/simmim}
 bin=$source_dir/build/bin
 pretrain_epochs=${PRETRAIN_EPOCHS:-10}
 fine_tune_epochs=${FINE_TUNE_EPOCHS:-100}
+work=$results/${pretrain_epochs}_epochs_then_$fine_tune_epochs
 seeds=${SEEDS:-1 2 3}
 pictures=/usr/share/datasets/fashion-mnist
 
@@ -61,6 +63,8 @@ model="image_size: 32, in_chans: 1, num_classes: 10, patch_size: 2, embed_dim: 3
   num_heads: [1, 2, 4], window_size: 4, mlp_ratio: 2"
 data="format: idx, pad: 2, flip: 0.5, mean: [0.286], std: [0.353]"
 
+share() { awk -v share="$1" -v epochs="$2" 'BEGIN { print share * epochs }'; }
+
 pretraining_job() {
   cat <<YAML
 name: simmim
@@ -71,7 +75,7 @@ data: {$data, path: $pictures}
 train:
   {epochs: $pretrain_epochs, global_batch: 128, micro_batch: 32, seed: 1, eval_every_epochs: 0,
    log_every_steps: 100, optimizer: {learning_rate: 1.0e-3},
-   schedule: {warmup_epochs: 1, warmup_learning_rate: 1.0e-5, min_learning_rate: 1.0e-5}}
+   schedule: {warmup_epochs: $(share 0.1 "$pretrain_epochs"), warmup_learning_rate: 1.0e-5, min_learning_rate: 1.0e-5}}
 checkpoint: {keep_last: 1}
 YAML
 }
@@ -86,18 +90,25 @@ data: {$data, path: $work/labelled_$2}
 train:
   {epochs: $fine_tune_epochs, global_batch: 64, micro_batch: 32, seed: $2, eval_every_epochs: 0,
    label_smoothing: 0.1, log_every_steps: 100, optimizer: {learning_rate: 1.0e-3},
-   schedule: {warmup_epochs: 5, warmup_learning_rate: 1.0e-5, min_learning_rate: 1.0e-5}}
+   schedule: {warmup_epochs: $(share 0.05 "$fine_tune_epochs"), warmup_learning_rate: 1.0e-5, min_learning_rate: 1.0e-5}}
 checkpoint: {keep_last: 1}
 YAML
 }
 
 field() { sed -nE "s/.*\"$1\": *\"?([^\",}]+)\"?.*/\1/p" | head -n 1; }
 
-# run NAME: submits NAME.yaml and waits, unless that has been done; the job's id is in NAME.job.
+state() { "$bin/swinfleet" status "$(cat "$1.job")" --json 2>/dev/null | field state; }
+
+# run NAME: submits NAME.yaml and waits, unless that has been done; the job's id is in NAME.job. One
+# that was not to be gone on with begins anew.
 run() {
-  if [ ! -s "$1.job" ]; then
-    "$bin/swinfleet" submit "$1.yaml" | tail -n 1 >"$1.job"
-  fi
+  case "$([ -s "$1.job" ] && state "$1")" in
+    QUEUED | RUNNING | RECOVERING | SUCCEEDED) ;;
+    *)
+      rm -rf "runs/$1"
+      "$bin/swinfleet" submit "$1.yaml" | tail -n 1 >"$1.job"
+      ;;
+  esac
   "$bin/swinfleet" watch "$(cat "$1.job")" >"$1.log" || { tail -n 5 "$1.log" >&2; exit 1; }
   tail -n 1 "$1.log"
 }

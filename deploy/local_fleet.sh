@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154
 # To be sourced: a coordinator and a fleet of workers on this machine, for scripts that end with what
 # they started. The caller sets `bin` (the programs) and `work` (a folder of its own); logs, the port
 # and the coordinator's store go there.

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by deploy/quickstart.sh and tests/run.sh: installs what is missing, from Debian's packages.
 swinfleet_build_packages="g++ cmake ninja-build ccache pkg-config libdnnl-dev libhwy-dev
   libgoogle-glog-dev libyaml-cpp-dev libcli11-dev libopenmpi-dev openmpi-bin libgrpc++-dev

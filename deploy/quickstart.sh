@@ -6,9 +6,9 @@
 #   deploy/quickstart.sh --fresh   forgets an earlier quick start's job and results first
 # Results go to quickstart/ in the checkout, or to $SWINFLEET_QUICKSTART_DIR.
 set -euo pipefail
+work=$(realpath -m -- "${SWINFLEET_QUICKSTART_DIR:-$(dirname "$0")/../quickstart}")
 cd "$(dirname "$0")/.."
 source_dir=$PWD
-work=${SWINFLEET_QUICKSTART_DIR:-$source_dir/quickstart}
 bin=$source_dir/build/bin
 ranks=2
 

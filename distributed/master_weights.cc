@@ -21,13 +21,15 @@ void CheckSize(const TensorView& view, size_t size) {
   CHECK_EQ(static_cast<size_t>(view.NumElements()), size);
 }
 
-// Whether no value has all the bits of `exponent`, as what is infinite or NaN does. No way out of
-// the loop, so that it is done in vectors.
+// Whether no value has all the bits of `exponent`, as what is infinite or NaN does. There is no way
+// out of the loop and no bool to carry, since both would keep the compiler from using vectors.
 template <typename Bits, typename Value>
 bool NoneHas(const Value* values, size_t n, Bits exponent) {
-  bool found = false;
-  for (size_t i = 0; i < n; ++i) found |= (std::bit_cast<Bits>(values[i]) & exponent) == exponent;
-  return !found;
+  Bits found = 0;
+  for (size_t i = 0; i < n; ++i) {
+    found |= static_cast<Bits>((std::bit_cast<Bits>(values[i]) & exponent) == exponent);
+  }
+  return found == 0;
 }
 
 // values[i] = round(masters[i]); false if one of them overflowed.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -60,8 +61,8 @@ class Attempt {
   bool leader() const { return communicator_->rank() == 0; }
   // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
   void Agree(const std::string& what, const std::function<void()>& work);
-  // The same, but files that can't be read at the moment end this process, so that the whole
-  // attempt is made again, instead of failing the job for good.
+  // The same, but files that can't be read and pictures that there is no memory for at the moment
+  // end this process, so that the whole attempt is made again, instead of failing the job for good.
   void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
   void OpenData();
@@ -76,7 +77,11 @@ class Attempt {
   void LoadInitialWeights(const std::string& path);
   void MakeLoader();
 
+  // Trains. What was trained before a failure of all ranks together is kept.
+  Outcome Train();
   Outcome TrainToTheEnd();
+  // Saves what there is, one try, on all ranks.
+  void KeepState();
   // This rank's next micro-batch. Null when it can't be had for good; then input_problem_ says why.
   const Batch* NextBatch();
   // Counts a step. Fails the job after too many in a row that are not finite, and at once after one
@@ -110,13 +115,16 @@ class Attempt {
 
   int64_t steps_per_epoch_ = 0;
   int64_t total_steps_ = 0;
-  // Steps done.
+  // Steps done, and those of them that were done before this attempt.
   int64_t step_ = 0;
+  int64_t first_step_ = 0;
   int64_t skipped_ = 0;
   // Broken pictures that others stood for in training, over all attempts.
   int64_t replaced_ = 0;
   std::string input_problem_;
   int64_t nonfinite_in_a_row_ = 0;
+  // Training can't go on from the present weights, so that they are not worth a checkpoint.
+  bool weights_spoiled_ = false;
   TrainingProgress progress_;
 
   // Since the last line of progress.
@@ -145,15 +153,17 @@ void Attempt::Agree(const std::string& what, const std::function<void()>& work) 
 }
 
 void Attempt::AgreeOrRetry(const std::string& what, const std::function<void()>& work) {
-  std::string unreadable;
+  std::exception_ptr passing;
   Agree(what, [&] {
     try {
       work();
-    } catch (const FileError& error) {
-      unreadable = error.what();
+    } catch (const FileError&) {
+      passing = std::current_exception();
+    } catch (const OutOfMemoryError&) {
+      passing = std::current_exception();
     }
   });
-  if (!unreadable.empty()) throw Error(unreadable);
+  if (passing) std::rethrow_exception(passing);
 }
 
 void Attempt::CheckSplit(const Dataset& dataset, const std::string& split) const {
@@ -320,7 +330,7 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
   LOG_IF(WARNING, leader() && meta.step > 0 && !differences.empty())
       << "the resumed run will not have the same bits as an undisturbed one: " << differences;
   engine_->Load(reader);
-  step_ = meta.step;
+  step_ = first_step_ = meta.step;
   skipped_ = meta.skipped_steps;
   nonfinite_in_a_row_ = meta.consecutive_nonfinite;
   train_step_->loss_scaler().Restore(meta.loss_scale);
@@ -385,6 +395,7 @@ void Attempt::Account(const StepResult& result) {
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
   if (!result.nonfinite_weight.empty()) {
+    weights_spoiled_ = true;
     const bool f16 = config_.train.dtype == DType::kF16;
     throw JobFailure("step " + std::to_string(step_) + " made a weight of " +
                      result.nonfinite_weight +
@@ -403,6 +414,7 @@ void Attempt::Account(const StepResult& result) {
                             << "; first tensor that is not finite: " << result.first_nonfinite
                             << (result.failed ? "" : "; the loss scale is halved");
   if (nonfinite_in_a_row_ >= config_.train.max_nonfinite_steps) {
+    weights_spoiled_ = true;
     throw JobFailure(std::to_string(nonfinite_in_a_row_) +
                      " steps in a row were not finite, the last at step " + std::to_string(step_) +
                      "; first tensor: " + result.first_nonfinite +
@@ -490,13 +502,35 @@ const Batch* Attempt::NextBatch() {
   } catch (const FileError&) {
     // As in AgreeOrRetry: this process ends, and with it the launch.
     throw;
+  } catch (const OutOfMemoryError&) {
+    throw;
   } catch (const Error& error) {
     input_problem_ = error.what();
     return nullptr;
   }
 }
 
+Outcome Attempt::Train() {
+  try {
+    return TrainToTheEnd();
+  } catch (const JobFailure&) {
+    KeepState();
+    throw;
+  }
+}
+
+void Attempt::KeepState() {
+  if (checkpointer_->InFlight()) checkpointer_->Finish();
+  const std::string dir = CheckpointDir(config_.run_dir, static_cast<int>(options_.attempt), step_);
+  if (weights_spoiled_ || step_ == first_step_ || checkpointer_->last() == dir) return;
+  if (metrics_ != nullptr) metrics_->Flush();
+  checkpointer_->Begin(Meta());
+  checkpointer_->Finish();
+}
+
 Outcome Attempt::TrainToTheEnd() {
+  // The evaluation may be what an earlier attempt ended in.
+  if (step_ > 0 && EvaluationDue() && progress_.evaluated_step != step_) EvaluateNow();
   Report();
   while (step_ < total_steps_) {
     const StepFlags flags = {.cancel = reporter_->CancelRequested(),
@@ -555,8 +589,8 @@ AttemptResult Attempt::Run() {
     MakeLoader();
     reporter_->SetStep(step_);
     reporter_->SetPhase(Phase::kTrain);
-    const bool all_done = step_ == total_steps_;
-    result.outcome = TrainToTheEnd();
+    const bool all_done = step_ == total_steps_ && progress_.evaluated_step == step_;
+    result.outcome = Train();
     if (result.outcome == Outcome::kSucceeded && !all_done) checkpointer_->SaveNow(Meta());
     LOG_IF(INFO, leader()) << "memory used: " << memory_->Report() << "; process at most "
                            << ProcessPeakBytes() / (1 << 20) << " MiB";

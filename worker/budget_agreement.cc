@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <iterator>
 #include <span>
 #include <vector>
 
@@ -33,16 +34,18 @@ MemoryConfig MemoryOf(std::span<const double> numbers, int64_t budget) {
   return memory;
 }
 
-// What the ranks chose, each once, the cheapest first.
-std::vector<MemoryConfig> Proposals(const MemoryChoice& own, int64_t budget,
+// What the ranks chose, and the most frugal way that each of them has, in case that no choice fits
+// elsewhere; each once, the cheapest first.
+std::vector<MemoryConfig> Proposals(const ChoiceSearch& own, int64_t budget,
                                     Communicator* communicator) {
-  const std::vector<double> numbers = NumbersOf(own);
+  std::vector<double> numbers = NumbersOf(*own.cheapest);
+  const auto one = static_cast<std::ptrdiff_t>(numbers.size());
+  std::ranges::copy(NumbersOf(own.least), std::back_inserter(numbers));
+  CHECK_EQ(std::ssize(numbers), 2 * one);
   std::vector<double> gathered(numbers.size() * communicator->size());
   communicator->AllGather(std::span<const double>(numbers), gathered, "memory choices");
   std::vector<std::vector<double>> all;
-  for (auto it = gathered.begin(); it != gathered.end(); it += numbers.size()) {
-    all.emplace_back(it, it + numbers.size());
-  }
+  for (auto it = gathered.begin(); it != gathered.end(); it += one) all.emplace_back(it, it + one);
   std::ranges::sort(all);
   all.erase(std::unique(all.begin(), all.end()), all.end());
   std::vector<MemoryConfig> proposals;
@@ -59,7 +62,7 @@ std::string AgreeOnChoice(const ChoiceSearch& own, const PlanOptions& options,
   std::vector<MemoryChoice> choices;
   // Ranks on which each of them fits.
   std::vector<double> fits;
-  for (const MemoryConfig& memory : Proposals(*own.cheapest, config->memory.budget, communicator)) {
+  for (const MemoryConfig& memory : Proposals(own, config->memory.budget, communicator)) {
     choices.push_back(RunChoiceDry(*config, memory, communicator->size(), options));
     fits.push_back(choices.back().process_bytes <= budget ? 1 : 0);
   }

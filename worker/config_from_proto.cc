@@ -158,7 +158,7 @@ void ConvertData(const DataSpec& spec, DataConfig* data, Problems* problems) {
   SWINFLEET_TAKE(format, data->format);
   data->path = spec.path();
   SWINFLEET_TAKE(train_split, data->train_split);
-  SWINFLEET_TAKE(eval_split, data->eval_split);
+  data->eval_split = spec.has_eval_split() ? spec.eval_split() : UsualEvalSplit(data->format);
   SWINFLEET_TAKE(pad, data->pad);
   SWINFLEET_TAKE(random_crop, data->random_crop);
   SWINFLEET_TAKE_REAL("data", flip, data->flip);

@@ -18,8 +18,8 @@ namespace swinfleet {
 // ranks it is to run on, 0 when not yet known. `config` is only usable when nothing is wrong.
 std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
-// The same for a job that has trained already, from its checkpoint or with one to go on from: it
-// works, and nobody can change it any more, so settings without effect are no fault of it.
+// The same for a job that has begun already: it works, and nobody can change it any more, so
+// settings without effect are no fault of it.
 std::vector<std::string> ConfigOfStartedJob(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
 // The model alone, without the rest of the job: what a checkpoint's specification describes.

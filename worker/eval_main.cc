@@ -54,8 +54,8 @@ DataConfig ChooseData(const Arguments& arguments, const Inference& inference) {
   if (!arguments.format.empty()) data.format = arguments.format;
   if (!arguments.split.empty()) {
     data.eval_split = arguments.split;
-  } else if (!of_job && data.format != "idx") {
-    data.eval_split = "val";
+  } else if (!of_job) {
+    data.eval_split = UsualEvalSplit(data.format);
   }
   if (arguments.frame_interval > 0) data.frame_interval = arguments.frame_interval;
   if (!arguments.broken.empty()) {

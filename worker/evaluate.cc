@@ -46,13 +46,14 @@ EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model*
 
 std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& dataset, Model* model,
                                   ParameterAccess* parameters, int rank, int ranks,
-                                  MemoryClasses* memory, Context* context) {
+                                  MemoryClasses* memory, Context* context,
+                                  const LoaderSettingNames& names) {
   const int64_t batch_size = config.train.eval_batch;
   const int64_t batches = (dataset.identity().count + batch_size - 1) / batch_size;
   const int64_t first = ShardLayout::LeafBegin(rank, ranks, batches);
   const int64_t count = ShardLayout::LeafCount(rank, ranks, batches);
 
-  LoaderOptions options = LoaderOptionsFor(config);
+  LoaderOptions options = LoaderOptionsFor(config, names);
   options.training = false;
   options.micro_batch = batch_size;
   options.first_leaf = first;

@@ -25,10 +25,11 @@ struct Evaluation {
 };
 
 // Evaluates one rank's share of the split's batches: for each batch of the split its sums, zeros
-// for those of other ranks. No collective. Throws Error when a picture can't be had.
+// for those of other ranks. No collective. Throws as Loader does; `names` are for its errors.
 std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& dataset, Model* model,
                                   ParameterAccess* parameters, int rank, int ranks,
-                                  MemoryClasses* memory, Context* context);
+                                  MemoryClasses* memory, Context* context,
+                                  const LoaderSettingNames& names = {});
 // All shares together: the same bits on every rank and for every number of ranks. Collective.
 Evaluation SumShares(std::vector<double>* sums, Communicator* communicator);
 

@@ -10,10 +10,18 @@ namespace {
 
 class Findings {
  public:
-  // "KEY is set, and WHY; leave it out, or INSTEAD", when it is set in vain.
+  // "KEY is set, and WHY; leave it out, or INSTEAD", when it is set in vain. An empty `instead`:
+  // nothing else would work.
   void Check(bool in_vain, const std::string& key, const std::string& why,
              const std::string& instead) {
-    if (in_vain) messages_.push_back(key + " is set, and " + why + "; leave it out, or " + instead);
+    if (!in_vain) return;
+    messages_.push_back(key + " is set, and " + why + "; leave it out" +
+                        (instead.empty() ? "" : ", or " + instead));
+  }
+  // The same for a setting that the job can't do without.
+  void CheckNeeded(bool in_vain, const std::string& key, const std::string& why,
+                   const std::string& instead) {
+    if (in_vain) messages_.push_back(key + " is set, and " + why + "; " + instead);
   }
   std::vector<std::string> Take() { return std::move(messages_); }
 
@@ -21,19 +29,20 @@ class Findings {
   std::vector<std::string> messages_;
 };
 
+// For a valid model.
 void CheckModel(const ModelSpec& spec, const JobConfig& job, Findings* findings) {
   const ModelConfig& model = job.model;
+  const bool mae = job.pretrain.method == PretrainConfig::Method::kMae;
   findings->Check(spec.has_window_size() && model.arch == Architecture::kVit &&
                       model.window_size < std::max(model.StageH(0), model.StageW(0)),
                   "model.window_size", "vit attends to the whole picture",
-                  "use an architecture with windows");
+                  mae ? "" : "use an architecture with windows");
   const auto deepest = std::max_element(model.depths.begin(), model.depths.end());
   findings->Check(spec.has_extra_norm_period() && model.extra_norm_period > 0 &&
-                      deepest != model.depths.end() && model.extra_norm_period > *deepest,
+                      model.extra_norm_period > *deepest,
                   "model.extra_norm_period", "no stage has that many blocks",
                   "use at most the largest of model.depths");
   const bool rate = spec.has_drop_path_rate() && model.drop_path_rate > 0;
-  const bool mae = job.pretrain.method == PretrainConfig::Method::kMae;
   findings->Check(rate && mae, "model.drop_path_rate", "mae trains without drop path",
                   "set it to 0");
   // Rates grow from 0 at the first block.
@@ -42,7 +51,20 @@ void CheckModel(const ModelSpec& spec, const JobConfig& job, Findings* findings)
                   "the first block, here the only one, has none", "set it to 0");
 }
 
-void CheckData(const DataSpec& spec, const DataConfig& data, Findings* findings) {
+void CheckMemory(const MemorySpec& spec, const JobConfig& job, Findings* findings) {
+  // A window a picture: a group of less pictures than a batch has does hold memory down.
+  const int64_t windows = std::max({job.train.micro_batch, job.train.eval_batch, int64_t{1}});
+  const bool all = std::ranges::any_of(job.memory.sequential_windows,
+                                       [&](int64_t group) { return group >= windows; });
+  findings->Check(spec.sequential_windows_size() > 0 && job.model.arch == Architecture::kVit && all,
+                  "memory.sequential_windows",
+                  "vit has one window a picture, that is " + std::to_string(windows) +
+                      " in the largest batch, which make one group",
+                  windows > 1 ? "use at most " + std::to_string(windows - 1) : "");
+}
+
+void CheckData(const DataSpec& spec, const JobConfig& job, Findings* findings) {
+  const DataConfig& data = job.data;
   const bool idx = data.format == "idx";
   const bool crops = !data.crop_scale.empty();
   const std::string as_they_are = "data.format idx takes pictures as they are";
@@ -62,20 +84,46 @@ void CheckData(const DataSpec& spec, const DataConfig& data, Findings* findings)
                   "data.format idx has no pictures that could be broken alone", "set it to fail");
   findings->Check(spec.has_frame_interval() && (idx || data.format == "imagefolder"),
                   "data.frame_interval", "data.format " + data.format + " has no clips",
-                  "use data.format frames and a video model");
+                  job.pretrain.on() ? "" : "use data.format frames and a video model");
 }
 
-void CheckMix(const MixSpec& spec, const MixConfig& mix, Findings* findings) {
-  const std::string off =
-      "nothing is mixed without train.mix.mixup_alpha, cutmix_alpha or cutmix_minmax";
-  const std::string turn_on = "set one of these";
-  findings->Check(!mix.on() && spec.has_probability() && mix.probability != 0,
-                  "train.mix.probability", off, turn_on);
-  findings->Check(!mix.on() && spec.has_switch_probability(), "train.mix.switch_probability", off,
-                  turn_on);
-  findings->Check(!mix.on() && spec.has_mode(), "train.mix.mode", off, turn_on);
+// Where no batch is mixed.
+void CheckNoMix(const MixSpec& spec, const JobConfig& job, Findings* findings) {
+  const MixConfig& mix = job.train.mix;
+  std::string why = "nothing is mixed without train.mix.mixup_alpha, cutmix_alpha or cutmix_minmax";
+  std::string instead = "set one of these";
+  if (job.pretrain.on()) {
+    why = "train.mix is for classification";
+    instead = "";
+  } else if (mix.on()) {
+    why = "with train.mix.probability 0 nothing is mixed";
+    instead = "set probability above 0";
+  }
+  for (const auto& [key, set] :
+       {std::pair("train.mix.mixup_alpha", mix.mixup_alpha > 0),
+        {"train.mix.cutmix_alpha", mix.cutmix_alpha > 0},
+        {"train.mix.cutmix_minmax", !mix.cutmix_minmax.empty()},
+        {"train.mix.probability", spec.has_probability() && mix.probability != 0},
+        {"train.mix.switch_probability", spec.has_switch_probability()},
+        {"train.mix.mode", spec.has_mode()}}) {
+    findings->Check(set, key, why, instead);
+  }
+}
+
+void CheckMix(const MixSpec& spec, const JobConfig& job, Findings* findings) {
+  const MixConfig& mix = job.train.mix;
+  // Pre-training with something to mix is no valid job.
+  if (mix.on() && job.pretrain.on()) return;
+  if (!mix.on() || mix.probability == 0) return CheckNoMix(spec, job, findings);
   const bool minmax = !mix.cutmix_minmax.empty();
   const bool mixup = mix.mixup_alpha > 0, cutmix = mix.cutmix_alpha > 0 || minmax;
+  findings->Check(mixup && cutmix && mix.switch_probability == 1, "train.mix.mixup_alpha",
+                  "with train.mix.switch_probability 1 it is always cutmix that mixes",
+                  "set switch_probability below 1");
+  findings->Check(mixup && cutmix && mix.switch_probability == 0,
+                  minmax ? "train.mix.cutmix_minmax" : "train.mix.cutmix_alpha",
+                  "with train.mix.switch_probability 0 it is always mixup that mixes",
+                  "set switch_probability above 0");
   findings->Check(spec.has_switch_probability() && cutmix && !mixup && mix.switch_probability != 1,
                   "train.mix.switch_probability", "of mixup and cutmix only cutmix is on",
                   "set mixup_alpha too");
@@ -88,6 +136,16 @@ void CheckMix(const MixSpec& spec, const MixConfig& mix, Findings* findings) {
                   "leave out cutmix_minmax");
 }
 
+// "use pretrain.method A or B": those of `methods` that train the job's model. Empty if none does.
+std::string UseMethod(const JobConfig& job, const std::vector<PretrainConfig::Method>& methods) {
+  std::string text;
+  for (const auto& [name, method] : PretrainMethodNamesFor(job.model.arch)) {
+    if (std::ranges::find(methods, method) == methods.end()) continue;
+    text += (text.empty() ? "use pretrain.method " : " or ") + name;
+  }
+  return text;
+}
+
 void CheckPretrain(const PretrainSpec& spec, const JobConfig& job, Findings* findings) {
   using Method = PretrainConfig::Method;
   const PretrainConfig& pretrain = job.pretrain;
@@ -98,15 +156,16 @@ void CheckPretrain(const PretrainSpec& spec, const JobConfig& job, Findings* fin
                                  {"pretrain.decoder_depth", spec.has_decoder_depth()},
                                  {"pretrain.decoder_heads", spec.has_decoder_heads()}}) {
     findings->Check(set && simmim, key, "the head of simmim is one layer",
-                    "use pretrain.method mae or greenmim");
+                    UseMethod(job, {Method::kMae, Method::kGreenMim}));
   }
   findings->Check(pretrain.group_size != 0 && pretrain.method != Method::kGreenMim,
-                  "pretrain.group_size", name + " forms no groups", "use pretrain.method greenmim");
+                  "pretrain.group_size", name + " forms no groups",
+                  UseMethod(job, {Method::kGreenMim}));
   findings->Check(spec.has_mask_unit() && pretrain.method == Method::kMae &&
                       pretrain.mask_unit != job.model.patch_size,
                   "pretrain.mask_unit", "mae masks patches", "set model.patch_size");
   findings->Check(spec.has_norm_target_window() && !simmim, "pretrain.norm_target_window",
-                  name + " normalises targets by the patch", "use pretrain.method simmim");
+                  name + " normalises targets by the patch", UseMethod(job, {Method::kSimMim}));
   findings->Check(spec.has_norm_target_window() && simmim && !pretrain.norm_target,
                   "pretrain.norm_target_window", "targets are not normalised",
                   "set pretrain.norm_target to true");
@@ -147,6 +206,27 @@ void CheckWarmup(const ScheduleSpec& spec, const ScheduleConfig& schedule, Findi
                   "use train.schedule.name cosine");
 }
 
+// Of the schedules that decay at certain epochs, where none of these comes.
+void CheckDecays(const ScheduleSpec& spec, const TrainConfig& train, Findings* findings) {
+  using Kind = ScheduleConfig::Kind;
+  const ScheduleConfig& schedule = train.schedule;
+  if (train.epochs < 1) return;
+  const auto epochs = static_cast<double>(train.epochs);
+  const std::string end = "train.epochs " + std::to_string(train.epochs);
+  const bool step = schedule.kind == Kind::kStep && schedule.decay_epochs >= epochs;
+  findings->Check(step && spec.has_decay_epochs(), "train.schedule.decay_epochs",
+                  end + " is no more, so that the rate never decays", "use less than train.epochs");
+  findings->Check(
+      step && !spec.has_decay_epochs() && spec.has_decay_rate(), "train.schedule.decay_rate",
+      end + " is no more than train.schedule.decay_epochs, so that the rate never decays",
+      "set decay_epochs below train.epochs");
+  const bool multistep = schedule.kind == Kind::kMultistep && !schedule.multisteps.empty() &&
+                         std::ranges::min(schedule.multisteps) >= epochs;
+  findings->CheckNeeded(multistep, "train.schedule.multisteps",
+                        end + " is no more than the first of them, so that the rate never decays",
+                        "use epochs below train.epochs, or another train.schedule.name");
+}
+
 void CheckSchedule(const ScheduleSpec& spec, const ScheduleConfig& schedule, Findings* findings) {
   using Kind = ScheduleConfig::Kind;
   const Kind kind = schedule.kind;
@@ -170,15 +250,18 @@ void CheckSchedule(const ScheduleSpec& spec, const ScheduleConfig& schedule, Fin
 std::vector<std::string> IneffectiveSettings(const JobSpec& spec, const JobConfig& config) {
   Findings findings;
   const TrainSpec& train = spec.train();
-  CheckModel(spec.model(), config, &findings);
-  CheckData(spec.data(), config.data, &findings);
+  // Nothing can be computed from sizes that are out of range.
+  if (ValidateModel(config.model).empty()) CheckModel(spec.model(), config, &findings);
+  CheckMemory(spec.memory(), config, &findings);
+  CheckData(spec.data(), config, &findings);
   CheckPretrain(spec.pretrain(), config, &findings);
   findings.Check(
       train.has_label_smoothing() && config.train.label_smoothing != 0 && config.pretrain.on(),
       "train.label_smoothing", "pre-training takes no notice of labels", "set it to 0");
   CheckOptimizer(train.optimizer(), config.train.optimizer, &findings);
   CheckSchedule(train.schedule(), config.train.schedule, &findings);
-  CheckMix(train.mix(), config.train.mix, &findings);
+  CheckDecays(train.schedule(), config.train, &findings);
+  CheckMix(train.mix(), config, &findings);
   return findings.Take();
 }
 

@@ -286,8 +286,9 @@ Evaluation Inference::Evaluate(const DataConfig& data, const Dataset& dataset) {
   JobConfig config = config_;
   config.data = data;
   const std::unique_ptr<Communicator> alone = MakeSelfCommunicator();
-  std::vector<double> sums = EvaluateShare(config, dataset, model_.get(), &*parameters_, /*rank=*/0,
-                                           /*ranks=*/1, &*memory_, &context_);
+  std::vector<double> sums =
+      EvaluateShare(config, dataset, model_.get(), &*parameters_, /*rank=*/0,
+                    /*ranks=*/1, &*memory_, &context_, {"--broken-pictures replace", "--threads"});
   return SumShares(&sums, alone.get());
 }
 
@@ -297,7 +298,8 @@ void Inference::Classify(
   CHECK(!config_.pretrain.on());
   JobConfig config = config_;
   config.data = data;
-  LoaderOptions options = LoaderOptionsFor(config);
+  // Who asks about certain pictures is not answered about others.
+  LoaderOptions options = LoaderOptionsFor(config, {.replace = "", .threads = "--threads"});
   options.training = false;
   options.micro_batch = config.train.eval_batch;
   options.leaves = (dataset.identity().count + options.micro_batch - 1) / options.micro_batch;

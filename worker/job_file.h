@@ -17,6 +17,15 @@ namespace swinfleet {
 std::vector<std::string> LoadJobFile(const std::string& path, const std::string& run_dir,
                                      int64_t ranks, JobSpec* spec, JobConfig* config);
 
+// The same for a run without coordinator. Where the run folder is this job's already, settings
+// without effect come as `warnings` instead: without them it would be another job.
+std::vector<std::string> LoadLocalJobFile(const std::string& path, const std::string& run_dir,
+                                          int64_t ranks, JobSpec* spec, JobConfig* config,
+                                          std::vector<std::string>* warnings);
+
+// What makes a job without coordinator another one than its neighbours: not how it is run.
+std::string IdentityText(JobSpec spec);
+
 }  // namespace swinfleet
 
 #endif  // SWINFLEET_WORKER_JOB_FILE_H_

@@ -530,6 +530,13 @@ std::vector<std::string> WhatWouldFit(const JobConfig& config, int ranks, size_t
   if (options.evaluation && config.train.eval_batch > config.train.micro_batch) {
     try_change(evaluated, ranks, "train.eval_batch " + std::to_string(config.train.micro_batch));
   }
+  JobConfig fewer = config;
+  while (options.loader && options.data.train_decoding.picture > 0 &&
+         fewer.data.loader_threads > 1) {
+    fewer.data.loader_threads /= 2;
+    const std::string threads = std::to_string(fewer.data.loader_threads);
+    if (try_change(fewer, ranks, "data.loader_threads " + threads)) break;
+  }
   JobConfig sharded = config;
   sharded.parallel.zero_stage = 1;
   const std::string stage = config.parallel.zero_stage == 1 ? "" : " with parallel.zero_stage 1";

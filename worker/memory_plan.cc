@@ -166,17 +166,17 @@ size_t TableBytes(const ModelConfig& model) {
 // The training's threads keep what they have, or go on, while those of an evaluation decode.
 size_t DecodingBytes(const JobConfig& config, const PlanOptions& options) {
   if (!options.loader) return 0;
-  return static_cast<size_t>(config.data.loader_threads) *
-         (options.data.train_decoding_bytes +
-          (options.evaluation ? options.data.eval_decoding_bytes : 0));
+  const int64_t threads = config.data.loader_threads;
+  return options.data.train_decoding.Bytes(threads) +
+         (options.evaluation ? options.data.eval_decoding.Bytes(threads) : 0);
 }
 
 }  // namespace
 
 DataFacts FactsOf(const Dataset& train, const Dataset& eval) {
   return {.held_bytes = train.HeldBytes() + eval.HeldBytes(),
-          .train_decoding_bytes = train.DecodingBytes(),
-          .eval_decoding_bytes = eval.DecodingBytes(),
+          .train_decoding = train.Decoding(),
+          .eval_decoding = eval.Decoding(),
           .eval_pictures = eval.identity().count};
 }
 

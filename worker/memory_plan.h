@@ -20,9 +20,9 @@ namespace swinfleet {
 struct DataFacts {
   // Bytes of both splits that stay in memory: the pictures of idx files, the names of others.
   size_t held_bytes = 0;
-  // Dataset::DecodingBytes of each split.
-  size_t train_decoding_bytes = 0;
-  size_t eval_decoding_bytes = 0;
+  // Dataset::Decoding of each split.
+  DecodingMemory train_decoding;
+  DecodingMemory eval_decoding;
   // Pictures of the evaluation split; 0: not known.
   int64_t eval_pictures = 0;
 };
@@ -50,7 +50,7 @@ struct MemoryPlan {
   size_t save_copy_bytes = 0;
   // Micro-batches that were loaded and wait, for training and for evaluation.
   size_t loader_bytes = 0;
-  // All threads of the loaders decoding at once. An estimate, see Dataset::DecodingBytes.
+  // All threads of the loaders decoding at once. An estimate, see DecodingMemory.
   size_t decoding_bytes = 0;
   // DataFacts::held_bytes.
   size_t data_bytes = 0;

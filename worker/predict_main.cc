@@ -159,6 +159,10 @@ void CheckInputs(const Arguments& arguments, const Inference& inference) {
     throw UsageError("--frame-interval is for clips; " + inference.source() +
                      " holds a model of pictures");
   }
+  if (arguments.resample && clips) {
+    throw UsageError("--resample is for pictures; " + inference.source() +
+                     " holds a model of clips, whose frames are always resampled");
+  }
   for (const std::string& input : arguments.inputs) {
     std::error_code code;
     const fs::file_status status = fs::status(input, code);

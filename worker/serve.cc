@@ -32,8 +32,9 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
     return {"the assignment is for " + std::to_string(ranks) + " ranks, but this launch has " +
             std::to_string(world_size)};
   }
-  // A run with a checkpoint has been in order before.
-  if (!assignment.resume_from().empty()) {
+  // A run with a checkpoint, or with an attempt that was lost, has been in order before: a job that
+  // is not fails at its first.
+  if (!assignment.resume_from().empty() || assignment.attempt() > 1) {
     return ConfigOfStartedJob(assignment.spec(), ranks, config);
   }
   return ConfigFromProto(assignment.spec(), ranks, config);

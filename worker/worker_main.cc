@@ -111,25 +111,13 @@ int64_t ChooseAttempt(const std::string& run_dir, Communicator* communicator) {
   return std::stoll(communicator->AllGatherText(mine, "attempt").at(0));
 }
 
-// What makes this job another one than its neighbours: not how it is run.
-std::string IdentityText(JobSpec spec) {
-  spec.clear_parallel();
-  spec.clear_checkpoint();
-  spec.clear_memory();
-  spec.mutable_data()->clear_loader_threads();
-  spec.mutable_data()->clear_prefetch();
-  spec.mutable_train()->clear_log_every_steps();
-  spec.mutable_train()->clear_eval_batch();
-  spec.mutable_train()->clear_allow_emulation();
-  return JobToYaml(spec);
-}
-
 // The job that the file describes, or what is wrong with it, on stderr of rank 0.
 std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& world) {
   JobSpec spec;
   AttemptOptions options;
-  std::vector<std::string> problems =
-      LoadJobFile(arguments.job_file, arguments.run_dir, world.size(), &spec, &options.config);
+  std::vector<std::string> warnings;
+  std::vector<std::string> problems = LoadLocalJobFile(
+      arguments.job_file, arguments.run_dir, world.size(), &spec, &options.config, &warnings);
   const int64_t wanted = options.config.parallel.ranks;
   if (problems.empty() && wanted != 0 && wanted != world.size()) {
     problems.push_back(arguments.job_file + ": parallel.ranks is " + std::to_string(wanted) +
@@ -146,6 +134,7 @@ std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& w
     }
     return std::nullopt;
   }
+  for (const std::string& warning : warnings) LOG_IF(WARNING, world.rank() == 0) << warning;
   options.spec_text = JobToYaml(spec);
   options.identity_text = IdentityText(spec);
   options.job_id = kLocalJobId;

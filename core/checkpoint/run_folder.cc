@@ -25,6 +25,13 @@ struct Owner {
   std::string spec;
 };
 
+std::string RecordPath(const std::string& run_dir) { return run_dir + "/run.json"; }
+
+// Jobs of a coordinator are told apart by their ids.
+bool IsOtherSpec(const Owner& owner, const std::string& job_id, const std::string& spec) {
+  return job_id == kLocalJobId && owner.spec != spec;
+}
+
 // A name that no other process uses, on this machine or another.
 std::string PrivateName(const std::string& path) {
   char host[256] = "host";
@@ -96,7 +103,7 @@ RunFolderState ClaimRunFolder(const std::string& run_dir, const std::string& job
   CHECK(!job_id.empty());
   if (run_dir.empty()) throw Error("the job has no run folder; set run_dir");
   MakeFolders(run_dir);
-  const std::string path = run_dir + "/run.json";
+  const std::string path = RecordPath(run_dir);
   std::string text;
   try {
     text =
@@ -115,11 +122,19 @@ RunFolderState ClaimRunFolder(const std::string& run_dir, const std::string& job
     throw Error("the run folder " + run_dir + " belongs to job \"" + owner->job_id +
                 "\", not to job \"" + job_id + "\": choose another run_dir");
   }
-  if (job_id == kLocalJobId && owner->spec != spec) {
+  if (IsOtherSpec(*owner, job_id, spec)) {
     throw Error("the run folder " + run_dir + " was made for another job specification (it is in " +
                 path + "): choose another run_dir, or go on with the specification as it was");
   }
   return RunFolderState::kClaimedBefore;
+}
+
+bool OwnsRunFolder(const std::string& run_dir, const std::string& job_id, const std::string& spec,
+                   FileOps& ops) {
+  CHECK(!job_id.empty());
+  if (run_dir.empty()) return false;
+  const std::optional<Owner> owner = ReadOwner(RecordPath(run_dir), ops);
+  return owner && owner->job_id == job_id && !IsOtherSpec(*owner, job_id, spec);
 }
 
 RunFolderLock::RunFolderLock(const std::string& run_dir, FileOps& ops) : ops_(ops) {

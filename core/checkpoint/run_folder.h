@@ -27,6 +27,11 @@ enum class RunFolderState {
 RunFolderState ClaimRunFolder(const std::string& run_dir, const std::string& job_id,
                               const std::string& spec, FileOps& ops = FileOps::System());
 
+// Whether ClaimRunFolder would find the folder claimed before by this very job. Changes nothing;
+// false for a folder that is not there. Throws Error when it can't be told.
+bool OwnsRunFolder(const std::string& run_dir, const std::string& job_id, const std::string& spec,
+                   FileOps& ops = FileOps::System());
+
 // Held by the process that trains in a run folder without a coordinator, so that a second one does
 // not train there at the same time. The operating system lets go of it when the process ends,
 // however it ends. With a coordinator its attempts do this, across machines.

@@ -54,6 +54,16 @@ const EnumNames<PretrainConfig::Method>& PretrainMethodNames() {
   return names;
 }
 
+EnumNames<PretrainConfig::Method> PretrainMethodNamesFor(Architecture arch) {
+  const bool swin = arch == Architecture::kSwinV1 || arch == Architecture::kSwinV2;
+  EnumNames<PretrainConfig::Method> names;
+  for (const auto& [name, method] : PretrainMethodNames()) {
+    const bool mae = method == PretrainConfig::Method::kMae;
+    if (mae ? arch == Architecture::kVit : swin) names.emplace_back(name, method);
+  }
+  return names;
+}
+
 const EnumNames<MemoryConfig::Checkpointing>& CheckpointingNames() {
   using Checkpointing = MemoryConfig::Checkpointing;
   static const EnumNames<Checkpointing> names = {{"none", Checkpointing::kNone},
@@ -67,5 +77,7 @@ const char* ArchitectureName(Architecture arch) { return NameIn(ArchitectureName
 const char* CheckpointingName(MemoryConfig::Checkpointing checkpointing) {
   return NameIn(CheckpointingNames(), checkpointing);
 }
+
+const char* UsualEvalSplit(const std::string& format) { return format == "idx" ? "t10k" : "val"; }
 
 }  // namespace swinfleet

@@ -24,7 +24,12 @@ const EnumNames<OptimizerConfig::Kind>& OptimizerNames();
 const EnumNames<ScheduleConfig::Kind>& ScheduleNames();
 // Without kNone.
 const EnumNames<PretrainConfig::Method>& PretrainMethodNames();
+// Of those that train such a model.
+EnumNames<PretrainConfig::Method> PretrainMethodNamesFor(Architecture arch);
 const EnumNames<MemoryConfig::Checkpointing>& CheckpointingNames();
+
+// The split for evaluation where a job names none: "t10k" of data.format idx, "val" of the others.
+const char* UsualEvalSplit(const std::string& format);
 
 // The value's name; empty for a value that has none.
 template <typename Enum>

@@ -77,7 +77,9 @@ void CheckSchedule(const TrainConfig& train, Errors& errors) {
   }
   errors.CheckNumber("train.schedule.warmup_learning_rate", schedule.warmup_learning_rate,
                      schedule.warmup_learning_rate >= 0, "at least 0");
-  if (rate > 0 && schedule.warmup_epochs > 0 && schedule.warmup_learning_rate > rate) {
+  // MAE's warm-up starts at 0, whatever the setting.
+  if (rate > 0 && schedule.warmup_epochs > 0 && schedule.kind != Kind::kMaeCosine &&
+      schedule.warmup_learning_rate > rate) {
     errors.Add("train.schedule.warmup_learning_rate ", schedule.warmup_learning_rate,
                " is above train.optimizer.learning_rate ", rate,
                "; a warm-up starts at or below the rate that it leads to");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/config/errors.h"
+#include "core/config/names.h"
 
 namespace swinfleet {
 namespace {
@@ -90,10 +91,9 @@ void CheckData(const JobConfig& job, Errors& errors) {
     errors.Add("data.path is missing; it names the folder of the data set, as the workers see it");
   }
   CheckFormat(job, errors);
-  const bool idx = data.format == "idx";
   if (data.train_split.empty()) errors.Add("data.train_split is empty; \"train\" is the usual one");
   if (data.eval_split.empty()) {
-    errors.Add("data.eval_split is empty; \"", idx ? "t10k" : "val", "\" is the usual one");
+    errors.Add("data.eval_split is empty; \"", UsualEvalSplit(data.format), "\" is the usual one");
   }
   CheckCrop(data, errors);
   errors.CheckRange("data.loader_threads", data.loader_threads, 1, 64);
@@ -118,8 +118,8 @@ void CheckMix(const JobConfig& job, Errors& errors) {
                      mix.switch_probability >= 0 && mix.switch_probability <= 1,
                      "a probability, from 0 to 1");
   if (job.pretrain.on()) {
-    errors.Add("train.mix mixes pictures and their labels, which masked image modelling does not",
-               " use; leave it out, or pretrain");
+    errors.Add("train.mix is for classification: it mixes pictures and their labels, which masked",
+               " image modelling does not use; leave out train.mix, or pretrain");
   }
   const int64_t micro_batch = job.train.micro_batch;
   if (micro_batch == 1) {

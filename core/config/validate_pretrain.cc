@@ -88,12 +88,10 @@ void CheckDecoder(const PretrainConfig& pretrain, Errors& errors) {
 
 void CheckArchitecture(const JobConfig& job, Errors& errors) {
   const Architecture arch = job.model.arch;
-  const bool swin = arch == Architecture::kSwinV1 || arch == Architecture::kSwinV2;
-  const bool mae = job.pretrain.method == Method::kMae;
-  if (mae ? arch == Architecture::kVit : swin) return;
-  errors.Add("pretrain.method ", NameIn(PretrainMethodNames(), job.pretrain.method),
-             " does not train ", ArchitectureName(arch), "; it trains ",
-             mae ? "vit" : "swin_v1 and swin_v2");
+  const char* method = NameIn(PretrainMethodNames(), job.pretrain.method);
+  if (ValueIn(PretrainMethodNamesFor(arch), method)) return;
+  errors.Add("pretrain.method ", method, " does not train ", ArchitectureName(arch), "; it trains ",
+             job.pretrain.method == Method::kMae ? "vit" : "swin_v1 and swin_v2");
 }
 
 void CheckGreen(const JobConfig& job, Errors& errors) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "core/data/frame_folder.h"
 #include "core/data/idx_dataset.h"
@@ -19,6 +20,12 @@ std::string DataIdentity::ToString() const {
   return std::to_string(count) + " pictures of " + size + ", " + std::to_string(channels) +
          (channels == 1 ? " channel, " : " channels, ") + std::to_string(num_classes) +
          " classes, index " + hash;
+}
+
+size_t DecodingMemory::Bytes(int64_t threads) const {
+  const auto decoding = std::min(threads, static_cast<int64_t>(passing.size()));
+  return std::accumulate(passing.begin(), passing.begin() + decoding,
+                         static_cast<size_t>(threads) * picture);
 }
 
 int64_t Dataset::Frames(int64_t) const { return 1; }

@@ -44,6 +44,28 @@ class BrokenPicture : public Error {
   using Error::Error;
 };
 
+// There is no memory for a picture; the message names its file and its size. That is no fault of
+// the picture's: it depends on the host and on what else runs there, so that no other picture may
+// stand for it.
+class OutOfMemoryError : public Error {
+ public:
+  using Error::Error;
+};
+
+// About how much memory threads take that get samples, where that is known. Of pictures in files:
+// for those largest in bytes; others may have more pixels, which are not known before they are
+// decoded.
+struct DecodingMemory {
+  // Bytes of the largest picture, decoded: each thread keeps one.
+  size_t picture = 0;
+  // Bytes that are taken beside it, but only while a picture is decoded; of several pictures,
+  // descending.
+  std::vector<size_t> passing;
+
+  // Of so many threads, which decode different pictures, the worst of those known.
+  size_t Bytes(int64_t threads) const;
+};
+
 // A split of a data set. A sample is a picture, or a clip of several. All functions may be called
 // from several threads at once.
 class Dataset {
@@ -51,8 +73,8 @@ class Dataset {
   virtual ~Dataset() = default;
   virtual const DataIdentity& identity() const = 0;
   // Decodes sample `index`, in [0, identity().count); of a clip the first frame. Reuses the vector
-  // in `picture`. Throws BrokenPicture when the picture can't be decoded, Error when it can't be
-  // read.
+  // in `picture`. Throws BrokenPicture when the picture can't be decoded, OutOfMemoryError when
+  // there is no memory for it, Error when it can't be read.
   virtual void Get(int64_t index, Picture* picture) const = 0;
   // Frames of a clip; 1 of a picture.
   virtual int64_t Frames(int64_t index) const;
@@ -64,10 +86,8 @@ class Dataset {
   virtual std::string Name(int64_t index) const;
   // Bytes that the split keeps in memory as long as it is open: pictures or their names.
   virtual size_t HeldBytes() const { return 0; }
-  // About how many bytes a thread takes to get a sample, where that is known. Of pictures in files:
-  // for those largest in bytes; others may have more pixels, which are not known before they are
-  // decoded.
-  virtual size_t DecodingBytes() const { return 0; }
+  // What threads take to get its samples; nothing where that is not known.
+  virtual DecodingMemory Decoding() const { return {}; }
   // Names of the classes by label; empty where the format has none.
   virtual std::span<const std::string> ClassNames() const { return {}; }
 };

@@ -11,6 +11,7 @@
 
 #include "core/checkpoint/file_ops.h"
 #include "core/data/dataset.h"
+#include "core/data/picture_file.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -19,12 +20,22 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What an entry is, links followed.
+// Whether a data set may lack something without this entry: a picture, or a folder, whose name has
+// no ending. Others are passed over, like locks of editors, which are links that lead nowhere.
+bool MayMatter(const std::string& name) {
+  return ClassifyName(name) != PictureName::kOther || name.find('.') == std::string::npos;
+}
+
+// What an entry is, links followed. The listing of the folder says it of files and folders; to ask
+// the file system for each of millions of pictures would take hours. Files are asked for first: of
+// a link each question is a system call, and most lead to files.
 fs::file_type TypeOf(const fs::directory_entry& entry) {
   std::error_code error;
+  if (entry.is_regular_file(error)) return fs::file_type::regular;
+  if (entry.is_directory(error)) return fs::file_type::directory;
   const fs::file_type type = entry.status(error).type();
   const std::string path = entry.path().string();
-  if (type == fs::file_type::not_found) {
+  if (type == fs::file_type::not_found && MayMatter(entry.path().filename().string())) {
     std::error_code no_link;
     const fs::path target = fs::read_symlink(entry.path(), no_link);
     if (no_link) throw Error(path + " was removed while its folder was read");
@@ -138,8 +149,8 @@ std::vector<uint8_t> ReadFileBytes(const std::string& path) {
   try {
     bytes.resize(info.st_size);
   } catch (const std::bad_alloc&) {
-    throw BrokenPicture("there is not enough memory to read the " + std::to_string(info.st_size) +
-                        " bytes of " + path);
+    throw OutOfMemoryError("there is not enough memory to read the " +
+                           std::to_string(info.st_size) + " bytes of " + path);
   }
   const size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
   if (got < bytes.size() && std::ferror(file.get())) throw FileError(errno, "read", path);

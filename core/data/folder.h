@@ -29,16 +29,17 @@ struct FolderEntries {
   std::vector<std::string> folders;
   std::vector<std::string> files;
 };
-// Throws Error, naming it, when the folder can't be read, when a link leads nowhere, and when what
-// an entry is can't be told: a data set that lacks a picture is not a smaller data set.
+// Throws Error, naming it, when the folder can't be read, when a link leads nowhere whose name is a
+// picture's or has no ending, and when what an entry is can't be told: a data set that lacks a
+// picture or a folder is not a smaller data set.
 FolderEntries ReadFolder(const std::filesystem::path& folder);
 
 // Bytes of a file. Throws Error when it can't be looked at.
 uint64_t FileBytes(const std::filesystem::path& path);
 
 // All bytes of a picture's file. Throws an error that names it: BrokenPicture when it is larger
-// than 1 GiB or than there is memory for, FileError when it can't be read, Error when it is no
-// regular file.
+// than 1 GiB, OutOfMemoryError when there is no memory for it, FileError when it can't be read,
+// Error when it is no regular file.
 std::vector<uint8_t> ReadFileBytes(const std::string& path);
 
 }  // namespace swinfleet

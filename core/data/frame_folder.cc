@@ -78,7 +78,7 @@ class FrameFolder : public Dataset {
     }
     return bytes;
   }
-  size_t DecodingBytes() const override { return largest_.DecodingBytes(); }
+  DecodingMemory Decoding() const override { return largest_.Decoding(); }
   std::span<const std::string> ClassNames() const override { return classes_; }
 
  private:

@@ -152,7 +152,9 @@ class IdxDataset : public Dataset {
   }
 
   size_t HeldBytes() const override { return pixels_.size() + labels_.size(); }
-  size_t DecodingBytes() const override { return static_cast<size_t>(picture_bytes_); }
+  DecodingMemory Decoding() const override {
+    return {.picture = static_cast<size_t>(picture_bytes_), .passing = {}};
+  }
 
  private:
   std::vector<uint8_t> pixels_;  // (count, height, width, channels)

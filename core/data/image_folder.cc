@@ -65,7 +65,7 @@ class ImageFolder : public Dataset {
     for (const Folder& folder : folders_) bytes += folder.path.capacity();
     return bytes;
   }
-  size_t DecodingBytes() const override { return largest_.DecodingBytes(); }
+  DecodingMemory Decoding() const override { return largest_.Decoding(); }
 
   std::span<const std::string> ClassNames() const override { return classes_; }
 
@@ -80,26 +80,30 @@ class ImageFolder : public Dataset {
     return *(after - 1);
   }
 
-  // The paths of a folder and of all folders in it, by path in the split.
-  void FindFolders(const std::string& path, int depth, std::vector<std::string>* found) const {
+  // A folder's path in the split, and the names of its files.
+  using Listing = std::pair<std::string, std::vector<std::string>>;
+
+  // Adds a folder and all folders in it. Each is read once: that may take long.
+  void FindFolders(const std::string& path, int depth, std::vector<Listing>* found) const {
     constexpr int kMaxDepth = 32;
     if (depth > kMaxDepth) {
       throw Error((root_ / path).string() + " lies " + std::to_string(depth) +
                   " folders deep; does a link lead back to a folder above it?");
     }
-    found->push_back(path);
-    for (const std::string& name : ReadFolder(root_ / path).folders) {
+    FolderEntries entries = ReadFolder(root_ / path);
+    found->emplace_back(path, std::move(entries.files));
+    for (const std::string& name : entries.folders) {
       FindFolders(path + "/" + name, depth + 1, found);
     }
   }
 
   void AddClass(int64_t label, IndexHash* hash) {
-    std::vector<std::string> paths;
-    FindFolders(classes_[label], 1, &paths);
-    std::sort(paths.begin(), paths.end());
-    for (const std::string& path : paths) {
+    std::vector<Listing> found;
+    FindFolders(classes_[label], 1, &found);
+    std::sort(found.begin(), found.end());
+    for (const auto& [path, files] : found) {
       const int64_t first = Count();
-      for (const std::string& name : ReadFolder(root_ / path).files) AddFile(path, name, hash);
+      for (const std::string& name : files) AddFile(path, name, hash);
       if (Count() > first) folders_.push_back({path, label, first});
     }
   }

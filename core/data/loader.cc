@@ -41,9 +41,11 @@ int64_t ShuffledIndex(uint64_t seed, int64_t epoch, int64_t position, int64_t co
   return EpochOrder(seed, epoch, count)(position);
 }
 
-LoaderOptions LoaderOptionsFor(const JobConfig& config) {
+LoaderOptions LoaderOptionsFor(const JobConfig& config, const LoaderSettingNames& names) {
   LoaderOptions options;
   options.data = config.data;
+  options.names = names;
+  if (config.data.format == "idx") options.names.replace.clear();
   options.image_h = config.model.image_h;
   options.image_w = config.model.image_w;
   options.in_chans = config.model.in_chans;

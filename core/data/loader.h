@@ -49,8 +49,18 @@ struct BrokenPictures {
   std::vector<std::string> names;
 };
 
+// What errors call the settings that they advise to change: those of a job file, unless a program
+// has its own.
+struct LoaderSettingNames {
+  // Has broken pictures replaced by others; empty where nothing does.
+  std::string replace = "data.broken_pictures: replace";
+  // The number of threads that decode.
+  std::string threads = "data.loader_threads";
+};
+
 struct LoaderOptions {
   DataConfig data;
+  LoaderSettingNames names;
   int64_t image_h = 0;
   int64_t image_w = 0;
   // Channels of the batch. Grey pictures are repeated in each, colours become grey for one channel;
@@ -82,8 +92,8 @@ struct LoaderOptions {
 };
 
 // What follows from the job: data, sizes, seed, micro-batches, mixing and masks. The rank's leaves
-// are the caller's.
-LoaderOptions LoaderOptionsFor(const JobConfig& config);
+// are the caller's. Pictures of idx files can't be replaced, so that nothing is advised there.
+LoaderOptions LoaderOptionsFor(const JobConfig& config, const LoaderSettingNames& names = {});
 
 // Decodes and augments on `data.loader_threads` threads, at most `data.prefetch` micro-batches
 // ahead, in the order of the steps. The result is a function of the options, never of the threads'
@@ -92,7 +102,8 @@ LoaderOptions LoaderOptionsFor(const JobConfig& config);
 //
 // With data.broken_pictures kReplace, a picture that can't be decoded is replaced by the next
 // sample of the data set that can (the first follows the last), augmented as the broken one would
-// have been. After 100 broken ones in a row that is an error all the same.
+// have been. After 100 broken ones in a row that is an error all the same. One that there is no
+// memory for is never replaced.
 class Loader {
  public:
   // Throws Error for a global batch larger than the data, pictures that do not fit the options (too
@@ -103,8 +114,9 @@ class Loader {
   ~Loader();
 
   // The next micro-batch of this rank, valid until the next call; nullptr when evaluation has seen
-  // its share. Throws Error when a picture can't be had or a label lies beyond the
-  // classes, and again at each further call. Called by one thread.
+  // its share. Throws OutOfMemoryError when there is no memory for a picture, Error when one can't
+  // be had otherwise or a label lies beyond the classes, and again at each further call. Called by
+  // one thread.
   const Batch* Next();
   // Of the batches that Next has returned. Called by the same thread.
   const BrokenPictures& broken() const;

@@ -21,7 +21,7 @@ namespace swinfleet {
 namespace {
 
 constexpr int64_t kMaxPixels = 178'956'970;
-constexpr size_t kLargestKept = 4;
+constexpr size_t kLargestKept = 8;
 // Rows decoded at once: a multiple of the rows of a JPEG's blocks.
 constexpr int kStripRows = 64;
 
@@ -66,13 +66,28 @@ std::string TakeVipsError() {
   return message.empty() ? "its data is not valid" : message;
 }
 
+// libvips failed on a picture of `size`: for want of memory, or because of the picture. Its
+// decoders tell the two apart in words alone.
+[[noreturn]] void ThrowVipsError(const std::string& path, const std::string& size) {
+  const std::string message = TakeVipsError();
+  std::string words = message;
+  std::transform(words.begin(), words.end(), words.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  for (const char* want : {"out of memory", "out_of_memory", "insufficient memory"}) {
+    if (words.find(want) == std::string::npos) continue;
+    throw OutOfMemoryError("there is not enough memory to decode " + path + ", which has " + size +
+                           ": " + message);
+  }
+  throw BrokenPicture(path + " can't be decoded: " + message);
+}
+
 bool StartsWith(const std::vector<uint8_t>& bytes, size_t offset, std::string_view text) {
   return bytes.size() >= offset + text.size() &&
          std::memcmp(bytes.data() + offset, text.data(), text.size()) == 0;
 }
 
 std::string SizeText(const VipsImage* image) {
-  return std::to_string(image->Xsize) + "x" + std::to_string(image->Ysize);
+  return std::to_string(image->Xsize) + "x" + std::to_string(image->Ysize) + " pixels";
 }
 
 // Reads the header; the pixels are decoded later, from top to bottom. The format is judged here, so
@@ -93,10 +108,10 @@ ImagePointer Open(const std::string& path, std::vector<uint8_t>& bytes) {
   } else {
     throw BrokenPicture(path + " is not a JPEG, PNG or WebP picture, judging by its first bytes");
   }
-  if (status != 0) throw BrokenPicture(path + " can't be decoded: " + TakeVipsError());
+  if (status != 0) ThrowVipsError(path, std::to_string(bytes.size()) + " bytes");
   ImagePointer opened(image);
   if (int64_t{image->Xsize} * image->Ysize > kMaxPixels) {
-    throw BrokenPicture(path + " has " + SizeText(image) + " pixels, more than " +
+    throw BrokenPicture(path + " has " + SizeText(image) + ", more than " +
                         std::to_string(kMaxPixels));
   }
   return opened;
@@ -146,11 +161,11 @@ void ConvertRow(const T* in, Bands bands, int64_t stride, int64_t width, uint8_t
 void ReadPixels(const std::string& path, VipsImage* image, Picture* picture) {
   const Bands bands = BandsOf(path, image);
   const RegionPointer region(vips_region_new(image));
-  if (region == nullptr) throw Error("no memory to decode " + path);
+  if (region == nullptr) ThrowVipsError(path, SizeText(image));
   for (int top = 0; top < image->Ysize; top += kStripRows) {
     const VipsRect strip = {0, top, image->Xsize, std::min(kStripRows, image->Ysize - top)};
     if (vips_region_prepare(region.get(), &strip) != 0) {
-      throw BrokenPicture(path + " can't be decoded: " + TakeVipsError());
+      ThrowVipsError(path, SizeText(image));
     }
     for (int y = top; y < top + strip.height; ++y) {
       const VipsPel* row = VIPS_REGION_ADDR(region.get(), 0, y);
@@ -198,8 +213,8 @@ void Decode(const std::string& path, VipsImage* image, Picture* picture) {
     ReadPixels(path, image, picture);
     TurnUpright(vips_image_get_orientation(image), picture);
   } catch (const std::bad_alloc&) {
-    throw BrokenPicture("there is not enough memory to decode " + path + ", which has " +
-                        SizeText(image) + " pixels");
+    throw OutOfMemoryError("there is not enough memory to decode " + path + ", which has " +
+                           SizeText(image));
   }
 }
 
@@ -239,16 +254,17 @@ void DecodePicture(const std::string& path, Picture* picture) {
   Decode(path, image.get(), picture);
 }
 
-size_t DecodingBytes(const std::string& path) {
+DecodingMemory DecodingOf(const std::string& path) {
   StartVips();
   std::vector<uint8_t> bytes = ReadFileBytes(path);
   const ImagePointer image = Open(path, bytes);
   const auto width = static_cast<size_t>(image->Xsize);
   const size_t pixels = width * static_cast<size_t>(image->Ysize);
-  const size_t picture = vips_image_get_orientation(image.get()) > 1 ? 6 : 3;
+  const size_t turned = vips_image_get_orientation(image.get()) > 1 ? 3 : 0;
   // libvips's cache of rows, and the strip.
   const size_t rows = 3 * kStripRows * width * VIPS_IMAGE_SIZEOF_PEL(image.get());
-  return bytes.size() + rows + pixels * (picture + DecoderBytes(image.get(), bytes));
+  return {.picture = 3 * pixels,
+          .passing = {bytes.size() + rows + pixels * (turned + DecoderBytes(image.get(), bytes))}};
 }
 
 void LargestPictures::Add(const std::string& path, uint64_t bytes) {
@@ -258,16 +274,19 @@ void LargestPictures::Add(const std::string& path, uint64_t bytes) {
   if (files_.size() > kLargestKept) files_.pop_back();
 }
 
-size_t LargestPictures::DecodingBytes() const {
-  size_t most = 0;
+DecodingMemory LargestPictures::Decoding() const {
+  DecodingMemory all;
   for (const auto& [bytes, path] : files_) {
     try {
-      most = std::max(most, swinfleet::DecodingBytes(path));
+      const DecodingMemory one = DecodingOf(path);
+      all.picture = std::max(all.picture, one.picture);
+      all.passing.insert(all.passing.end(), one.passing.begin(), one.passing.end());
     } catch (const Error&) {
       // Said when a sample asks for it.
     }
   }
-  return most;
+  std::sort(all.passing.begin(), all.passing.end(), std::greater<>());
+  return all;
 }
 
 }  // namespace swinfleet

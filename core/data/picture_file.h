@@ -31,24 +31,24 @@ PictureName ClassifyName(const std::string& name);
 // JPEGs are decoded in full size, never scaled while decoding.
 // Sets all of `picture` but the label. May be called from several threads at once. Throws
 // BrokenPicture, naming the file, when its contents can't be decoded: it is empty, of another
-// format, truncated, damaged, has more than 178956970 pixels (judged by its header, before any
-// pixel is decoded), or more than there is memory for. Throws FileError when the file can't be
-// read, Error when it is none.
+// format, truncated, damaged, or has more than 178956970 pixels (judged by its header, before any
+// pixel is decoded). Throws OutOfMemoryError when there is no memory for it, FileError when the
+// file can't be read, Error when it is none.
 void DecodePicture(const std::string& path, Picture* picture);
 
-// About how many bytes DecodePicture takes for this file, the picture itself among them, judging by
-// its header: the file, 3 bytes a pixel (6 where it has to be turned), the rows being decoded, and
-// what the formats need that can't be decoded row by row: JPEGs of several scans their coefficients
-// (2 bytes a channel and pixel), interlaced PNGs the whole picture, WebP 8 bytes a pixel
-// (measured). Throws as DecodePicture does.
-size_t DecodingBytes(const std::string& path);
+// About what DecodePicture takes for this file, judging by its header: the picture, 3 bytes a
+// pixel; and passing the file, 3 bytes a pixel more where it has to be turned, the rows being
+// decoded, and what the formats need that can't be decoded row by row: JPEGs of several scans their
+// coefficients (2 bytes a channel and pixel), interlaced PNGs the whole picture, WebP 8 bytes a
+// pixel (measured). Throws as DecodePicture does.
+DecodingMemory DecodingOf(const std::string& path);
 
 // Of many picture files those that are the largest in bytes.
 class LargestPictures {
  public:
   void Add(const std::string& path, uint64_t bytes);
-  // The most of DecodingBytes of them, but for those that can't be decoded or read.
-  size_t DecodingBytes() const;
+  // Of all of them, but for those that can't be decoded or read.
+  DecodingMemory Decoding() const;
 
  private:
   // Descending.

@@ -39,10 +39,18 @@ int64_t SampleMaker::Make(int64_t sample, int64_t epoch, SampleScratch* scratch,
       return MakeFrom(source, sample, epoch, scratch, out);
     } catch (const BrokenPicture& error) {
       if (options_.data.broken_pictures == DataConfig::BrokenPictures::kFail) {
-        throw Error(std::string(error.what()) + "; repair or remove it, or have broken pictures" +
-                    " replaced by others with data.broken_pictures: replace");
+        const std::string& replace = options_.names.replace;
+        throw Error(std::string(error.what()) + "; repair or remove it" +
+                    (replace.empty()
+                         ? ""
+                         : ", or have broken pictures replaced by others with " + replace));
       }
       broken->push_back({dataset_->Name(source), error.what()});
+    } catch (const OutOfMemoryError& error) {
+      const bool several = options_.data.loader_threads > 1;
+      throw OutOfMemoryError(std::string(error.what()) + "; " +
+                             (several ? "lower " + options_.names.threads + ", or " : "") +
+                             "have more memory free on this host");
     }
   }
   throw Error(std::to_string(std::min(count, kMaxBrokenInARow)) +
@@ -85,9 +93,9 @@ int64_t SampleMaker::MakeFrom(int64_t source, int64_t sample, int64_t epoch, Sam
     } catch (const Error& error) {
       throw Error(dataset_->Name(source) + ": " + error.what());
     } catch (const std::bad_alloc&) {
-      throw BrokenPicture("there is not enough memory to prepare " + dataset_->Name(source) +
-                          ", which has " + std::to_string(width) + "x" + std::to_string(height) +
-                          " pixels");
+      throw OutOfMemoryError("there is not enough memory to prepare " + dataset_->Name(source) +
+                             ", which has " + std::to_string(width) + "x" + std::to_string(height) +
+                             " pixels");
     }
   }
   return picture.label;

@@ -30,8 +30,8 @@ class SampleMaker {
   int64_t size() const { return options_.frames * transform_.size(); }
 
   // Fills `out`, (in_chans, frames, image_h, image_w), and returns the label. Adds to `broken` the
-  // broken samples on the way to one that is not. Throws Error when the sample can't be had or its
-  // label lies beyond the classes.
+  // broken samples on the way to one that is not. Throws OutOfMemoryError when there is no memory
+  // for the sample, Error when it can't be had otherwise or its label lies beyond the classes.
   int64_t Make(int64_t sample, int64_t epoch, SampleScratch* scratch,
                std::vector<BrokenSample>* broken, std::span<float> out) const;
 

@@ -37,6 +37,22 @@ TEST(RunFolder, LocalRunsAreToldApartByTheirSpecification) {
               HasSubstr("belongs to job \"local\""));
 }
 
+TEST(RunFolder, WhoseItIsCanBeAskedWithoutAClaim) {
+  TempFolder folder;
+  const std::string run = folder / "run";
+  EXPECT_FALSE(OwnsRunFolder(run, kLocalJobId, "lr: 1\n"));
+  EXPECT_THAT(NamesOf(folder.path()), IsEmpty());
+  ClaimRunFolder(run, kLocalJobId, "lr: 1\n");
+  EXPECT_TRUE(OwnsRunFolder(run, kLocalJobId, "lr: 1\n"));
+  EXPECT_FALSE(OwnsRunFolder(run, kLocalJobId, "lr: 2\n"));
+  EXPECT_FALSE(OwnsRunFolder(run, "job-7", "lr: 1\n"));
+  EXPECT_FALSE(OwnsRunFolder("", kLocalJobId, "lr: 1\n"));
+  ClaimRunFolder(folder / "other", "job-7", "lr: 1\n");
+  EXPECT_TRUE(OwnsRunFolder(folder / "other", "job-7", "lr: 2\n"));
+  std::ofstream(run + "/run.json") << "{";
+  EXPECT_THAT(MessageOf([&] { OwnsRunFolder(run, kLocalJobId, "lr: 1\n"); }), HasSubstr("damaged"));
+}
+
 TEST(RunFolder, OfManyClaimantsOneWins) {
   TempFolder run;
   std::atomic<int> won = 0;

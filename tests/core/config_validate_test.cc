@@ -332,6 +332,14 @@ TEST(ValidateJob, ScheduleIsConsistent) {
                 s.warmup_learning_rate = 1;
               }),
               ElementsAre(HasSubstr("warmup_learning_rate")));
+  // The warm-up of MAE starts at 0, whatever the setting.
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.train.optimizer.learning_rate = 4e-7;
+                job.train.schedule.kind = Kind::kMaeCosine;
+                job.train.schedule.warmup_epochs = 1;
+                job.train.schedule.min_learning_rate = 0;
+              }),
+              IsEmpty());
   EXPECT_THAT(errors([](ScheduleConfig& s) { s.kind = Kind::kMultistep; }),
               ElementsAre(HasSubstr("multisteps is empty")));
   const auto multistep = [&](const std::vector<double>& epochs) {

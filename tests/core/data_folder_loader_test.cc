@@ -23,6 +23,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -156,6 +157,22 @@ TEST_F(FolderLoaderTest, BrokenPicturesFailByName) {
   EXPECT_THAT(ErrorOf([&] { Take(*data, options_, 8); }),
               AllOf(HasSubstr((folder_ / "train/a/d.png").string()), HasSubstr("not a JPEG"),
                     HasSubstr("data.broken_pictures: replace")));
+  options_.names.replace = "--some-option";
+  EXPECT_THAT(ErrorOf([&] { Take(*data, options_, 8); }),
+              EndsWith("; repair or remove it, or have broken pictures replaced by others with "
+                       "--some-option"));
+  options_.names.replace = "";
+  EXPECT_THAT(ErrorOf([&] { Take(*data, options_, 8); }), EndsWith("; repair or remove it"));
+}
+
+TEST_F(FolderLoaderTest, NothingIsAdvisedThatIsRefused) {
+  JobConfig job;
+  job.data.format = "imagefolder";
+  EXPECT_EQ(LoaderOptionsFor(job).names.replace, "data.broken_pictures: replace");
+  EXPECT_EQ(LoaderOptionsFor(job, {.replace = "--x", .threads = "--y"}).names.replace, "--x");
+  job.data.format = "idx";
+  EXPECT_EQ(LoaderOptionsFor(job).names.replace, "");
+  EXPECT_EQ(LoaderOptionsFor(job).names.threads, "data.loader_threads");
 }
 
 TEST_F(FolderLoaderTest, BrokenPicturesAreReplacedByTheNextGoodOne) {

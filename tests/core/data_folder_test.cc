@@ -151,6 +151,14 @@ TEST_F(FolderTest, LinksThatLeadNowhereAreErrors) {
   EXPECT_THAT(OpenError(), HasSubstr("cannot look at " + (folder_ / "train/a/2.png").string()));
 }
 
+TEST_F(FolderTest, LinksOfOtherNamesMayLeadNowhere) {
+  Touch("train/a/1.png");
+  for (const char* link : {"train/.#b", "train/a/.#1", "train/a/notes.txt"}) {
+    fs::create_symlink("nowhere", folder_ / link);
+  }
+  EXPECT_THAT(Names(*Open()), ElementsAre("a/1.png"));
+}
+
 TEST_F(FolderTest, KnowsTheMemoryOfNamesAndDecoding) {
   for (int i = 0; i < 50; ++i) Touch("train/a/" + std::to_string(100 + i) + ".png");
   const size_t few = Open()->HeldBytes();
@@ -158,10 +166,16 @@ TEST_F(FolderTest, KnowsTheMemoryOfNamesAndDecoding) {
   // A name of 7 letters, and where it ends.
   EXPECT_EQ(Open()->HeldBytes() - few, 50 * (7 + sizeof(uint64_t)));
   // None of them can be decoded.
-  EXPECT_EQ(Open()->DecodingBytes(), 0U);
+  EXPECT_EQ(Open()->Decoding().Bytes(3), 0U);
   WritePicture(folder_ / "train/b/small.png", TestFile(8, 8));
   WritePicture(folder_ / "train/b/large.png", TestFile(40, 60));
-  EXPECT_EQ(Open()->DecodingBytes(), DecodingBytes((folder_ / "train/b/large.png").string()));
+  const DecodingMemory large = DecodingOf((folder_ / "train/b/large.png").string());
+  const DecodingMemory small = DecodingOf((folder_ / "train/b/small.png").string());
+  EXPECT_EQ(large.picture, 3 * 40 * 60U);
+  EXPECT_EQ(Open()->Decoding().Bytes(1), large.Bytes(1));
+  // No two threads decode the same picture, but each may keep one as large as the largest.
+  EXPECT_EQ(Open()->Decoding().Bytes(2), 2 * large.picture + large.passing[0] + small.passing[0]);
+  EXPECT_EQ(Open()->Decoding().Bytes(5), Open()->Decoding().Bytes(2) + 3 * large.picture);
 }
 
 TEST_F(FolderTest, UnreadableFolders) {
@@ -226,7 +240,8 @@ TEST_F(FramesTest, KnowsTheMemoryOfNamesAndDecoding) {
   for (int i = 150; i < 200; ++i) Touch("train/a/clip/" + std::to_string(i) + ".png");
   EXPECT_EQ(Open()->HeldBytes() - few, 50 * (7 + sizeof(uint32_t)));
   WritePicture(folder_ / "train/a/other/1.png", TestFile(40, 60));
-  EXPECT_EQ(Open()->DecodingBytes(), DecodingBytes((folder_ / "train/a/other/1.png").string()));
+  EXPECT_EQ(Open()->Decoding().Bytes(1),
+            DecodingOf((folder_ / "train/a/other/1.png").string()).Bytes(1));
 }
 
 TEST_F(FramesTest, IdentityChangesWithClipsAndFrames) {

@@ -300,7 +300,8 @@ TEST_F(PictureFileTest, DecodingTakesMoreWhereRowsAreNotEnough) {
     file.orientation = orientation;
     WritePicture(folder_ / name, file);
     const std::string path = (folder_ / name).string();
-    const auto bytes = static_cast<double>(DecodingBytes(path) - std::filesystem::file_size(path));
+    const auto bytes =
+        static_cast<double>(DecodingOf(path).Bytes(1) - std::filesystem::file_size(path));
     // Three strips of 64 rows.
     return (bytes - 3 * 64 * 300 * 3) / (400 * 300);
   };
@@ -311,7 +312,7 @@ TEST_F(PictureFileTest, DecodingTakesMoreWhereRowsAreNotEnough) {
   EXPECT_EQ(per_pixel("a.jpg", "interlace"), 3 + 6);
   EXPECT_EQ(per_pixel("a.webp", ""), 3 + 8);
   WriteBytes(folder_ / "a.png", "x");
-  EXPECT_THROW(DecodingBytes((folder_ / "a.png").string()), BrokenPicture);
+  EXPECT_THROW(DecodingOf((folder_ / "a.png").string()), BrokenPicture);
 }
 
 TEST_F(PictureFileTest, FilesThatCannotBeReadAreNotBroken) {

@@ -64,7 +64,7 @@ class BadInputTest : public EndToEndTest {
 
   // The data set "pictures": four classes of 32 pictures to train on and 8 to evaluate.
   void WritePictures() const {
-    for (const auto& [split, count] : {std::pair("train", 32), std::pair("t10k", 8)}) {
+    for (const auto& [split, count] : {std::pair("train", 32), std::pair("val", 8)}) {
       for (const char* name : {"a", "b", "c", "d"}) {
         const std::string folder = std::string("pictures/") + split + "/" + name;
         fs::create_directories(Path(folder));
@@ -219,9 +219,9 @@ TEST_F(BadInputTest, ABrokenPictureFailsTheJobByNameOrIsReplacedAndCounted) {
   EXPECT_THAT(failed.at("reason").get<std::string>(),
               AllOf(HasSubstr(broken), HasSubstr("repair or remove it"),
                     HasSubstr("data.broken_pictures: replace")));
-  EXPECT_EQ(Fleet().at("state"), "idle") << "the launch lives on";
+  EXPECT_TRUE(WaitUntil([this] { return Fleet().at("state") == "idle"; })) << "the launch lives on";
 
-  Write("pictures/t10k/a/3.png", "");
+  Write("pictures/val/a/3.png", "");
   const std::string replace = "  broken_pictures: replace\n";
   const Process& watched =
       Swinfleet({"submit", Write("replaced.yaml", PicturesYaml("replaced", replace)), "--watch"});

@@ -3,16 +3,32 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <new>
 #include <string>
 
+#include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/file_ops.h"
 #include "tests/worker/png_file.h"
 #include "tests/worker/small_jobs.h"
+
+// What is larger finds no memory.
+constexpr size_t kLargest = size_t{256} << 20;
+
+// Not inlined: the compiler would see free() meet operator new, and warn.
+[[gnu::noinline]] void* operator new(size_t size) {
+  if (size > kLargest) throw std::bad_alloc();
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace swinfleet {
 namespace {
@@ -20,6 +36,17 @@ namespace {
 namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::HasSubstr;
+
+// PNG's bytes with a header that says `side` rows and columns.
+std::string WithSide(std::string png, uint32_t side) {
+  const auto put = [&](size_t at, size_t value) {
+    for (int i = 0; i < 4; ++i) png[at + i] = static_cast<char>(value >> (24 - 8 * i) & 0xff);
+  };
+  put(16, side);
+  put(20, side);
+  put(29, crc32(0, reinterpret_cast<const Bytef*>(png.data()) + 12, 17));
+  return png;
+}
 
 class HookReporter : public Reporter {
  public:
@@ -90,6 +117,38 @@ TEST_F(AttemptTest, ABrokenPictureFailsTheJob) {
   EXPECT_EQ(result.progress.step, last) << "the step is not counted";
 }
 
+TEST_F(AttemptTest, WhatWasTrainedBeforeABrokenPictureIsKept) {
+  options_.config.checkpoint.every_steps = 1000;
+  reporter_.at_step = [&](int64_t step) {
+    if (step == 1) Write("train/b/2.png", "no picture");
+    if (step == 4) Write("train/a/2.png", "no picture");
+  };
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  ASSERT_GE(result.progress.step, 1);
+  EXPECT_EQ(result.last_checkpoint,
+            CheckpointDir(options_.config.run_dir, 1, result.progress.step));
+  EXPECT_EQ(CheckpointReader::Open(result.last_checkpoint)->meta().step, result.progress.step);
+}
+
+TEST_F(AttemptTest, AnEvaluationThatFailedIsMadeAgain) {
+  const std::string good = Png(std::string(16 * 16, 0), 16);
+  Write("val/a/0.png", "no picture");
+  options_.config.train.eval_every_epochs = 0;
+  AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_EQ(result.progress.step, 8);
+  EXPECT_EQ(result.last_checkpoint, CheckpointDir(options_.config.run_dir, 1, 8));
+  Write("val/a/0.png", good);
+  options_.attempt = 2;
+  options_.resume_from = result.last_checkpoint;
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  EXPECT_TRUE(result.progress.has_accuracy);
+  EXPECT_EQ(result.progress.evaluated_step, 8);
+  EXPECT_EQ(CheckpointReader::Open(result.last_checkpoint)->meta().metrics.at("evaluated_step"), 8);
+}
+
 TEST_F(AttemptTest, ReplacedPicturesAreCountedOverAllAttempts) {
   Write("train/b/2.png", "");
   Write("val/a/0.png", "");
@@ -112,6 +171,16 @@ TEST_F(AttemptTest, ReplacedPicturesAreCountedOverAllAttempts) {
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
   reporter_.at_step = [&](int64_t) { fs::remove_all(folder_ + "/train"); };
   EXPECT_THROW(Run(), FileError);
+}
+
+TEST_F(AttemptTest, WantOfMemoryEndsTheProcessNotTheJob) {
+  const std::string large = WithSide(Png(std::string(16 * 16, 0), 16), 13000);
+  options_.config.data.broken_pictures = DataConfig::BrokenPictures::kReplace;
+  const std::string picture = Write("val/a/0.png", large);
+  EXPECT_THROW(Run(), OutOfMemoryError);
+  fs::remove_all(options_.config.run_dir);
+  fs::rename(picture, folder_ + "/train/a/0.png");
+  EXPECT_THROW(Run(), OutOfMemoryError);
 }
 
 }  // namespace

@@ -25,7 +25,11 @@ JobConfig Job() {
 }
 
 // A processor whose scratch memory takes so much more.
-PlanOptions Needing(size_t more) { return {.data = {.held_bytes = more}}; }
+PlanOptions Needing(size_t more) {
+  PlanOptions options;
+  options.data.held_bytes = more;
+  return options;
+}
 
 // Bytes that checkpointing and sequential attention save at most.
 size_t Range(const JobConfig& job) {
@@ -69,12 +73,23 @@ TEST(AgreeOnChoice, AllTakeWhatFitsOnEveryRank) {
             static_cast<size_t>(job.memory.budget));
 }
 
+TEST(AgreeOnChoice, TheMostFrugalWayIsTakenWhenNoChoiceFitsOnAll) {
+  JobConfig job = Job();
+  const int ranks = TestWorld().size();
+  const ChoiceSearch own = SearchChoices(job, ranks, SIZE_MAX);
+  EXPECT_EQ(MemoryText(own.cheapest->memory), "none, off");
+  job.memory.budget = static_cast<int64_t>(own.plain.process_bytes);
+  // Without any of it one of the ranks takes more than the budget.
+  AgreeOnChoice(own, Needing(TestWorld().rank() == 0 ? 1 : 0), &TestWorld(), &job);
+  EXPECT_EQ(MemoryText(job.memory), MemoryText(own.least.memory));
+}
+
 TEST(AgreeOnChoice, AllRanksFailWhenNothingFitsOnAll) {
   JobConfig job = Job();
   const int ranks = TestWorld().size();
   const ChoiceSearch own = SearchChoices(job, ranks, SIZE_MAX);
   job.memory.budget = static_cast<int64_t>(own.plain.process_bytes);
-  const PlanOptions options = Needing(TestWorld().rank() == 0 ? 1 << 20 : 0);
+  const PlanOptions options = Needing(TestWorld().rank() == 0 ? Range(job) + 1 : 0);
   try {
     AgreeOnChoice(own, options, &TestWorld(), &job);
     FAIL() << "no error";

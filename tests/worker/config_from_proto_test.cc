@@ -174,6 +174,22 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_FALSE(config.checkpoint.asynchronous);
 }
 
+TEST(ConfigFromProto, EachFormatHasItsUsualSplitForEvaluation) {
+  const auto split = [](const std::string& yaml) {
+    JobSpec spec = SmallJob();
+    spec.MergeFrom(FromYaml(yaml));
+    JobConfig config;
+    EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+    return config.data.eval_split;
+  };
+  EXPECT_EQ(split("data: {format: idx}"), "t10k");
+  EXPECT_EQ(split("data: {format: imagefolder}"), "val");
+  EXPECT_EQ(split("data: {format: frames}\n"
+                  "model: {preset: swin_tiny_patch244_window877_kinetics400_1k}"),
+            "val");
+  EXPECT_EQ(split("data: {format: imagefolder, eval_split: t10k}"), "t10k");
+}
+
 TEST(ConfigFromProto, EveryFieldOfOtherOptimizersAndSchedulesArrives) {
   JobSpec spec = SmallJob();
   spec.MergeFrom(FromYaml(R"(

@@ -12,9 +12,14 @@
 namespace swinfleet {
 namespace {
 
+using testing::AllOf;
+using testing::Contains;
 using testing::ElementsAre;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::MatchesRegex;
+using testing::Not;
 
 // A small job with `yaml` on top of it: Swin V2 on idx files, adamw and the cosine schedule.
 JobSpec JobWith(const std::string& yaml) {
@@ -65,6 +70,11 @@ TEST(IneffectiveSettings, OfTheModel) {
        "model.drop_path_rate is set, and the first block, here the only one, has none; leave it"
        " out, or set it to 0"},
   });
+  // No method trains vit and another architecture.
+  EXPECT_THAT(Problems("model: {preset: mae_vit_base_patch16, window_size: 13}\n"
+                       "pretrain: {method: mae}"),
+              ElementsAre("model.window_size is set, and vit attends to the whole picture; leave"
+                          " it out"));
   ExpectAccepted({
       "model: {preset: mae_vit_base_patch16, window_size: 14}",
       "model: {preset: swin_tiny_patch4_window7_224, window_size: 14}",
@@ -77,6 +87,49 @@ TEST(IneffectiveSettings, OfTheModel) {
       // swinfleet-import goes by it.
       "model: {init_skip: [\"head.*\"]}",
   });
+}
+
+// Nothing is computed from sizes that are out of range.
+TEST(IneffectiveSettings, OfAnInvalidModelAreNotLookedFor) {
+  for (const auto& [yaml, key] :
+       {std::pair("{arch: vit, patch_size: 0, window_size: 14, depths: [1], num_heads: [2]}",
+                  "model.patch_size is 0"),
+        {"{arch: vit, image_size: 0, window_size: 14}", "model.image_size (height) is 0"},
+        {"{depths: [0], num_heads: [0], extra_norm_period: 2, drop_path_rate: 0.1}",
+         "model.depths of stage 0 is 0"},
+        {"{num_heads: [0, 0, 0, 0], window_size: 7}", "model.num_heads of stage 0 is 0"},
+        {"{depths: [1], num_heads: [1, 1], window_size: 0}", "model.num_heads has 2"},
+        {"{arch: video_swin, frames: 0, patch_frames: 0, window_frames: 0}",
+         "model.frames is 0"}}) {
+    for (const std::string method :
+         {"", "\npretrain: {method: mae, mask_unit: 0, group_size: 1}"}) {
+      const std::string job = std::string("model: ") + yaml + method +
+                              "\ntrain: {micro_batch: 0, eval_batch: 0, epochs: 0}\n"
+                              "memory: {sequential_windows: [1]}";
+      EXPECT_THAT(Problems(job), AllOf(Contains(HasSubstr(key)),
+                                       Not(Contains(MatchesRegex("model\\..* is set, and .*")))))
+          << job;
+    }
+  }
+}
+
+// Windows of vit are pictures: a group of less than a batch does hold memory down.
+TEST(IneffectiveSettings, OfMemory) {
+  const std::string batches = "train: {global_batch: 32, micro_batch: 8, eval_batch: 16}\n";
+  const std::string vit = batches + "model: {preset: mae_vit_base_patch16}\n";
+  for (const std::string group : {"16", "4294967295"}) {
+    EXPECT_THAT(Problems(vit + "memory: {sequential_windows: [" + group + "]}"),
+                ElementsAre("memory.sequential_windows is set, and vit has one window a picture,"
+                            " that is 16 in the largest batch, which make one group; leave it out,"
+                            " or use at most 15"));
+  }
+  EXPECT_THAT(Problems("train: {global_batch: 8, micro_batch: 1, eval_batch: 1}\n"
+                       "model: {preset: mae_vit_base_patch16}\nmemory: {sequential_windows: [1]}"),
+              ElementsAre(EndsWith("which make one group; leave it out")));
+  for (const std::string group : {"0", "1", "15"}) {
+    EXPECT_THAT(Problems(vit + "memory: {sequential_windows: [" + group + "]}"), IsEmpty());
+  }
+  EXPECT_THAT(Problems(batches + "memory: {sequential_windows: [16]}"), IsEmpty());
 }
 
 // What a preset or a default brings was not set.
@@ -109,6 +162,8 @@ TEST(IneffectiveSettings, OfData) {
       {"data: {frame_interval: 2}",
        "data.frame_interval is set, and data.format idx has no clips; leave it out, or use"
        " data.format frames and a video model"},
+      {"data: {frame_interval: 2}\npretrain: {method: simmim}",
+       "data.frame_interval is set, and data.format idx has no clips; leave it out"},
       {"data: {format: imagefolder, frame_interval: 1}",
        "data.frame_interval is set, and data.format imagefolder has no clips; leave it out, or use"
        " data.format frames and a video model"},
@@ -149,6 +204,17 @@ TEST(IneffectiveSettings, OfMixing) {
        "train.mix.cutmix_alpha is set, and cutmix_minmax draws the box in its place; leave it out,"
        " or leave out cutmix_minmax"},
   });
+  ExpectRefused({
+      {"train: {mix: {mixup_alpha: 0.8, cutmix_alpha: 1, switch_probability: 1}}",
+       "train.mix.mixup_alpha is set, and with train.mix.switch_probability 1 it is always cutmix"
+       " that mixes; leave it out, or set switch_probability below 1"},
+      {"train: {mix: {mixup_alpha: 0.8, cutmix_alpha: 1, switch_probability: 0}}",
+       "train.mix.cutmix_alpha is set, and with train.mix.switch_probability 0 it is always mixup"
+       " that mixes; leave it out, or set switch_probability above 0"},
+      {"train: {mix: {mixup_alpha: 0.8, cutmix_minmax: [0.2, 0.8], switch_probability: 0}}",
+       "train.mix.cutmix_minmax is set, and with train.mix.switch_probability 0 it is always mixup"
+       " that mixes; leave it out, or set switch_probability above 0"},
+  });
   ExpectAccepted({
       "train: {mix: {mixup_alpha: 0, cutmix_alpha: 0, probability: 0}}",
       "train: {mix: {mixup_alpha: 0.8, switch_probability: 0, probability: 0.5, mode: pair}}",
@@ -159,10 +225,38 @@ TEST(IneffectiveSettings, OfMixing) {
   });
 }
 
+TEST(IneffectiveSettings, OfMixingWithProbabilityNull) {
+  const auto vain = [](const std::string& key) {
+    return "train.mix." + key +
+           " is set, and with train.mix.probability 0 nothing is mixed; leave it out, or set"
+           " probability above 0";
+  };
+  EXPECT_THAT(Problems("train: {mix: {mixup_alpha: 0.8, cutmix_alpha: 1, probability: 0}}"),
+              ElementsAre(vain("mixup_alpha"), vain("cutmix_alpha")));
+  EXPECT_THAT(Problems("train: {mix: {cutmix_minmax: [0.2, 0.8], probability: 0,"
+                       " switch_probability: 1, mode: pair}}"),
+              ElementsAre(vain("cutmix_minmax"), vain("switch_probability"), vain("mode")));
+}
+
+TEST(IneffectiveSettings, OfMixingInPretraining) {
+  const std::string simmim = "pretrain: {method: simmim}\n";
+  for (const auto& [setting, key] : {std::pair("probability: 0.5", "probability"),
+                                     {"switch_probability: 0.5", "switch_probability"},
+                                     {"mode: batch", "mode"}}) {
+    EXPECT_THAT(Problems(simmim + "train: {mix: {" + setting + "}}"),
+                ElementsAre(std::string("train.mix.") + key +
+                            " is set, and train.mix is for classification; leave it out"));
+  }
+  // Refused as a whole.
+  EXPECT_THAT(Problems(simmim + "train: {mix: {mixup_alpha: 1, switch_probability: 0.5}}"),
+              ElementsAre(HasSubstr("train.mix is for classification: it mixes pictures")));
+  EXPECT_THAT(Problems(simmim + "train: {mix: {probability: 0}}"), IsEmpty());
+}
+
 TEST(IneffectiveSettings, OfPretraining) {
   const std::string vit = "model: {preset: mae_vit_base_patch16}\n";
   const std::string head =
-      " is set, and the head of simmim is one layer; leave it out, or use pretrain.method mae or"
+      " is set, and the head of simmim is one layer; leave it out, or use pretrain.method"
       " greenmim";
   for (const std::string key : {"decoder_dim", "decoder_depth", "decoder_heads"}) {
     EXPECT_THAT(Problems("pretrain: {method: simmim, " + key + ": 32}"),
@@ -175,14 +269,13 @@ TEST(IneffectiveSettings, OfPretraining) {
        "pretrain.group_size is set, and simmim forms no groups; leave it out, or use"
        " pretrain.method greenmim"},
       {"model: {preset: mae_vit_base_patch16}\npretrain: {method: mae, group_size: 64}",
-       "pretrain.group_size is set, and mae forms no groups; leave it out, or use"
-       " pretrain.method greenmim"},
+       "pretrain.group_size is set, and mae forms no groups; leave it out"},
       {"model: {preset: mae_vit_base_patch16}\npretrain: {method: mae, mask_unit: 32}",
        "pretrain.mask_unit is set, and mae masks patches; leave it out, or set model.patch_size"},
       {"model: {preset: mae_vit_base_patch16}\n"
        "pretrain: {method: mae, norm_target: true, norm_target_window: 47}",
-       "pretrain.norm_target_window is set, and mae normalises targets by the patch; leave it out,"
-       " or use pretrain.method simmim"},
+       "pretrain.norm_target_window is set, and mae normalises targets by the patch; leave it"
+       " out"},
       {"pretrain: {method: greenmim, norm_target: true, norm_target_window: 47}",
        "pretrain.norm_target_window is set, and greenmim normalises targets by the patch; leave it"
        " out, or use pretrain.method simmim"},
@@ -255,6 +348,27 @@ TEST(IneffectiveSettings, OfSchedules) {
     expect("multisteps", "[20, 40]", uses.multisteps, "multistep");
     expect("decay_rate", "0.2", uses.decay_rate, "step or multistep");
   }
+}
+
+TEST(IneffectiveSettings, OfDecaysAfterTheEnd) {
+  ExpectRefused({
+      {"train: {epochs: 20, schedule: {name: step, decay_epochs: 20, decay_rate: 0.2}}",
+       "train.schedule.decay_epochs is set, and train.epochs 20 is no more, so that the rate never"
+       " decays; leave it out, or use less than train.epochs"},
+      {"train: {epochs: 20, schedule: {name: step, decay_rate: 0.2}}",
+       "train.schedule.decay_rate is set, and train.epochs 20 is no more than"
+       " train.schedule.decay_epochs, so that the rate never decays; leave it out, or set"
+       " decay_epochs below train.epochs"},
+      {"train: {epochs: 20, schedule: {name: multistep, multisteps: [20, 26]}}",
+       "train.schedule.multisteps is set, and train.epochs 20 is no more than the first of them,"
+       " so that the rate never decays; use epochs below train.epochs, or another"
+       " train.schedule.name"},
+  });
+  ExpectAccepted({
+      "train: {epochs: 20, schedule: {name: step, decay_epochs: 19.5, decay_rate: 0.2}}",
+      "train: {epochs: 20, schedule: {name: step}}",
+      "train: {epochs: 20, schedule: {name: multistep, multisteps: [19.5, 26]}}",
+  });
 }
 
 TEST(IneffectiveSettings, OfTheWarmup) {

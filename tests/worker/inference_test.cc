@@ -23,7 +23,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 std::string Program(const std::string& name) {
   return std::string(SWINFLEET_BIN_DIR) + "/swinfleet-" + name;
@@ -193,7 +195,12 @@ TEST_F(InferenceTest, SaysWhereClassesAreOthersAndPicturesAreBroken) {
 
   Write("pictures/train/bee/0.png", "no picture");
   EXPECT_EQ(Run({"eval", "--weights", run_}), 1);
-  EXPECT_THAT(err_, HasSubstr(folder_ + "/pictures/train/bee/0.png"));
+  EXPECT_THAT(err_, AllOf(HasSubstr(folder_ + "/pictures/train/bee/0.png"),
+                          HasSubstr("replaced by others with --broken-pictures replace"),
+                          Not(HasSubstr("data.broken_pictures"))));
+  EXPECT_EQ(Run({"predict", "--weights", run_, folder_ + "/pictures/train/bee/0.png"}), 1);
+  EXPECT_THAT(err_, AllOf(HasSubstr("/train/bee/0.png"), HasSubstr("repair or remove it"),
+                          Not(HasSubstr("replace"))));
   const json result = Eval({run_, "--broken-pictures", "replace"});
   EXPECT_EQ(result.at("replaced_pictures"), 1);
   EXPECT_THAT(err_, HasSubstr(folder_ + "/pictures/train/bee/0.png"));
@@ -263,7 +270,7 @@ class ClipInferenceTest : public InferenceTest {
     }
     job_ = Write("clips.yaml",
                  "name: clips\nrun_dir: " + folder_ + "/run\ndata:\n  path: " + folder_ +
-                     "/clips\n  format: frames\n  eval_split: val\n"
+                     "/clips\n  format: frames\n"
                      "  mean: [0.3, 0.3, 0.3]\n  std: [0.4, 0.4, 0.4]\n"
                      "model:\n  arch: video_swin\n  image_size: 16\n  num_classes: 2\n"
                      "  patch_size: 4\n  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n"
@@ -325,6 +332,12 @@ TEST_F(ClipInferenceTest, ClipsArePredictedAsEvaluationSeesThem) {
   for (const std::string& text : {Clip("a/c1/"), std::string("running"), std::string("walking")}) {
     EXPECT_THAT(out_, HasSubstr(text));
   }
+}
+
+TEST_F(ClipInferenceTest, ResamplingIsNoChoiceForClips) {
+  Train();
+  EXPECT_EQ(Run({"predict", "--weights", run_, "--resample", Clip("a/c1")}), 2);
+  EXPECT_THAT(err_, HasSubstr("--resample is for pictures"));
 }
 
 TEST_F(ClipInferenceTest, TablesOfClipsAreTransferredToOtherWindows) {

@@ -165,6 +165,29 @@ TEST(MemoryBudget, ProposesWhatFits) {
   EXPECT_EQ(FewestRanks(job, alone - 1), 2);
 }
 
+TEST(MemoryBudget, FewerThreadsThatDecodeAreProposed) {
+  JobConfig job = Job();
+  job.data.loader_threads = 12;
+  const size_t without = SearchChoices(job, 1, 0).least.process_bytes;
+  // Enough for 4 threads, and far more than all else takes.
+  constexpr size_t kPicture = size_t{1} << 30;
+  PlanOptions options;
+  options.data.train_decoding.picture = kPicture;
+  const size_t limit = without + 4 * kPicture;
+  EXPECT_THAT(WhatWouldFit(job, 1, limit, options), Not(IsEmpty()));
+  job.memory.budget = static_cast<int64_t>(limit);
+  try {
+    ResolveBudget(&job, 1, options);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("or data.loader_threads 3"));
+  }
+  job.data.loader_threads = 3;
+  EXPECT_NE(ResolveBudget(&job, 1, options), "");
+  EXPECT_THAT(WhatWouldFit(job, 1, without / 2, options),
+              testing::Each(Not(HasSubstr("loader_threads"))));
+}
+
 TEST(MemoryBudget, LargestMicroBatchIsAPowerOfTwoOfTheGlobalOne) {
   JobConfig job = Job();
   job.train.global_batch = 96;

@@ -169,12 +169,12 @@ TEST(MemoryPlan, CountsEverythingElseThatAProcessHolds) {
                                .checkpoints = true,
                                .loader = true,
                                .data = {.held_bytes = 12345,
-                                        .train_decoding_bytes = 1000,
-                                        .eval_decoding_bytes = 100,
+                                        .train_decoding = {1000, {500, 50}},
+                                        .eval_decoding = {100, {40, 30, 20, 10}},
                                         .eval_pictures = 5}};
   const MemoryPlan plan = PlanMemory(job, 0, 1, options);
   EXPECT_EQ(plan.data_bytes, 12345u);
-  EXPECT_EQ(plan.decoding_bytes, 3u * (1000 + 100));
+  EXPECT_EQ(plan.decoding_bytes, 3u * (1000 + 100) + 500 + 50 + 40 + 30 + 20);
   // Three micro-batches of 4 pictures, and two batches of evaluation that holds 5.
   const size_t picture = 16 * 16 * 3 * 4 + 16, target = 5 * 4;
   EXPECT_EQ(plan.loader_bytes, 3 * 4 * (picture + target) + 2 * 5 * picture);

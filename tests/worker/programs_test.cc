@@ -13,12 +13,14 @@
 #include <thread>
 #include <vector>
 
+#include "core/checkpoint/run_folder.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/nn/model.h"
 #include "proto/job_yaml.h"
 #include "tests/worker/child.h"
 #include "tests/worker/fake_coordinator.h"
 #include "worker/config_from_proto.h"
+#include "worker/job_file.h"
 
 namespace swinfleet {
 namespace {
@@ -127,6 +129,16 @@ TEST_F(ProgramsTest, PlanNamesEveryProblemOnALineOfItsOwn) {
   const auto plan = nlohmann::json::parse(check.Out());
   EXPECT_FALSE(plan.at("ok"));
   EXPECT_EQ(plan.at("problems").size(), 2u);
+}
+
+TEST_F(ProgramsTest, PlanSurvivesSizesThatAreNone) {
+  const std::string job = Write("job.yaml",
+                                "run_dir: /r\ndata: {path: /d}\n"
+                                "model: {arch: vit, patch_size: 0, window_size: 14, depths: [1],"
+                                " num_heads: [2], patch_norm: false}\n");
+  Child check = Run({Program("plan"), "--check", job});
+  EXPECT_EQ(check.Wait(), 2);
+  EXPECT_THAT(check.Err(), HasSubstr("model.patch_size is 0"));
 }
 
 TEST_F(ProgramsTest, PlanRefusesBadUsage) {
@@ -304,6 +316,31 @@ TEST_F(ProgramsTest, WorkerNamesWhatIsWrongWithAJobFile) {
   Child path = Run({worker, "--job", Write("c.yaml", JobText())});
   EXPECT_EQ(path.Wait(), 1);
   EXPECT_THAT(path.Err(), HasSubstr(folder_ + "/data"));
+}
+
+// Without it the run would be another one, which its folder is not for.
+TEST_F(ProgramsTest, WorkerGoesOnWithARunThatHasASettingWithoutEffect) {
+  WriteData();
+  const std::string job = Write("job.yaml", JobText("  optimizer: {momentum: 0.8}\n"));
+  const std::string run = folder_ + "/run", message = "train.optimizer.momentum is set, and adamw";
+  Child fresh = Run({Program("worker"), "--job", job});
+  EXPECT_EQ(fresh.Wait(), 2);
+  EXPECT_THAT(fresh.Err(), HasSubstr("job.yaml: " + message));
+  EXPECT_FALSE(fs::exists(run));
+
+  JobSpec spec;
+  ASSERT_TRUE(ReadJobFile(job, &spec).ok());
+  ClaimRunFolder(run, kLocalJobId, IdentityText(spec));
+  Child started = Run({Program("worker"), "--job", job});
+  EXPECT_EQ(started.Wait(), 0) << started.Err();
+  EXPECT_THAT(started.Err(), HasSubstr("job.yaml: " + message));
+
+  const std::string other = Write("other.yaml", JobText("  optimizer: {momentum: 0.7}\n"));
+  EXPECT_EQ(Run({Program("worker"), "--job", other}).Wait(), 2);
+  Write("run/run.json", "{");
+  Child damaged = Run({Program("worker"), "--job", job});
+  EXPECT_EQ(damaged.Wait(), 2);
+  EXPECT_THAT(damaged.Err(), HasSubstr("run/run.json is damaged"));
 }
 
 TEST_F(ProgramsTest, WorkerTrainsAJobFileAndCanBeAskedAgain) {

@@ -160,6 +160,12 @@ TEST_F(ServeTest, ASettingWithoutEffectStopsAJobOnlyAtItsStart) {
   ASSERT_TRUE(server_.WaitFor(EndedOf("job-2", 2), 0, &message));
   EXPECT_EQ(message.ended().outcome(), ATTEMPT_SUCCEEDED);
   EXPECT_EQ(runs, 1);
+  // Its first attempt was lost before it could save anything.
+  server_.Acknowledge("job-2", 2);
+  server_.SendAssignment("job-3", 2, spec, 1);
+  ASSERT_TRUE(server_.WaitFor(EndedOf("job-3", 2), 0, &message));
+  EXPECT_EQ(message.ended().outcome(), ATTEMPT_SUCCEEDED) << message.ended().message();
+  EXPECT_EQ(runs, 2);
 }
 
 TEST_F(ServeTest, RanksBeyondTheJobStayIdle) {

@@ -85,9 +85,11 @@ class GradientOfStep {
   // What the gradients are multiplied with, so that they are no subnormal numbers of fp16.
   double scale() const { return scale_; }
 
-  // Forward and backward of leaf number `leaf` of the step; the gradient goes to `access`.
-  void Leaf(int64_t leaf, ParameterAccess& access) {
-    const Batch batch = RandomBatch(job_, job_.train.micro_batch, leaf);
+  // The pictures of the step's leaf number `leaf`.
+  Batch PicturesOf(int64_t leaf) const { return RandomBatch(job_, job_.train.micro_batch, leaf); }
+
+  // Forward and backward of a leaf; the gradient goes to `access`.
+  void Leaf(const Batch& batch, ParameterAccess& access) {
     Arena& activations = memory_->activations;
     ArenaScope scope(&activations);
     const ModelInput input = InputOf(batch, job_, activations.device());
@@ -103,14 +105,21 @@ class GradientOfStep {
     model_->Backward(doutput, {}, access, activations, context_);
   }
 
-  // The whole step's gradient, over all ranks.
-  void Run() {
+  // This rank's part of the step's pictures.
+  std::vector<Batch> Pictures() const {
     const auto leaves = ShardLayout::LeavesOf(job_.train.accumulation, communicator_->rank(),
                                               communicator_->size(), job_.train.micro_batches());
+    std::vector<Batch> batches;
+    for (int64_t i = 0; i < leaves.count; ++i) batches.push_back(PicturesOf(leaves[i]));
+    return batches;
+  }
+
+  // The whole step's gradient, over all ranks.
+  void Run(const std::vector<Batch>& batches) {
     engine_->BeginStep();
-    for (int64_t i = 0; i < leaves.count; ++i) {
-      engine_->BeginMicroBatch(i);
-      Leaf(leaves[i], *engine_);
+    for (size_t i = 0; i < batches.size(); ++i) {
+      engine_->BeginMicroBatch(static_cast<int64_t>(i));
+      Leaf(batches[i], *engine_);
     }
     engine_->FinishReduction();
   }
@@ -132,7 +141,9 @@ Sums ExactGradient(const JobConfig& job) {
   const std::unique_ptr<Communicator> alone = MakeSelfCommunicator();
   GradientOfStep step(job, alone.get());
   ExactSums sums(step.table(), &step.engine());
-  for (int64_t leaf = 0; leaf < job.train.micro_batches(); ++leaf) step.Leaf(leaf, sums);
+  for (int64_t leaf = 0; leaf < job.train.micro_batches(); ++leaf) {
+    step.Leaf(step.PicturesOf(leaf), sums);
+  }
   return sums.Take();
 }
 
@@ -179,9 +190,10 @@ GradientError ErrorOf(GradientOfStep* step, const Sums& exact, Communicator* com
 
 void PrintForm(const JobConfig& job, const Sums& exact, Communicator* communicator) {
   GradientOfStep step(job, communicator);
-  step.Run();
+  const std::vector<Batch> batches = step.Pictures();
+  step.Run(batches);
   const uint64_t sent_before = communicator->bytes_sent();
-  const double seconds = SecondsOf([&] { step.Run(); });
+  const double seconds = SecondsOf([&] { step.Run(batches); });
   const uint64_t sent = communicator->bytes_sent() - sent_before;
   const GradientError error = ErrorOf(&step, exact, communicator);
   if (communicator->rank() != 0) return;
