@@ -65,8 +65,10 @@ bool IsValidAddress(const std::string& address) {
 }
 
 bool IsUnreachable(const grpc::Status& status) {
+  // A coordinator that stops cancels the requests that it is at; this side never does.
   return status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ||
+         status.error_code() == grpc::StatusCode::CANCELLED;
 }
 
 int ReportFailure(const grpc::Status& status, const Client& client, const std::string& subject) {

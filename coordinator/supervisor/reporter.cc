@@ -137,7 +137,8 @@ void LaunchReporter::LogChange(const grpc::Status& status) {
   if (status.ok()) {
     LOG(INFO) << "the coordinator answers again";
   } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-             status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+             status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED ||
+             status.error_code() == grpc::StatusCode::CANCELLED) {
     LOG(WARNING) << "the coordinator doesn't answer; the fleet goes on, and the report is "
                     "repeated until it does: "
                  << failure;

@@ -127,6 +127,10 @@ class FakeCoordinator : public Coordinator::Service {
                        GetLogsResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (jobs_.count(request->job_id()) == 0) return NoSuchJob();
+    if (!logs_.empty() && log_refusals_left_ > 0) {
+      --log_refusals_left_;
+      return refusal_;
+    }
     // Small pages, so that a client has to turn them.
     for (const LogLine& line : logs_) {
       if (line.sequence() > request->after() && response->lines_size() < 2) {
@@ -188,6 +192,8 @@ class FakeCoordinator : public Coordinator::Service {
   std::vector<SubmitJobRequest> submissions_;
   ListJobsRequest listed_;
   int refusals_left_ = 0;
+  // Of requests for logs.
+  std::atomic<int> log_refusals_left_{0};
   grpc::Status refusal_;
 
  private:
@@ -544,6 +550,20 @@ TEST_F(Cli, LogsFollowToTheEndAcrossARestart) {
   fake_.AddLog(2, "second");
   fake_.CompleteLogs();
   StartServer(port_);
+  EXPECT_EQ(process->Wait(), 0);
+  EXPECT_THAT(process->out(), MatchesRegex(".*first\n.*second\n"));
+}
+
+TEST_F(Cli, LogsFollowOnWhenARequestIsCancelledByACoordinatorThatStops) {
+  fake_.SetJob(MakeJob("7", RUNNING));
+  fake_.AddLog(1, "first");
+  fake_.refusal_ = grpc::Status(grpc::StatusCode::CANCELLED, "stopping");
+  const auto process = Start({"logs", "7", "--follow"});
+  ASSERT_TRUE(process->WaitForOut("first"));
+  fake_.log_refusals_left_ = 1;
+  ASSERT_TRUE(process->WaitForErr("trying again"));
+  fake_.AddLog(2, "second");
+  fake_.CompleteLogs();
   EXPECT_EQ(process->Wait(), 0);
   EXPECT_THAT(process->out(), MatchesRegex(".*first\n.*second\n"));
 }
