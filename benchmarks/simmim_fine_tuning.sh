@@ -109,7 +109,7 @@ run() {
       "$bin/swinfleet" submit "$1.yaml" | tail -n 1 >"$1.job"
       ;;
   esac
-  "$bin/swinfleet" watch "$(cat "$1.job")" >"$1.log" || { tail -n 5 "$1.log" >&2; exit 1; }
+  attend "$bin/swinfleet" watch "$(cat "$1.job")" >"$1.log" || { tail -n 5 "$1.log" >&2; exit 1; }
   tail -n 1 "$1.log"
 }
 top1() { "$bin/swinfleet" status "$(cat "$1.job")" --json | field top1; }

@@ -2,7 +2,7 @@
 # To be sourced: a coordinator and a fleet of workers on this machine, for scripts that end with what
 # they started. The caller sets `bin` (the programs) and `work` (a folder of its own); logs, the port
 # and the coordinator's store go there.
-coordinator_pid="" fleet_pid=""
+coordinator_pid="" fleet_pid="" attended_pid=""
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -18,10 +18,21 @@ stop() {
   wait "$1" 2>/dev/null || true
 }
 
+# attend COMMAND...: runs it; a signal to the script ends the script now, not when the command is done.
+attend() {
+  local status=0
+  "$@" &
+  attended_pid=$!
+  wait "$attended_pid" || status=$?
+  attended_pid=""
+  return "$status"
+}
+
 stop_all() {
   local status=$?
   trap - EXIT INT TERM HUP
   if [ -n "$coordinator_pid$fleet_pid" ]; then say "stopping what this script started"; fi
+  stop "$attended_pid"
   stop "$fleet_pid"
   stop "$coordinator_pid"
   exit "$status"

@@ -59,7 +59,7 @@ fi
 if [ "$(state)" != SUCCEEDED ]; then
   start_fleet quickstart "$ranks"
   say "training"
-  "$bin/swinfleet" watch "$(cat job)" || {
+  attend "$bin/swinfleet" watch "$(cat job)" || {
     status=$?
     tail -n 20 fleet.log >&2
     echo "the job did not succeed; deploy/quickstart.sh --fresh starts again" >&2
