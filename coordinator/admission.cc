@@ -97,8 +97,11 @@ grpc::Status Judge(const ChildResult& result, const std::string& said, double se
               check + "was ended by signal " + std::to_string(result.code) + detail};
     case ChildResult::End::kTimedOut: {
       std::ostringstream text;
-      text << check << "took more than " << seconds << " s; the coordinator's machine may be busy";
-      return {StatusCode::UNAVAILABLE, text.str()};
+      text << check << "took more than " << seconds
+           << " s, which is this coordinator's limit; the job is not queued. Ask its operator for "
+              "a longer one (swinfleet-coordinator --check-timeout), or submit again when its "
+              "machine is less busy";
+      return {StatusCode::RESOURCE_EXHAUSTED, text.str()};
     }
     case ChildResult::End::kStopped:
       return {StatusCode::UNAVAILABLE, "the coordinator is stopping"};

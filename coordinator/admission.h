@@ -14,6 +14,7 @@
 #include <string>
 #include <thread>
 
+#include "coordinator/check_limits.h"
 #include "proto/job.pb.h"
 
 namespace swinfleet::coordinator {
@@ -22,9 +23,9 @@ struct AdmissionOptions {
   // The program; empty: it is looked for beside this one and in PATH, and without it every job is
   // accepted.
   std::string program;
-  double seconds = 10;
+  double seconds = kCheckSeconds;
   // Address space of the child, in bytes.
-  uint64_t memory = uint64_t{4} << 30;
+  uint64_t memory = kCheckMemory;
 };
 
 class Admission {
@@ -36,7 +37,7 @@ class Admission {
   ~Admission();
 
   // Calls `reply` from the thread of the checks: OK, INVALID_ARGUMENT with the program's messages,
-  // or why the check could not be made. Any thread.
+  // RESOURCE_EXHAUSTED when it took too long, or why the check could not be made. Any thread.
   void Check(std::shared_ptr<const JobSpec> spec, Reply reply);
   // As the destructor; Check is answered UNAVAILABLE from now on.
   void Stop();

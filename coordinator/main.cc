@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "coordinator/check_limits.h"
 #include "coordinator/server.h"
 
 namespace swinfleet::coordinator {
@@ -41,6 +42,11 @@ void Declare(CLI::App* app, Arguments* arguments) {
   app->add_option("--heartbeat", server.settings.heartbeat,
                   "Seconds between two heartbeats of a rank")
       ->check(CLI::Range(0.05, 3600.0))
+      ->capture_default_str();
+  app->add_option("--check-timeout", server.admission.seconds,
+                  "Seconds that `swinfleet-plan --check` may take for a job that is submitted; a "
+                  "job that takes longer is refused")
+      ->check(CLI::Range(0.1, static_cast<double>(kMaxCheckSeconds)))
       ->capture_default_str();
 }
 

@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <exception>
@@ -46,6 +47,27 @@ class JobFailure : public Error {
  public:
   using Error::Error;
 };
+
+// Does `work`, which reads model.init_from. A path that leads nowhere is a mistake in the job, not
+// a file that is out of reach for the moment: no further attempt would find it.
+void ReadInitialWeights(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const FileError& error) {
+    switch (error.code()) {
+      case ENOENT:
+      case ENOTDIR:
+      case EISDIR:
+      case ELOOP:
+      case ENAMETOOLONG:
+      case EACCES:
+      case EPERM:
+        throw Error(std::string("model.init_from: ") + error.what());
+      default:
+        throw;
+    }
+  }
+}
 
 class Attempt {
  public:
@@ -277,14 +299,16 @@ void Attempt::RestoreState() {
     reader = std::move(choice.reader);
     if (reader != nullptr) dir = reader->dir();
     // One rank chooses, since a run that goes on has a newer checkpoint for the next one to look.
-    if (dir.empty() && !config_.init_from.empty()) initial = ResolveWeights(config_.init_from);
+    if (dir.empty() && !config_.init_from.empty()) {
+      ReadInitialWeights([&] { initial = ResolveWeights(config_.init_from); });
+    }
   });
   initial = communicator_->AllGatherText(initial, "initial weights").front();
   dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
   AgreeOrRetry("restore the state", [&] {
     engine_->Initialize(config_.train.seed);
     if (dir.empty()) {
-      if (!initial.empty()) LoadInitialWeights(initial);
+      if (!initial.empty()) ReadInitialWeights([&] { LoadInitialWeights(initial); });
       return;
     }
     if (reader == nullptr) reader = CheckpointReader::OpenManifest(dir);

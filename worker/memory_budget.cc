@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <string>
 #include <tuple>
 #include <utility>
 
+#include "core/config/names.h"
 #include "core/loss/objective.h"
 #include "core/nn/model.h"
 #include "kernels/error.h"
@@ -481,78 +483,227 @@ std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& optio
 
 namespace {
 
-// Changes that only help together.
-std::vector<std::string> WhatWouldFitTogether(const JobConfig& config, int ranks, size_t limit,
-                                              const PlanOptions& options) {
-  std::vector<std::string> changes;
-  const std::string budget = "memory.budget " + BudgetText(limit);
-  JobConfig changed = WithBudget(config, limit);
-  changed.parallel.zero_stage = 1;
-  const auto on_ranks = [&](const std::string& phrase) {
-    const std::optional<int> fewest = FewestRanks(changed, limit, options);
-    if (!fewest.has_value()) return false;
-    changes.push_back(phrase + " on " + std::to_string(*fewest) +
-                      (*fewest == 1 ? " rank" : " ranks") + " with parallel.zero_stage 1");
-    return true;
-  };
-  if (on_ranks(budget)) return changes;
-  changed.train.eval_batch = std::min(config.train.eval_batch, config.train.micro_batch);
-  const std::string evaluated =
-      budget + ", train.eval_batch " + std::to_string(changed.train.eval_batch);
-  if (on_ranks(evaluated)) return changes;
-  while (changed.train.micro_batch % 2 == 0) changed.train.micro_batch /= 2;
-  changed.train.eval_batch = 1;
-  on_ranks(budget + ", train.micro_batch " + std::to_string(changed.train.micro_batch) +
-           ", train.eval_batch 1");
-  return changes;
+// Of this thread, so that what is found doesn't depend on what else the machine does.
+double CpuSeconds() {
+  timespec time = {};
+  CHECK_EQ(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), 0);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
+
+// A job with changes, and how job files say them.
+struct Changed {
+  JobConfig config;
+  std::string phrase = {};
+  int changes = 0;
+
+  void Add(const std::string& change) { phrase += (changes++ == 0 ? "" : ", ") + change; }
+};
+
+Changed WithAccumulation(Changed changed, Accumulation form) {
+  std::string phrase = std::string("train.accumulation ") + NameIn(AccumulationNames(), form);
+  changed.config.train.accumulation = form;
+  if (form == Accumulation::kSplit && changed.config.parallel.zero_stage != 1) {
+    changed.config.parallel.zero_stage = 1;
+    phrase += " with parallel.zero_stage 1";
+  }
+  changed.Add(phrase);
+  return changed;
+}
+
+Changed WithBf16(Changed changed) {
+  std::string phrase = "train.dtype bf16";
+  changed.config.train.dtype = DType::kBF16;
+  if (!CpuHasNative(DType::kBF16) && !changed.config.train.allow_emulation) {
+    changed.config.train.allow_emulation = true;
+    phrase += " with train.allow_emulation true";
+  }
+  changed.Add(phrase);
+  return changed;
+}
+
+// Ways to sum gradients and to compute: the job's own, then what gives the same bits, then what
+// rounds sums alone, then each of these in 16 bits.
+std::vector<Changed> Forms(const Changed& own) {
+  std::vector<Changed> forms = {own};
+  for (const Accumulation form : {Accumulation::kSplit, Accumulation::kLowPrecision}) {
+    if (form != own.config.train.accumulation) forms.push_back(WithAccumulation(own, form));
+  }
+  const size_t alone = forms.size();
+  for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {
+    forms.push_back(WithBf16(forms[i]));
+  }
+  return forms;
+}
+
+// Looks for changes, each alone and then, if none helps, together; until its time is over.
+class Proposer {
+ public:
+  Proposer(const JobConfig& config, int ranks, size_t limit, const PlanOptions& options,
+           double seconds)
+      : config_(config),
+        ranks_(ranks),
+        limit_(limit),
+        options_(options),
+        end_(CpuSeconds() + seconds) {}
+
+  std::vector<std::string> Find() {
+    ProposeChoice();
+    ProposeBatches();
+    ProposeThreads();
+    ProposeSynchronous();
+    ProposeForms();
+    TryMoreRanks({.config = config_});
+    if (found_.empty()) ProposeTogether();
+    return std::move(found_);
+  }
+
+ private:
+  bool InTime() const { return CpuSeconds() < end_; }
+
+  // Whether it fits, and is proposed.
+  bool Try(const Changed& changed) {
+    if (!InTime() || !Fits(changed.config, ranks_, limit_, options_)) return false;
+    found_.push_back(changed.phrase);
+    return true;
+  }
+
+  // The same on the fewest ranks that are more than there are, with shards.
+  bool TryMoreRanks(Changed changed) {
+    changed.config.parallel.zero_stage = 1;
+    const int64_t most = std::min(changed.config.train.micro_batches(), kMostRanks);
+    for (auto more = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ranks_) + 1));
+         more <= most && InTime(); more *= 2) {
+      if (!Fits(changed.config, static_cast<int>(more), limit_, options_)) continue;
+      found_.push_back((changed.changes == 0 ? "" : changed.phrase + " on ") +
+                       std::to_string(more) + " ranks" +
+                       (config_.parallel.zero_stage == 1 ? "" : " with parallel.zero_stage 1"));
+      return true;
+    }
+    return false;
+  }
+
+  // Where it doesn't, there is little hope for fewer.
+  bool FitsOnMostRanks(const Changed& changed) const {
+    const int64_t most = std::min(changed.config.train.micro_batches(), kMostRanks);
+    const auto power = static_cast<int>(std::bit_floor(static_cast<uint64_t>(most)));
+    return InTime() && Fits(changed.config, power, limit_, options_);
+  }
+
+  void ProposeChoice() {
+    if (config_.memory.budget > 0 || !InTime()) return;
+    const auto cheapest = SearchChoices(config_, ranks_, limit_, options_).cheapest;
+    if (cheapest.has_value()) found_.push_back(ChoiceText(cheapest->memory));
+  }
+
+  void ProposeBatches() {
+    if (!InTime()) return;
+    const int64_t micro_batch = LargestMicroBatch(config_, ranks_, limit_, options_);
+    if (micro_batch > 0) found_.push_back("train.micro_batch " + std::to_string(micro_batch));
+    const std::optional<Changed> evaluated = WithSmallerEvaluation({.config = config_});
+    if (evaluated.has_value()) Try(*evaluated);
+  }
+
+  void ProposeThreads() {
+    Changed fewer = {.config = config_};
+    int& threads = fewer.config.data.loader_threads;
+    while (options_.loader && options_.data.train_decoding.picture > 0 && threads > 1) {
+      threads /= 2;
+      fewer.phrase = "data.loader_threads " + std::to_string(threads);
+      if (Try(fewer)) return;
+    }
+  }
+
+  void ProposeSynchronous() {
+    if (!options_.checkpoints || !config_.checkpoint.asynchronous) return;
+    Changed synchronous = {.config = config_};
+    synchronous.config.checkpoint.asynchronous = false;
+    synchronous.Add("checkpoint.asynchronous false");
+    Try(synchronous);
+  }
+
+  void ProposeForms() {
+    if (ranks_ > 1 && config_.parallel.zero_stage != 1) Try(WithShards({.config = config_}));
+    for (const Changed& form : Forms({.config = config_})) {
+      if (form.changes == 1) Try(form);
+    }
+  }
+
+  static Changed WithShards(Changed changed) {
+    changed.config.parallel.zero_stage = 1;
+    changed.Add("parallel.zero_stage 1");
+    return changed;
+  }
+
+  // Evaluation keeps nothing: with batches of training's size it takes less than that does.
+  std::optional<Changed> WithSmallerEvaluation(Changed changed) const {
+    TrainConfig& train = changed.config.train;
+    if (!options_.evaluation || train.eval_batch <= train.micro_batch) return std::nullopt;
+    train.eval_batch = train.micro_batch;
+    changed.Add("train.eval_batch " + std::to_string(train.eval_batch));
+    return changed;
+  }
+
+  // With the smallest batches that the job may have.
+  std::optional<Changed> WithSmallestBatches(Changed changed) const {
+    TrainConfig& train = changed.config.train;
+    const size_t problems = ValidateJob(config_, ranks_).size();
+    while (train.micro_batch % 2 == 0) {
+      train.micro_batch /= 2;
+      if (ValidateJob(changed.config, ranks_).size() <= problems) continue;
+      train.micro_batch *= 2;
+      break;
+    }
+    if (train.micro_batch == config_.train.micro_batch) return std::nullopt;
+    changed.Add("train.micro_batch " + std::to_string(train.micro_batch));
+    if (options_.evaluation && train.eval_batch > 1) {
+      train.eval_batch = 1;
+      changed.Add("train.eval_batch 1");
+    }
+    return changed;
+  }
+
+  // Everything that may be changed together with `base`, what trains alike first.
+  std::vector<Changed> Together(const Changed& base) const {
+    std::vector<Changed> together;
+    for (const Changed& form : Forms(base)) {
+      together.push_back(form);
+      for (const auto& smaller : {WithSmallerEvaluation(form), WithSmallestBatches(form)}) {
+        if (smaller.has_value()) together.push_back(*smaller);
+      }
+    }
+    return together;
+  }
+
+  // The first that fits on these ranks, and the first that fits on more. A change alone was tried.
+  void ProposeTogether() {
+    Changed base = {.config = WithBudget(config_, limit_)};
+    if (config_.memory.budget == 0) base.Add("memory.budget " + BudgetText(limit_));
+    const bool shards = ranks_ > 1 && config_.parallel.zero_stage != 1;
+    for (const Changed& changed : Together(shards ? WithShards(base) : base)) {
+      if (changed.changes > 1 && Try(changed)) break;
+    }
+    base.config.parallel.zero_stage = 1;
+    for (const Changed& changed : Together(base)) {
+      // What fits without more ranks.
+      if (!found_.empty() && changed.phrase == found_.front()) break;
+      if (changed.changes > 0 && FitsOnMostRanks(changed) && TryMoreRanks(changed)) break;
+    }
+  }
+
+  const JobConfig& config_;
+  const int ranks_;
+  const size_t limit_;
+  const PlanOptions& options_;
+  // In CpuSeconds.
+  const double end_;
+  std::vector<std::string> found_;
+};
 
 }  // namespace
 
 std::vector<std::string> WhatWouldFit(const JobConfig& config, int ranks, size_t limit,
-                                      const PlanOptions& options) {
-  std::vector<std::string> changes;
-  if (config.memory.budget == 0) {
-    const auto cheapest = SearchChoices(config, ranks, limit, options).cheapest;
-    if (cheapest.has_value()) changes.push_back(ChoiceText(cheapest->memory));
-  }
-  const auto try_change = [&](const JobConfig& changed, int on_ranks, const std::string& phrase) {
-    if (!Fits(changed, on_ranks, limit, options)) return false;
-    changes.push_back(phrase);
-    return true;
-  };
-  const int64_t micro_batch = LargestMicroBatch(config, ranks, limit, options);
-  if (micro_batch > 0 && micro_batch < config.train.micro_batch) {
-    changes.push_back("train.micro_batch " + std::to_string(micro_batch));
-  }
-  JobConfig evaluated = config;
-  evaluated.train.eval_batch = config.train.micro_batch;
-  if (options.evaluation && config.train.eval_batch > config.train.micro_batch) {
-    try_change(evaluated, ranks, "train.eval_batch " + std::to_string(config.train.micro_batch));
-  }
-  JobConfig fewer = config;
-  while (options.loader && options.data.train_decoding.picture > 0 &&
-         fewer.data.loader_threads > 1) {
-    fewer.data.loader_threads /= 2;
-    const std::string threads = std::to_string(fewer.data.loader_threads);
-    if (try_change(fewer, ranks, "data.loader_threads " + threads)) break;
-  }
-  JobConfig sharded = config;
-  sharded.parallel.zero_stage = 1;
-  const std::string stage = config.parallel.zero_stage == 1 ? "" : " with parallel.zero_stage 1";
-  const auto most =
-      static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(config.train.micro_batches())));
-  for (int64_t more = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ranks) + 1));
-       more <= std::min(most, kMostRanks); more *= 2) {
-    if (try_change(sharded, static_cast<int>(more), std::to_string(more) + " ranks" + stage)) break;
-  }
-  JobConfig synchronous = config;
-  synchronous.checkpoint.asynchronous = false;
-  if (options.checkpoints && config.checkpoint.asynchronous) {
-    try_change(synchronous, ranks, "checkpoint.asynchronous false");
-  }
-  if (changes.empty()) changes = WhatWouldFitTogether(config, ranks, limit, options);
-  return changes;
+                                      const PlanOptions& options, double seconds) {
+  return Proposer(config, ranks, limit, options, seconds).Find();
 }
 
 std::optional<int> FewestRanks(const JobConfig& config, size_t limit, const PlanOptions& options) {

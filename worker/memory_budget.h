@@ -16,6 +16,10 @@ namespace swinfleet {
 // Ranks that are proposed at most.
 inline constexpr int64_t kMostRanks = 4096;
 
+// CPU seconds that are spent on proposals at most, but for the dry runs of the one in progress: a
+// refusal should not wait long for them. The giant models' take most.
+inline constexpr double kProposalSeconds = 4;
+
 // One way to run a job: its checkpointing and sequential attention, and what they lead to on the
 // busiest rank.
 struct MemoryChoice {
@@ -60,10 +64,13 @@ std::string TakeChoice(const MemoryChoice& taken, const MemoryChoice& plain, Job
 // returns nothing, for a job without a budget. Throws as ChooseForBudget does.
 std::string ResolveBudget(JobConfig* config, int ranks, const PlanOptions& options = {});
 
-// Changes to a job with which it would take at most `limit` bytes a rank, each a phrase that names
-// settings as job files do. Each was run dry. Empty when none of them helps.
+// Changes to a job that does not fit, with which it would take at most `limit` bytes a rank, each a
+// phrase that names settings as job files do. Each was run dry. Where no setting helps alone, the
+// first few that help together, those that leave the training's results as they are before others.
+// After `seconds` of CPU time what was found so far is all. Empty when nothing was found.
 std::vector<std::string> WhatWouldFit(const JobConfig& config, int ranks, size_t limit,
-                                      const PlanOptions& options = {});
+                                      const PlanOptions& options = {},
+                                      double seconds = kProposalSeconds);
 
 // The fewest ranks, a power of two, on which the job takes at most `limit` bytes a rank, with its
 // own settings or, with a budget, any; absent when there are none.

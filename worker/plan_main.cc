@@ -125,7 +125,7 @@ std::string WhyNot(const Planned& job) {
   for (const std::string& change : WhatWouldFit(job.config, job.planned_ranks, job.limit)) {
     works += (works.empty() ? ". What would work: " : "; or ") + change;
   }
-  return text + (works.empty() ? ", and no setting would change that" : works);
+  return text + (works.empty() ? ", and none of the changes that were tried would help" : works);
 }
 
 // ---- JSON ----

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <thread>
 
+#include "coordinator/check_limits.h"
 #include "coordinator/cli/client.h"
 #include "coordinator/cli/exit_codes.h"
 #include "coordinator/cli/programs.h"
@@ -22,9 +23,6 @@
 
 namespace swinfleet {
 namespace {
-
-constexpr double kCheckSeconds = 10;
-constexpr unsigned long long kCheckMemory = 4ull << 30;
 
 // One unary call of the coordinator; the overload set of a stub's method can't be deduced.
 template <typename Request, typename Response>
@@ -75,16 +73,19 @@ bool PassesCheck(const std::string& job_file) {
     return false;
   }
   ShowLines(result.output);
-  std::fprintf(stderr, "swinfleet: %s gave no verdict (%s); submitting unchecked\n", plan.c_str(),
-               result.kind == ProgramResult::Kind::kTimedOut    ? "out of time"
+  std::fprintf(stderr, "swinfleet: %s gave no verdict (%s); the coordinator decides\n",
+               plan.c_str(),
+               result.kind == ProgramResult::Kind::kTimedOut    ? "it took too long"
                : result.kind == ProgramResult::Kind::kSignalled ? "it was killed"
                                                                 : "it can't be run");
   return true;
 }
 
-// Repeats with the same submission_id, so that an answer that got lost makes no second job.
-constexpr int kSubmitSeconds = 60;
+// The coordinator has every job checked, one after the other: time for the longest check that it
+// may allow, and as much for those before it.
+constexpr int kSubmitSeconds = 2 * kMaxCheckSeconds;
 
+// Repeats with the same submission_id, so that an answer that got lost makes no second job.
 grpc::Status SubmitPatiently(const Client& client, const SubmitJobRequest& request,
                              double wait_seconds, SubmitJobResponse* response) {
   const Method<SubmitJobRequest, SubmitJobResponse> method = &Coordinator::Stub::SubmitJob;
@@ -92,7 +93,6 @@ grpc::Status SubmitPatiently(const Client& client, const SubmitJobRequest& reque
       std::chrono::steady_clock::now() + std::chrono::duration<double>(wait_seconds);
   bool told = false;
   for (;;) {
-    // The coordinator may take its time: it has every job checked, one after the other.
     const grpc::Status status = client.Call(method, request, response, kSubmitSeconds);
     if (!IsUnreachable(status) || std::chrono::steady_clock::now() >= deadline) return status;
     if (!std::exchange(told, true)) {

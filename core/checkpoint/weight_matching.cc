@@ -16,6 +16,8 @@ namespace {
 
 constexpr char kTable[] = ".attn.relative_position_bias_table";
 constexpr char kIndex[] = ".attn.relative_position_index";
+constexpr char kCoordinates[] = ".attn.relative_coords_table";
+constexpr char kPositionMlp[] = ".attn.cpb_mlp.";
 constexpr char kQkvBias[] = ".attn.qkv.bias";
 constexpr char kQBias[] = ".attn.q_bias";
 constexpr char kVBias[] = ".attn.v_bias";
@@ -43,6 +45,12 @@ bool SameShape(const Shape& a, const Shape& b) {
     if (longer[i] != (i < shorter.rank() ? shorter[i] : 1)) return false;
   }
   return true;
+}
+
+// The window whose size Swin V2's coordinates are divided by.
+int64_t UnitWindow(const ModelConfig& model, int stage) {
+  const int64_t pretrained = model.PretrainedWindow(stage);
+  return pretrained > 0 ? pretrained : model.StageWindow(stage);
 }
 
 std::string WithoutEnding(const std::string& name, const std::string& ending) {
@@ -146,8 +154,19 @@ class Matching {
   // Why a tensor that nothing asked for may be left out; empty: it may not.
   std::string ReasonToLeaveOut(const std::string& common) const;
   void CompareCoordinates();
+  // Whether parameters that compute position biases from coordinates are read for a stage.
+  bool ReadsPositionMlp(int stage) const;
+  // The window that a stage's coordinates were trained in units of, as far as the file says.
+  std::optional<int64_t> TrainedUnits(int stage);
+  // As its relative_coords_tables say, which have to agree.
+  std::optional<int64_t> UnitsOfTables(int stage);
+  std::optional<int64_t> UnitsOfTable(int tensor) const;
   void CompareShrunkWindows();
   void Advise();
+  // What init_skip would have to say.
+  void AdviseSkips();
+  // Patterns for the tensors that the model has no place for, one for each group of them.
+  std::vector<std::string> PatternsWithoutPlace() const;
 
   const WeightSource& source_;
   const std::vector<WeightTensor>& tensors_;
@@ -159,6 +178,8 @@ class Matching {
   std::map<std::string, int> by_common_;
   std::vector<bool> used_;
   std::vector<bool> skip_used_;
+  // Common names of unexpected tensors.
+  std::vector<std::string> without_place_;
   // The file does not tell the window of one of its tables.
   bool window_unknown_ = false;
   std::vector<ParameterSource> sources_;
@@ -466,8 +487,12 @@ std::string Matching::ReasonToLeaveOut(const std::string& common) const {
     return names_.pretrained() && options_.model.arch == Architecture::kVit ? "computed" : "";
   }
   if (inflates() && common.starts_with("head.")) return "the classifier of pictures";
-  // MAE's fine-tuning normalises the mean of the tokens, pre-training the tokens.
-  if (names_.pretrained() && common.starts_with("norm.") && table_.Find("fc_norm.weight") >= 0) {
+  // MAE's fine-tuning normalises the mean of the tokens, pre-training the tokens. The published
+  // encoders come without a decoder.
+  const bool encoder = names_.pretrained() || (description_.arch == Architecture::kVit &&
+                                               !by_common_.contains("head.weight") &&
+                                               !by_common_.contains("fc_norm.weight"));
+  if (encoder && common.starts_with("norm.") && table_.Find("fc_norm.weight") >= 0) {
     return "of pre-training";
   }
   return "";
@@ -485,35 +510,110 @@ void Matching::AccountForTheRest() {
       report_->skipped.push_back(name + " (in the file)");
     } else {
       report_->unexpected.push_back(name);
+      without_place_.push_back(common);
     }
   }
 }
 
 // Nothing of Swin V2's position bias is resized, but its coordinates have to be divided by the
-// window that it was trained with.
+// window that it was trained with. Else everything fits, and the model is another.
 void Matching::CompareCoordinates() {
   const ModelConfig& model = options_.model;
-  if (!options_.source_model || model.arch != Architecture::kSwinV2 ||
-      options_.source_model->arch != model.arch ||
-      options_.source_model->num_stages() != model.num_stages()) {
-    return;
-  }
-  const ModelConfig& from = *options_.source_model;
-  const auto divisor = [](const ModelConfig& m, int stage) {
-    const int64_t pretrained = m.PretrainedWindow(stage);
-    return pretrained > 0 ? pretrained : m.StageWindow(stage);
-  };
-  bool differs = false;
-  std::string sizes;
+  if (model.arch != Architecture::kSwinV2) return;
+  bool differs = false, unknown = false;
+  std::string trained_sizes, sizes;
   for (int stage = 0; stage < model.num_stages(); ++stage) {
-    differs |= divisor(from, stage) != divisor(model, stage);
-    sizes += (stage > 0 ? ", " : "") + std::to_string(divisor(from, stage));
+    const int64_t own = UnitWindow(model, stage);
+    // A window of one token has a single offset, in whatever units.
+    const bool counts = model.StageWindow(stage) > 1 && ReadsPositionMlp(stage);
+    const std::optional<int64_t> trained = counts ? TrainedUnits(stage) : own;
+    unknown |= !trained;
+    const bool other = trained && *trained > 1 && *trained != own;
+    if (other) {
+      report_->other_units.push_back("stage " + std::to_string(stage) + ": of window " +
+                                     std::to_string(*trained) + " in the file, of window " +
+                                     std::to_string(own) + " in the model");
+    }
+    differs |= other;
+    const auto listed = [](int64_t window) { return std::to_string(window < 2 ? 0 : window); };
+    trained_sizes += (stage > 0 ? ", " : "") + listed(other ? *trained : own);
+    sizes += (stage > 0 ? ", " : "") + std::to_string(own);
   }
-  if (!differs) return;
-  report_->notes.push_back(
-      "the position biases were trained with coordinates in units of other "
-      "windows than the model's; model.pretrained_window_sizes: [" +
-      sizes + "] keeps them as they were");
+  if (differs) {
+    report_->advice.push_back(
+        "to keep the position biases as they were trained: model.pretrained_window_sizes: [" +
+        trained_sizes +
+        "]; for eval and predict, --model as the weights were trained and --window for another "
+        "window");
+  } else if (unknown && report_->other_units.empty()) {
+    report_->notes.push_back(
+        "the file does not say which windows its position biases were trained in units of; the "
+        "model's are [" +
+        sizes + "], which model.pretrained_window_sizes changes");
+  }
+}
+
+bool Matching::ReadsPositionMlp(int stage) const {
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    const std::string common = CommonName(NameOf(static_cast<int>(i)));
+    if (sources_[i].tensor >= 0 && StageOf(common) == stage &&
+        common.find(kPositionMlp) != std::string::npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::optional<int64_t> Matching::TrainedUnits(int stage) {
+  if (const std::optional<int64_t> said = UnitsOfTables(stage)) return said;
+  const ModelConfig& model = options_.model;
+  if (options_.source_model && options_.source_model->arch == model.arch &&
+      options_.source_model->num_stages() == model.num_stages()) {
+    return UnitWindow(*options_.source_model, stage);
+  }
+  // An index tells the window, but not whether the coordinates were in units of another one: who
+  // sets that for the model knows better.
+  if (model.PretrainedWindow(stage) > 0) return std::nullopt;
+  for (const WeightTensor& tensor : tensors_) {
+    const std::string common = names_.Common(tensor.name);
+    if (!common.ends_with(kIndex) || StageOf(common) != stage || tensor.shape.rank() != 2) continue;
+    if (const int64_t window = SquareSide(tensor.shape[0])) return window;
+  }
+  return std::nullopt;
+}
+
+std::optional<int64_t> Matching::UnitsOfTables(int stage) {
+  std::optional<int64_t> units;
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const std::string common = names_.Common(tensors_[i].name);
+    if (!common.ends_with(kCoordinates) || StageOf(common) != stage) continue;
+    const std::optional<int64_t> said = UnitsOfTable(static_cast<int>(i));
+    if (!said) {
+      report_->other_units.push_back(tensors_[i].name +
+                                     ": no window gives these coordinates, so that its biases are "
+                                     "those of another model");
+    } else if (units && *units != *said) {
+      report_->other_units.push_back(tensors_[i].name + ": of window " + std::to_string(*said) +
+                                     ", in another block of the stage of window " +
+                                     std::to_string(*units));
+    } else {
+      units = said;
+    }
+  }
+  return units;
+}
+
+std::optional<int64_t> Matching::UnitsOfTable(int tensor) const {
+  const Shape& shape = tensors_[tensor].shape;
+  const int rank = shape.rank();
+  if (rank < 3 || shape[rank - 1] != 2) return std::nullopt;
+  const int64_t height = shape[rank - 3], width = shape[rank - 2];
+  constexpr int64_t kMaxSide = 2 * kMaxWindow - 1;
+  if (height % 2 == 0 || width % 2 == 0 || height > kMaxSide || width > kMaxSide ||
+      shape.NumElements() != 2 * height * width) {
+    return std::nullopt;
+  }
+  return WindowOfCoordinates(ReadAll(tensor), {(height + 1) / 2, (width + 1) / 2});
 }
 
 // Where the map is lower or narrower than the window, the official Video Swin numbers the window's
@@ -545,22 +645,64 @@ void Matching::CompareShrunkWindows() {
       "is smaller than avoids that");
 }
 
-void Matching::Advise() {
+void Matching::AdviseSkips() {
   const auto lacks = [](const std::vector<std::string>& names, const std::string& start) {
     return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
       return CommonName(name).starts_with(start);
     });
   };
+  // What the setting says already has to stay.
+  std::vector<std::string> patterns;
+  for (size_t i = 0; i < options_.skip.size(); ++i) {
+    if (skip_used_[i]) patterns.push_back(options_.skip[i]);
+  }
+  std::string purpose;
   // What belongs to the classifier and is made anew for other classes.
-  std::string patterns;
   for (const std::string start : {"head.", "cls_head.", "fc_norm."}) {
     if (!lacks(report_->missing, start) && !lacks(report_->shape_mismatches, start)) continue;
-    patterns += (patterns.empty() ? "\"" : ", \"") + start + "*\"";
+    patterns.push_back(start + "*");
+    purpose = "start with a new classifier";
   }
-  if (!patterns.empty()) {
-    report_->advice.push_back("to start with a new classifier: model.init_skip: [" + patterns +
-                              "]");
+  for (const std::string& pattern : PatternsWithoutPlace()) {
+    if (std::find(patterns.begin(), patterns.end(), pattern) != patterns.end()) continue;
+    const std::string leave = "leave out what the model has no place for";
+    if (!purpose.ends_with(leave)) purpose += (purpose.empty() ? "" : " and ") + leave;
+    patterns.push_back(pattern);
   }
+  if (!purpose.empty()) report_->advice.push_back("to " + purpose + ": " + InitSkipText(patterns));
+}
+
+std::vector<std::string> Matching::PatternsWithoutPlace() const {
+  // Of another model it is better said which one.
+  if (!description_.Fits(options_.model)) return {};
+  const auto in_model = [this](const std::string& group) {
+    return std::any_of(
+        table_.parameters().begin(), table_.parameters().end(),
+        [&](const ParameterInfo& info) { return CommonName(info.name).starts_with(group); });
+  };
+  std::vector<std::string> patterns;
+  for (const std::string& common : without_place_) {
+    // Without a part of its body the model would be another.
+    if (StageOf(common) || common.starts_with("blocks.") || common.starts_with("patch_embed.") ||
+        common == kPositions || common == kVitPositions) {
+      continue;
+    }
+    const size_t dot = common.find('.');
+    const std::string group = common.substr(0, dot == std::string::npos ? dot : dot + 1);
+    const bool whole = dot == std::string::npos || in_model(group);
+    const std::string pattern = whole ? common : group + "*";
+    if (std::find(patterns.begin(), patterns.end(), pattern) == patterns.end()) {
+      patterns.push_back(pattern);
+    }
+  }
+  // A list that nobody would write helps nobody.
+  constexpr size_t kMaxPatterns = 10;
+  if (patterns.size() > kMaxPatterns) patterns.clear();
+  return patterns;
+}
+
+void Matching::Advise() {
+  AdviseSkips();
   if (window_unknown_) {
     report_->advice.push_back(
         "files tell their windows by a relative_position_index beside each table, as the official "

@@ -63,6 +63,12 @@ bool MatchesPattern(const std::string& name, const std::string& pattern) {
   return name.starts_with(pattern.substr(0, pattern.size() - 1));
 }
 
+std::string InitSkipText(const std::vector<std::string>& patterns) {
+  std::string text = "model.init_skip: [";
+  for (size_t i = 0; i < patterns.size(); ++i) text += (i > 0 ? ", \"" : "\"") + patterns[i] + "\"";
+  return text + "]";
+}
+
 FileNames::FileNames(const std::vector<WeightTensor>& tensors) {
   bool first_stage = false, later_stage = false, official_head = false, fc_head = false;
   for (const WeightTensor& tensor : tensors) {

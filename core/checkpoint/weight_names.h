@@ -28,6 +28,9 @@ std::string CommonName(const std::string& name);
 // Whether `name` is matched by `pattern`: a whole name, or a prefix that ends in "*".
 bool MatchesPattern(const std::string& name, const std::string& pattern);
 
+// The setting that leaves out what `patterns` match: model.init_skip: ["head.*", "norm.bias"].
+std::string InitSkipText(const std::vector<std::string>& patterns);
+
 // How the names of one file are to be read.
 class FileNames {
  public:

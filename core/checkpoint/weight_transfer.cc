@@ -6,6 +6,9 @@
 #include <array>
 #include <cmath>
 
+#include "core/config/errors.h"
+#include "kernels/ops.h"
+
 namespace swinfleet {
 namespace {
 
@@ -229,6 +232,37 @@ std::vector<float> ResizeClipTable(std::span<const float> in,
     out.insert(out.end(), resized.begin(), resized.end());
   }
   return out;
+}
+
+std::optional<int64_t> WindowOfCoordinates(std::span<const float> coords, MapSize window) {
+  if (window == MapSize{1, 1}) return 1;
+  // A coordinate is log8(1 + 8 offset / (size - 1)). The mean over all offsets, since a coordinate
+  // of 16 bits alone is too coarse to tell large windows apart.
+  double sum = 0;
+  int64_t count = 0, at = 0;
+  for (int64_t dy = 1 - window.height; dy < window.height; ++dy) {
+    for (int64_t dx = 1 - window.width; dx < window.width; ++dx) {
+      for (const int64_t offset : {dy, dx}) {
+        const double coordinate = coords[at++];
+        if (offset <= 0) continue;
+        sum += 8 * static_cast<double>(offset) / (std::exp2(3 * coordinate) - 1);
+        ++count;
+      }
+    }
+  }
+  const double size = std::round(sum / static_cast<double>(count)) + 1;
+  // Beyond what model.pretrained_window_sizes takes; NaN too.
+  if (!(size >= 2 && size <= 4 * kMaxWindow)) return std::nullopt;
+  std::vector<float> expected(coords.size());
+  const auto trained = static_cast<int64_t>(size);
+  LogSpacedCoordinates(window.height, window.width, trained, trained, expected.data());
+  for (size_t i = 0; i < coords.size(); ++i) {
+    constexpr float kRounding = 0.01f;
+    if (!(std::abs(coords[i] - expected[i]) <= kRounding * std::abs(expected[i]))) {
+      return std::nullopt;
+    }
+  }
+  return trained;
 }
 
 std::vector<float> InflateProjection(std::span<const float> in, int64_t rows, int64_t frames) {

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,6 +46,12 @@ std::vector<float> ResizeGeometric(std::span<const float> in, int64_t in_size, i
 std::vector<float> ResizeClipTable(std::span<const float> in,
                                    const std::array<int64_t, 3>& in_window,
                                    const std::array<int64_t, 3>& out_window, int64_t channels);
+
+// The window that a relative_coords_table of the official Swin V2 is in units of: the pre-training
+// window if one was set, else the table's own. `coords` is (2 height - 1, 2 width - 1, 2) for
+// `window`, as LogSpacedCoordinates gives it, possibly rounded to 16 bits. 1 for a window of one
+// token, whose only offset is 0 in all units; nothing if these are not such coordinates.
+std::optional<int64_t> WindowOfCoordinates(std::span<const float> coords, MapSize window);
 
 // Video Swin's inflate_weights: a 2D projection (channels, values) of patches repeated over
 // `frames`, divided by them: (rows, values_per_frame) with rows = out * in channels becomes (rows,

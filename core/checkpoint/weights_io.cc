@@ -7,6 +7,7 @@
 
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/weight_matching.h"
+#include "core/checkpoint/weight_names.h"
 
 namespace swinfleet {
 namespace {
@@ -40,8 +41,21 @@ void AppendNames(const std::string& title, const std::vector<std::string>& names
   }
 }
 
+// What is wrong, in one line. Values are only looked at where everything else fits.
+std::string Headline(const ImportReport& report) {
+  const std::vector<std::string>& names = report.non_finite;
+  if (names.empty()) return "they do not fit the model";
+  constexpr size_t kShown = 3;
+  std::string text = "they hold NaN or infinite values in ";
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) {
+    text += (i > 0 ? ", " : "") + names[i];
+  }
+  if (names.size() > kShown) text += " and " + std::to_string(names.size() - kShown) + " more";
+  return text;
+}
+
 [[noreturn]] void ThrowReport(const ImportReport& report) {
-  throw Error("cannot import the weights of " + report.file + ": they do not fit the model\n" +
+  throw Error("cannot import the weights of " + report.file + ": " + Headline(report) + "\n" +
               report.ToString());
 }
 
@@ -80,6 +94,7 @@ std::string ImportReport::ToString() const {
   AppendNames("missing in the file", missing, &text);
   AppendNames("unknown to the model", unexpected, &text);
   AppendNames("of another shape", shape_mismatches, &text);
+  AppendNames("with position biases in other units", other_units, &text);
   AppendNames("of a dtype other than F32, BF16 and F16", wrong_dtypes, &text);
   AppendNames("with NaN or infinite values", non_finite, &text);
   AppendNames("in init_skip, but neither in the model nor in the file", unused_skips, &text);
@@ -97,7 +112,7 @@ std::string ImportReport::ToString() const {
 
 WeightsFile::WeightsFile(std::unique_ptr<WeightSource> source, const ParameterTable& table,
                          const ImportOptions& options)
-    : table_(table), source_(std::move(source)) {
+    : table_(table), source_(std::move(source)), skip_(options.skip) {
   report_.file = source_->path();
   sources_ = MatchWeights(*source_, table, options, &report_);
   if (!report_.ok()) ThrowReport(report_);
@@ -125,6 +140,16 @@ bool WeightsFile::AllFinite(int parameter) const {
   return finite;
 }
 
+void WeightsFile::AdviseNonFinite() {
+  std::string text = "what may work is an earlier checkpoint of the run that they come from";
+  if (report_.non_finite.size() <= kMaxNames) {
+    std::vector<std::string> skip = skip_;
+    skip.insert(skip.end(), report_.non_finite.begin(), report_.non_finite.end());
+    text += ", or a job that starts these parameters anew: " + InitSkipText(skip);
+  }
+  report_.advice.push_back(text);
+}
+
 void WeightsFile::Verify(int first, int stride) {
   CHECK(first >= 0 && first < stride) << first << " of " << stride;
   source_->Verify(first, stride);
@@ -134,7 +159,9 @@ void WeightsFile::Verify(int first, int stride) {
       report_.non_finite.push_back(table_.parameters()[i].name);
     }
   }
-  if (!report_.ok()) ThrowReport(report_);
+  if (report_.ok()) return;
+  AdviseNonFinite();
+  ThrowReport(report_);
 }
 
 void WeightsFile::Read(int parameter, int64_t begin, std::span<float> out) const {

@@ -61,6 +61,9 @@ struct ImportReport {
   std::vector<std::string> unexpected;
   // With both shapes, as text.
   std::vector<std::string> shape_mismatches;
+  // Stages of Swin V2 whose position biases were trained in units of other windows, and tables of
+  // coordinates that tell no window; each with what is wrong.
+  std::vector<std::string> other_units;
   // Not F32, BF16 or F16.
   std::vector<std::string> wrong_dtypes;
   // With a NaN or an infinity.
@@ -72,7 +75,8 @@ struct ImportReport {
 
   bool ok() const {
     return missing.empty() && unexpected.empty() && shape_mismatches.empty() &&
-           wrong_dtypes.empty() && non_finite.empty() && unused_skips.empty();
+           other_units.empty() && wrong_dtypes.empty() && non_finite.empty() &&
+           unused_skips.empty();
   }
   // Several lines, long lists cut.
   std::string ToString() const;
@@ -121,11 +125,14 @@ class WeightsFile {
 
  private:
   bool AllFinite(int parameter) const;
+  void AdviseNonFinite();
 
   const ParameterTable& table_;
   std::unique_ptr<WeightSource> source_;
   ImportReport report_;
   std::vector<ParameterSource> sources_;
+  // options.skip.
+  std::vector<std::string> skip_;
   // What was computed, by parameter.
   std::map<int, std::vector<float>> computed_;
 };

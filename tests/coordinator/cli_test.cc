@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <fstream>
 #include <map>
 #include <sstream>
 
+#include "coordinator/check_limits.h"
 #include "coordinator/supervisor/launch.h"
 #include "proto/coordinator.grpc.pb.h"
 #include "tests/coordinator/cli_subprocess.h"
@@ -65,9 +67,10 @@ JobStatus MakeJob(const std::string& id, JobState state) {
 
 class FakeCoordinator : public Coordinator::Service {
  public:
-  grpc::Status SubmitJob(grpc::ServerContext*, const SubmitJobRequest* request,
+  grpc::Status SubmitJob(grpc::ServerContext* context, const SubmitJobRequest* request,
                          SubmitJobResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
+    submission_patience_ = context->deadline() - std::chrono::system_clock::now();
     submissions_.push_back(*request);
     if (refusals_left_ > 0) {
       --refusals_left_;
@@ -190,6 +193,8 @@ class FakeCoordinator : public Coordinator::Service {
   std::vector<LogLine> logs_;
   bool logs_complete_ = false;
   std::vector<SubmitJobRequest> submissions_;
+  // How long the last one would have waited for its answer.
+  std::chrono::duration<double> submission_patience_{0};
   ListJobsRequest listed_;
   int refusals_left_ = 0;
   // Of requests for logs.
@@ -418,6 +423,20 @@ TEST_F(Cli, RefusalIsShown) {
   fake_.refusal_ =
       grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "run_dir belongs to \x1b job 3");
   EXPECT_THAT(Run({"submit", "job.yaml"}, 5)->err(), HasSubstr("run_dir belongs to \\x1b job 3"));
+}
+
+TEST_F(Cli, SubmitOutlastsTheCoordinatorsCheck) {
+  Run({"submit", "job.yaml"}, 0);
+  EXPECT_GT(fake_.submission_patience_, std::chrono::seconds(kMaxCheckSeconds));
+}
+
+TEST_F(Cli, CheckThatTookTooLongIsNoUnreachableCoordinator) {
+  fake_.refusals_left_ = 1;
+  fake_.refusal_ = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                                "swinfleet-plan --check took more than 120 s");
+  EXPECT_THAT(Run({"submit", "job.yaml", "--wait", "20"}, 5)->err(),
+              AllOf(HasSubstr("took more than 120 s"), Not(HasSubstr("no coordinator answers"))));
+  EXPECT_EQ(fake_.submissions().size(), 1u) << "it would take as long again";
 }
 
 TEST_F(Cli, SubmitWaitsWithOneSubmissionId) {

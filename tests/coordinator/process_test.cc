@@ -28,6 +28,7 @@
 namespace swinfleet::coordinator {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 // One run of the program.
@@ -35,8 +36,8 @@ class Program {
  public:
   // `file_limit`: bytes that a file may have, 0 for no limit.
   Program(const std::vector<std::string>& arguments, const std::string& errors,
-          rlim_t file_limit = 0) {
-    std::vector<std::string> command{std::string(SWINFLEET_BIN_DIR) + "/swinfleet-coordinator"};
+          rlim_t file_limit = 0, const std::string& folder = SWINFLEET_BIN_DIR) {
+    std::vector<std::string> command{folder + "/swinfleet-coordinator"};
     command.insert(command.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
     for (std::string& one : command) argv.push_back(one.data());
@@ -92,8 +93,9 @@ class Process : public ::testing::Test {
     program_ = std::make_unique<Program>(
         std::vector<std::string>{"--store", store(), "--listen",
                                  "127.0.0.1:" + std::to_string(port_), "--port-file", port_file,
-                                 "--lost-after", lost_after_, "--heartbeat", "0.2"},
-        errors(), file_limit);
+                                 "--lost-after", lost_after_, "--heartbeat", "0.2",
+                                 "--check-timeout", check_timeout_},
+        errors(), file_limit, program_folder_);
     for (int i = 0; i < 2000 && !std::filesystem::exists(port_file); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
@@ -111,6 +113,8 @@ class Process : public ::testing::Test {
   TemporaryFolder folder_;
   int port_ = 0;
   std::string lost_after_ = "2";
+  std::string check_timeout_ = "20";
+  std::string program_folder_ = SWINFLEET_BIN_DIR;
   std::unique_ptr<Program> program_;
   std::unique_ptr<FakeUser> user_;
 };
@@ -265,7 +269,28 @@ TEST_F(Process, UsageErrors) {
   EXPECT_EQ(Run({"--store", store(), "--no-such-flag"}), 2);
   EXPECT_EQ(Run({"--store", store(), "--lost-after", "1", "--heartbeat", "1"}), 2);
   EXPECT_EQ(Run({"--store", "/proc/nowhere/store", "--listen", "127.0.0.1:0"}), 3);
+  for (const char* seconds : {"0", "3601", "x"}) {
+    EXPECT_EQ(Run({"--store", store(), "--check-timeout", seconds}), 2) << seconds;
+  }
   EXPECT_EQ(Run({"--help"}), 0);
+  EXPECT_THAT(Errors(), ContainsRegex("--check-timeout [^\n]*=120\n"));
+}
+
+TEST_F(Process, ACheckOverTheTimeLimitRefusesTheJob) {
+  // The program asks the swinfleet-plan beside it.
+  program_folder_ = folder_.path() + "/bin";
+  std::filesystem::create_directories(program_folder_);
+  std::filesystem::copy_file(std::string(SWINFLEET_BIN_DIR) + "/swinfleet-coordinator",
+                             program_folder_ + "/swinfleet-coordinator");
+  const std::string plan = program_folder_ + "/swinfleet-plan";
+  std::ofstream(plan) << "#!/bin/sh\nsleep 60\n";
+  std::filesystem::permissions(plan, std::filesystem::perms::owner_all);
+  check_timeout_ = "0.4";
+  Start();
+  SubmitJobResponse response;
+  const grpc::Status status = user_->Submit(FakeUser::Request("/r"), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("took more than 0.4 s"));
 }
 
 TEST_F(Process, ManyIdleRanksNeedFewThreadsAndLittleTime) {

@@ -18,6 +18,7 @@
 namespace swinfleet::coordinator {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class Service : public ::testing::Test {
@@ -314,8 +315,9 @@ TEST_F(Service, PlanThatHangsOrCrashesRefuses) {
   SetPlan("sleep 60 & wait");
   Start();
   grpc::Status status = Refusal(FakeUser::Request("/r"));
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
-  EXPECT_THAT(status.error_message(), HasSubstr("took more than 0.3 s"));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(),
+              AllOf(HasSubstr("took more than 0.3 s"), HasSubstr("--check-timeout")));
   SetPlan("kill -SEGV $$");
   status = Refusal(FakeUser::Request("/r"));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);

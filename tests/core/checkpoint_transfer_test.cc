@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/checkpoint/weight_transfer.h"
+#include "kernels/ops.h"
 
 namespace swinfleet {
 namespace {
@@ -200,6 +203,47 @@ TEST(ResizeClipTable, OffsetsInTimeKeepTheirBiases) {
   // Of a window without depth, as of a picture's, each offset is a copy.
   EXPECT_EQ(ResizeClipTable(TableOf({1, 3, 3}, 2), {1, 3, 3}, {2, 3, 3}, 2),
             RepeatTable(TableOf({1, 3, 3}, 2), 3));
+}
+
+std::vector<float> Coordinates(MapSize window, int64_t units) {
+  std::vector<float> coords((2 * window.height - 1) * (2 * window.width - 1) * 2);
+  LogSpacedCoordinates(window.height, window.width, units, units, coords.data());
+  return coords;
+}
+
+TEST(WindowOfCoordinates, IsWhatTheyWereDividedBy) {
+  for (const int64_t window : {2, 3, 7, 8, 12, 24, 64}) {
+    for (const int64_t units : {2, 6, 8, 12, 16, 63, 64, 255, 256}) {
+      std::vector<float> coords = Coordinates({window, window}, units);
+      EXPECT_EQ(WindowOfCoordinates(coords, {window, window}), units) << window;
+      // Rounded to bfloat16, as far as its 8 bits tell windows apart.
+      for (float& value : coords) {
+        const auto bits = std::bit_cast<uint32_t>(value) + 0x8000u;
+        value = std::bit_cast<float>(bits & 0xffff0000u);
+      }
+      if (window < 6 || units > 64) continue;
+      EXPECT_EQ(WindowOfCoordinates(coords, {window, window}), units) << window;
+    }
+    EXPECT_EQ(WindowOfCoordinates(Coordinates({window, window}, 0), {window, window}), window);
+  }
+  // Both directions in units of one window.
+  EXPECT_EQ(WindowOfCoordinates(Coordinates({4, 6}, 8), {4, 6}), 8);
+  // A window of one token, whose coordinates are NaN in the official code.
+  EXPECT_EQ(WindowOfCoordinates(std::vector<float>{NAN, NAN}, {1, 1}), 1);
+}
+
+TEST(WindowOfCoordinates, IsNothingForOtherNumbers) {
+  const MapSize window = {4, 4};
+  EXPECT_EQ(WindowOfCoordinates(Waves(98), window), std::nullopt);
+  EXPECT_EQ(WindowOfCoordinates(std::vector<float>(98, 0.0F), window), std::nullopt);
+  EXPECT_EQ(WindowOfCoordinates(Coordinates(window, 300), window), std::nullopt);
+  // Each direction in units of its own side.
+  EXPECT_EQ(WindowOfCoordinates(Coordinates({4, 8}, 0), {4, 8}), std::nullopt);
+  for (const float bad : {NAN, INFINITY, 0.5F}) {
+    std::vector<float> coords = Coordinates(window, 4);
+    coords[3] = bad;
+    EXPECT_EQ(WindowOfCoordinates(coords, window), std::nullopt) << bad;
+  }
 }
 
 TEST(InflateProjection, RepeatsAndDivides) {

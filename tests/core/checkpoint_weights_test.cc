@@ -8,6 +8,7 @@
 #include "core/checkpoint/weights_io.h"
 #include "core/nn/model.h"
 #include "core/nn/sin_cos_positions.h"
+#include "kernels/ops.h"
 #include "tests/core/checkpoint_test_util.h"
 
 namespace swinfleet {
@@ -51,6 +52,8 @@ struct Stored {
   std::string name;
   Shape shape;
   std::string dtype = "F32";
+  // Of a table of coordinates, (1, rows, columns, 2): the window that they are in units of.
+  int64_t units = 0;
 };
 
 // What a file with the model's own names holds.
@@ -103,14 +106,23 @@ std::string BytesOf(float value, const std::string& dtype) {
   return element;
 }
 
-// Writes tensors whose element i is ValueOf(i).
+std::vector<float> ValuesOf(const Stored& stored) {
+  std::vector<float> values = ValuesOf(stored.shape.NumElements());
+  if (stored.units > 0) {
+    LogSpacedCoordinates((stored.shape[1] + 1) / 2, (stored.shape[2] + 1) / 2, stored.units,
+                         stored.units, values.data());
+  }
+  return values;
+}
+
+// Writes tensors whose element i is ValueOf(i), and coordinates.
 void WriteFile(const std::string& path, const std::vector<Stored>& list) {
   std::vector<TensorSpec> specs;
   for (const Stored& s : list) specs.push_back({s.name, s.dtype, s.shape});
   SafetensorsWriter writer(path, specs, {});
   for (const Stored& s : list) {
     std::string bytes;
-    for (int64_t i = 0; i < s.shape.NumElements(); ++i) bytes += BytesOf(ValueOf(i), s.dtype);
+    for (const float value : ValuesOf(s)) bytes += BytesOf(value, s.dtype);
     writer.WriteBytes(s.name, 0, std::as_bytes(std::span(bytes)));
   }
   writer.Finish();
@@ -160,7 +172,7 @@ TEST_F(WeightsIo, OfficialNamesOfAnyFloatDtypeWithBuffers) {
   std::vector<Stored> list = Official(v2_);
   list[0].dtype = "BF16";
   list[1].dtype = "F16";
-  list.push_back({"layers.0.blocks.0.attn.relative_coords_table", Shape{1, 7, 7, 2}});
+  list.push_back({"layers.0.blocks.0.attn.relative_coords_table", Shape{1, 7, 7, 2}, "F32", 4});
   list.push_back({"layers.0.blocks.0.attn.relative_position_index", Shape{16, 16}, "I64"});
   list.push_back({"layers.0.blocks.1.attn_mask", Shape{4, 16, 16}});
   ASSERT_EQ(Import(list), "");
@@ -276,7 +288,12 @@ TEST_F(WeightsIo, NaNAndInfinityAreFound) {
     std::memcpy(bytes.data() + SafetensorsFile(good).Get("head.bias").begin + 4, &bad, 4);
     path_ = folder_ / "bad";
     WriteBytes(path_, bytes);
-    EXPECT_THAT(ImportFile(), HasSubstr("NaN or infinite values (1):\n    head.bias"));
+    const std::string message = ImportFile();
+    EXPECT_THAT(message, HasSubstr("NaN or infinite values (1):\n    head.bias"));
+    EXPECT_THAT(message, HasSubstr(path_ + ": they hold NaN or infinite values in head.bias\n"));
+    EXPECT_THAT(message,
+                AllOf(HasSubstr("an earlier checkpoint"),
+                      HasSubstr("model.init_skip: [\"head.bias\"]"), Not(HasSubstr("do not fit"))));
     EXPECT_THAT(values_, IsEmpty());
     // Shared among ranks, the one that has the parameter finds it.
     WeightsFile shared(path_, table_, options_);
@@ -310,6 +327,33 @@ TEST_F(WeightsIo, WhatInitSkipNamesIsNotRead) {
   EXPECT_THAT(Import(Official(v2_)),
               HasSubstr("in init_skip, but neither in the model nor in the file (1):\n    "
                         "nrom.bias"));
+}
+
+TEST_F(WeightsIo, WhatTheModelHasNoPlaceForMayBeNamed) {
+  std::vector<Stored> list = Official(v2_);
+  for (const std::string name : {"aux.a", "aux.b", "extra", "head.scale"}) {
+    list.push_back({"module." + name, Shape{1}});
+  }
+  // Not the whole head, which the model has.
+  EXPECT_THAT(Import(list), HasSubstr("to leave out what the model has no place for: "
+                                      "model.init_skip: [\"aux.*\", \"extra\", \"head.scale\"]"));
+  // What is in the setting already stays there.
+  options_.skip = {"norm.*", "extra"};
+  EXPECT_THAT(ImportFile(), HasSubstr("[\"norm.*\", \"extra\", \"aux.*\", \"head.scale\"]"));
+  options_.skip = {"norm.*", "extra", "aux.*", "head.scale"};
+  EXPECT_EQ(ImportFile(), "");
+  // One more weight in a block is another block.
+  options_.skip.clear();
+  list = Official(v2_);
+  list.push_back({"layers.0.blocks.0.gamma", Shape{1}});
+  EXPECT_THAT(Import(list), Not(HasSubstr("init_skip")));
+  // Together with another classifier.
+  list = Official(v2_);
+  Find(&list, "head.bias").shape = Shape{9};
+  list.push_back({"aux.a", Shape{1}});
+  EXPECT_THAT(Import(list),
+              HasSubstr("to start with a new classifier and leave out what the model "
+                        "has no place for: model.init_skip: [\"head.*\", \"aux.*\"]"));
 }
 
 TEST_F(WeightsIo, WeightsOfAnotherModelAreDescribed) {
@@ -399,16 +443,107 @@ TEST_F(WeightsIo, OfSwinV2NothingIsResized) {
   Target(larger);
   ASSERT_EQ(Import(Official(v2_)), "");
   ExpectAllValues();
-  EXPECT_THAT(report_.notes, IsEmpty());
-  // With the source's model known, its units are compared.
+  // As of newer files of timm, nobody knows what its units are.
+  EXPECT_THAT(report_.notes, ElementsAre(HasSubstr("trained in units of; the model's are [8, 8]")));
+  // With the source's model known, its units have to be the model's.
   options_.source_model = v2_;
-  ASSERT_EQ(ImportFile(), "");
-  EXPECT_THAT(report_.notes,
-              ElementsAre(HasSubstr("model.pretrained_window_sizes: [4, 4] keeps them")));
+  EXPECT_THAT(ImportFile(),
+              AllOf(HasSubstr("stage 1: of window 4 in the file, of window 8 in the model"),
+                    HasSubstr("model.pretrained_window_sizes: [4, 4]")));
+  EXPECT_THAT(values_, IsEmpty());
   larger.pretrained_window_sizes = {4, 4};
   Target(larger);
   ASSERT_EQ(ImportFile(), "");
   EXPECT_THAT(report_.notes, IsEmpty());
+  // The second stage's window has one token, which has no coordinates to divide.
+  ModelConfig smaller = v2_;
+  smaller.image_h = smaller.image_w = 8;
+  Target(smaller);
+  EXPECT_THAT(ImportFile(),
+              AllOf(HasSubstr("model.pretrained_window_sizes: [4, 0]"), Not(HasSubstr("stage 1"))));
+}
+
+class CoordinatesTest : public WeightsIo {
+ protected:
+  CoordinatesTest() {
+    larger_.image_h = larger_.image_w = 64;
+    larger_.window_size = 8;
+  }
+  static std::string Block(int stage) {
+    return "layers." + std::to_string(stage) + ".blocks.0.attn.";
+  }
+  // The official file, whose tables for windows of 4 are in units of these.
+  static std::vector<Stored> WithTables(const std::vector<int64_t>& units,
+                                        const std::string& dtype = "F32") {
+    std::vector<Stored> list = Official(SmallModel(Architecture::kSwinV2));
+    for (int stage = 0; stage < 2; ++stage) {
+      list.push_back(
+          {Block(stage) + "relative_coords_table", Shape{1, 7, 7, 2}, dtype, units[stage]});
+    }
+    return list;
+  }
+  ModelConfig larger_ = v2_;
+};
+
+TEST_F(CoordinatesTest, OfTheOfficialFileTellTheirUnits) {
+  for (const std::string dtype : {"F32", "BF16", "F16"}) {
+    Target(v2_);
+    ASSERT_EQ(Import(WithTables({4, 4}, dtype)), "") << dtype;
+    EXPECT_THAT(report_.notes, IsEmpty());
+    Target(larger_);
+    EXPECT_THAT(
+        ImportFile(),
+        AllOf(HasSubstr("with position biases in other units (2):\n    stage 0: of window 4"),
+              HasSubstr("model.pretrained_window_sizes: [4, 4]")));
+    EXPECT_THAT(values_, IsEmpty());
+    ModelConfig transferred = larger_;
+    transferred.pretrained_window_sizes = {4, 4};
+    Target(transferred);
+    ASSERT_EQ(ImportFile(), "") << dtype;
+    ExpectAllValues();
+    EXPECT_THAT(report_.notes, IsEmpty());
+    // Trained before at yet another window.
+    Target(v2_);
+    EXPECT_THAT(Import(WithTables({4, 12}, dtype)),
+                AllOf(HasSubstr("(1):\n    stage 1: of window 12 in the file, of window 4 in"),
+                      HasSubstr("model.pretrained_window_sizes: [4, 12]")));
+    transferred = v2_;
+    transferred.pretrained_window_sizes = {0, 12};
+    Target(transferred);
+    ASSERT_EQ(ImportFile(), "") << dtype;
+    EXPECT_THAT(report_.notes, IsEmpty());
+  }
+  // Without the layers that they go into they mean nothing.
+  Target(larger_);
+  options_.skip = {Block(0) + "cpb_mlp.*", Block(1) + "cpb_mlp.*"};
+  EXPECT_EQ(Import(WithTables({4, 4})), "");
+}
+
+TEST_F(CoordinatesTest, ThatNoWindowGivesAreAnError) {
+  EXPECT_THAT(Import(WithTables({4, 0})),
+              HasSubstr(Block(1) + "relative_coords_table: no window gives these coordinates"));
+  std::vector<Stored> list = WithTables({4, 4});
+  list.push_back({"layers.0.blocks.1.attn.relative_coords_table", Shape{1, 7, 7, 2}, "F32", 6});
+  EXPECT_THAT(Import(list), HasSubstr("blocks.1.attn.relative_coords_table: of window 6, in "
+                                      "another block of the stage of window 4"));
+  list.back() = {"layers.0.blocks.1.attn.relative_coords_table", Shape{1, 8, 8, 2}};
+  EXPECT_THAT(Import(list), HasSubstr("no window gives"));
+}
+
+TEST_F(CoordinatesTest, AnIndexTellsTheWindow) {
+  std::vector<Stored> list = Official(v2_);
+  for (int stage = 0; stage < 2; ++stage) {
+    list.push_back({Block(stage) + "relative_position_index", Shape{16, 16}, "I64"});
+  }
+  ASSERT_EQ(Import(list), "");
+  EXPECT_THAT(report_.notes, IsEmpty());
+  Target(larger_);
+  EXPECT_THAT(ImportFile(), HasSubstr("model.pretrained_window_sizes: [4, 4]"));
+  // Its units may have been those of a window before.
+  larger_.pretrained_window_sizes = {6, 6};
+  Target(larger_);
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_THAT(report_.notes, ElementsAre(HasSubstr("the model's are [6, 6]")));
 }
 
 TEST_F(WeightsIo, PreTrainingStartsAClassifier) {
@@ -583,6 +718,32 @@ TEST_F(WeightsIo, MaesPositionsAreComputedOrInterpolated) {
   const std::vector<float> body = ResizeBicubic(std::span(all).subspan(8), {4, 4}, {8, 8}, 8);
   expected.insert(expected.end(), body.begin(), body.end());
   EXPECT_EQ(values_["pos_embed"], expected);
+}
+
+// As mae_pretrain_vit_base.pth.
+TEST_F(WeightsIo, MaesPublishedEncoderHasNoDecoder) {
+  ModelConfig vit = SmallModel(Architecture::kVit);
+  vit.depths = {2};
+  vit.num_heads = {2};
+  vit.patch_norm = false;
+  Target(vit);
+  std::vector<Stored> list = Official(vit);
+  Erase(&list, "head.");
+  Erase(&list, "fc_norm.");
+  list.push_back({"norm.weight", Shape{8}});
+  list.push_back({"norm.bias", Shape{8}});
+  EXPECT_THAT(Import(list), AllOf(HasSubstr("model.init_skip: [\"head.*\", \"fc_norm.*\"]"),
+                                  Not(HasSubstr("unknown to the model"))));
+  options_.skip = {"head.*", "fc_norm.*"};
+  ASSERT_EQ(ImportFile(), "");
+  EXPECT_THAT(report_.left_out,
+              UnorderedElementsAre("norm.weight: of pre-training", "norm.bias: of pre-training"));
+  // A classifier's norm is its own.
+  list = Official(vit);
+  list.push_back({"norm.weight", Shape{8}});
+  options_.skip.clear();
+  EXPECT_THAT(Import(list), AllOf(HasSubstr("unknown to the model (1):\n    norm.weight"),
+                                  HasSubstr("model.init_skip: [\"norm.*\"]")));
 }
 
 // ---- Checkpoints ----

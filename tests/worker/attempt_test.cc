@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include <cstdint>
@@ -171,6 +172,37 @@ TEST_F(AttemptTest, ReplacedPicturesAreCountedOverAllAttempts) {
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
   reporter_.at_step = [&](int64_t) { fs::remove_all(folder_ + "/train"); };
   EXPECT_THROW(Run(), FileError);
+}
+
+TEST_F(AttemptTest, InitialWeightsThatDoNotExistFailTheJob) {
+  const std::string picture = Write("picture.png", "a file, no folder");
+  for (const std::string& path : {folder_ + "/none.safetensors", picture + "/step-8",
+                                  folder_ + "/" + std::string(300, 'a')}) {
+    options_.config.init_from = path;
+    const AttemptResult result = Run();
+    EXPECT_EQ(result.outcome, Outcome::kFailed) << path;
+    EXPECT_THAT(result.message, AllOf(HasSubstr("model.init_from: "), HasSubstr(path)));
+    fs::remove_all(options_.config.run_dir);
+  }
+}
+
+TEST_F(AttemptTest, InitialWeightsOutOfReachEndTheProcessNotTheJob) {
+  // To open a socket fails with ENXIO, like a device that is away.
+  options_.config.init_from = folder_ + "/socket";
+  ASSERT_EQ(mknod(options_.config.init_from.c_str(), S_IFSOCK | 0600, 0), 0);
+  EXPECT_THROW(Run(), FileError);
+}
+
+TEST_F(AttemptTest, ARunThatGoesOnNeedsNoInitialWeights) {
+  AttemptResult result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  options_.attempt = 2;
+  options_.resume_from = result.last_checkpoint;
+  options_.config.train.epochs = 3;
+  options_.config.init_from = folder_ + "/none.safetensors";
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  EXPECT_EQ(result.progress.step, 12);
 }
 
 TEST_F(AttemptTest, WantOfMemoryEndsTheProcessNotTheJob) {

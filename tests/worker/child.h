@@ -66,15 +66,23 @@ class Child {
   std::string Err() const { return ReadAll(err_); }
   // Waits until stderr has the text.
   bool WaitForErr(const std::string& text, double seconds = 30) const {
+    return WaitFor(err_, text, seconds);
+  }
+  // The same of stdout.
+  bool WaitForOut(const std::string& text, double seconds = 30) const {
+    return WaitFor(out_, text, seconds);
+  }
+
+ private:
+  static bool WaitFor(const std::string& path, const std::string& text, double seconds) {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-    while (Err().find(text) == std::string::npos) {
+    while (ReadAll(path).find(text) == std::string::npos) {
       if (std::chrono::steady_clock::now() > deadline) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     return true;
   }
 
- private:
   std::string out_;
   std::string err_;
   pid_t pid_ = -1;

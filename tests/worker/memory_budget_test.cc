@@ -165,6 +165,77 @@ TEST(MemoryBudget, ProposesWhatFits) {
   EXPECT_EQ(FewestRanks(job, alone - 1), 2);
 }
 
+// Large activations, and 8 micro-batches for each of 2 ranks, whose sums take much.
+JobConfig JobOfSums() {
+  JobConfig job = Job();
+  job.model.embed_dim = 96;
+  job.train.micro_batch = job.train.eval_batch = 256;
+  job.train.global_batch = 256 * 16;
+  return job;
+}
+
+TEST(MemoryBudget, ProposesOtherFormsOfAccumulationAndDtypes) {
+  const JobConfig job = JobOfSums();
+  const auto works = [&](const JobConfig& changed, const std::string& phrase) {
+    const size_t limit = PlanMemory(changed, 0, 2).PredictedProcessBytes();
+    EXPECT_THAT(WhatWouldFit(job, 2, limit), testing::Contains(testing::StartsWith(phrase)));
+    EXPECT_THAT(WhatWouldFit(job, 2, limit - 1), Not(testing::Contains(phrase)));
+  };
+  JobConfig split = job;
+  split.train.accumulation = Accumulation::kSplit;
+  works(split, "train.accumulation split");
+  JobConfig low = job;
+  low.train.accumulation = Accumulation::kLowPrecision;
+  works(low, "train.accumulation low_precision");
+  JobConfig half = job;
+  half.train.dtype = DType::kBF16;
+  works(half, "train.dtype bf16");
+
+  // A split sum is in shards.
+  JobConfig whole = job;
+  whole.parallel.zero_stage = 0;
+  const size_t limit = PlanMemory(split, 0, 2).PredictedProcessBytes();
+  EXPECT_THAT(WhatWouldFit(whole, 2, limit),
+              testing::Contains("train.accumulation split with parallel.zero_stage 1"));
+  // The error of a budget has them too.
+  JobConfig tight = job;
+  tight.memory.budget = static_cast<int64_t>(SearchChoices(split, 2, 0).least.process_bytes);
+  try {
+    ResolveBudget(&tight, 2);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("or train.accumulation split"));
+  }
+}
+
+TEST(MemoryBudget, ProposesTogetherWhatDoesNotHelpAlone) {
+  const JobConfig job = JobOfSums();
+  JobConfig changed = job;
+  changed.train.accumulation = Accumulation::kLowPrecision;
+  changed.train.micro_batch = changed.train.eval_batch = 1;
+  const size_t limit = SearchChoices(changed, 2, 0).least.process_bytes;
+  // Small batches alone have more sums; this form has one however many they are.
+  const std::string together =
+      "train.accumulation low_precision, train.micro_batch 1, train.eval_batch 1";
+  const auto works = WhatWouldFit(job, 2, limit);
+  ASSERT_THAT(works, Not(IsEmpty()));
+  EXPECT_THAT(works[0], testing::StartsWith("memory.budget "));
+  EXPECT_THAT(works[0], testing::EndsWith(", " + together));
+  // A job that has the budget already is told the rest.
+  JobConfig tight = job;
+  tight.memory.budget = static_cast<int64_t>(limit);
+  const auto rest = WhatWouldFit(tight, 2, limit);
+  ASSERT_THAT(rest, Not(IsEmpty()));
+  EXPECT_EQ(rest[0], together);
+}
+
+TEST(MemoryBudget, ProposalsTakeNoLongerThanTheyMay) {
+  JobConfig job = Job();
+  const size_t limit = PlanMemory(job, 0, 1).PredictedProcessBytes() - 1;
+  EXPECT_THAT(WhatWouldFit(job, 1, limit), Not(IsEmpty()));
+  EXPECT_THAT(WhatWouldFit(job, 1, limit, {}, /*seconds=*/0), IsEmpty());
+}
+
 TEST(MemoryBudget, FewerThreadsThatDecodeAreProposed) {
   JobConfig job = Job();
   job.data.loader_threads = 12;

@@ -5,10 +5,12 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/names.h"
 #include "core/loss/objective.h"
+#include "core/memory/memory_classes.h"
 #include "core/nn/model.h"
 #include "core/optim/loss_scaler.h"
 #include "distributed/mpi_runtime.h"
@@ -58,15 +60,30 @@ class ExactSums : public ParameterAccess {
   Sums sums_;
 };
 
+// The pictures of the step's leaf number `leaf`.
+Batch PicturesOf(const JobConfig& job, int64_t leaf) {
+  return RandomBatch(job, job.train.micro_batch, leaf);
+}
+
+// This rank's part of the step's pictures.
+std::vector<Batch> PicturesOfRank(const JobConfig& job, const Communicator& communicator) {
+  const auto leaves = ShardLayout::LeavesOf(job.train.accumulation, communicator.rank(),
+                                            communicator.size(), job.train.micro_batches());
+  std::vector<Batch> batches;
+  for (int64_t i = 0; i < leaves.count; ++i) batches.push_back(PicturesOf(job, leaves[i]));
+  return batches;
+}
+
 // A rank's part in the gradient of one step: everything of a training step but the update.
 class GradientOfStep {
  public:
   GradientOfStep(const JobConfig& job, Communicator* communicator)
-      : job_(job), communicator_(communicator), scale_(LossScaler(job.train.dtype).scale()) {
-    plan_ = PlanMemory(
+      : job_(job), scale_(LossScaler(job.train.dtype).scale()) {
+    MemoryPlan plan = PlanMemory(
         job, communicator->rank(), communicator->size(),
         {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
-    memory_ = std::make_unique<MemoryClasses>(MemoryClasses::OnHost(plan_.memory));
+    planned_ = std::move(plan.memory);
+    memory_ = std::make_unique<MemoryClasses>(MemoryClasses::OnHost(planned_));
     context_ = {.ops = &CpuOps(),
                 .workspace = &memory_->workspace,
                 .threads = job.parallel.threads_per_rank,
@@ -81,12 +98,10 @@ class GradientOfStep {
 
   const ParameterTable& table() const { return model_->parameters(); }
   ZeroEngine& engine() { return *engine_; }
-  const MemoryPlan& plan() const { return plan_; }
+  // What was reserved, to the byte.
+  const MemoryClasses& planned() const { return planned_; }
   // What the gradients are multiplied with, so that they are no subnormal numbers of fp16.
   double scale() const { return scale_; }
-
-  // The pictures of the step's leaf number `leaf`.
-  Batch PicturesOf(int64_t leaf) const { return RandomBatch(job_, job_.train.micro_batch, leaf); }
 
   // Forward and backward of a leaf; the gradient goes to `access`.
   void Leaf(const Batch& batch, ParameterAccess& access) {
@@ -105,15 +120,6 @@ class GradientOfStep {
     model_->Backward(doutput, {}, access, activations, context_);
   }
 
-  // This rank's part of the step's pictures.
-  std::vector<Batch> Pictures() const {
-    const auto leaves = ShardLayout::LeavesOf(job_.train.accumulation, communicator_->rank(),
-                                              communicator_->size(), job_.train.micro_batches());
-    std::vector<Batch> batches;
-    for (int64_t i = 0; i < leaves.count; ++i) batches.push_back(PicturesOf(leaves[i]));
-    return batches;
-  }
-
   // The whole step's gradient, over all ranks.
   void Run(const std::vector<Batch>& batches) {
     engine_->BeginStep();
@@ -126,9 +132,8 @@ class GradientOfStep {
 
  private:
   JobConfig job_;
-  Communicator* communicator_;
   float scale_;
-  MemoryPlan plan_;
+  MemoryClasses planned_ = MemoryClasses::DryRun();
   std::unique_ptr<MemoryClasses> memory_;
   Context context_;
   std::unique_ptr<Model> model_;
@@ -142,7 +147,7 @@ Sums ExactGradient(const JobConfig& job) {
   GradientOfStep step(job, alone.get());
   ExactSums sums(step.table(), &step.engine());
   for (int64_t leaf = 0; leaf < job.train.micro_batches(); ++leaf) {
-    step.Leaf(step.PicturesOf(leaf), sums);
+    step.Leaf(PicturesOf(job, leaf), sums);
   }
   return sums.Take();
 }
@@ -188,21 +193,29 @@ GradientError ErrorOf(GradientOfStep* step, const Sums& exact, Communicator* com
   return error;
 }
 
+double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
 void PrintForm(const JobConfig& job, const Sums& exact, Communicator* communicator) {
+  const std::vector<Batch> batches = PicturesOfRank(job, *communicator);
+  const size_t resident_before = ProcessResidentBytes();
   GradientOfStep step(job, communicator);
-  const std::vector<Batch> batches = step.Pictures();
   step.Run(batches);
+  const size_t resident = ProcessResidentBytes();
   const uint64_t sent_before = communicator->bytes_sent();
   const double seconds = SecondsOf([&] { step.Run(batches); });
   const uint64_t sent = communicator->bytes_sent() - sent_before;
   const GradientError error = ErrorOf(&step, exact, communicator);
   if (communicator->rank() != 0) return;
-  const auto mib = [](uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
-  std::printf(
-      "| %s | %s | %.1f | %.1f | %.1f | %.2f | %.1e | %.1e, %s |\n",
-      NameIn(DTypeNames(), job.train.dtype), NameIn(AccumulationNames(), job.train.accumulation),
-      mib(step.plan().memory.gradients.high_water()), mib(step.plan().PredictedProcessBytes()),
-      mib(sent), seconds, error.all, error.worst, error.worst_name.c_str());
+  std::printf("| %s | %s |", NameIn(DTypeNames(), job.train.dtype),
+              NameIn(AccumulationNames(), job.train.accumulation));
+  const MemoryClasses& planned = step.planned();
+  for (const Arena* arena : {&planned.parameters, &planned.gradients, &planned.optimizer,
+                             &planned.activations, &planned.workspace}) {
+    std::printf(" %.1f |", MiB(arena->high_water()));
+  }
+  std::printf(" %.1f | %.1f | %.1f | %.2f | %.1e | %.1e, %s |\n", MiB(planned.TotalHighWater()),
+              MiB(resident) - MiB(resident_before), MiB(sent), seconds, error.all, error.worst,
+              error.worst_name.c_str());
   std::fflush(stdout);
 }
 
@@ -228,12 +241,13 @@ void RunAccumulation(const AccumulationCommand& command) {
   if (communicator->rank() == 0) {
     std::printf(
         "%s, micro-batches of %" PRId64 ", %" PRId64
-        " a step; %d ranks of %d threads, %s. A rank's MiB; the error is that of the step's "
-        "gradient "
-        "against fp32 micro-batches summed in float64.\n\n"
-        "| dtype | accumulation | gradients | process, planned | sent a step | gradient of a step, "
-        "s | error | of the worst parameter |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        " a step; %d ranks of %d threads, %s. MiB of rank 0: the classes as planned and reserved,"
+        " their sum, and what the process grew by from before that to after a step. The error is"
+        " that of the step's gradient against fp32 micro-batches summed in float64.\n\n"
+        "| dtype | accumulation | parameters | gradients | optimizer | activations | workspace |"
+        " planned | measured | sent a step | gradient of a step, s | error |"
+        " of the worst parameter |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         command.setting.model.c_str(), job.train.micro_batch, command.micro_batches, ranks,
         job.parallel.threads_per_rank, CpuInstructionSet());
   }

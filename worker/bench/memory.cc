@@ -192,9 +192,9 @@ void PrintPlannedRow(const char* model, int ranks, const char* dtype, int thread
     setting.sequential = sequential;
     return GiB(PlannedBytes(setting, ranks));
   };
-  std::printf("| %s | %d | %s | %.1f | %.1f | %.1f | %.1f | %.1f |\n", model, ranks, dtype,
-              cell("none", 0), cell("none", 1), cell("selective", 0), cell("block", 0),
-              cell("block", 1));
+  std::printf("| %s | %d | %s | %.1f | %.1f | %.1f | %.1f | %.1f | %.1f |\n", model, ranks, dtype,
+              cell("none", 0), cell("none", 1), cell("selective", 0), cell("selective", 1),
+              cell("block", 0), cell("block", 1));
   std::fflush(stdout);
 }
 
@@ -202,9 +202,9 @@ void RunPlanned(const MemoryCommand& command) {
   std::printf(
       "GiB a rank: the whole process, with a micro-batch of 1, ZeRO stage 1, AdamW, asynchronous"
       " checkpoints, %d threads. Sequential: one window at a time.\n\n"
-      "| model | ranks | dtype | none | none, sequential | selective | block | block, sequential "
-      "|\n"
-      "| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+      "| model | ranks | dtype | none | none, sequential | selective | selective, sequential | "
+      "block | block, sequential |\n"
+      "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
       command.threads);
   for (const char* model : kPlanned) {
     for (const int ranks : {1, 64}) {
