@@ -14,10 +14,16 @@ inline int64_t ChunkRows(int64_t width) {
   return std::clamp<int64_t>(kFloats / width, 256, 4096);
 }
 
-// Calls body(first_row, rows) over `total` rows, `chunk` at a time.
+// Calls body(first_row, rows) over `total` rows, about `chunk` at a time: chunks of one size, whole
+// multiples of what products work on at once, with a shorter one at the end.
 template <typename Body>
 void ForEachChunk(int64_t total, int64_t chunk, const Body& body) {
-  for (int64_t row = 0; row < total; row += chunk) body(row, std::min(chunk, total - row));
+  constexpr int64_t kMultiple = 64;
+  const int64_t chunks = (total + chunk - 1) / chunk;
+  if (chunks == 0) return;
+  const int64_t even = (total + chunks - 1) / chunks;
+  const int64_t size = (even + kMultiple - 1) / kMultiple * kMultiple;
+  for (int64_t row = 0; row < total; row += size) body(row, std::min(size, total - row));
 }
 
 }  // namespace swinfleet

@@ -9,23 +9,42 @@
 
 namespace swinfleet {
 
-// Calls body(begin, end, part) with contiguous parts of [0, n), one a thread, cut at multiples of
-// `grain`. The split is a function of n, threads and grain alone, so results do not depend on
-// timing.
+// How [0, n) is cut into contiguous parts, one a thread, at multiples of `grain`: a function of n,
+// threads and grain alone, so results do not depend on timing.
+class StaticSplit {
+ public:
+  StaticSplit(int threads, int64_t n, int64_t grain)
+      : n_(n),
+        grain_(grain),
+        pieces_((n + grain - 1) / grain),
+        parts_(static_cast<int>(std::min<int64_t>(threads, pieces_))) {}
+
+  int parts() const { return parts_; }
+  // Calls body(begin, end, part).
+  template <typename Body>
+  void Run(int part, const Body& body) const {
+    const int64_t begin = pieces_ * part / parts_ * grain_;
+    const int64_t end = std::min(n_, pieces_ * (part + 1) / parts_ * grain_);
+    if (begin < end) body(begin, end, part);
+  }
+
+ private:
+  int64_t n_, grain_, pieces_;
+  int parts_;
+};
+
+// Calls body(begin, end, part) for the parts of [0, n), each on a thread of its own.
 template <typename Body>
 void ParallelFor(int threads, int64_t n, int64_t grain, const Body& body) {
-  const int64_t pieces = (n + grain - 1) / grain;
-  const int used = static_cast<int>(std::min<int64_t>(threads, pieces));
-  if (used <= 1) {
+  const StaticSplit split(threads, n, grain);
+  if (split.parts() <= 1) {
     if (n > 0) body(int64_t{0}, n, 0);
     return;
   }
   // The team may be smaller than asked (OMP_THREAD_LIMIT): then a thread takes several parts.
-#pragma omp parallel num_threads(used)
-  for (int part = omp_get_thread_num(); part < used; part += omp_get_num_threads()) {
-    const int64_t begin = pieces * part / used * grain;
-    const int64_t end = std::min(n, pieces * (part + 1) / used * grain);
-    if (begin < end) body(begin, end, part);
+#pragma omp parallel num_threads(split.parts())
+  for (int part = omp_get_thread_num(); part < split.parts(); part += omp_get_num_threads()) {
+    split.Run(part, body);
   }
 }
 

@@ -27,18 +27,17 @@ PositionTableScratch TakeForward(const Args& args, Context& context) {
   return s;
 }
 
-void Widen(const TensorView& from, const TensorView& to, const Context& context) {
+void Widen(const TensorView& from, const TensorView& to) {
   if (from.data == to.data) return;
-  const int64_t n = from.NumElements();
-  cpu::WidenRows({from.data, from.dtype, 1, n, n}, to.f32(), context.threads);
+  cpu::ConvertElements(from.data, from.dtype, to.data, to.dtype, from.NumElements());
 }
 
 // s.hidden = relu(w1 coords + b1), with the parameters in float32 from here on.
 template <typename Args>
 void FirstLayer(const Args& args, const PositionTableScratch& s, const Context& context) {
-  Widen(args.w1, s.w1, context);
-  Widen(args.b1, s.b1, context);
-  Widen(args.w2, s.w2, context);
+  Widen(args.w1, s.w1);
+  Widen(args.b1, s.b1);
+  Widen(args.w2, s.w2);
   const int64_t width = s.hidden.shape[1];
   const float *w1 = s.w1.f32(), *b1 = s.b1.f32(), *coords = args.coords.f32();
   ParallelFor(context.threads, args.coords.shape[0], 1, [&](int64_t begin, int64_t end, int) {

@@ -6,7 +6,6 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/element.h"
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -51,21 +50,9 @@ namespace {
 HWY_EXPORT(Convert);
 HWY_EXPORT(AddTo);
 
-// Elements below which a second thread does not pay.
-constexpr int64_t kGrain = 16384;
-
 char* Row(const RowBlock& block, int64_t row) {
   return static_cast<char*>(block.data) +
          row * block.stride * static_cast<int64_t>(SizeOf(block.dtype));
-}
-
-// Calls body(row) over the rows of a block.
-template <typename Body>
-void ForEachRow(const RowBlock& block, int threads, const Body& body) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, block.columns));
-  ParallelFor(threads, block.rows, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) body(row);
-  });
 }
 
 }  // namespace
@@ -78,16 +65,16 @@ void AddElements(const void* from, DType from_dtype, void* to, DType to_dtype, i
   HWY_DYNAMIC_DISPATCH(AddTo)(from, from_dtype, to, to_dtype, n);
 }
 
-void WidenRows(const RowBlock& from, float* to, int threads) {
-  ForEachRow(from, threads, [&](int64_t row) {
+void WidenRows(const RowBlock& from, float* to) {
+  for (int64_t row = 0; row < from.rows; ++row) {
     ConvertElements(Row(from, row), from.dtype, to + row * from.columns, DType::kF32, from.columns);
-  });
+  }
 }
 
-void NarrowRows(const float* from, const RowBlock& to, int threads) {
-  ForEachRow(to, threads, [&](int64_t row) {
+void NarrowRows(const float* from, const RowBlock& to) {
+  for (int64_t row = 0; row < to.rows; ++row) {
     ConvertElements(from + row * to.columns, DType::kF32, Row(to, row), to.dtype, to.columns);
-  });
+  }
 }
 
 void AddRows(const RowBlock& rows, float* sums) {

@@ -1,4 +1,4 @@
-// Rows of any floating dtype, to and from float32.
+// Rows of any floating dtype, to and from float32, on the calling thread.
 #ifndef SWINFLEET_KERNELS_CPU_ROWS_H_
 #define SWINFLEET_KERNELS_CPU_ROWS_H_
 
@@ -23,9 +23,9 @@ void ConvertElements(const void* from, DType from_dtype, void* to, DType to_dtyp
 void AddElements(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 // to (rows, columns) = from.
-void WidenRows(const RowBlock& from, float* to, int threads);
+void WidenRows(const RowBlock& from, float* to);
 // to = from (rows, columns).
-void NarrowRows(const float* from, const RowBlock& to, int threads);
+void NarrowRows(const float* from, const RowBlock& to);
 // sums (columns) += the sum of the rows, added one after the other.
 void AddRows(const RowBlock& rows, float* sums);
 

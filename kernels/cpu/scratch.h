@@ -10,12 +10,9 @@
 namespace swinfleet {
 
 struct LinearScratch {
-  // What oneDNN asks for.
-  void* pad = nullptr;
-  // Blocks in float32, where oneDNN has no product of the dtype.
-  float* src = nullptr;
-  float* weights = nullptr;
-  float* dst = nullptr;
+  // Of each thread's products: (threads, pad_bytes).
+  size_t pad_bytes = 0;
+  char* pad = nullptr;
   // Of weight gradients with a bias: (threads, N).
   float* column_sums = nullptr;
 };
