@@ -10,6 +10,7 @@
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
 #include "kernels/error.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 namespace {
@@ -165,6 +166,7 @@ void ZeroEngine::Impl::AllocateSums(MemoryClasses* memory) {
 }
 
 double ZeroEngine::Impl::Norm() {
+  const ProfileScope profile(*context, "gradient norm");
   for (size_t u = 0; u < units.size(); ++u) {
     const TensorView shard = sums->OwnShard(static_cast<int>(u));
     context->ops->sum_of_squares({.x = shard, .sums = own_sums + units[u].first_chunk}, *context);
@@ -336,6 +338,7 @@ TensorView ZeroEngine::Gradient(int unit) {
     CHECK_EQ(impl_->open, -1) << state.name << ": gradient used before that of "
                               << impl_->units[impl_->open].name << " is ready";
     impl_->open = unit;
+    const ProfileScope profile(*impl_->context, "gradient sums");
     impl_->open_gradient = impl_->sums->Open(unit, impl_->leaf);
   }
   return impl_->open_gradient;
@@ -346,6 +349,7 @@ void ZeroEngine::GradientReady(int unit) {
   Gradient(unit);
   impl_->units[unit].ready = true;
   impl_->open = -1;
+  const ProfileScope profile(*impl_->context, "gradient sums");
   impl_->sums->Close(unit, impl_->leaf);
 }
 
@@ -369,7 +373,10 @@ GradientNorm ZeroEngine::FinishReduction() {
   for (const Impl::UnitState& unit : impl_->units) {
     CHECK(unit.ready) << unit.name << ": no gradient of the last leaf";
   }
-  impl_->sums->Finish();
+  {
+    const ProfileScope profile(*impl_->context, "gradient sums");
+    impl_->sums->Finish();
+  }
   impl_->reduced = true;
   GradientNorm result;
   result.norm = impl_->Norm();
@@ -384,6 +391,7 @@ GradientNorm ZeroEngine::FinishReduction() {
 }
 
 void ZeroEngine::Update(std::span<const double> rates, int64_t update, float grad_scale) {
+  const ProfileScope profile(*impl_->context, "optimizer");
   CHECK_EQ(rates.size(), impl_->table.parameters().size());
   CHECK(impl_->reduced) << "an update without a reduced gradient";
   for (size_t u = 0; u < impl_->units.size(); ++u) {

@@ -14,6 +14,7 @@
 #define SWINFLEET_KERNELS_OPS_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/arena.h"
 #include "kernels/tensor.h"
@@ -21,6 +22,7 @@
 namespace swinfleet {
 
 struct OpTable;
+class Profile;
 
 // Counts of one run on the dry-run device.
 struct WorkCount {
@@ -30,6 +32,8 @@ struct WorkCount {
   double bytes = 0;
   // Calls of operations.
   int64_t calls = 0;
+  // The tensors counted are added here, unless this is null.
+  std::vector<TensorView>* tensors = nullptr;
 };
 
 // What an operation needs besides its arguments.
@@ -41,6 +45,9 @@ struct Context {
   int threads = 1;
   // Only used on the dry-run device.
   WorkCount* count = nullptr;
+  // Where ProfilingOps (kernels/profile.h) and modules record what they do; null outside of a
+  // profile.
+  Profile* profile = nullptr;
 };
 
 // y = x weight^T + bias.

@@ -10,9 +10,10 @@ declare -A may_use=(
   [distributed]="distributed core kernels"
   [worker]="worker distributed core kernels proto"
   [coordinator]="coordinator proto"
+  [benchmarks]="benchmarks kernels core"
   [tests]="tests kernels proto core distributed worker coordinator"
 )
-folders="kernels proto core distributed worker coordinator tests"
+folders="kernels proto core distributed worker coordinator benchmarks tests"
 failed=0
 for folder in $folders; do
   while IFS=: read -r file line text; do

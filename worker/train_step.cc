@@ -6,6 +6,7 @@
 #include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
 #include "core/rng/counter_rng.h"
+#include "kernels/profile.h"
 #include "worker/memory_plan.h"
 
 namespace swinfleet {
@@ -112,9 +113,16 @@ double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
   options.drop_path_factor = DropPathFactor(batch, step);
   const float scale = loss_scaler_.scale() / static_cast<float>(config_.train.global_batch);
 
-  model_->Forward(input, output, options, *engine_, activations, *context_);
-  const double loss =
-      objective_->Compute(batch, input, output, doutput, scale, activations, *context_);
+  {
+    const ProfileScope profile(*context_, "forward");
+    model_->Forward(input, output, options, *engine_, activations, *context_);
+  }
+  double loss = 0;
+  {
+    const ProfileScope profile(*context_, "loss");
+    loss = objective_->Compute(batch, input, output, doutput, scale, activations, *context_);
+  }
+  const ProfileScope profile(*context_, "backward");
   model_->Backward(doutput, {}, *engine_, activations, *context_);
   return loss;
 }

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 namespace {
 
@@ -28,7 +30,10 @@ class CheckpointedBlock : public Block {
   void Backward(const TensorView& dy, ParameterAccess& access, Arena& activations,
                 Context& context) override {
     ArenaScope scope(&activations);
-    block_->Forward(x_, options_, access, activations, context);
+    {
+      const ProfileScope profile(context, "again");
+      block_->Forward(x_, options_, access, activations, context);
+    }
     block_->Backward(dy, access, activations, context);
   }
 

@@ -1,5 +1,7 @@
 #include "core/nn/classifier_head.h"
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 namespace {
 
@@ -23,6 +25,7 @@ void ClassifierHead::Forward(const TensorView& x, const TensorView& logits,
                              const ForwardOptions& options, ParameterAccess& access,
                              Arena& activations, Context& context) {
   const int64_t batch = x.shape[0], c = model_.num_features(), rows = x.NumElements() / c;
+  const ProfileScope profile(context, "head");
   const AcquiredUnit unit(table_, access, unit_);
   x_ = x.Reshape({rows, c});
   features_ = activations.Allocate({batch, c}, x.dtype);
@@ -42,6 +45,7 @@ void ClassifierHead::Backward(const TensorView& dlogits, const TensorView& dx,
                               ParameterAccess& access, Context& context) {
   const int64_t batch = dlogits.shape[0], c = model_.num_features();
   const int64_t rows = dx.NumElements() / c;
+  const ProfileScope profile(context, "head");
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   context.ops->linear_backward_weight(

@@ -5,6 +5,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/checkpointed_block.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 
@@ -191,6 +192,7 @@ void GreenMim::Forward(const ModelInput& input, const TensorView& output,
   x_ = map.Reshape({rows, c});
   const TensorView latent = activations.Allocate({batch, rows / batch, c}, options.dtype);
   {
+    const ProfileScope profile(context, parameters_.units()[norm_unit_].name);
     const AcquiredUnit unit(parameters_, access, norm_unit_);
     norm_.Forward(unit, x_, latent.Reshape(x_.shape), {}, {}, activations, context);
   }
@@ -207,6 +209,7 @@ void GreenMim::Backward(const TensorView& doutput, const TensorView& dimage,
   decoder_.Backward(doutput, dx.Reshape({batch, x_.shape[0] / batch, x_.shape[1]}), access,
                     activations, context);
   {
+    const ProfileScope profile(context, parameters_.units()[norm_unit_].name);
     const AcquiredUnit unit(parameters_, access, norm_unit_);
     norm_.Backward(unit, access.Gradient(norm_unit_), x_, {}, dx, dx, /*accumulate=*/false,
                    context);

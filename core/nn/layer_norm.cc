@@ -1,10 +1,13 @@
 #include "core/nn/layer_norm.h"
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 
 LayerNorm::LayerNorm(const std::string& name, int64_t channels, double eps, double gain,
                      ParameterTable* table)
-    : gamma_(table->Add(name + ".weight", {channels}, {Initializer::Kind::kConstant, gain})),
+    : name_(name),
+      gamma_(table->Add(name + ".weight", {channels}, {Initializer::Kind::kConstant, gain})),
       beta_(table->Add(name + ".bias", {channels}, {Initializer::Kind::kZeros})),
       eps_(static_cast<float>(eps)) {}
 
@@ -19,6 +22,7 @@ void LayerNorm::Forward(const AcquiredUnit& unit, const TensorView& x, const Ten
 void LayerNorm::ForwardAgain(const AcquiredUnit& unit, const TensorView& x, const TensorView& y,
                              const TensorView& residual, const TensorView& scale,
                              Context& context) {
+  const ProfileScope profile(context, name_);
   context.ops->layer_norm_forward({.x = x,
                                    .gamma = unit[gamma_],
                                    .beta = unit[beta_],
@@ -34,6 +38,7 @@ void LayerNorm::ForwardAgain(const AcquiredUnit& unit, const TensorView& x, cons
 void LayerNorm::Backward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                          const TensorView& scale, const TensorView& dy, const TensorView& dx,
                          bool accumulate, Context& context) {
+  const ProfileScope profile(context, name_);
   context.ops->layer_norm_backward({.x = x,
                                     .gamma = unit[gamma_],
                                     .mean = mean_,

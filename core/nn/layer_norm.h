@@ -36,6 +36,7 @@ class LayerNorm {
                 bool accumulate, Context& context);
 
  private:
+  const std::string name_;
   int gamma_, beta_;
   float eps_;
   TensorView mean_, rstd_;  // f32 (M)

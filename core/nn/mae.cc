@@ -2,6 +2,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/sin_cos_positions.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 
@@ -75,6 +76,7 @@ TensorView Mae::Embed(const TensorView& image, const ForwardOptions& options,
   const int64_t batch = image.shape[0], c = model_.embed_dim, all = 1 + patches_of_picture_;
   const TensorView x = activations.Allocate({batch, 1 + visible_, c}, options.dtype);
   {
+    const ProfileScope profile(context, parameters_.units()[class_unit_].name);
     const AcquiredUnit unit(parameters_, access, class_unit_);
     ArenaScope scope(context.workspace);
     const TensorView start = context.workspace->Allocate({all, c}, options.dtype);
@@ -106,6 +108,7 @@ void Mae::Forward(const ModelInput& input, const TensorView& output, const Forwa
   x_ = x.Reshape({batch * tokens, c});
   const TensorView latent = activations.Allocate({batch, tokens, c}, options.dtype);
   {
+    const ProfileScope profile(context, parameters_.units()[norm_unit_].name);
     const AcquiredUnit unit(parameters_, access, norm_unit_);
     norm_.Forward(unit, x_, latent.Reshape(x_.shape), {}, {}, activations, context);
   }
@@ -120,6 +123,7 @@ void Mae::Backward(const TensorView& doutput, const TensorView& dimage, Paramete
       activations.Allocate({doutput.shape[0], 1 + visible_, model_.embed_dim}, doutput.dtype);
   decoder_.Backward(doutput, dx, access, activations, context);
   {
+    const ProfileScope profile(context, parameters_.units()[norm_unit_].name);
     const AcquiredUnit unit(parameters_, access, norm_unit_);
     const TensorView drows = dx.Reshape(x_.shape);
     norm_.Backward(unit, access.Gradient(norm_unit_), x_, {}, drows, drows, /*accumulate=*/false,
@@ -136,6 +140,7 @@ void Mae::EmbedBackward(const TensorView& dx, const TensorView& dimage, Paramete
                         Arena& activations, Context& context) {
   const int64_t batch = dx.shape[0], c = model_.embed_dim;
   {
+    const ProfileScope profile(context, parameters_.units()[class_unit_].name);
     const AcquiredUnit unit(parameters_, access, class_unit_);
     ArenaScope scope(context.workspace);
     const TensorView dclass = context.workspace->Allocate({batch, 1, c}, dx.dtype);

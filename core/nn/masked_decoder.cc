@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "core/nn/sin_cos_positions.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 
@@ -58,6 +59,7 @@ TensorView MaskedDecoder::PatchIndex() const {
 
 TensorView MaskedDecoder::Embed(const TensorView& latent, ParameterAccess& access,
                                 Arena& activations, Context& context) {
+  const ProfileScope profile(context, table_.units()[embed_unit_].name);
   const AcquiredUnit unit(table_, access, embed_unit_);
   const int64_t batch = latent.shape[0], tokens = latent.shape[1], d = config_.vit.channels;
   const TensorView x = activations.Allocate({batch, places(), d}, latent.dtype);
@@ -92,6 +94,7 @@ void MaskedDecoder::Forward(const TensorView& latent, const DecoderPlaces& place
     context.ops->token_gather({x, PatchIndex(), patches_}, context);
   }
   patches_ = patches_.Reshape({rows, d});
+  const ProfileScope profile(context, table_.units()[predict_unit_].name);
   const AcquiredUnit unit(table_, access, predict_unit_);
   ArenaScope scope(context.workspace);
   const TensorView normalised = context.workspace->Allocate({rows, d}, x.dtype);
@@ -115,6 +118,7 @@ void MaskedDecoder::Backward(const TensorView& doutput, const TensorView& dlaten
 
 void MaskedDecoder::PredictBackward(const TensorView& doutput, const TensorView& dx,
                                     ParameterAccess& access, Context& context) {
+  const ProfileScope profile(context, table_.units()[predict_unit_].name);
   const AcquiredUnit unit(table_, access, predict_unit_);
   const TensorView gradient = access.Gradient(predict_unit_);
   const int64_t rows = patches_.shape[0], d = config_.vit.channels;
@@ -140,6 +144,7 @@ void MaskedDecoder::PredictBackward(const TensorView& doutput, const TensorView&
 
 void MaskedDecoder::EmbedBackward(const TensorView& dx, const TensorView& dlatent,
                                   ParameterAccess& access, Context& context) {
+  const ProfileScope profile(context, table_.units()[embed_unit_].name);
   const AcquiredUnit unit(table_, access, embed_unit_);
   const TensorView gradient = access.Gradient(embed_unit_);
   const int64_t rows = latent_.shape[0] * latent_.shape[1], d = config_.vit.channels;

@@ -1,12 +1,13 @@
 #include "core/nn/mlp.h"
 
 #include "core/nn/chunks.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 
 Mlp::Mlp(const std::string& name, int64_t channels, int64_t hidden, bool recompute,
          ParameterTable* table)
-    : hidden_(hidden), recompute_(recompute) {
+    : name_(name), hidden_(hidden), recompute_(recompute) {
   const Initializer zeros = {Initializer::Kind::kZeros};
   const Initializer weights = {Initializer::Kind::kTruncatedNormal, 0.02};
   fc1_weight_ = table->Add(name + ".fc1.weight", {hidden, channels}, weights);
@@ -17,6 +18,7 @@ Mlp::Mlp(const std::string& name, int64_t channels, int64_t hidden, bool recompu
 
 void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorView& y, bool keep,
                   Arena& activations, Context& context) {
+  const ProfileScope profile(context, name_);
   const int64_t rows = x.shape[0];
   hidden_values_ = {};
   if (keep && !recompute_) hidden_values_ = activations.Allocate({rows, hidden_}, x.dtype);
@@ -36,6 +38,7 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
 
 void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dy, const TensorView& dx, bool accumulate, Context& context) {
+  const ProfileScope profile(context, name_);
   ForEachChunk(x.shape[0], ChunkRows(hidden_), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);

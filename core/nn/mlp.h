@@ -28,6 +28,7 @@ class Mlp {
                 bool accumulate, Context& context);
 
  private:
+  const std::string name_;
   int64_t hidden_;
   bool recompute_;
   int fc1_weight_, fc1_bias_, fc2_weight_, fc2_bias_;

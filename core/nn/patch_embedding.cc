@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/nn/chunks.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 namespace {
@@ -38,6 +39,7 @@ TensorView PatchEmbedding::Forward(const ModelInput& input, const ForwardOptions
                                    ParameterAccess& access, Arena& activations, Context& context) {
   const int64_t batch = input.image.shape[0], c = model_.embed_dim, p = model_.patch_size;
   const int64_t tokens = model_.StageTokens(0), rows = batch * tokens, width = PatchWidth(model_);
+  const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView weight = unit[weight_].Reshape({c, width});
 
@@ -79,6 +81,7 @@ void PatchEmbedding::Backward(const TensorView& dy, const TensorView& dimage,
                               ParameterAccess& access, Context& context) {
   const int64_t batch = dy.shape[0], c = model_.embed_dim, p = model_.patch_size;
   const int64_t tokens = model_.StageTokens(0), rows = batch * tokens, width = PatchWidth(model_);
+  const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   const TensorView weight = unit[weight_].Reshape({c, width});

@@ -1,6 +1,7 @@
 #include "core/nn/patch_merging.h"
 
 #include "core/nn/chunks.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 
@@ -27,6 +28,7 @@ TensorView PatchMerging::Forward(const TensorView& x, const ForwardOptions& opti
   const int64_t batch = x.shape[0], depth = x.shape[1], c = channels_;
   const int64_t height = (x.shape[2] + 1) / 2, width = (x.shape[3] + 1) / 2;
   const int64_t rows = batch * depth * height * width;
+  const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
   x_ = x.Reshape({batch * depth, x.shape[2], x.shape[3], c});
   reduced_ = activations.Allocate({rows, 2 * c}, x.dtype);
@@ -50,6 +52,7 @@ TensorView PatchMerging::Forward(const TensorView& x, const ForwardOptions& opti
 void PatchMerging::Backward(const TensorView& dy, const TensorView& dx, ParameterAccess& access,
                             Context& context) {
   const int64_t c = channels_, rows = dy.NumElements() / (2 * c);
+  const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   const TensorView dreduced = dy.Reshape({rows, 2 * c});

@@ -1,5 +1,7 @@
 #include "core/nn/block.h"
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 namespace {
 
@@ -50,6 +52,7 @@ PostNormBlock::PostNormBlock(const BlockConfig& config, ParameterTable* table)
 
 TensorView PostNormBlock::Forward(const TensorView& x, const ForwardOptions& options,
                                   ParameterAccess& access, Arena& activations, Context& context) {
+  const ProfileScope profile(context, config_.name);
   const AcquiredUnit unit(table_, access, unit_);
   const int64_t batch = x.shape[0], c = config_.attention.channels;
   const int64_t rows = x.NumElements() / c;
@@ -83,6 +86,7 @@ TensorView PostNormBlock::Forward(const TensorView& x, const ForwardOptions& opt
 
 void PostNormBlock::Backward(const TensorView& dy, ParameterAccess& access, Arena&,
                              Context& context) {
+  const ProfileScope profile(context, config_.name);
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   const TensorView dx = dy.Reshape(x_.shape);

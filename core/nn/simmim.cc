@@ -5,6 +5,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/chunks.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 namespace {
@@ -66,6 +67,7 @@ void SimMim::ForEachPixelChunk(DType dtype, Context& context, const Body& body) 
 // A 1x1 convolution and PixelShuffle: a linear layer whose outputs are the pixels of a patch.
 void SimMim::Decode(const TensorView& output, const ForwardOptions& options,
                     ParameterAccess& access, Arena& activations, Context& context) {
+  const ProfileScope profile(context, parameters_.units()[unit_].name);
   const AcquiredUnit unit(parameters_, access, unit_);
   const TensorView weight = unit[weight_].Reshape({values_, model_.num_features()});
   ArenaScope scope(context.workspace);
@@ -95,6 +97,7 @@ void SimMim::Backward(const TensorView& doutput, const TensorView& dimage, Param
   const TensorView dmap = encoder_.OutputGradient(doutput.shape[0], doutput.dtype, activations);
   const TensorView dx = dmap.Reshape(x_.shape);
   {
+    const ProfileScope profile(context, parameters_.units()[unit_].name);
     const AcquiredUnit unit(parameters_, access, unit_);
     const TensorView gradient = access.Gradient(unit_);
     const Shape matrix{values_, model_.num_features()};

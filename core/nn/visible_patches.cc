@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 
 VisiblePatches::VisiblePatches(const ModelConfig& model, const std::string& prefix,
@@ -90,6 +92,7 @@ void VisiblePatches::PositionsBackward(const TensorView& dy, const TensorView& d
 TensorView VisiblePatches::Forward(const TensorView& image, const TensorView& visible,
                                    const ForwardOptions& options, ParameterAccess& access,
                                    Arena& activations, Context& context) {
+  const ProfileScope profile(context, table_.units()[unit_].name);
   const AcquiredUnit unit(table_, access, unit_);
   image_ = image;
   visible_ = visible;
@@ -114,6 +117,7 @@ TensorView VisiblePatches::Forward(const TensorView& image, const TensorView& vi
 
 void VisiblePatches::Backward(const TensorView& dy, const TensorView& dimage,
                               ParameterAccess& access, Context& context) {
+  const ProfileScope profile(context, table_.units()[unit_].name);
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   const int64_t c = model_.embed_dim;

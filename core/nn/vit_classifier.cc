@@ -1,5 +1,7 @@
 #include "core/nn/vit_classifier.h"
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 
 VitClassifier::VitClassifier(const ModelConfig& model, const MemoryConfig& memory)
@@ -37,6 +39,7 @@ TensorView VitClassifier::Embed(const ModelInput& input, const ForwardOptions& o
   const TensorView x = activations.Allocate({batch, 1 + patches_, c}, options.dtype);
   const TensorView patches = embedding_.Forward(input, options, access, activations, context)
                                  .Reshape({batch, patches_, c});
+  const ProfileScope profile(context, parameters_.units()[token_unit_].name);
   const AcquiredUnit unit(parameters_, access, token_unit_);
   ArenaScope scope(context.workspace);
   // What all pictures have in common: the positions, and the class token on top of its own.
@@ -65,6 +68,7 @@ void VitClassifier::Classify(const TensorView& x, const TensorView& logits,
                              const ForwardOptions& options, ParameterAccess& access,
                              Arena& activations, Context& context) {
   const int64_t batch = x.shape[0], c = model_.embed_dim;
+  const ProfileScope profile(context, parameters_.units()[head_unit_].name);
   const AcquiredUnit unit(parameters_, access, head_unit_);
   pooled_ = activations.Allocate({batch, c}, x.dtype);
   features_ = activations.Allocate({batch, c}, x.dtype);
@@ -93,6 +97,7 @@ void VitClassifier::Backward(const TensorView& dlogits, const TensorView& dimage
 
 void VitClassifier::ClassifyBackward(const TensorView& dlogits, const TensorView& dx,
                                      ParameterAccess& access, Context& context) {
+  const ProfileScope profile(context, parameters_.units()[head_unit_].name);
   const AcquiredUnit unit(parameters_, access, head_unit_);
   const TensorView gradient = access.Gradient(head_unit_);
   const int64_t batch = dx.shape[0], c = model_.embed_dim;
@@ -114,6 +119,7 @@ void VitClassifier::EmbedBackward(const TensorView& dx, const TensorView& dimage
                                   ParameterAccess& access, Arena& activations, Context& context) {
   const int64_t batch = dx.shape[0], c = model_.embed_dim, all = (1 + patches_) * c;
   {
+    const ProfileScope profile(context, parameters_.units()[token_unit_].name);
     const AcquiredUnit unit(parameters_, access, token_unit_);
     const TensorView gradient = access.Gradient(token_unit_);
     ArenaScope scope(context.workspace);

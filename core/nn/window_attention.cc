@@ -6,6 +6,8 @@
 #include <mutex>
 #include <utility>
 
+#include "kernels/profile.h"
+
 namespace swinfleet {
 namespace {
 
@@ -60,7 +62,7 @@ std::shared_ptr<const std::vector<int32_t>> SharedIndex(const std::array<int64_t
 
 WindowAttention::WindowAttention(const AttentionConfig& config, const std::string& name,
                                  ParameterTable* table)
-    : config_(config) {
+    : name_(name), config_(config) {
   using Position = AttentionConfig::Position;
   const WindowGeometry& geometry = config.geometry;
   const int64_t c = config.channels, heads = config.heads;
@@ -244,6 +246,7 @@ void WindowAttention::Attend(const AcquiredUnit& unit, const Group& group, const
 
 void WindowAttention::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorView& y,
                               bool keep, Arena& activations, Context& context) {
+  const ProfileScope profile(context, name_);
   const int64_t rows = x.shape[0], c = config_.channels;
   ArenaScope scope(context.workspace);
   if (Grouped()) {
@@ -304,6 +307,7 @@ void WindowAttention::GroupForward(const AcquiredUnit& unit, const Group& group,
 void WindowAttention::Backward(const AcquiredUnit& unit, const TensorView& gradient,
                                const TensorView& x, const TensorView& dy, const TensorView& dx,
                                bool accumulate, Context& context) {
+  const ProfileScope profile(context, name_);
   ArenaScope scope(context.workspace);
   const int64_t rows = x.shape[0], c = config_.channels;
   const auto make_dbias = [&](const TensorView& bias) {

@@ -119,6 +119,7 @@ class WindowAttention {
   TensorView Coordinates() const;
   TensorView Index() const;
 
+  const std::string name_;
   AttentionConfig config_;
   // kContinuous: relative coordinates, (T, 2).
   std::vector<float> coords_;

@@ -11,7 +11,9 @@ void Count(Context& context, double matrix_flops,
   context.count->matrix_flops += matrix_flops;
   context.count->calls += 1;
   for (const TensorView* tensor : tensors) {
-    if (!tensor->empty()) context.count->bytes += static_cast<double>(tensor->Bytes());
+    if (tensor->empty()) continue;
+    context.count->bytes += static_cast<double>(tensor->Bytes());
+    if (context.count->tensors != nullptr) context.count->tensors->push_back(*tensor);
   }
 }
 

@@ -269,5 +269,66 @@ TEST_F(PlanProgramTest, BenchRefusesWhatCanNotBePretrained) {
               HasSubstr("pretrain.mask_ratio"));
 }
 
+// A job that trains in moments.
+constexpr char kSmallJob[] =
+    "run_dir: /nowhere\ndata:\n  path: /nowhere\n"
+    "model:\n  image_size: 16\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
+    "  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n  window_size: 4\n"
+    "memory:\n  checkpointing: [block, none]\n"
+    "train:\n  epochs: 2\n  global_batch: 16\n  micro_batch: 4\n";
+
+TEST_F(PlanProgramTest, BenchProfilesAStepOfAJobFile) {
+  const std::string job = Write(kSmallJob), trace_file = folder_ + "/trace.json";
+  Child bench({Program("bench"), "step", "--job", job, "--steps", "2", "--profile", "--trace",
+               trace_file, "--json"},
+              folder_);
+  ASSERT_EQ(bench.Wait(110), 0) << bench.Err();
+  EXPECT_THAT(bench.Out(), HasSubstr(job + ", batch 4, fp32, checkpointing [block, none]"));
+  EXPECT_THAT(bench.Out(), HasSubstr("| linear_forward "));
+  EXPECT_THAT(bench.Out(), HasSubstr("| stage 0 blocks mlp, backward "));
+  EXPECT_THAT(bench.Out(), HasSubstr("\noutside of operations: "));
+
+  const std::string& out = bench.Out();
+  const auto figures = nlohmann::json::parse(out.substr(out.rfind("\n{") + 1));
+  const auto& profile = figures.at("profile");
+  double flops = 0;
+  for (const auto& row : profile.at("operations")) flops += row.at("matrix_flops").get<double>();
+  EXPECT_DOUBLE_EQ(flops, 1e9 * figures.at("gemm_gflop").get<double>());
+  double of_modules = 0;
+  for (const auto& row : profile.at("modules")) of_modules += row.at("matrix_flops").get<double>();
+  EXPECT_DOUBLE_EQ(of_modules, flops);
+
+  const auto trace = nlohmann::json::parse(ReadAll(trace_file));
+  int64_t calls = 0;
+  bool again = false;
+  for (const auto& event : trace.at("traceEvents")) {
+    EXPECT_EQ(event.at("ph"), "X");
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+    again = again || event.at("name") == "again";
+    if (event.at("cat") != "op") continue;
+    ++calls;
+    const auto& args = event.at("args");
+    EXPECT_GT(args.at("bytes").get<double>(), 0) << event;
+    EXPECT_FALSE(args.at("tensors").empty()) << event;
+    EXPECT_FALSE(args.at("pass").get<std::string>().empty()) << event;
+  }
+  EXPECT_EQ(calls, profile.at("calls"));
+  EXPECT_TRUE(again) << "no block was computed again";
+}
+
+TEST_F(PlanProgramTest, BenchRefusesAJobFileThatItCanNotUse) {
+  const auto refused = [&](std::vector<std::string> options) {
+    options.insert(options.begin(), {Program("bench"), "step", "--steps", "1", "--job"});
+    Child bench(options, folder_);
+    EXPECT_EQ(bench.Wait(), 2);
+    return bench.Err();
+  };
+  EXPECT_THAT(refused({folder_ + "/none.yaml"}), HasSubstr("none.yaml"));
+  const std::string job = Write(kSmallJob);
+  EXPECT_THAT(refused({job, "--dtype", "bf16"}), HasSubstr("--dtype excludes --job"));
+  EXPECT_THAT(refused({job, "--trace", folder_ + "/none/trace.json"}),
+              HasSubstr("can't write the trace"));
+}
+
 }  // namespace
 }  // namespace swinfleet

@@ -11,6 +11,7 @@
 
 #include "core/config/job_config.h"
 #include "core/data/loader.h"
+#include "kernels/profile.h"
 #include "worker/memory_plan.h"
 
 namespace swinfleet::bench {
@@ -43,6 +44,8 @@ struct StepFigures {
   // Of the steps after the first.
   double best_seconds = 0;
   double median_seconds = 0;
+  // Of the step in `profile`.
+  double profiled_seconds = 0;
   double matrix_flops = 0;
   // The process's largest resident size, and what was planned for it.
   size_t peak_bytes = 0;
@@ -50,8 +53,9 @@ struct StepFigures {
 };
 
 // Whole steps as a job takes them, in this process: forward, loss, backward, norm, clipping,
-// update. Throws Error for a dtype that the processor would emulate, unless the job allows it.
-StepFigures TimeSteps(const JobConfig& job, int steps);
+// update. Throws Error for a dtype that the processor would emulate, unless the job allows it. With
+// a profile as many steps again are recorded after them, and the fastest one's record is kept.
+StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr);
 // What TimeSteps takes: no evaluation, no checkpoints, one micro-batch.
 MemoryPlan PlanSteps(const JobConfig& job);
 

@@ -1,79 +1,121 @@
 // swinfleet-bench step: how fast a training step is on this machine.
-#include <algorithm>
+#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <vector>
+#include <string>
 
+#include "core/config/names.h"
+#include "kernels/error.h"
+#include "kernels/machine_limits.h"
 #include "worker/bench/bench.h"
+#include "worker/bench/profile_report.h"
+#include "worker/job_file.h"
+#include "worker/memory_budget.h"
 
 namespace swinfleet::bench {
 namespace {
 
 struct StepCommand {
   Setting setting;
+  // Of --job; the setting's batch and threads replace the file's where the command line has them.
+  std::string job_file;
+  bool has_batch = false;
+  bool has_threads = false;
   int steps = 6;
+  bool profile = false;
+  std::string trace;
   bool json = false;
 };
 
-// FLOP/s of the best of several square products of 1024 to 4096, in float32.
-double MatrixPeak(int threads) {
-  Arena workspace = Arena::OnHost("workspace", size_t{64} << 20);
-  Context context = {
-      .ops = &CpuOps(), .workspace = &workspace, .threads = threads, .count = nullptr};
-  double best = 0;
-  for (int64_t n : {1024, 2048, 4096}) {
-    std::vector<float> a(n * n, 0.5f), b(n * n, 0.25f), c(n * n);
-    const LinearForwardArgs product = {.x = ViewOf(a.data(), {n, n}),
-                                       .weight = ViewOf(b.data(), {n, n}),
-                                       .bias = {},
-                                       .y = ViewOf(c.data(), {n, n})};
-    const int repeats = n == 4096 ? 2 : 4;
-    for (int i = 0; i <= repeats; ++i) {
-      const double seconds = SecondsOf([&] { context.ops->linear_forward(product, context); });
-      if (i > 0) best = std::max(best, 2.0 * n * n * n / seconds);
-    }
+// One micro-batch of the file's job, with what its memory budget leads to.
+JobConfig JobOfFile(const StepCommand& command) {
+  JobSpec spec;
+  JobConfig job;
+  std::string problems;
+  for (const std::string& problem : LoadJobFile(command.job_file, "", 0, &spec, &job)) {
+    problems += (problems.empty() ? "" : "\n") + problem;
   }
-  return best;
+  if (!problems.empty()) throw Error(problems);
+  if (command.has_batch) job.train.micro_batch = command.setting.batch;
+  if (command.has_threads) job.parallel.threads_per_rank = command.setting.threads;
+  if (command.setting.allow_emulation) job.train.allow_emulation = true;
+  job.train.global_batch = job.train.micro_batch;
+  ResolveBudget(&job, 1);
+  return job;
+}
+
+nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepFigures& figures,
+                      const MachineLimits& limits) {
+  return {{"model", name},
+          {"batch", job.train.micro_batch},
+          {"dtype", NameIn(DTypeNames(), job.train.dtype)},
+          {"pretrain", NameIn(PretrainMethodNames(), job.pretrain.method)},
+          {"checkpointing", CheckpointingText(job.memory)},
+          {"sequential", SequentialText(job.memory)},
+          {"threads", job.parallel.threads_per_rank},
+          {"instruction_set", CpuInstructionSet()},
+          {"step_s", figures.best_seconds},
+          {"step_s_median", figures.median_seconds},
+          {"images_per_s", static_cast<double>(job.train.micro_batch) / figures.best_seconds},
+          {"peak_mib", figures.peak_bytes >> 20},
+          {"planned_mib", figures.planned_bytes >> 20},
+          {"gemm_share", figures.matrix_flops / limits.flops / figures.best_seconds},
+          {"gemm_gflop", figures.matrix_flops / 1e9},
+          {"gemm_peak_gflops", limits.flops / 1e9}};
+}
+
+void PrintFigures(const std::string& name, const JobConfig& job, const StepFigures& figures,
+                  const MachineLimits& limits) {
+  const std::string dtype = NameIn(DTypeNames(), job.train.dtype);
+  const std::string pretrain = NameIn(PretrainMethodNames(), job.pretrain.method);
+  std::printf("%s%s%s, batch %" PRId64
+              ", %s, checkpointing %s, sequential %s, %d threads, %s: %.4f s a step (median %.4f), "
+              "%.2f images/s\n",
+              name.c_str(), pretrain.empty() ? "" : ", ", pretrain.c_str(), job.train.micro_batch,
+              dtype.c_str(), CheckpointingText(job.memory).c_str(),
+              SequentialText(job.memory).c_str(), job.parallel.threads_per_rank,
+              CpuInstructionSet(), figures.best_seconds, figures.median_seconds,
+              static_cast<double>(job.train.micro_batch) / figures.best_seconds);
+  std::printf(
+      "matrix products: %.1f GFLOP a step, %s peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, "
+      "planned %zu MiB\n",
+      figures.matrix_flops / 1e9, dtype.c_str(), limits.flops / 1e9,
+      100 * figures.matrix_flops / limits.flops / figures.best_seconds, figures.peak_bytes >> 20,
+      figures.planned_bytes >> 20);
+}
+
+void CheckTrace(const StepCommand& command, const std::ofstream& trace) {
+  if (trace.good()) return;
+  throw Error("can't write the trace " + command.trace + ": " + std::strerror(errno));
 }
 
 void RunStep(const StepCommand& command) {
-  const Setting& setting = command.setting;
-  const StepFigures figures = TimeSteps(MakeJob(setting), command.steps);
-  const double peak = MatrixPeak(setting.threads);
-  const double share = figures.matrix_flops / peak / figures.best_seconds;
-  const double images = static_cast<double>(setting.batch) / figures.best_seconds;
-  std::printf("%s%s%s, batch %" PRId64 ", %s, checkpointing %s, sequential %" PRId64
-              ", %d threads, %s: %.4f s a step (median %.4f), %.2f images/s\n",
-              setting.model.c_str(), setting.pretrain.empty() ? "" : ", ", setting.pretrain.c_str(),
-              setting.batch, setting.dtype.c_str(), setting.checkpointing.c_str(),
-              setting.sequential, setting.threads, CpuInstructionSet(), figures.best_seconds,
-              figures.median_seconds, images);
-  std::printf(
-      "matrix products: %.1f GFLOP a step, fp32 peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, "
-      "planned %zu MiB\n",
-      figures.matrix_flops / 1e9, peak / 1e9, 100 * share, figures.peak_bytes >> 20,
-      figures.planned_bytes >> 20);
-  if (!command.json) return;
-  const nlohmann::json line = {{"model", setting.model},
-                               {"batch", setting.batch},
-                               {"dtype", setting.dtype},
-                               {"pretrain", setting.pretrain},
-                               {"checkpointing", setting.checkpointing},
-                               {"sequential", setting.sequential},
-                               {"threads", setting.threads},
-                               {"instruction_set", CpuInstructionSet()},
-                               {"step_s", figures.best_seconds},
-                               {"step_s_median", figures.median_seconds},
-                               {"images_per_s", images},
-                               {"peak_mib", figures.peak_bytes >> 20},
-                               {"planned_mib", figures.planned_bytes >> 20},
-                               {"gemm_share", share},
-                               {"gemm_gflop", figures.matrix_flops / 1e9},
-                               {"gemm_peak_gflops", peak / 1e9}};
-  std::cout << line.dump() << std::endl;
+  const bool has_file = !command.job_file.empty();
+  const std::string& name = has_file ? command.job_file : command.setting.model;
+  const JobConfig job = has_file ? JobOfFile(command) : MakeJob(command.setting);
+  // Opened before anything is measured.
+  std::ofstream trace;
+  if (!command.trace.empty()) trace.open(command.trace);
+  CheckTrace(command, trace);
+  Profile profile(CpuOps());
+  const bool profiles = command.profile || !command.trace.empty();
+  const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr);
+  const MachineLimits limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank);
+  PrintFigures(name, job, figures, limits);
+  nlohmann::json line = JsonOf(name, job, figures, limits);
+  if (profiles) {
+    const ProfileReport report(profile, figures.profiled_seconds, limits);
+    if (command.profile) report.Print();
+    if (!command.trace.empty()) WriteTrace(profile, limits, &trace);
+    CheckTrace(command, trace);
+    line["profile"] = report.Json();
+  }
+  if (command.json) std::cout << line.dump() << std::endl;
 }
 
 }  // namespace
@@ -82,11 +124,26 @@ void AddStepCommand(CLI::App* app) {
   const auto command = std::make_shared<StepCommand>();
   CLI::App* step = app->add_subcommand("step", "whole training steps on random pictures");
   AddSettingOptions(step, &command->setting);
+  CLI::Option* job = step->add_option("--job", command->job_file,
+                                      "a job file, in place of the options that describe a job: "
+                                      "its model, one micro-batch, its threads a rank");
+  for (const char* option :
+       {"--model", "--dtype", "--checkpointing", "--sequential", "--pretrain", "--mask-ratio"}) {
+    job->excludes(step->get_option(option));
+  }
   step->add_option("--steps", command->steps, "steps; the first is not counted")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
+  step->add_flag("--profile", command->profile,
+                 "what the operations and modules of one more step take, beside their limits");
+  step->add_option("--trace", command->trace,
+                   "a file for that step as a Chrome trace (chrome://tracing, ui.perfetto.dev)");
   step->add_flag("--json", command->json, "one JSON object on the last line");
-  step->callback([command] { RunStep(*command); });
+  step->callback([command, step] {
+    command->has_batch = step->count("--batch") > 0;
+    command->has_threads = step->count("--threads") > 0;
+    RunStep(*command);
+  });
 }
 
 }  // namespace swinfleet::bench

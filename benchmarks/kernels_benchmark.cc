@@ -1,0 +1,149 @@
+// Every operation at the shapes of a training step, beside its limit: kernels_benchmark --help.
+//
+// Names are OPERATION/SITE/DTYPE. The tensors that a step finds in memory are cold here too: calls
+// go through copies of them that are larger than the caches together (as far as 64 copies go).
+// Those of the MLP's chunks, which the step has just written, are warm: the same in every call.
+// Each is labelled so.
+#include <benchmark/benchmark.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "benchmarks/op_cases.h"
+#include "kernels/machine_limits.h"
+#include "kernels/op_entries.h"
+
+namespace swinfleet::benchmarks {
+namespace {
+
+struct Flags {
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  size_t cold_mib = 256;
+};
+
+Flags& GlobalFlags() {
+  static Flags flags;
+  return flags;
+}
+
+// Measured when the first benchmark asks for them.
+const MachineLimits& LimitsOf(DType dtype) {
+  static std::map<DType, MachineLimits> known;
+  const auto found = known.find(dtype);
+  if (found != known.end()) return found->second;
+  return known[dtype] = MeasureMachineLimits(dtype, GlobalFlags().threads);
+}
+
+// What a call of the operation takes.
+struct Needs {
+  WorkCount work;
+  size_t workspace = 0;
+  size_t tensors = 0;
+};
+
+template <typename Args>
+Needs NeedsOf(const OpEntry<Args>& entry, const Site& site, DType dtype) {
+  Needs needs;
+  Tensors tensors(nullptr, dtype);
+  Args args;
+  SetUp(site, tensors, &args);
+  Arena workspace = Arena::DryRun("workspace");
+  Context context = {.ops = &DryRunOps(),
+                     .workspace = &workspace,
+                     .threads = GlobalFlags().threads,
+                     .count = &needs.work};
+  (DryRunOps().*entry.function)(args, context);
+  needs.workspace = workspace.high_water();
+  needs.tensors = tensors.bytes();
+  return needs;
+}
+
+template <typename Args>
+void Run(benchmark::State& state, const OpEntry<Args>& entry, const Site& site, DType dtype) {
+  const MachineLimits& limits = LimitsOf(dtype);
+  const Needs needs = NeedsOf(entry, site, dtype);
+  const size_t wanted = (GlobalFlags().cold_mib << 20) / needs.tensors;
+  const size_t copies = site.warm ? 1 : std::clamp<size_t>(wanted, 1, 64);
+  Arena memory = Arena::OnHost("tensors", copies * needs.tensors);
+  std::vector<Args> calls(copies);
+  for (Args& args : calls) {
+    Tensors tensors(static_cast<char*>(memory.AllocateBytes(needs.tensors)), dtype);
+    SetUp(site, tensors, &args);
+  }
+  Arena workspace = Arena::OnHost("workspace", std::max(needs.workspace, Arena::kAlignment));
+  Context context = {.ops = &CpuOps(), .workspace = &workspace, .threads = GlobalFlags().threads};
+  size_t next = 0;
+  const auto call = [&] { (CpuOps().*entry.function)(calls[next++ % copies], context); };
+  call();
+  double seconds = 0;
+  for (auto _ : state) {
+    const auto begin = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+    state.SetIterationTime(taken.count());
+    seconds += taken.count();
+  }
+  const double per_second = static_cast<double>(state.iterations()) / seconds;
+  state.counters["GFLOP/s"] = needs.work.matrix_flops * per_second / 1e9;
+  state.counters["GB/s"] = needs.work.bytes * per_second / 1e9;
+  state.counters["limit"] =
+      limits.SecondsOf(needs.work.matrix_flops, needs.work.bytes) * per_second;
+  state.SetLabel(site.warm ? "warm" : "cold");
+}
+
+template <typename Args>
+void Register(const OpEntry<Args>& entry) {
+  for (const Site& site : SitesOf(static_cast<const Args*>(nullptr))) {
+    for (const auto& [dtype, name] :
+         {std::pair(DType::kF32, "fp32"), std::pair(DType::kBF16, "bf16")}) {
+      Tensors tensors(nullptr, dtype);
+      Args args;
+      SetUp(site, tensors, &args);
+      // In float32 whatever the dtype of the step.
+      if (dtype != DType::kF32 && !tensors.uses_dtype()) continue;
+      benchmark::RegisterBenchmark((std::string(entry.name) + "/" + site.name + "/" + name).c_str(),
+                                   [&entry, &site, dtype = dtype](benchmark::State& state) {
+                                     Run(state, entry, site, dtype);
+                                   })
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+    }
+  }
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Every operation at the shapes of a step of SwinV2-T, batch 8, beside its limit.");
+  Flags& flags = GlobalFlags();
+  app.add_option("--threads", flags.threads, "threads of the kernels")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--cold-mib", flags.cold_mib, "memory that cold tensors go through; 0: one copy")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.footer("Google Benchmark's own options work too: --benchmark_filter=REGEX, ...");
+  app.allow_extras();
+  CLI11_PARSE(app, argc, argv);
+  std::vector<std::string> rest = app.remaining();
+  std::vector<char*> arguments = {argv[0]};
+  for (std::string& argument : rest) arguments.push_back(argument.data());
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
+  std::apply([](const auto&... entry) { (Register(entry), ...); }, kOpEntries);
+  benchmark::AddCustomContext("threads", std::to_string(flags.threads));
+  benchmark::AddCustomContext("instruction_set", CpuInstructionSet());
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
+
+}  // namespace
+}  // namespace swinfleet::benchmarks
+
+int main(int argc, char** argv) { return swinfleet::benchmarks::Main(argc, argv); }

@@ -1,0 +1,30 @@
+// What this machine can do at most, measured: what the time of an operation is compared with.
+#ifndef SWINFLEET_KERNELS_MACHINE_LIMITS_H_
+#define SWINFLEET_KERNELS_MACHINE_LIMITS_H_
+
+#include "kernels/tensor.h"
+
+namespace swinfleet {
+
+struct MachineLimits {
+  // Of matrix products of the dtype, FLOP/s: the best of square ones of 1024 to 4096.
+  double flops = 0;
+  // Of memory, bytes/s: y += x over arrays larger than the caches, reads and writes counted.
+  double bandwidth = 0;
+  // Seconds of a linear layer and of an addition of one element: the fixed cost of a call.
+  double linear_call_seconds = 0;
+  double add_call_seconds = 0;
+
+  // The least time in which the work can be done.
+  double SecondsOf(double matrix_flops, double bytes) const {
+    const double computing = matrix_flops / flops, moving = bytes / bandwidth;
+    return computing > moving ? computing : moving;
+  }
+};
+
+// With that many threads; takes seconds, and 256 MiB of memory.
+MachineLimits MeasureMachineLimits(DType dtype, int threads);
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_KERNELS_MACHINE_LIMITS_H_

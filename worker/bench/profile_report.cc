@@ -1,0 +1,160 @@
+#include "worker/bench/profile_report.h"
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <functional>
+#include <regex>
+
+#include "kernels/op_entries.h"
+
+namespace swinfleet::bench {
+namespace {
+
+// The outermost scope of a call, such as "backward", and the innermost; empty without any.
+struct Place {
+  std::string pass;
+  std::string module;
+};
+
+Place PlaceOf(const Profile& profile, int scope) {
+  Place place;
+  if (scope < 0) return place;
+  const auto& scopes = profile.scopes();
+  place.module = scopes[scope].name;
+  while (scopes[scope].parent >= 0) scope = scopes[scope].parent;
+  place.pass = scopes[scope].name;
+  return place;
+}
+
+// What modules of one kind have in common: "stage 0 blocks attn, backward" of
+// layers.0.blocks.1.attn.
+std::string KindOf(const Place& place) {
+  static const std::regex stage("layers\\.([0-9]+)"), block("blocks\\.[0-9]+"), dot("\\.");
+  std::string kind = std::regex_replace(place.module, stage, "stage $1");
+  kind = std::regex_replace(std::regex_replace(kind, block, "blocks"), dot, " ");
+  return place.module == place.pass ? kind : kind + ", " + place.pass;
+}
+
+double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+nlohmann::json EventOf(const std::string& name, const char* category, double begin,
+                       double seconds) {
+  return {{"name", name},         {"cat", category}, {"ph", "X"}, {"ts", 1e6 * begin},
+          {"dur", 1e6 * seconds}, {"pid", 1},        {"tid", 1}};
+}
+
+}  // namespace
+
+void ProfileReport::Row::Add(const Profile::Call& call, const MachineLimits& limits) {
+  ++calls;
+  seconds += call.seconds;
+  matrix_flops += call.matrix_flops;
+  bytes += call.bytes;
+  limit_seconds += limits.SecondsOf(call.matrix_flops, call.bytes);
+}
+
+void ProfileReport::AddTo(std::vector<Row>* rows, const std::string& name,
+                          const Profile::Call& call, const MachineLimits& limits) {
+  auto row = std::ranges::find(*rows, name, &Row::name);
+  if (row == rows->end()) row = rows->insert(row, Row{.name = name});
+  row->Add(call, limits);
+}
+
+ProfileReport::ProfileReport(const Profile& profile, double step_seconds,
+                             const MachineLimits& limits)
+    : limits_(limits),
+      step_seconds_(step_seconds - profile.own_seconds()),
+      own_seconds_(profile.own_seconds()) {
+  all_.name = "all operations";
+  for (const Profile::Call& call : profile.calls()) {
+    all_.Add(call, limits);
+    AddTo(&operations_, kOpNames[call.op], call, limits);
+    AddTo(&modules_, KindOf(PlaceOf(profile, call.scope)), call, limits);
+  }
+  std::ranges::stable_sort(operations_, std::greater(), &Row::seconds);
+  std::ranges::stable_sort(modules_, std::greater(), &Row::seconds);
+}
+
+void ProfileReport::PrintRow(const Row& row) const {
+  const double flops = Ratio(row.matrix_flops, row.seconds);
+  const double bandwidth = Ratio(row.bytes, row.seconds);
+  std::printf("| %-36s | %6" PRId64
+              " | %9.3f | %5.1f%% | %8.3f | %7.1f | %5.1f%% | %7.3f | %6.1f | %5.0f%% | %6.2f |\n",
+              row.name.c_str(), row.calls, 1e3 * row.seconds,
+              100 * Ratio(row.seconds, step_seconds_), row.matrix_flops / 1e9, flops / 1e9,
+              100 * flops / limits_.flops, row.bytes / 1e9, bandwidth / 1e9,
+              100 * bandwidth / limits_.bandwidth, Ratio(row.seconds, row.limit_seconds));
+}
+
+void ProfileReport::PrintTable(const char* what, const std::vector<Row>& rows) const {
+  std::printf(
+      "\n| %-36s |  calls |        ms |  share |    GFLOP | GFLOP/s |   peak |      GB |"
+      "   GB/s | memory | limits |\n"
+      "| %s | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+      what, std::string(36, '-').c_str());
+  for (const Row& row : rows) PrintRow(row);
+}
+
+void ProfileReport::Print() const {
+  std::printf(
+      "profile of a step of %.4f s, without the %.4f s of recording; limits: %.1f GFLOP/s, "
+      "%.1f GB/s\n",
+      step_seconds_, own_seconds_, limits_.flops / 1e9, limits_.bandwidth / 1e9);
+  PrintTable("operation", operations_);
+  PrintRow(all_);
+  PrintTable("module", modules_);
+  const double outside = step_seconds_ - all_.seconds;
+  std::printf("\noutside of operations: %.3f ms, %.1f%% of the step, %.2f us for each of %" PRId64
+              " calls; a call on one element takes %.2f us (linear_forward), %.2f us (add)\n",
+              1e3 * outside, 100 * outside / step_seconds_,
+              1e6 * Ratio(outside, static_cast<double>(all_.calls)), all_.calls,
+              1e6 * limits_.linear_call_seconds, 1e6 * limits_.add_call_seconds);
+}
+
+nlohmann::json ProfileReport::JsonOf(const Row& row) const {
+  return {{"name", row.name},       {"calls", row.calls},
+          {"seconds", row.seconds}, {"matrix_flops", row.matrix_flops},
+          {"bytes", row.bytes},     {"limit_seconds", row.limit_seconds}};
+}
+
+nlohmann::json ProfileReport::Json() const {
+  nlohmann::json operations = nlohmann::json::array(), modules = nlohmann::json::array();
+  for (const Row& row : operations_) operations.push_back(JsonOf(row));
+  for (const Row& row : modules_) modules.push_back(JsonOf(row));
+  return {{"step_s", step_seconds_},
+          {"recording_s", own_seconds_},
+          {"outside_s", step_seconds_ - all_.seconds},
+          {"calls", all_.calls},
+          {"peak_gflops", limits_.flops / 1e9},
+          {"bandwidth_gb_s", limits_.bandwidth / 1e9},
+          {"linear_call_s", limits_.linear_call_seconds},
+          {"add_call_s", limits_.add_call_seconds},
+          {"operations", operations},
+          {"modules", modules}};
+}
+
+void WriteTrace(const Profile& profile, const MachineLimits& limits, std::ostream* out) {
+  nlohmann::json events = nlohmann::json::array();
+  for (const Profile::Scope& scope : profile.scopes()) {
+    events.push_back(EventOf(scope.name, "module", scope.begin, scope.seconds));
+  }
+  for (const Profile::Call& call : profile.calls()) {
+    nlohmann::json event = EventOf(kOpNames[call.op], "op", call.begin, call.seconds);
+    nlohmann::json tensors = nlohmann::json::array();
+    for (const TensorView& tensor : call.tensors) {
+      tensors.push_back(std::string(NameOf(tensor.dtype)) + " " + tensor.shape.ToString());
+    }
+    const Place place = PlaceOf(profile, call.scope);
+    event["args"] = {{"module", place.module},
+                     {"pass", place.pass},
+                     {"tensors", tensors},
+                     {"matrix_flops", call.matrix_flops},
+                     {"bytes", call.bytes},
+                     {"limit_us", 1e6 * limits.SecondsOf(call.matrix_flops, call.bytes)}};
+    events.push_back(event);
+  }
+  *out << nlohmann::json{{"displayTimeUnit", "ms"}, {"traceEvents", events}} << std::endl;
+}
+
+}  // namespace swinfleet::bench
