@@ -15,14 +15,12 @@
 #include <type_traits>
 
 #include <hwy/highway.h>
-// Needs highway.h.
-#include <hwy/contrib/math/math-inl.h>
 
 #include "kernels/cpu/small_gemm-inl.h"
 #include "kernels/cpu/vector-inl.h"
 #include "kernels/cpu/window_map.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // rows = the window's vectors of one head, from `from` (row 0, channel 0 of the head), `stride`
@@ -34,14 +32,13 @@ void GatherRows(const AttentionSizes& s, const WindowMap& map, const T* from, in
   for (int64_t t = 0; t < s.tokens; ++t) {
     const T* vector = from + map.row[t] * stride;
     float* to = rows + t * s.dim_padded;
-    if constexpr (std::is_same_v<T, float>) {
-      std::memcpy(to, vector, s.dim * sizeof(float));
-    } else {
-      for (int64_t i = 0; i < s.dim; i += kLanes) {
-        StoreWhole(LoadPart(vector + i, std::min(kLanes, s.dim - i)), to + i);
-      }
+    int64_t i = 0;
+    for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), to + i);
+    if (i < s.dim) {
+      StoreWhole(LoadPart(vector + i, s.dim - i), to + i);
+      i += kLanes;
     }
-    std::fill(to + s.dim, to + s.dim_padded, 0.0f);
+    std::fill(to + i, to + s.dim_padded, 0.0f);
   }
 }
 
@@ -53,13 +50,9 @@ void ScatterRows(const AttentionSizes& s, const WindowMap& map, const float* row
   for (int64_t t = 0; t < s.tokens; ++t) {
     const float* vector = rows + t * s.dim_padded;
     T* at = to + map.row[t] * stride;
-    if constexpr (std::is_same_v<T, float>) {
-      std::memcpy(at, vector, s.dim * sizeof(float));
-    } else {
-      for (int64_t i = 0; i < s.dim; i += kLanes) {
-        StorePart(LoadWhole(vector + i), at + i, std::min(kLanes, s.dim - i));
-      }
-    }
+    int64_t i = 0;
+    for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), at + i);
+    if (i < s.dim) StorePart(LoadWhole(vector + i), at + i, s.dim - i);
   }
 }
 
@@ -99,18 +92,31 @@ inline void ScaleRows(const AttentionSizes& s, float factor, float* rows) {
   ScaleRow(rows, s.tokens * s.dim_padded, factor);
 }
 
-// Divides each row by its norm and multiplies it by `factor`. inverse (tokens), where given, gets
-// 1 / norm, negative where the norm was too short to be divided by: vectors shorter than 1e-12 are
-// divided by that (torch.nn.functional.normalize).
+// inverse (tokens_padded) holds sums of squares, which become 1 / norm: negative where the norm was
+// too short to be divided by, for vectors shorter than 1e-12 are divided by that
+// (torch.nn.functional.normalize). Of padding it becomes zero.
+inline void InverseNorms(const AttentionSizes& s, float* inverse) {
+  const D d;
+  const V shortest = hn::Set(d, 1e-12f);
+  std::fill(inverse + s.tokens, inverse + s.tokens_padded, 0.0f);
+  for (int64_t t = 0; t < s.tokens_padded; t += static_cast<int64_t>(hn::Lanes(d))) {
+    const V norm = hn::Sqrt(hn::Load(d, inverse + t));
+    const V inv = hn::Div(hn::Set(d, 1.0f), hn::Max(norm, shortest));
+    hn::Store(hn::IfThenElse(hn::Lt(norm, shortest), hn::Neg(inv), inv), d, inverse + t);
+  }
+  std::fill(inverse + s.tokens, inverse + s.tokens_padded, 0.0f);
+}
+
+// Divides each row by its norm and multiplies it by `factor`. inverse (tokens_padded) as
+// InverseNorms has it.
 inline void NormaliseRows(const AttentionSizes& s, float factor, float* rows, float* inverse) {
-  constexpr float kShortest = 1e-12f;
   for (int64_t t = 0; t < s.tokens; ++t) {
-    float* row = rows + t * s.dim_padded;
-    const float norm = std::sqrt(Dot(row, row, s.dim_padded));
-    const bool tiny = norm < kShortest;
-    const float inv = 1.0f / (tiny ? kShortest : norm);
-    ScaleRow(row, s.dim_padded, inv * factor);
-    if (inverse != nullptr) inverse[t] = tiny ? -inv : inv;
+    const float* row = rows + t * s.dim_padded;
+    inverse[t] = Dot(row, row, s.dim_padded);
+  }
+  InverseNorms(s, inverse);
+  for (int64_t t = 0; t < s.tokens; ++t) {
+    ScaleRow(rows + t * s.dim_padded, s.dim_padded, std::abs(inverse[t]) * factor);
   }
 }
 
@@ -131,13 +137,19 @@ HWY_INLINE float NormaliseGradientRow(const float* y, float factor, float invers
 
 // columns (dim_padded, tokens_padded) = rows^T; the rows' padding becomes zero.
 inline void TransposeRows(const AttentionSizes& s, float* rows, float* columns) {
-  std::fill(rows + s.tokens * s.dim_padded, rows + s.Rows(), 0.0f);
+  std::fill(rows + s.tokens * s.dim_padded, rows + s.tokens_padded * s.dim_padded, 0.0f);
   Transpose(rows, s.tokens_padded, s.dim_padded, s.dim_padded, columns, s.tokens_padded);
 }
 
-// The row of scores of token i before q k: its bias, if any.
+// Whether a window's rows of biases can be used where they are: nothing is left out or padded.
+inline bool BiasIsWhole(const AttentionSizes& s, const float* bias) {
+  return bias != nullptr && s.tokens == s.window_tokens && s.tokens == s.tokens_padded;
+}
+
+// The row of scores of token i before q k: its bias, if any; padding is excluded.
 HWY_INLINE void BiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i, const float* bias,
                         float* row) {
+  std::fill(row + s.tokens, row + s.tokens_padded, kExcludedScore);
   if (bias == nullptr) {
     std::fill_n(row, s.tokens, 0.0f);
   } else if (s.tokens == s.window_tokens) {
@@ -148,68 +160,124 @@ HWY_INLINE void BiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i
   }
 }
 
-// scores of rows [first, first + count): bias + mask + scaled q k^T. bias (N, N) may be null.
-inline void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
-                   const float* scaled_q, const float* k_columns, const float* bias,
-                   float* scores) {
+// What rows [first, ...) of q k are added to, and the floats from one of its rows to the next.
+struct ScoreStart {
+  const float* start;
+  int64_t stride;
+};
+
+// bias (N, N) may be null; `scores` (count, tokens_padded) is used where it has to be arranged.
+inline ScoreStart StartScores(const AttentionSizes& s, const WindowMap& map, int64_t first,
+                              int64_t count, const float* bias, float* scores) {
+  if (BiasIsWhole(s, bias)) return {bias + first * s.tokens, s.tokens};
+  for (int64_t i = 0; i < count; ++i) {
+    BiasRow(s, map, first + i, bias, scores + i * s.tokens_padded);
+  }
+  return {scores, s.tokens_padded};
+}
+
+// scores of rows [first, first + count) += the mask.
+inline void AddMask(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
+                    float* scores) {
+  if (!map.masked) return;
   for (int64_t i = 0; i < count; ++i) {
     float* row = scores + i * s.tokens_padded;
-    BiasRow(s, map, first + i, bias, row);
-    std::fill(row + s.tokens, row + s.tokens_padded, kExcludedScore);
-    if (!map.masked) continue;
     const int32_t region = map.region[first + i];
     for (int64_t j = 0; j < s.tokens; ++j) row[j] += map.region[j] != region ? -100.0f : 0.0f;
   }
-  SmallGemm({scaled_q + first * s.dim_padded, s.dim_padded, 1}, count, s.tokens_padded, s.dim,
-            k_columns, s.tokens_padded, scores, s.tokens_padded, true);
 }
 
 // Whether nothing but excluded scores can have this peak or sum: a token that attends to nobody.
 HWY_INLINE bool NothingLeft(float lse) { return lse <= 0.5f * kExcludedScore; }
 
-// row = softmax(row); returns the logarithm of the sum of exponentials. Zeros, and kExcludedScore,
-// where all is excluded.
-HWY_INLINE float SoftmaxRow(float* row, int64_t n) {
+// exp(x) for x that is not much larger than 0: a relative error of 2e-7, and 0 below -87. 2^n 2^r
+// with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the least relative error.
+HWY_INLINE V ExpOfNegative(V x) {
+  const D d;
+  const DI di;
+  const auto n = hn::NearestInt(hn::Mul(hn::Max(x, hn::Set(d, -87.0f)), hn::Set(d, 1.44269504f)));
+  const V whole = hn::ConvertTo(d, n);
+  // ln 2 in two parts keeps the digits of x - n ln 2; log2(e) then only scales what is left.
+  const V high = hn::NegMulAdd(whole, hn::Set(d, 0.693359375f), x);
+  const V rest = hn::NegMulAdd(whole, hn::Set(d, -2.12194440e-4f), high);
+  const V r = hn::Mul(rest, hn::Set(d, 1.44269504f));
+  V p = hn::Set(d, 0.001327647129073739f);
+  p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0000001192092896f));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)));
+  const V value = hn::Mul(p, hn::BitCast(d, exponent));
+  return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0f)), value);
+}
+
+// What is known of the softmax of a tile's rows.
+struct TileSums {
+  float* peak;     // (tile), the largest score
+  float* inverse;  // (tile), 1 / the sum of exp(score - peak)
+};
+
+// Gives store(j, exponentials of the row's scores j, ... less their peak), and returns their sum: 1
+// where all is excluded, and the exponentials are zero.
+template <typename Store>
+HWY_INLINE float SoftmaxRow(const float* row, int64_t n, float* peak, const Store& store) {
   const D d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  V peak = hn::Load(d, row);
-  for (int64_t j = lanes; j < n; j += lanes) peak = hn::Max(peak, hn::Load(d, row + j));
-  peak = hn::MaxOfLanes(d, peak);
-  const float highest = hn::GetLane(peak);
-  if (NothingLeft(highest)) {
-    std::fill_n(row, n, 0.0f);
-    return kExcludedScore;
+  V highest = hn::Load(d, row);
+  for (int64_t j = lanes; j < n; j += lanes) highest = hn::Max(highest, hn::Load(d, row + j));
+  highest = hn::MaxOfLanes(d, highest);
+  *peak = hn::GetLane(highest);
+  if (NothingLeft(*peak)) {
+    *peak = kExcludedScore;
+    for (int64_t j = 0; j < n; j += lanes) store(j, hn::Zero(d));
+    return 1.0f;
   }
   V sum = hn::Zero(d);
   for (int64_t j = 0; j < n; j += lanes) {
-    const V e = hn::Exp(d, hn::Sub(hn::Load(d, row + j), peak));
+    const V e = ExpOfNegative(hn::Sub(hn::Load(d, row + j), highest));
     sum = hn::Add(sum, e);
-    hn::Store(e, d, row + j);
+    store(j, e);
   }
-  const float total = Total(sum);
-  ScaleRow(row, n, 1.0f / total);
-  return highest + std::log(total);
+  return Total(sum);
 }
 
-// p = exp(score - lse), ds = p (dp - sum p dp), over a padded row.
+// From the sums (tile) in sums.inverse and the peaks: lse of rows [first, first + count), where
+// `lse` is that of row 0, and the sums' inverses.
+inline void FinishSoftmax(const WindowMap& map, int64_t first, int64_t count, const TileSums& sums,
+                          float* lse, int64_t lse_stride) {
+  for (int64_t i = 0; i < count; ++i) {
+    lse[map.row[first + i] * lse_stride] = sums.peak[i] + std::log(sums.inverse[i]);
+    sums.inverse[i] = 1.0f / sums.inverse[i];
+  }
+}
+
+// A row's weights p = exp(score - lse) and ds = p (dp - sum p dp), in place of score and dp, over a
+// padded row. `factor` and `delta` are left to be applied: the weight is factor p, and ds is factor
+// p (dp - delta).
 //
 // Where values hardly differ from token to token, neither does dp, and ds is a small difference.
 // Two steps keep its digits: dp is taken from its first element, and p is divided by its sum, since
 // an lse near 100 is rounded by more than the sum is.
-HWY_INLINE void SoftmaxGradientRow(float lse, int64_t n, float* p, float* dp) {
+struct RowGradient {
+  V factor;
+  V delta;
+};
+
+HWY_INLINE RowGradient SoftmaxGradientRow(float lse, int64_t n, float* p, float* dp) {
   const D d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const V origin = hn::Set(d, dp[0]);
   if (NothingLeft(lse)) {
     std::fill_n(p, n, 0.0f);
     std::fill_n(dp, n, 0.0f);
-    return;
+    return {hn::Zero(d), hn::Zero(d)};
   }
   const V vlse = hn::Set(d, lse);
-  const V origin = hn::Set(d, dp[0]);
   V sum = hn::Zero(d);
   V total = hn::Zero(d);
   for (int64_t j = 0; j < n; j += lanes) {
-    const V e = hn::Exp(d, hn::Sub(hn::Load(d, p + j), vlse));
+    const V e = ExpOfNegative(hn::Sub(hn::Load(d, p + j), vlse));
     const V difference = hn::Sub(hn::Load(d, dp + j), origin);
     hn::Store(e, d, p + j);
     hn::Store(difference, d, dp + j);
@@ -217,26 +285,12 @@ HWY_INLINE void SoftmaxGradientRow(float lse, int64_t n, float* p, float* dp) {
     total = hn::Add(total, e);
   }
   const float inverse = 1.0f / Total(total);
-  const V normalise = hn::Set(d, inverse);
-  const V delta = hn::Set(d, Total(sum) * inverse);
-  for (int64_t j = 0; j < n; j += lanes) {
-    const V probability = hn::Mul(hn::Load(d, p + j), normalise);
-    hn::Store(probability, d, p + j);
-    hn::Store(hn::Mul(probability, hn::Sub(hn::Load(d, dp + j), delta)), d, dp + j);
-  }
+  return {hn::Set(d, inverse), hn::Set(d, Total(sum) * inverse)};
 }
 
-inline void AddRow(const float* __restrict from, float* __restrict to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
-}
-
-// dbias (N, N), row of token i += ds.
+// dbias (N, N), row of token i += ds, where tokens are left out.
 HWY_INLINE void AddBiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i,
                            const float* ds, float* dbias) {
-  if (s.tokens == s.window_tokens) {
-    AddRow(ds, dbias + i * s.tokens, s.tokens);
-    return;
-  }
   float* to = dbias + map.place[i] * s.window_tokens;
   for (int64_t j = 0; j < s.tokens; ++j) to[map.place[j]] += ds[j];
 }

@@ -1,9 +1,22 @@
+#include <hwy/highway.h>
 #include <hwy/targets.h>
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
+namespace {
+
+// AVX3_DL is compiled with instructions for bfloat16, which not every processor has that Highway
+// means by it. Before main, so that nothing was dispatched yet.
+[[maybe_unused]] const bool kTargetsChosen = [] {
+#if HWY_ARCH_X86
+  if (!__builtin_cpu_supports("avx512bf16")) hwy::DisableTargets(HWY_AVX3_DL);
+#endif
+  return true;
+}();
+
+}  // namespace
 
 const OpTable& CpuOps() {
   static const OpTable table = {

@@ -11,7 +11,7 @@
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // Sixteen interleaved sums, added up in a fixed order: the same bits for every instruction set,

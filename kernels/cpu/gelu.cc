@@ -14,7 +14,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 struct GeluParts {

@@ -13,7 +13,7 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // Calls body(i, count) over [0, n) vector by vector; the last one may be incomplete.

@@ -10,7 +10,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // y = x + scale branch; without x, y = scale branch.

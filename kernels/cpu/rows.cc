@@ -8,7 +8,7 @@
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 template <bool kAdd, typename From, typename To>

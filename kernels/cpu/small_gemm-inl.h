@@ -10,7 +10,7 @@
 
 #include "kernels/cpu/vector-inl.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // Registers decide the tile: 32 of them hold 16 sums and what feeds them, 16 hold 8.
@@ -20,20 +20,41 @@ inline constexpr int kWideVectors = 4;
 inline constexpr int kWideVectors = 2;
 #endif
 
-// A (rows, inner) element (i, k) is at a[i * row_stride + k * inner_stride].
+// The numbers that products are made of: one of float32, or two neighbours along the inner side of
+// bfloat16, in one word of 32 bits.
+struct F32 {
+  using Word = float;
+  static HWY_INLINE V MulAdd(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
+};
+
+#if SWINFLEET_NATIVE_BF16
+struct Bf16Pair {
+  using Word = uint32_t;
+  static HWY_INLINE V MulAdd(hn::Vec<DU> a, hn::Vec<DU> b, V sum) {
+    return V{_mm512_dpbf16_ps(sum.raw, reinterpret_cast<__m512bh>(a.raw),
+                              reinterpret_cast<__m512bh>(b.raw))};
+  }
+};
+#endif
+
+// A (rows, inner) word (i, k) is at a[i * row_stride + k * inner_stride].
+template <typename Word>
 struct SmallMatrix {
-  const float* a;
+  const Word* a;
   int64_t row_stride;
   int64_t inner_stride;
 };
 
-// kRows x kVectors whole vectors of C (+)= A B. The product is summed up by itself and what C holds
-// added at the end: C is large beside a single term (a score's bias and mask), and every addition
-// to it would round at its size.
-template <int kRows, int kVectors>
-HWY_INLINE void Tile(const SmallMatrix& a, int64_t inner, const float* b, int64_t ldb, float* c,
-                     int64_t ldc, bool accumulate) {
+// kRows x kVectors whole vectors of A B, given to the epilogue as (row, column, sums). The product
+// is summed up by itself and only then added to anything: what it is added to is large beside a
+// single term (a score's bias and mask), and every addition would round at its size.
+template <typename E, int kRows, int kVectors, typename Epilogue>
+HWY_INLINE void Tile(const SmallMatrix<typename E::Word>& a, int64_t inner,
+                     const typename E::Word* b, int64_t ldb, int64_t first_row,
+                     int64_t first_column, const Epilogue& epilogue) {
+  using Word = typename E::Word;
   const D d;
+  const hn::ScalableTag<Word> dw;
   constexpr int64_t kLanes = hn::MaxLanes(d);
   V sums[kRows][kVectors];
 #pragma GCC unroll 8
@@ -41,87 +62,146 @@ HWY_INLINE void Tile(const SmallMatrix& a, int64_t inner, const float* b, int64_
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::Zero(d);
   }
-  const float* at = a.a;
+  const Word* at = a.a;
   for (int64_t k = 0; k < inner; ++k, at += a.inner_stride, b += ldb) {
-    V row[kVectors];
+    hn::Vec<decltype(dw)> row[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) row[v] = hn::LoadU(d, b + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) row[v] = hn::LoadU(dw, b + v * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const V factor = hn::Set(d, at[i * a.row_stride]);
+      const auto factor = hn::Set(dw, at[i * a.row_stride]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(factor, row[v], sums[i][v]);
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = E::MulAdd(factor, row[v], sums[i][v]);
     }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      float* to = c + i * ldc + v * kLanes;
-      hn::StoreU(accumulate ? hn::Add(sums[i][v], hn::LoadU(d, to)) : sums[i][v], d, to);
+      epilogue(first_row + i, first_column + v * kLanes, sums[i][v]);
     }
   }
 }
 
 // One column of tiles, all rows.
-template <int kVectors>
-HWY_NOINLINE void Panel(SmallMatrix a, int64_t rows, int64_t inner, const float* b, int64_t ldb,
-                        float* c, int64_t ldc, bool accumulate) {
+template <typename E, int kVectors, typename Epilogue>
+HWY_INLINE void Panel(SmallMatrix<typename E::Word> a, int64_t rows, int64_t inner,
+                      const typename E::Word* b, int64_t ldb, int64_t column,
+                      const Epilogue& epilogue) {
   constexpr int kRows = kVectors == kWideVectors ? 4 : 8;
+  int64_t row = 0;
   const auto advance = [&](int64_t count) {
     a.a += count * a.row_stride;
-    c += count * ldc;
-    rows -= count;
+    row += count;
   };
-  for (; rows >= kRows; advance(kRows)) {
-    Tile<kRows, kVectors>(a, inner, b, ldb, c, ldc, accumulate);
+  for (; row + kRows <= rows; advance(kRows)) {
+    Tile<E, kRows, kVectors>(a, inner, b, ldb, row, column, epilogue);
   }
-  if (kRows == 8 && rows >= 4) {
-    Tile<4, kVectors>(a, inner, b, ldb, c, ldc, accumulate);
+  if (kRows == 8 && row + 4 <= rows) {
+    Tile<E, 4, kVectors>(a, inner, b, ldb, row, column, epilogue);
     advance(4);
   }
-  for (; rows > 0; advance(1)) Tile<1, kVectors>(a, inner, b, ldb, c, ldc, accumulate);
+  for (; row < rows; advance(1)) Tile<E, 1, kVectors>(a, inner, b, ldb, row, column, epilogue);
 }
 
-// C (rows, columns) = A B, or += with `accumulate`. columns is a multiple of 16, the rows of B and
-// C are ldb and ldc floats apart.
-HWY_INLINE void SmallGemm(const SmallMatrix& a, int64_t rows, int64_t columns, int64_t inner,
-                          const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+// Calls epilogue(row, column, vector of A B) for all of (rows, columns). columns is a multiple of
+// 16, the rows of B are ldb words apart.
+template <typename E, typename Epilogue>
+HWY_NOINLINE void SmallGemm(const SmallMatrix<typename E::Word>& a, int64_t rows, int64_t columns,
+                            int64_t inner, const typename E::Word* b, int64_t ldb,
+                            const Epilogue& epilogue) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
   int64_t at = 0;
   for (; at + kWideVectors * kLanes <= columns; at += kWideVectors * kLanes) {
-    Panel<kWideVectors>(a, rows, inner, b + at, ldb, c + at, ldc, accumulate);
+    Panel<E, kWideVectors>(a, rows, inner, b + at, ldb, at, epilogue);
   }
   if (kWideVectors == 4 && at + 2 * kLanes <= columns) {
-    Panel<2>(a, rows, inner, b + at, ldb, c + at, ldc, accumulate);
+    Panel<E, 2>(a, rows, inner, b + at, ldb, at, epilogue);
     at += 2 * kLanes;
   }
-  for (; at < columns; at += kLanes) {
-    Panel<1>(a, rows, inner, b + at, ldb, c + at, ldc, accumulate);
-  }
+  for (; at < columns; at += kLanes) Panel<E, 1>(a, rows, inner, b + at, ldb, at, epilogue);
 }
 
-// to (columns, ld) = from (rows, columns)^T; rows and columns are multiples of 4, both row strides
-// are given.
-HWY_INLINE void Transpose(const float* from, int64_t rows, int64_t columns, int64_t ld_from,
-                          float* to, int64_t ld_to) {
+// Epilogues: c = A B, or c += A B, with rows of ldc floats.
+struct Overwrite {
+  float* c;
+  int64_t ldc;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    hn::StoreU(sum, D(), c + row * ldc + column);
+  }
+};
+
+struct Accumulate {
+  float* c;
+  int64_t ldc;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    float* to = c + row * ldc + column;
+    hn::StoreU(hn::Add(sum, hn::LoadU(D(), to)), D(), to);
+  }
+};
+
+// c = A B + addend, whose rows are ld_addend floats apart and which may be c.
+struct AddTo {
+  float* c;
+  int64_t ldc;
+  const float* addend;
+  int64_t ld_addend;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    const D d;
+    const V start = hn::LoadU(d, addend + row * ld_addend + column);
+    hn::StoreU(hn::Add(sum, start), d, c + row * ldc + column);
+  }
+};
+
+// c = row_scale A B.
+struct ScaleRowsOf {
+  float* c;
+  int64_t ldc;
+  const float* row_scale;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    hn::StoreU(hn::Mul(sum, hn::Set(D(), row_scale[row])), D(), c + row * ldc + column);
+  }
+};
+
+// c = row_scale column_scale A B + addend, whose rows are ld_addend floats apart and which may be
+// c.
+struct ScaleAndAdd {
+  float* c;
+  int64_t ldc;
+  const float* row_scale;
+  const float* column_scale;
+  const float* addend;
+  int64_t ld_addend;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    const D d;
+    const V scale = hn::Mul(hn::Set(d, row_scale[row]), hn::LoadU(d, column_scale + column));
+    const V start = hn::LoadU(d, addend + row * ld_addend + column);
+    hn::StoreU(hn::MulAdd(sum, scale, start), d, c + row * ldc + column);
+  }
+};
+
+// to (columns, ld) = from (rows, columns)^T of words of 32 bits; rows and columns are multiples of
+// 4, both row strides are given.
+template <typename Word>
+HWY_INLINE void Transpose(const Word* from, int64_t rows, int64_t columns, int64_t ld_from,
+                          Word* to, int64_t ld_to) {
 #if HWY_TARGET == HWY_SCALAR
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * ld_to + r] = from[r * ld_from + c];
   }
 #else
-  const hn::Full128<float> d4;
+  const hn::Full128<Word> d4;
   const hn::Full128<double> d2;
   for (int64_t r = 0; r < rows; r += 4) {
     for (int64_t c = 0; c < columns; c += 4) {
-      const float* p = from + r * ld_from + c;
+      const Word* p = from + r * ld_from + c;
       const auto r0 = hn::LoadU(d4, p), r1 = hn::LoadU(d4, p + ld_from);
       const auto r2 = hn::LoadU(d4, p + 2 * ld_from), r3 = hn::LoadU(d4, p + 3 * ld_from);
       const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d4, r0, r1));
       const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d4, r0, r1));
       const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d4, r2, r3));
       const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d4, r2, r3));
-      float* q = to + c * ld_to + r;
+      Word* q = to + c * ld_to + r;
       hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, low01, low23)), d4, q);
       hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, low01, low23)), d4, q + ld_to);
       hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, high01, high23)), d4, q + 2 * ld_to);

@@ -13,7 +13,28 @@
 
 #include <hwy/highway.h>
 
-HWY_BEFORE_NAMESPACE();
+// In place of HWY_BEFORE_NAMESPACE. Highway's AVX3_DL stands for AVX-512 with instructions for
+// bfloat16 here: cpu_ops.cc leaves it out on processors that lack them.
+#undef SWINFLEET_TARGET_STR
+#undef SWINFLEET_NATIVE_BF16
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_DL
+#define SWINFLEET_NATIVE_BF16 1
+#define SWINFLEET_TARGET_STR HWY_TARGET_STR ",avx512bf16"
+#elif defined(HWY_TARGET_STR)
+#define SWINFLEET_NATIVE_BF16 0
+#define SWINFLEET_TARGET_STR HWY_TARGET_STR
+#else
+#define SWINFLEET_NATIVE_BF16 0
+#endif
+#undef SWINFLEET_BEFORE_NAMESPACE
+#ifdef SWINFLEET_TARGET_STR
+#define SWINFLEET_BEFORE_NAMESPACE() \
+  HWY_PUSH_ATTRIBUTES(SWINFLEET_TARGET_STR) static_assert(true, "for the semicolon")
+#else
+#define SWINFLEET_BEFORE_NAMESPACE() HWY_BEFORE_NAMESPACE()
+#endif
+
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -38,6 +59,13 @@ HWY_INLINE hn::Vec<D16> Halves(hn::Vec<DU> bits) {
   return hn::DemoteTo(D16(), hn::BitCast(DI(), bits));
 }
 
+#if SWINFLEET_NATIVE_BF16
+// As RoundedBf16, but for subnormal numbers, which become zero.
+HWY_INLINE hn::Vec<D16> NativeBf16(V v) {
+  return hn::Vec<D16>{reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v.raw))};
+}
+#endif
+
 HWY_INLINE V LoadWhole(const float* p) { return hn::LoadU(D(), p); }
 HWY_INLINE void StoreWhole(V v, float* p) { hn::StoreU(v, D(), p); }
 
@@ -46,15 +74,29 @@ HWY_INLINE V LoadWhole(const hwy::bfloat16_t* p) {
   return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
 }
 
-// To the nearest, to even in the middle; Highway's own conversion truncates. NaN stays NaN.
-HWY_INLINE void StoreWhole(V v, hwy::bfloat16_t* p) {
+// Bits of the nearest bfloat16, of two the even one; Highway's own conversion truncates. NaN stays
+// NaN.
+HWY_INLINE hn::Vec<D16> RoundedBf16(V v) {
   const DU du;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
   const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
   const auto chosen = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(v)), quiet, rounded);
-  hn::StoreU(Halves(hn::ShiftRight<16>(chosen)), D16(), reinterpret_cast<uint16_t*>(p));
+  return Halves(hn::ShiftRight<16>(chosen));
+}
+
+HWY_INLINE void StoreWhole(V v, hwy::bfloat16_t* p) {
+  uint16_t* bits = reinterpret_cast<uint16_t*>(p);
+#if SWINFLEET_NATIVE_BF16
+  // The instruction makes zeros of subnormal numbers.
+  constexpr int kSubnormal = 0x20;
+  if (HWY_LIKELY(_mm512_fpclass_ps_mask(v.raw, kSubnormal) == 0)) {
+    hn::StoreU(NativeBf16(v), D16(), bits);
+    return;
+  }
+#endif
+  hn::StoreU(RoundedBf16(v), D16(), bits);
 }
 
 #if SWINFLEET_NATIVE_F16

@@ -17,9 +17,10 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/small_gemm-inl.h"
+#include "kernels/cpu/window_attention_bf16-inl.h"
 #include "kernels/cpu/window_map.h"
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // One thread's buffers in forward.
@@ -31,10 +32,23 @@ struct ForwardBuffers {
         k_columns(stack->Take(s.Rows())),
         v(stack->Take(s.Rows())),
         scores(stack->Take(s.Scores())),
-        out(stack->Take(s.Rows())) {}
+        out(stack->Take(s.Rows())),
+        inverse(stack->Take(s.tokens_padded)),
+        sums{stack->Take(s.TileRows()), stack->Take(s.TileRows())} {}
   WindowMap map;
-  float *q, *k, *k_columns, *v, *scores, *out;
+  float *q, *k, *k_columns, *v, *scores, *out, *inverse;
+  TileSums sums;
 };
+
+// q k of rows [first, first + count), with bias and mask; q is scaled, k_columns normalised.
+void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
+            const float* scaled_q, const float* k_columns, const float* bias, float* scores) {
+  const ScoreStart start = StartScores(s, map, first, count, bias, scores);
+  SmallGemm<F32>({scaled_q + first * s.dim_padded, s.dim_padded, 1}, count, s.tokens_padded, s.dim,
+                 k_columns, s.tokens_padded,
+                 AddTo{scores, s.tokens_padded, start.start, start.stride});
+  AddMask(s, map, first, count, scores);
+}
 
 // One window and head, from b.q (scaled), b.k_columns and b.v into b.out. lse is that of row 0.
 void ForwardTiles(const AttentionSizes& s, const ForwardBuffers& b, const float* bias, float* lse,
@@ -43,11 +57,13 @@ void ForwardTiles(const AttentionSizes& s, const ForwardBuffers& b, const float*
     const int64_t count = std::min(s.tile, s.tokens - first);
     Scores(s, b.map, first, count, b.q, b.k_columns, bias, b.scores);
     for (int64_t i = 0; i < count; ++i) {
-      lse[b.map.row[first + i] * lse_stride] =
-          SoftmaxRow(b.scores + i * s.tokens_padded, s.tokens_padded);
+      float* row = b.scores + i * s.tokens_padded;
+      b.sums.inverse[i] = SoftmaxRow(row, s.tokens_padded, b.sums.peak + i,
+                                     [&](int64_t j, V e) { hn::Store(e, D(), row + j); });
     }
-    SmallGemm({b.scores, s.tokens_padded, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
-              b.out + first * s.dim_padded, s.dim_padded, false);
+    FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
+    SmallGemm<F32>({b.scores, s.tokens_padded, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
+                   ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
   }
 }
 
@@ -58,22 +74,15 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
   FloatStack stack(scratch);
   ForwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  int64_t mapped = -1;
-  for (int64_t task = tasks.begin; task < tasks.end; ++task) {
-    const int64_t head = tasks.HeadOf(task), window = tasks.WindowOf(task);
-    if (window != mapped) {
-      FillMap(args.geometry, args.range, args.exclude_padding, window, &b.map);
-      s.SetTokens(b.map.tokens);
-    }
-    mapped = window;
+  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
     GatherRows(s, b.map, qkv, stride, b.q);
     GatherRows(s, b.map, qkv + s.channels, stride, b.k);
     GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     if (scale.cosine) {
-      NormaliseRows(s, scale.factor, b.q, nullptr);
-      NormaliseRows(s, 1.0f, b.k, nullptr);
+      NormaliseRows(s, scale.factor, b.q, b.inverse);
+      NormaliseRows(s, 1.0f, b.k, b.inverse);
     } else {
       ScaleRows(s, scale.factor, b.q);
     }
@@ -81,11 +90,14 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
     ForwardTiles(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
                  args.lse.f32() + head, args.heads);
     ScatterRows(s, b.map, b.out, s.channels, Elements<T>(args.out) + head * s.dim);
-  }
+  });
 }
 
 void ForwardWindows(const WindowAttentionForwardArgs& args, const AttentionTasks& tasks,
                     float* scratch) {
+#if SWINFLEET_NATIVE_BF16
+  if (args.qkv.dtype == DType::kBF16) return ForwardBf16Tasks(args, tasks, scratch);
+#endif
   DispatchDType(args.qkv.dtype,
                 [&](auto tag) { ForwardTasks<decltype(tag)>(args, tasks, scratch); });
 }
@@ -112,28 +124,50 @@ struct BackwardBuffers {
   float *q_inverse, *k_inverse;
 };
 
+// p and ds of a row, (tokens_padded), in place of score and dp; dbias (N, N) is added to.
+void FinishGradientRow(const AttentionSizes& s, const WindowMap& map, int64_t token,
+                       const RowGradient& gradient, float* p, float* ds, float* dbias) {
+  const D d;
+  const bool whole = BiasIsWhole(s, dbias);
+  float* dbias_row = whole ? dbias + token * s.tokens : nullptr;
+  for (int64_t j = 0; j < s.tokens_padded; j += static_cast<int64_t>(hn::Lanes(d))) {
+    const V weight = hn::Mul(hn::Load(d, p + j), gradient.factor);
+    const V dscore = hn::Mul(weight, hn::Sub(hn::Load(d, ds + j), gradient.delta));
+    hn::Store(weight, d, p + j);
+    hn::Store(dscore, d, ds + j);
+    if (whole) hn::StoreU(hn::Add(hn::LoadU(d, dbias_row + j), dscore), d, dbias_row + j);
+  }
+  if (dbias != nullptr && !whole) AddBiasRow(s, map, token, ds, dbias);
+}
+
 // Gradients of one window and head, into b.dq (of the scaled, normalised q), b.dk (of the
 // normalised k) and b.dv; dbias (N, N), where given, is added to. lse is that of row 0.
 void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const float* bias,
                    const float* lse, int64_t lse_stride, float* dbias) {
+  const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
-    const bool accumulate = first > 0;
+    const float *q = b.q + first * dim, *dout = b.dout + first * dim;
     Scores(s, b.map, first, count, b.q, b.k_columns, bias, b.scores);
-    SmallGemm({b.dout + first * s.dim_padded, s.dim_padded, 1}, count, s.tokens_padded, s.dim,
-              b.v_columns, s.tokens_padded, b.dscores, s.tokens_padded, false);
+    SmallGemm<F32>({dout, dim, 1}, count, n, s.dim, b.v_columns, n, Overwrite{b.dscores, n});
     for (int64_t i = 0; i < count; ++i) {
-      float* ds = b.dscores + i * s.tokens_padded;
-      SoftmaxGradientRow(lse[b.map.row[first + i] * lse_stride], s.tokens_padded,
-                         b.scores + i * s.tokens_padded, ds);
-      if (dbias != nullptr) AddBiasRow(s, b.map, first + i, ds, dbias);
+      float *p = b.scores + i * n, *ds = b.dscores + i * n;
+      const RowGradient gradient =
+          SoftmaxGradientRow(lse[b.map.row[first + i] * lse_stride], n, p, ds);
+      FinishGradientRow(s, b.map, first + i, gradient, p, ds, dbias);
     }
-    SmallGemm({b.scores, 1, s.tokens_padded}, s.tokens, s.dim_padded, count,
-              b.dout + first * s.dim_padded, s.dim_padded, b.dv, s.dim_padded, accumulate);
-    SmallGemm({b.dscores, s.tokens_padded, 1}, count, s.dim_padded, s.tokens, b.k, s.dim_padded,
-              b.dq + first * s.dim_padded, s.dim_padded, false);
-    SmallGemm({b.dscores, 1, s.tokens_padded}, s.tokens, s.dim_padded, count,
-              b.q + first * s.dim_padded, s.dim_padded, b.dk, s.dim_padded, accumulate);
+    const auto sum_up = [&](const float* weights, const float* vectors, float* to) {
+      const SmallMatrix<float> columns = {weights, 1, n};
+      if (first == 0) {
+        SmallGemm<F32>(columns, s.tokens, dim, count, vectors, dim, Overwrite{to, dim});
+      } else {
+        SmallGemm<F32>(columns, s.tokens, dim, count, vectors, dim, Accumulate{to, dim});
+      }
+    };
+    sum_up(b.scores, dout, b.dv);
+    sum_up(b.dscores, q, b.dk);
+    SmallGemm<F32>({b.dscores, n, 1}, count, dim, s.tokens, b.k, dim,
+                   Overwrite{b.dq + first * dim, dim});
   }
 }
 
@@ -184,14 +218,7 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
   FloatStack stack(scratch);
   BackwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  int64_t mapped = -1;
-  for (int64_t task = tasks.begin; task < tasks.end; ++task) {
-    const int64_t head = tasks.HeadOf(task), window = tasks.WindowOf(task);
-    if (window != mapped) {
-      FillMap(geometry, args.range, args.exclude_padding, window, &b.map);
-      s.SetTokens(b.map.tokens);
-    }
-    mapped = window;
+  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     LoadWindow<T>(args, s, scale, head, b);
     BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
@@ -205,17 +232,24 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
       ScatterRows(s, b.map, gradients[part], stride, dqkv + part * s.channels);
       ClearPadding(s, b.map, stride, dqkv + part * s.channels);
     }
-  }
+  });
 }
 
 void BackwardWindows(const WindowAttentionBackwardArgs& args, const AttentionTasks& tasks,
                      float* scratch, const TensorView& dbias, double* dscale) {
+#if SWINFLEET_NATIVE_BF16
+  if (args.qkv.dtype == DType::kBF16) {
+    return BackwardBf16Tasks(args, tasks, scratch, dbias, dscale);
+  }
+#endif
   DispatchDType(args.qkv.dtype, [&](auto tag) {
     BackwardTasks<decltype(tag)>(args, tasks, scratch, dbias, dscale);
   });
 }
 
-void AddSums(const float* from, float* to, int64_t n) { AddRow(from, to, n); }
+void AddSums(const float* __restrict from, float* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
 
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -288,7 +322,7 @@ float* TakeFloats(int64_t floats, Context& context) {
 WindowAttentionScratch TakeScratch(const WindowAttentionForwardArgs& args, Context& context) {
   const cpu::AttentionSizes s(args.geometry, args.heads, args.qkv);
   WindowAttentionScratch scratch;
-  scratch.floats_per_thread = cpu::WindowMap::Floats(s) + 5 * s.Rows() + s.Scores();
+  scratch.floats_per_thread = cpu::ForwardFloats(s);
   scratch.block = TakeFloats(context.threads * scratch.floats_per_thread, context);
   return scratch;
 }
@@ -296,8 +330,7 @@ WindowAttentionScratch TakeScratch(const WindowAttentionForwardArgs& args, Conte
 WindowAttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context) {
   const cpu::AttentionSizes s(args.geometry, args.heads, args.qkv);
   WindowAttentionScratch scratch;
-  scratch.floats_per_thread =
-      cpu::WindowMap::Floats(s) + 9 * s.Rows() + 2 * s.Scores() + 2 * s.tokens_padded;
+  scratch.floats_per_thread = cpu::BackwardFloats(s);
   scratch.block = TakeFloats(context.threads * scratch.floats_per_thread, context);
   if (!args.dbias.empty() && context.threads > 1 && !SplitsHeads(args, context)) {
     scratch.dbias = TakeFloats((context.threads - 1) * args.dbias.NumElements(), context);

@@ -36,6 +36,10 @@ struct AttentionSizes {
   }
   int64_t Rows() const { return tokens_padded * dim_padded; }
   int64_t Scores() const { return tile * tokens_padded; }
+  // Words of a tile of scores in 16 bits; rows come in pairs.
+  int64_t HalfScores() const { return (tile + 1) / 2 * tokens_padded; }
+  // Floats of a number for each row of a tile.
+  int64_t TileRows() const { return PadUp(tile); }
 
   int64_t window_tokens;  // N
   int64_t channels, dim, dim_padded, tile;
@@ -187,6 +191,33 @@ struct AttentionTasks {
   int64_t WindowOf(int64_t task) const { return first_window + task / heads; }
   int64_t HeadOf(int64_t task) const { return first_head + task % heads; }
 };
+
+// Calls body(window, head) for each task, with the window's map and its number of tokens at hand.
+template <typename Args, typename Body>
+void ForEachTask(const Args& args, const AttentionTasks& tasks, AttentionSizes* s, WindowMap* map,
+                 const Body& body) {
+  int64_t mapped = -1;
+  for (int64_t task = tasks.begin; task < tasks.end; ++task) {
+    const int64_t window = tasks.WindowOf(task);
+    if (window != mapped) {
+      FillMap(args.geometry, args.range, args.exclude_padding, window, map);
+      s->SetTokens(map->tokens);
+      mapped = window;
+    }
+    body(window, tasks.HeadOf(task));
+  }
+}
+
+// Floats of a thread's buffers: enough for either way of working, so that what is planned does not
+// depend on the processor.
+inline int64_t ForwardFloats(const AttentionSizes& s) {
+  return WindowMap::Floats(s) + 5 * s.Rows() + s.Scores() + s.HalfScores() + 3 * s.tokens_padded +
+         2 * s.TileRows();
+}
+inline int64_t BackwardFloats(const AttentionSizes& s) {
+  return WindowMap::Floats(s) + 9 * s.Rows() + 2 * s.Scores() + 3 * s.HalfScores() +
+         4 * s.tokens_padded;
+}
 
 }  // namespace swinfleet::cpu
 

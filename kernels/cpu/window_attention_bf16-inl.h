@@ -1,0 +1,361 @@
+// Window attention on processors with products of bfloat16: vectors stay in 16 bits, products are
+// of pairs and summed in float32. q and k come in as they are, so that their products are exact,
+// and are divided by their norms afterwards; only softmax weights and their gradients are rounded.
+// Included once for each target.
+//
+// A word is a pair of neighbours along the inner side of a product. Of a window's vectors of one
+// head, (tokens_padded, dim_padded), three arrangements are needed: rows (tokens_padded,
+// dim_padded / 2 words), columns (dim_padded / 2, tokens_padded), their transpose, and pairs of
+// rows (tokens_padded / 2, dim_padded), where a word has an element of two tokens.
+#if defined(SWINFLEET_KERNELS_CPU_WINDOW_ATTENTION_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SWINFLEET_KERNELS_CPU_WINDOW_ATTENTION_BF16_INL_H_
+#undef SWINFLEET_KERNELS_CPU_WINDOW_ATTENTION_BF16_INL_H_
+#else
+#define SWINFLEET_KERNELS_CPU_WINDOW_ATTENTION_BF16_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/attention_rows-inl.h"
+#include "kernels/cpu/small_gemm-inl.h"
+#include "kernels/cpu/vector-inl.h"
+#include "kernels/cpu/window_map.h"
+
+#if SWINFLEET_NATIVE_BF16
+
+SWINFLEET_BEFORE_NAMESPACE();
+namespace swinfleet::cpu::HWY_NAMESPACE {
+
+inline uint32_t* TakeWords(FloatStack* stack, int64_t words) {
+  return reinterpret_cast<uint32_t*>(stack->Take(words));
+}
+
+inline uint16_t* Halfwords(uint32_t* words) { return reinterpret_cast<uint16_t*>(words); }
+
+inline void GatherBf16Rows(const AttentionSizes& s, const WindowMap& map,
+                           const hwy::bfloat16_t* from, int64_t stride, uint32_t* rows) {
+  const hn::ScalableTag<uint16_t> d16;
+  constexpr int64_t kLanes = hn::MaxLanes(d16);
+  uint16_t* to = Halfwords(rows);
+  for (int64_t t = 0; t < s.tokens; ++t, to += s.dim_padded) {
+    const auto* vector = reinterpret_cast<const uint16_t*>(from + map.row[t] * stride);
+    int64_t i = 0;
+    for (; i + kLanes <= s.dim; i += kLanes) hn::StoreU(hn::LoadU(d16, vector + i), d16, to + i);
+    std::memcpy(to + i, vector + i, (s.dim - i) * sizeof(uint16_t));
+    std::fill(to + s.dim, to + s.dim_padded, uint16_t{0});
+  }
+  std::fill_n(to, (s.tokens_padded - s.tokens) * s.dim_padded, uint16_t{0});
+}
+
+inline void ColumnsOfRows(const AttentionSizes& s, const uint32_t* rows, uint32_t* columns) {
+  Transpose(rows, s.tokens_padded, s.dim_padded / 2, s.dim_padded / 2, columns, s.tokens_padded);
+}
+
+// Words of an element of the first and of the second.
+HWY_INLINE hn::Vec<DU> PairUp(hn::Vec<D16> first, hn::Vec<D16> second) {
+  const DU du;
+  return hn::Or(hn::PromoteTo(du, first), hn::ShiftLeft<16>(hn::PromoteTo(du, second)));
+}
+
+inline void PairsOfRows(const AttentionSizes& s, uint32_t* rows, uint32_t* pairs) {
+  const D16 d16;
+  for (int64_t t = 0; t < s.tokens_padded; t += 2) {
+    const uint16_t* first = Halfwords(rows) + t * s.dim_padded;
+    for (int64_t i = 0; i < s.dim_padded; i += static_cast<int64_t>(hn::Lanes(d16))) {
+      hn::StoreU(PairUp(hn::LoadU(d16, first + i), hn::LoadU(d16, first + s.dim_padded + i)), DU(),
+                 pairs + t / 2 * s.dim_padded + i);
+    }
+  }
+}
+
+// inverse (tokens_padded) as InverseNorms has it, and scale = factor |inverse|. Where scores are
+// plain products, vectors count as too short to be divided by a norm, with an inverse of -1.
+inline void ScalesOfRows(const AttentionSizes& s, const uint32_t* rows, bool cosine, float factor,
+                         float* inverse, float* scale) {
+  const hn::ScalableTag<uint32_t> dw;
+  const D d;
+  if (!cosine) {
+    std::fill_n(inverse, s.tokens_padded, -1.0f);
+    std::fill_n(scale, s.tokens_padded, factor);
+    return;
+  }
+  const int64_t half = s.dim_padded / 2;
+  for (int64_t t = 0; t < s.tokens; ++t) {
+    V sum = hn::Zero(d);
+    for (int64_t i = 0; i < half; i += static_cast<int64_t>(hn::Lanes(d))) {
+      // Rows may end in the middle of a vector: half of a row of 16 elements.
+      const auto words = hn::MaskedLoad(hn::FirstN(dw, half - i), dw, rows + t * half + i);
+      sum = Bf16Pair::MulAdd(words, words, sum);
+    }
+    inverse[t] = Total(sum);
+  }
+  InverseNorms(s, inverse);
+  for (int64_t t = 0; t < s.tokens_padded; ++t) scale[t] = factor * std::abs(inverse[t]);
+}
+
+// q k of rows [first, first + count), with bias and mask.
+inline void Bf16Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
+                       const uint32_t* q, const uint32_t* k_columns, const float* q_scale,
+                       const float* k_scale, const float* bias, float* scores) {
+  const int64_t n = s.tokens_padded, half = s.dim_padded / 2;
+  const ScoreStart start = StartScores(s, map, first, count, bias, scores);
+  SmallGemm<Bf16Pair>({q + first * half, half, 1}, count, n, (s.dim + 1) / 2, k_columns, n,
+                      ScaleAndAdd{scores, n, q_scale + first, k_scale, start.start, start.stride});
+  AddMask(s, map, first, count, scores);
+}
+
+struct Bf16ForwardBuffers {
+  Bf16ForwardBuffers(const AttentionSizes& s, FloatStack* stack)
+      : map(s, stack),
+        rows(TakeWords(stack, s.Rows() / 2)),
+        q(TakeWords(stack, s.Rows() / 2)),
+        k_columns(TakeWords(stack, s.Rows() / 2)),
+        v_pairs(TakeWords(stack, s.Rows() / 2)),
+        weights(TakeWords(stack, s.HalfScores())),
+        scores(stack->Take(s.Scores())),
+        out(stack->Take(s.Rows())),
+        inverse(stack->Take(s.tokens_padded)),
+        q_scale(stack->Take(s.tokens_padded)),
+        k_scale(stack->Take(s.tokens_padded)),
+        sums{stack->Take(s.TileRows()), stack->Take(s.TileRows())} {}
+  WindowMap map;
+  uint32_t *rows, *q, *k_columns, *v_pairs, *weights;
+  float *scores, *out, *inverse, *q_scale, *k_scale;
+  TileSums sums;
+};
+
+inline void Bf16ForwardTiles(const AttentionSizes& s, const Bf16ForwardBuffers& b,
+                             const float* bias, float* lse, int64_t lse_stride) {
+  const int64_t n = s.tokens_padded;
+  for (int64_t first = 0; first < s.tokens; first += s.tile) {
+    const int64_t count = std::min(s.tile, s.tokens - first);
+    Bf16Scores(s, b.map, first, count, b.q, b.k_columns, b.q_scale, b.k_scale, bias, b.scores);
+    for (int64_t i = 0; i < count; ++i) {
+      uint16_t* weights = Halfwords(b.weights) + i * n;
+      b.sums.inverse[i] = SoftmaxRow(b.scores + i * n, n, b.sums.peak + i, [&](int64_t j, V e) {
+        hn::StoreU(NativeBf16(e), D16(), weights + j);
+      });
+    }
+    FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
+    SmallGemm<Bf16Pair>({b.weights, n / 2, 1}, count, s.dim_padded, (s.tokens + 1) / 2, b.v_pairs,
+                        s.dim_padded,
+                        ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
+  }
+}
+
+inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const AttentionTasks& tasks,
+                             float* scratch) {
+  AttentionSizes s(args.geometry, args.heads, args.qkv);
+  FloatStack stack(scratch);
+  Bf16ForwardBuffers b(s, &stack);
+  const int64_t stride = 3 * s.channels;
+  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+    const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
+    const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
+    GatherBf16Rows(s, b.map, qkv, stride, b.q);
+    ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.inverse, b.q_scale);
+    GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.rows);
+    ScalesOfRows(s, b.rows, scale.cosine, 1.0f, b.inverse, b.k_scale);
+    ColumnsOfRows(s, b.rows, b.k_columns);
+    GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.rows);
+    PairsOfRows(s, b.rows, b.v_pairs);
+    Bf16ForwardTiles(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
+                     args.lse.f32() + head, args.heads);
+    ScatterRows(s, b.map, b.out, s.channels, Elements<hwy::bfloat16_t>(args.out) + head * s.dim);
+  });
+}
+
+struct Bf16BackwardBuffers {
+  Bf16BackwardBuffers(const AttentionSizes& s, FloatStack* stack)
+      : map(s, stack),
+        v(TakeWords(stack, s.Rows() / 2)),
+        q(TakeWords(stack, s.Rows() / 2)),
+        k(TakeWords(stack, s.Rows() / 2)),
+        dout(TakeWords(stack, s.Rows() / 2)),
+        k_columns(TakeWords(stack, s.Rows() / 2)),
+        v_columns(TakeWords(stack, s.Rows() / 2)),
+        q_pairs(TakeWords(stack, s.Rows() / 2)),
+        k_pairs(TakeWords(stack, s.Rows() / 2)),
+        dout_pairs(TakeWords(stack, s.Rows() / 2)),
+        p_pairs(TakeWords(stack, s.HalfScores())),
+        ds_pairs(TakeWords(stack, s.HalfScores())),
+        ds_rows(TakeWords(stack, s.HalfScores())),
+        scores(stack->Take(s.Scores())),
+        dscores(stack->Take(s.Scores())),
+        dq(stack->Take(s.Rows())),
+        dk(stack->Take(s.Rows())),
+        dv(stack->Take(s.Rows())),
+        q_inverse(stack->Take(s.tokens_padded)),
+        k_inverse(stack->Take(s.tokens_padded)),
+        q_scale(stack->Take(s.tokens_padded)),
+        k_scale(stack->Take(s.tokens_padded)) {}
+  WindowMap map;
+  uint32_t *v, *q, *k, *dout, *k_columns, *v_columns, *q_pairs, *k_pairs, *dout_pairs;
+  uint32_t *p_pairs, *ds_pairs, *ds_rows;
+  float *scores, *dscores, *dq, *dk, *dv;
+  float *q_inverse, *k_inverse, *q_scale, *k_scale;
+};
+
+// From the scores of rows i and i + 1 of a tile that begins at token `first` and their gradients
+// dp: the weights in pairs, and ds, times what products with k and with q need, in rows and in
+// pairs. An odd last row is paired with zeros.
+inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b, int64_t first,
+                           int64_t i, int64_t count, const float* lse, int64_t lse_stride,
+                           float* dbias) {
+  const D d;
+  const D16 d16;
+  const int64_t n = s.tokens_padded;
+  const bool paired = i + 1 < count, whole = BiasIsWhole(s, dbias);
+  RowGradient gradient[2] = {{hn::Zero(d), hn::Zero(d)}, {hn::Zero(d), hn::Zero(d)}};
+  float* p[2] = {b.scores + i * n, b.scores + (paired ? i + 1 : i) * n};
+  float* ds[2] = {b.dscores + i * n, b.dscores + (paired ? i + 1 : i) * n};
+  V q_scale[2];
+  for (int r = 0; r < (paired ? 2 : 1); ++r) {
+    gradient[r] = SoftmaxGradientRow(lse[b.map.row[first + i + r] * lse_stride], n, p[r], ds[r]);
+  }
+  for (int r = 0; r < 2; ++r) q_scale[r] = hn::Set(d, b.q_scale[first + (paired ? i + r : i)]);
+  for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
+    const V k_scale = hn::Load(d, b.k_scale + j);
+    hn::Vec<D16> weights[2], scaled[2];
+    V dscore[2];
+    for (int r = 0; r < 2; ++r) {
+      const V weight = hn::Mul(hn::Load(d, p[r] + j), gradient[r].factor);
+      dscore[r] = hn::Mul(weight, hn::Sub(hn::Load(d, ds[r] + j), gradient[r].delta));
+      weights[r] = NativeBf16(weight);
+      scaled[r] = NativeBf16(hn::Mul(dscore[r], q_scale[r]));
+    }
+    hn::StoreU(PairUp(weights[0], weights[1]), DU(), b.p_pairs + i / 2 * n + j);
+    hn::StoreU(PairUp(scaled[0], scaled[1]), DU(), b.ds_pairs + i / 2 * n + j);
+    for (int r = 0; r < (paired ? 2 : 1); ++r) {
+      hn::StoreU(NativeBf16(hn::Mul(dscore[r], k_scale)), d16,
+                 Halfwords(b.ds_rows) + (i + r) * n + j);
+      if (whole) {
+        float* row = dbias + (first + i + r) * s.tokens + j;
+        hn::StoreU(hn::Add(hn::LoadU(d, row), dscore[r]), d, row);
+      } else if (dbias != nullptr) {
+        hn::Store(dscore[r], d, ds[r] + j);
+      }
+    }
+  }
+  for (int r = 0; r < (paired ? 2 : 1) && dbias != nullptr && !whole; ++r) {
+    AddBiasRow(s, b.map, first + i + r, ds[r], dbias);
+  }
+}
+
+// Gradients of one window and head: b.dv, and sums of k, divided by its norm, into b.dq and of the
+// scaled, normalised q into b.dk, each weighted with ds. dbias (N, N), where given, is added to.
+inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers& b,
+                              const float* bias, const float* lse, int64_t lse_stride,
+                              float* dbias) {
+  const int64_t n = s.tokens_padded, dim = s.dim_padded;
+  for (int64_t first = 0; first < s.tokens; first += s.tile) {
+    const int64_t count = std::min(s.tile, s.tokens - first);
+    Bf16Scores(s, b.map, first, count, b.q, b.k_columns, b.q_scale, b.k_scale, bias, b.scores);
+    SmallGemm<Bf16Pair>({b.dout + first * dim / 2, dim / 2, 1}, count, n, (s.dim + 1) / 2,
+                        b.v_columns, n, Overwrite{b.dscores, n});
+    for (int64_t i = 0; i < count; i += 2) {
+      FinishBf16Pair(s, b, first, i, count, lse, lse_stride, dbias);
+    }
+    const auto sum_up = [&](const uint32_t* weights, const uint32_t* pairs, float* to) {
+      const SmallMatrix<uint32_t> columns = {weights, 1, n};
+      const int64_t inner = (count + 1) / 2;
+      const uint32_t* vectors = pairs + first / 2 * dim;
+      if (first == 0) {
+        SmallGemm<Bf16Pair>(columns, s.tokens, dim, inner, vectors, dim, Overwrite{to, dim});
+      } else {
+        SmallGemm<Bf16Pair>(columns, s.tokens, dim, inner, vectors, dim, Accumulate{to, dim});
+      }
+    };
+    sum_up(b.p_pairs, b.dout_pairs, b.dv);
+    sum_up(b.ds_pairs, b.q_pairs, b.dk);
+    SmallGemm<Bf16Pair>({b.ds_rows, n / 2, 1}, count, dim, (s.tokens + 1) / 2, b.k_pairs, dim,
+                        Overwrite{b.dq + first * dim, dim});
+  }
+}
+
+// Turns `sums`, the gradient of x / |x| divided by `factor`, into that of x, where `row` holds x.
+// Returns sums . x / |x|. An x that is not divided by its norm has a negative inverse.
+HWY_INLINE float Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, int64_t n,
+                                 float* sums) {
+  const D d;
+  const V inv = hn::Set(d, std::abs(inverse));
+  V dot = hn::Zero(d);
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    dot = hn::MulAdd(hn::Mul(LoadWhole(row + i), inv), hn::Load(d, sums + i), dot);
+  }
+  const float along = Total(dot);
+  const V projection = hn::Set(d, inverse < 0 ? 0.0f : along * inverse);
+  const V scale = hn::Set(d, factor * std::abs(inverse));
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
+    const V across = hn::NegMulAdd(LoadWhole(row + i), projection, hn::Load(d, sums + i));
+    hn::Store(hn::Mul(across, scale), d, sums + i);
+  }
+  return along;
+}
+
+// From b.dq and b.dk as Bf16BackwardTiles leaves them to the gradients of q and k; returns that of
+// the scale's logarithm.
+inline double Bf16ScoreGradient(const AttentionSizes& s, const Bf16BackwardBuffers& b,
+                                const ScoreScale& scale) {
+  double dscale = 0;
+  for (int64_t t = 0; t < s.tokens; ++t) {
+    const int64_t row = t * s.dim_padded;
+    const auto vector = [&](uint32_t* rows) {
+      return reinterpret_cast<const hwy::bfloat16_t*>(rows) + row;
+    };
+    dscale += scale.factor *
+              Bf16RowGradient(vector(b.q), scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
+    Bf16RowGradient(vector(b.k), 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
+  }
+  return scale.clamped ? 0 : dscale;
+}
+
+inline void LoadBf16Window(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
+                           const ScoreScale& scale, int64_t head, const Bf16BackwardBuffers& b) {
+  const int64_t stride = 3 * s.channels;
+  const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
+  GatherBf16Rows(s, b.map, qkv, stride, b.q);
+  GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.k);
+  GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.v);
+  GatherBf16Rows(s, b.map, Elements<hwy::bfloat16_t>(args.dout) + head * s.dim, s.channels, b.dout);
+  ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.q_inverse, b.q_scale);
+  ScalesOfRows(s, b.k, scale.cosine, 1.0f, b.k_inverse, b.k_scale);
+  ColumnsOfRows(s, b.k, b.k_columns);
+  ColumnsOfRows(s, b.v, b.v_columns);
+  PairsOfRows(s, b.q, b.q_pairs);
+  PairsOfRows(s, b.k, b.k_pairs);
+  PairsOfRows(s, b.dout, b.dout_pairs);
+}
+
+inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const AttentionTasks& tasks,
+                              float* scratch, const TensorView& dbias, double* dscale) {
+  AttentionSizes s(args.geometry, args.heads, args.qkv);
+  const WindowGeometry& geometry = args.geometry;
+  FloatStack stack(scratch);
+  Bf16BackwardBuffers b(s, &stack);
+  const int64_t stride = 3 * s.channels;
+  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+    const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
+    LoadBf16Window(args, s, scale, head, b);
+    Bf16BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
+                      args.lse.f32() + head, args.heads,
+                      BiasOf(dbias, geometry, args.heads, window, head));
+    const double gradient = Bf16ScoreGradient(s, b, scale);
+    if (scale.cosine) dscale[head] += gradient;
+    auto* dqkv = Elements<hwy::bfloat16_t>(args.dqkv) + head * s.dim;
+    const float* gradients[3] = {b.dq, b.dk, b.dv};
+    for (int part = 0; part < 3; ++part) {
+      ScatterRows(s, b.map, gradients[part], stride, dqkv + part * s.channels);
+      ClearPadding(s, b.map, stride, dqkv + part * s.channels);
+    }
+  });
+}
+
+}  // namespace swinfleet::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // SWINFLEET_NATIVE_BF16
+
+#endif  // include guard for each target
