@@ -131,17 +131,23 @@ class Object {
   }
   // Throws Error for keys that are missing or that nobody has asked for.
   void Finish() const {
-    std::string text;
+    std::vector<std::string> unknown;
     for (const auto& [key, value] : object_.items()) {
-      if (std::ranges::find(known_, key) == known_.end()) {
-        text += Quoted(prefix_ + key) + " is unknown; ";
-      }
+      if (std::ranges::find(known_, key) == known_.end()) unknown.push_back(key);
     }
-    for (const std::string& key : missing_) text += Quoted(prefix_ + key) + " is missing; ";
-    if (!text.empty()) throw Error(text + "the keys are " + ListNames(known_));
+    std::string text;
+    if (!unknown.empty()) text += "unknown are " + Listed(unknown) + "; ";
+    if (!missing_.empty()) text += "missing are " + Listed(missing_) + "; ";
+    if (!text.empty()) throw Error(text + "the keys are " + Listed(known_));
   }
 
  private:
+  std::string Listed(const std::vector<std::string>& keys) const {
+    std::vector<std::string> names;
+    for (const std::string& key : keys) names.push_back(prefix_ + key);
+    return ListNames(names);
+  }
+
   const json& object_;
   const std::string prefix_;
   std::vector<std::string> known_;

@@ -38,13 +38,12 @@ std::vector<std::string> CheckNormalisationIsSaid(const ModelConfig& model,
     return {other + " is missing, and " + set + " is set; set both" +
             (fits ? ", or neither for ImageNet's" : "")};
   }
-  if (mean || fits) return {};
+  // Of other numbers pictures in folders are refused anyway.
+  if (mean || model.in_chans != 1) return {};
   return {
-      "data.mean and data.std are missing; ImageNet's, which pictures in folders have if nothing"
-      " is said, are of 3 channels, and model.in_chans is " +
-      std::to_string(model.in_chans) +
-      ": set both, a number for each channel ([0] and [1] leave"
-      " the pixels of grey pictures from 0 to 1)"};
+      "data.mean and data.std are missing; pictures in folders have ImageNet's if nothing is said,"
+      " which are of 3 channels, and model.in_chans is 1: set both ([0] and [1] leave pixels from 0"
+      " to 1)"};
 }
 
 void NormaliseAsTrained(const CheckpointMeta& meta, DataConfig* data) {

@@ -400,9 +400,8 @@ TEST_F(InferenceTest, BadUsageAndBadWeightsSayWhatToDo) {
   EXPECT_THAT(err_, HasSubstr("swinv2_tiny_window8_256"));
   EXPECT_EQ(
       Run({"predict", "--weights", path, "--model", R"({"arch":"swin_v2","depth":[2]})", "a"}), 2);
-  EXPECT_THAT(err_,
-              AllOf(HasSubstr("--model describes no model"), HasSubstr("\"depth\" is unknown"),
-                    HasSubstr("\"depths\" is missing"), Not(HasSubstr("json.exception"))));
+  EXPECT_THAT(err_, AllOf(HasSubstr("--model describes no model"), HasSubstr("unknown are depth;"),
+                          HasSubstr("missing are img_size, ")));
   EXPECT_EQ(Run({"eval", "--weights", path, "--model", "swinv2_tiny_window8_256"}), 1);
   EXPECT_THAT(err_, HasSubstr("missing in the file"));
   EXPECT_EQ(out_, "");

@@ -181,18 +181,18 @@ TEST(ModelJson, UnknownAndMissingKeysAreNamedWithThoseThatThereAre) {
   std::string text = ModelConfigToJson(ModelConfig());
   text.replace(text.find("\"embed_dim\""), 11, "\"embed_dims\"");
   text.replace(text.find("\"depths\""), 8, "\"layers\"");
-  EXPECT_THAT(ErrorOf(text),
-              AllOf(HasSubstr("file.json describes no model that this version knows: "),
-                    HasSubstr("\"embed_dims\" is unknown; "), HasSubstr("\"layers\" is unknown; "),
-                    HasSubstr("\"embed_dim\" is missing; "), HasSubstr("\"depths\" is missing; "),
-                    HasSubstr("the keys are arch, img_size, in_chans, "), Not(HasSubstr("frames")),
-                    Not(HasSubstr("json.exception"))));
+  EXPECT_THAT(
+      ErrorOf(text),
+      AllOf(HasSubstr(
+                "file.json describes no model that this version knows: unknown are embed_dims, "
+                "layers; missing are embed_dim, depths; the keys are arch, img_size, in_chans, "),
+            Not(HasSubstr("frames"))));
   PretrainConfig pretrain;
   pretrain.method = PretrainConfig::Method::kSimMim;
   text = ModelConfigToJson(ModelConfig(), pretrain);
   text.replace(text.find("\"mask_unit\""), 11, "\"unit\"");
-  EXPECT_THAT(ErrorOf(text), AllOf(HasSubstr("\"pretrain.unit\" is unknown; "),
-                                   HasSubstr("\"pretrain.mask_unit\" is missing; ")));
+  EXPECT_THAT(ErrorOf(text), HasSubstr("unknown are pretrain.unit; missing are pretrain.mask_unit; "
+                                       "the keys are pretrain.method, "));
 }
 
 TEST(ModelJson, WhatIsNoJsonIsSaidWithItsPlace) {
