@@ -3,13 +3,13 @@
 
     python3 pickle_to_safetensors.py CHECKPOINT.pth WEIGHTS.safetensors [KEY]
 
-Needs torch and safetensors. Checkpoints of the official code, of timm and of mmaction hold more than
-tensors: settings, the optimizer's state, schedulers. Nothing of that is built, and no code that a
-pickle names is run: only what tensors are made of is let through, and an empty object stands for the
-rest, so that the packages which those objects come from need not be installed either.
+Needs torch and safetensors. Checkpoints of the official code, of timm and of mmaction hold more
+than tensors: settings, the optimizer's state, schedulers. Nothing of that is built, and no code
+that a pickle names is run: only what tensors are made of is let through, and an empty object stands
+for the rest, so that the packages which those objects come from need not be installed either.
 
-The weights are taken from the first of the keys model, state_dict, module and net that the checkpoint
-has, or from KEY (model_ema), or from its top level.
+The weights are taken from the first of the keys model, state_dict, module and net that the
+checkpoint has, or from KEY (model_ema), or from its top level.
 """
 
 import pickle
@@ -31,7 +31,7 @@ ALLOWED = {
 
 
 class Other(dict):
-    """Stands for any object that is no tensor: takes all that a pickle does to it, and stays empty."""
+    """Stands for an object that is no tensor: takes all that a pickle does to it, stays empty."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -105,12 +105,15 @@ def main(arguments):
                 tensors[str(name)] = value.detach().clone().contiguous()
     if not tensors and isinstance(loaded, Other):
         raise SystemExit(
-            f"{source} holds an object, such as a whole model; save its state_dict() with the program"
-            " that it comes from"
+            f"{source} holds an object, such as a whole model; save its state_dict() with the "
+            "program that it comes from"
         )
     if not tensors:
         keys = ", ".join(str(key) for key in loaded) if isinstance(loaded, dict) else "none"
-        raise SystemExit(f"{source} has no weights where they were looked for; its keys: {keys}")
+        raise SystemExit(
+            f"{source} has no weights where they were looked for; its keys: {keys};"
+            " name the right one as the third argument"
+        )
     save_file(tensors, target)
     print(f"wrote {len(tensors)} tensors to {target}")
 
