@@ -29,6 +29,7 @@
 #include "worker/memory_plan.h"
 #include "worker/metrics_log.h"
 #include "worker/model_json.h"
+#include "worker/normalisation.h"
 #include "worker/processor.h"
 #include "worker/reproducibility.h"
 #include "worker/train_step.h"
@@ -44,6 +45,12 @@ double SecondsSince(Clock::time_point begin) {
 
 // The job can't go on, and every rank knows.
 class JobFailure : public Error {
+ public:
+  using Error::Error;
+};
+
+// What an earlier attempt had is not there now, and may be again for the next one.
+class OutOfReach : public Error {
  public:
   using Error::Error;
 };
@@ -83,11 +90,17 @@ class Attempt {
   bool leader() const { return communicator_->rank() == 0; }
   // Runs `work` on this rank; if it throws Error on any rank, throws JobFailure on all of them.
   void Agree(const std::string& what, const std::function<void()>& work);
-  // The same, but files that can't be read and pictures that there is no memory for at the moment
-  // end this process, so that the whole attempt is made again, instead of failing the job for good.
+  // The same, but files that can't be read, what else is out of reach, and pictures that there is
+  // no memory for at the moment end this process, so that the whole attempt is made again, instead
+  // of failing the job for good.
   void AgreeOrRetry(const std::string& what, const std::function<void()>& work);
 
+  // Data that an earlier attempt could use is only out of reach (its mount may be away): this
+  // attempt ends, not the job.
   void OpenData();
+  void OpenSplits();
+  // Hosts may hold copies of their own: all must be the same.
+  void CompareData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
@@ -183,6 +196,8 @@ void Attempt::AgreeOrRetry(const std::string& what, const std::function<void()>&
       passing = std::current_exception();
     } catch (const OutOfMemoryError&) {
       passing = std::current_exception();
+    } catch (const OutOfReach&) {
+      passing = std::current_exception();
     }
   });
   if (passing) std::rethrow_exception(passing);
@@ -196,35 +211,53 @@ void Attempt::CheckSplit(const Dataset& dataset, const std::string& split) const
   }
 }
 
-void Attempt::OpenData() {
-  Agree("open the data", [&] {
-    train_data_ = OpenDataset(config_.data, config_.data.train_split);
-    eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
-    // Pre-training takes no notice of labels.
-    if (!config_.pretrain.on()) {
-      CheckSameClasses(*train_data_, *eval_data_);
-      CheckSplit(*train_data_, config_.data.train_split);
-      CheckSplit(*eval_data_, config_.data.eval_split);
-    }
-    const int64_t count = train_data_->identity().count;
-    steps_per_epoch_ = Loader::StepsPerEpoch(count, config_.train.global_batch);
-    if (steps_per_epoch_ == 0) {
-      throw Error("train.global_batch " + std::to_string(config_.train.global_batch) +
-                  " is larger than the training data, " + std::to_string(count) +
-                  " pictures: use at most that many");
-    }
-  });
-  total_steps_ = steps_per_epoch_ * config_.train.epochs;
-  // Hosts may hold copies of their own: all must be the same.
+void Attempt::OpenSplits() {
+  train_data_ = OpenDataset(config_.data, config_.data.train_split);
+  eval_data_ = OpenDataset(config_.data, config_.data.eval_split);
+  // Pre-training takes no notice of labels.
+  if (!config_.pretrain.on()) {
+    CheckSameClasses(*train_data_, *eval_data_);
+    CheckSplit(*train_data_, config_.data.train_split);
+    CheckSplit(*eval_data_, config_.data.eval_split);
+  }
+  const int64_t count = train_data_->identity().count;
+  steps_per_epoch_ = Loader::StepsPerEpoch(count, config_.train.global_batch);
+  if (steps_per_epoch_ == 0) {
+    throw Error("train.global_batch " + std::to_string(config_.train.global_batch) +
+                " is larger than the training data, " + std::to_string(count) +
+                " pictures: use at most that many");
+  }
+}
+
+void Attempt::CompareData() {
   const std::vector<std::string> seen =
       communicator_->AllGatherText("training " + train_data_->identity().ToString() +
                                        ", evaluation " + eval_data_->identity().ToString(),
                                    "data identity");
   for (size_t rank = 1; rank < seen.size(); ++rank) {
     if (seen[rank] == seen[0]) continue;
-    throw JobFailure("the ranks see different data in " + config_.data.path + ": rank 0 " +
-                     seen[0] + "; rank " + std::to_string(rank) + " " + seen[rank]);
+    throw Error("the ranks see different data in " + config_.data.path + ": rank 0 " + seen[0] +
+                "; rank " + std::to_string(rank) + " " + seen[rank]);
   }
+}
+
+void Attempt::OpenData() {
+  const auto agree = [&](const std::string& what, const std::function<void()>& work) {
+    if (options_.attempt == 1) return Agree(what, work);
+    AgreeOrRetry(what, [&] {
+      try {
+        work();
+      } catch (const Error& error) {
+        throw OutOfReach("the data in " + config_.data.path +
+                         ", which an earlier attempt had, is not to be had now: " + error.what() +
+                         ". This attempt ends; the job goes on once the data is there again");
+      }
+    });
+  };
+  agree("open the data", [&] { OpenSplits(); });
+  // Fails on all ranks or on none.
+  agree("compare the data", [&] { CompareData(); });
+  total_steps_ = steps_per_epoch_ * config_.train.epochs;
 }
 
 void Attempt::KeepBudget(const PlanOptions& facts) {
@@ -354,6 +387,8 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
   LOG_IF(WARNING, leader() && meta.step > 0 && !differences.empty())
       << "the resumed run will not have the same bits as an undisturbed one: " << differences;
   engine_->Load(reader);
+  // A job that does not say how pictures are normalised goes on as it began.
+  if (meta.step > 0) NormaliseAsTrained(meta, &config_.data);
   step_ = first_step_ = meta.step;
   skipped_ = meta.skipped_steps;
   nonfinite_in_a_row_ = meta.consecutive_nonfinite;
@@ -383,6 +418,7 @@ void Attempt::MakeLoader() {
     options.first_step = step_;
     loader_ = std::make_unique<Loader>(train_data_.get(), options);
   });
+  LOG_IF(INFO, leader()) << NormalisationText(config_.data);
 }
 
 CheckpointMeta Attempt::Meta() const {
@@ -393,6 +429,7 @@ CheckpointMeta Attempt::Meta() const {
   meta.seed = config_.train.seed;
   meta.data_position = step_ * config_.train.global_batch;
   meta.data = train_data_->identity();
+  meta.normalisation = Normalisation{config_.data.mean, config_.data.std};
   meta.reproducibility = MakeReproducibilityKey(config_);
   meta.model = ModelConfigToJson(config_.model, config_.pretrain);
   meta.skipped_steps = skipped_;

@@ -39,9 +39,10 @@ struct AttemptResult {
 
 // Trains until the job's end. Every rank of `communicator` calls it with the same options and gets
 // the same result. Errors that every rank can leave together (a configuration that can't work, data
-// that isn't there, a broken picture, a run folder of another job, ten steps in a row that are not
-// finite) end as kFailed; any other error that one rank meets in the midst of a step throws, and
-// the process is to end, because the other ranks wait in a collective.
+// that isn't there at the first attempt, a broken picture, a run folder of another job, ten steps
+// in a row that are not finite) end as kFailed. Any other error throws, and the process is to end:
+// one that one rank meets in the midst of a step, because the other ranks wait in a collective, and
+// data that a later attempt does not find, because the next one may.
 AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
                          Reporter* reporter);
 

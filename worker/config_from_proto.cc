@@ -9,6 +9,7 @@
 
 #include "core/config/names.h"
 #include "worker/ineffective_settings.h"
+#include "worker/normalisation.h"
 
 namespace swinfleet {
 namespace {
@@ -331,6 +332,7 @@ bool Convert(const JobSpec& spec, JobConfig* config, Problems* problems) {
   ConvertPretrain(spec.pretrain(), &config->pretrain, problems);
   ConvertMemory(spec.memory(), config->model.depths.size(), &config->memory, problems);
   ConvertData(spec.data(), &config->data, problems);
+  ChooseNormalisation(config->model, &config->data);
   ConvertTrain(spec.train(), &config->train, problems);
   ConvertParallel(spec.parallel(), &config->parallel, problems);
   ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
@@ -359,7 +361,9 @@ std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, Job
   const bool converted = problems.empty();
   Judge(*config, model_known, ranks, &problems);
   // A value that could not be taken says nothing about the settings that it has no use for.
-  if (converted) AppendFound(IneffectiveSettings(spec, *config), &problems);
+  if (!converted) return problems;
+  AppendFound(CheckNormalisationIsSaid(config->model, config->data), &problems);
+  AppendFound(IneffectiveSettings(spec, *config), &problems);
   return problems;
 }
 

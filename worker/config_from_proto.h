@@ -19,7 +19,7 @@ namespace swinfleet {
 std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
 // The same for a job that has begun already: it works, and nobody can change it any more, so
-// settings without effect are no fault of it.
+// settings without effect, and a normalisation that new jobs have to say, are no fault of it.
 std::vector<std::string> ConfigOfStartedJob(const JobSpec& spec, int64_t ranks, JobConfig* config);
 
 // The model alone, without the rest of the job: what a checkpoint's specification describes.

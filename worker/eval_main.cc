@@ -194,7 +194,7 @@ int main(int argc, char** argv) {
       "Evaluates trained weights on a split of a data set, as a job's evaluation does.\n"
       "Windows and picture sizes other than the trained ones are transferred.",
       "swinfleet eval");
-  app.footer(swinfleet::kFooter);
+  app.footer(std::string(swinfleet::kModelHelp) + swinfleet::kFooter);
   app.set_version_flag("--version", SWINFLEET_VERSION);
   swinfleet::AddInferenceOptions(&app, &arguments.inference);
   app.add_option("--data", arguments.data, "Folder of the data set [the job's]")->type_name("DIR");

@@ -14,6 +14,7 @@
 #include "worker/exit_codes.h"
 #include "worker/logging.h"
 #include "worker/model_json.h"
+#include "worker/normalisation.h"
 #include "worker/program.h"
 
 namespace swinfleet {
@@ -42,6 +43,7 @@ std::map<std::string, std::string> Preprocessing(const CheckpointMeta& meta) {
       !ConfigOfStartedJob(spec, 0, &config).empty()) {
     return {};
   }
+  NormaliseAsTrained(meta, &config.data);
   return {{kPreprocessingMetadata, PreprocessingToJson(config.data, meta.data)}};
 }
 

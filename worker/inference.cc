@@ -14,21 +14,13 @@
 #include "worker/config_from_proto.h"
 #include "worker/initial_weights.h"
 #include "worker/model_json.h"
+#include "worker/normalisation.h"
 #include "worker/processor.h"
 
 namespace swinfleet {
 namespace {
 
 constexpr int64_t kFileBatch = 32;
-// Of ImageNet's training pictures: what timm's and the official models are trained with.
-const std::vector<double> kImageNetMean = {0.485, 0.456, 0.406};
-const std::vector<double> kImageNetStd = {0.229, 0.224, 0.225};
-
-std::string JoinNames(const std::vector<std::string>& names) {
-  std::string text;
-  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
 
 // A preset's name, or JSON.
 ModelConfig ModelFromArgument(const std::string& text, PretrainConfig* pretrain) {
@@ -40,8 +32,8 @@ ModelConfig ModelFromArgument(const std::string& text, PretrainConfig* pretrain)
     }
   }
   if (const std::optional<ModelConfig> preset = ModelPreset(text)) return *preset;
-  throw UsageError("--model \"" + text + "\" is no preset and no JSON; presets are " +
-                   JoinNames(ModelPresetNames()));
+  throw UsageError("--model \"" + text + "\" is neither a preset nor JSON in {}; presets are " +
+                   ListNames(ModelPresetNames()));
 }
 
 // The windows whose coordinates Swin V2's position biases were trained with.
@@ -55,6 +47,21 @@ std::vector<int64_t> TrainedWindows(const ModelConfig& model) {
 }
 
 }  // namespace
+
+const char kModelHelp[] =
+    "--model JSON, for weights that do not say their model and that no preset fits: one object "
+    "with "
+    "all\n"
+    "of the keys \"arch\" (swin_v1, swin_v2, video_swin, vit), \"img_size\" ([height, width]), "
+    "\"in_chans\",\n"
+    "\"num_classes\", \"patch_size\", \"embed_dim\", \"depths\", \"num_heads\", \"window_size\", "
+    "\"mlp_ratio\",\n"
+    "\"qkv_bias\", \"ape\", \"patch_norm\", \"pretrained_window_sizes\", \"extra_norm_period\",\n"
+    "\"drop_path_rate\", \"layer_norm_eps\"; docs/weights.md has an example and the keys of clips "
+    "and "
+    "of\n"
+    "pre-training.\n"
+    "\n";
 
 void AddInferenceOptions(CLI::App* app, InferenceOptions* options) {
   app->add_option("--weights", options->weights,
@@ -176,6 +183,7 @@ void Inference::ReadJob(const WeightSource& source) {
     return;
   }
   config_ = job;
+  NormaliseAsTrained(meta, &config_.data);
   normalisation_ = "checkpoint";
   if (config_.data.format == "idx" && config_.data.crop_scale.empty()) picture_ = meta.data;
 }
@@ -200,7 +208,7 @@ void Inference::ChooseModel(const WeightSource& source, const InferenceOptions& 
   throw UsageError(source.path() + " does not say which model it holds; it has " +
                    description.ToString() + ": name the model with --model" +
                    (presets.empty() ? " (as JSON, since no preset fits)"
-                                    : ", of which these would fit: " + JoinNames(presets)));
+                                    : ", of which these would fit: " + ListNames(presets)));
 }
 
 void Inference::ChooseSizes(const InferenceOptions& options) {

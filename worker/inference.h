@@ -49,6 +49,9 @@ struct InferenceOptions {
   std::string interpolation;
 };
 
+// What --model takes, for a program's footer.
+extern const char kModelHelp[];
+
 // Adds the options to a program's.
 void AddInferenceOptions(CLI::App* app, InferenceOptions* options);
 

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -596,11 +597,12 @@ class Proposer {
   }
 
   void ProposeBatches() {
-    if (!InTime()) return;
-    const int64_t micro_batch = LargestMicroBatch(config_, ranks_, limit_, options_);
-    if (micro_batch > 0) found_.push_back("train.micro_batch " + std::to_string(micro_batch));
+    // Evaluation first, which is one try: where it is what doesn't fit, no micro-batch helps.
     const std::optional<Changed> evaluated = WithSmallerEvaluation({.config = config_});
     if (evaluated.has_value()) Try(*evaluated);
+    const int64_t micro_batch =
+        LargestMicroBatch(config_, ranks_, limit_, options_, [this] { return InTime(); });
+    if (micro_batch > 0) found_.push_back("train.micro_batch " + std::to_string(micro_batch));
   }
 
   void ProposeThreads() {
@@ -715,18 +717,19 @@ std::optional<int> FewestRanks(const JobConfig& config, size_t limit, const Plan
 }
 
 int64_t LargestMicroBatch(const JobConfig& config, int ranks, size_t limit,
-                          const PlanOptions& options) {
+                          const PlanOptions& options, const std::function<bool()>& go_on) {
   const size_t problems = ValidateJob(config, ranks).size();
   JobConfig changed = config;
-  for (int64_t size = config.train.global_batch;; size /= 2) {
+  for (int64_t size = config.train.global_batch; go_on == nullptr || go_on(); size /= 2) {
     changed.train.micro_batch = size;
     // Pairs of pictures that are mixed, for example, need an even number.
     const bool valid = ValidateJob(changed, ranks).size() <= problems;
     if (valid && changed.train.micro_batches() >= ranks && Fits(changed, ranks, limit, options)) {
       return size;
     }
-    if (size % 2 != 0) return 0;
+    if (size % 2 != 0) break;
   }
+  return 0;
 }
 
 size_t MachineBytes() {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -78,10 +79,12 @@ std::optional<int> FewestRanks(const JobConfig& config, size_t limit,
                                const PlanOptions& options = {});
 
 // The largest micro-batch that takes at most `limit` bytes, such that global_batch / micro_batch is
-// a power of two and no rank is without one; 0 when there is none. A job with a budget makes a new
-// choice for each; otherwise its settings stay.
+// a power of two and no rank is without one; 0 when there is none, or when `go_on`, which is asked
+// before each that is tried, wants no more. A job with a budget makes a new choice for each;
+// otherwise its settings stay.
 int64_t LargestMicroBatch(const JobConfig& config, int ranks, size_t limit,
-                          const PlanOptions& options = {});
+                          const PlanOptions& options = {},
+                          const std::function<bool()>& go_on = nullptr);
 
 // Memory of this machine, or of the control group (container) that this process runs in; 0 when
 // neither can be read.

@@ -1,7 +1,9 @@
 #include "worker/model_json.h"
 
+#include <algorithm>
+#include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,22 +14,149 @@ namespace swinfleet {
 namespace {
 
 using nlohmann::json;
-// The value called `name`, which is what `key` says.
-template <typename Enum>
-Enum ValueOf(const EnumNames<Enum>& names, const std::string& key, const std::string& name) {
-  if (const std::optional<Enum> value = ValueIn(names, name)) return *value;
-  throw Error("\"" + key + "\" is \"" + name + "\", which is unknown");
-}
 
-void CheckKeys(const json& object, const std::set<std::string>& known) {
-  for (const auto& [key, value] : object.items()) {
-    if (!known.contains(key)) throw Error("\"" + key + "\" is unknown");
+// The text as JSON. Throws Error that says where it is none.
+json Parse(const std::string& text) {
+  try {
+    return json::parse(text);
+  } catch (const json::parse_error& error) {
+    constexpr size_t kShown = 20;
+    const size_t at = std::min<size_t>(error.byte > 0 ? error.byte - 1 : 0, text.size());
+    const size_t from = at > kShown ? at - kShown : 0;
+    throw Error("it is not valid JSON: character " + std::to_string(at + 1) +
+                (at < text.size() ? " does not belong there, after " : " is missing, after ") +
+                (at > 0 ? text.substr(from, at - from) : "nothing"));
+  } catch (const json::exception&) {
+    throw Error("it is not valid JSON: a number in it is out of range");
   }
 }
 
+// Each reads a value, or returns false for one of another type.
+bool Read(const json& value, int64_t* field) {
+  if (!value.is_number_integer()) return false;
+  if (value.is_number_unsigned() &&
+      value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
+    return false;
+  }
+  *field = value.get<int64_t>();
+  return true;
+}
+
+bool Read(const json& value, double* field) {
+  if (!value.is_number()) return false;
+  *field = value.get<double>();
+  return true;
+}
+
+bool Read(const json& value, bool* field) {
+  if (!value.is_boolean()) return false;
+  *field = value.get<bool>();
+  return true;
+}
+
+bool Read(const json& value, std::string* field) {
+  if (!value.is_string()) return false;
+  *field = value.get<std::string>();
+  return true;
+}
+
+template <typename T>
+bool Read(const json& value, std::vector<T>* field) {
+  if (!value.is_array()) return false;
+  field->clear();
+  for (const json& one : value) {
+    if (!Read(one, &field->emplace_back())) return false;
+  }
+  return true;
+}
+
+// What Read wants.
+const char* Wanted(int64_t) { return "a whole number"; }
+const char* Wanted(double) { return "a number"; }
+const char* Wanted(bool) { return "true or false"; }
+const char* Wanted(const std::string&) { return "a text"; }
+const char* Wanted(const std::vector<int64_t>&) { return "a list of whole numbers"; }
+const char* Wanted(const std::vector<double>&) { return "a list of numbers"; }
+
+std::string Quoted(const std::string& key) { return "\"" + key + "\""; }
+
+[[noreturn]] void Refuse(const std::string& key, const json& value, const std::string& wanted) {
+  throw Error(Quoted(key) + " is " +
+              value.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 60) +
+              "; it must be " + wanted);
+}
+
+// An object that others wrote. What it lacks and what it has too much is collected, so that a user
+// sees all of it at once.
+class Object {
+ public:
+  // `prefix` of its keys in messages: "pretrain.".
+  explicit Object(const json& object, std::string prefix = "")
+      : object_(object), prefix_(std::move(prefix)) {
+    if (object.is_object()) return;
+    throw Error((prefix_.empty() ? "it" : Quoted(prefix_.substr(0, prefix_.size() - 1))) +
+                " is no JSON object, {\"KEY\": VALUE, ...}");
+  }
+
+  // The value of a key that has to be there.
+  template <typename Field>
+  void operator()(const std::string& key, Field& field) {
+    if (!Optional(key, field)) missing_.push_back(key);
+  }
+  // The value of a key that may be there; false where it is not.
+  template <typename Field>
+  bool Optional(const std::string& key, Field& field) {
+    const json* value = Find(key);
+    if (value == nullptr) return false;
+    if (!Read(*value, &field)) Refuse(prefix_ + key, *value, Wanted(field));
+    return true;
+  }
+  // The value among names. Throws Error also where there is none: other keys may depend on it.
+  template <typename Enum>
+  Enum Named(const std::string& key, const EnumNames<Enum>& names) {
+    const json* value = Find(key);
+    const std::string wanted = "one of " + ListNames(NamesOf(names));
+    if (value == nullptr) throw Error(Quoted(prefix_ + key) + " is missing; it is " + wanted);
+    std::string name;
+    if (Read(*value, &name)) {
+      if (const std::optional<Enum> known = ValueIn(names, name)) return *known;
+    }
+    Refuse(prefix_ + key, *value, wanted);
+  }
+  // Null where there is none; the key is known from then on.
+  const json* Find(const std::string& key) {
+    known_.push_back(key);
+    const auto found = object_.find(key);
+    return found == object_.end() ? nullptr : &*found;
+  }
+  // Throws Error for keys that are missing or that nobody has asked for.
+  void Finish() const {
+    std::vector<std::string> unknown;
+    for (const auto& [key, value] : object_.items()) {
+      if (std::ranges::find(known_, key) == known_.end()) unknown.push_back(key);
+    }
+    std::string text;
+    if (!unknown.empty()) text += "unknown are " + Listed(unknown) + "; ";
+    if (!missing_.empty()) text += "missing are " + Listed(missing_) + "; ";
+    if (!text.empty()) throw Error(text + "the keys are " + Listed(known_));
+  }
+
+ private:
+  std::string Listed(const std::vector<std::string>& keys) const {
+    std::vector<std::string> names;
+    for (const std::string& key : keys) names.push_back(prefix_ + key);
+    return ListNames(names);
+  }
+
+  const json& object_;
+  const std::string prefix_;
+  std::vector<std::string> known_;
+  std::vector<std::string> missing_;
+};
+
 // Keys and fields in one place: visit(key, field).
 template <typename Config, typename Visit>
-void VisitModel(Config& model, const Visit& visit) {
+void VisitModel(Config& model, Visit&& visit) {
   visit("in_chans", model.in_chans);
   visit("num_classes", model.num_classes);
   visit("patch_size", model.patch_size);
@@ -50,7 +179,7 @@ void VisitModel(Config& model, const Visit& visit) {
 }
 
 template <typename Config, typename Visit>
-void VisitPretrain(Config& pretrain, const Visit& visit) {
+void VisitPretrain(Config& pretrain, Visit&& visit) {
   visit("mask_ratio", pretrain.mask_ratio);
   visit("mask_unit", pretrain.mask_unit);
   visit("norm_target", pretrain.norm_target);
@@ -60,17 +189,6 @@ void VisitPretrain(Config& pretrain, const Visit& visit) {
   visit("decoder_heads", pretrain.decoder_heads);
   visit("group_size", pretrain.group_size);
 }
-
-// Reads keys into fields, and remembers them.
-struct Reader {
-  const json& object;
-  std::set<std::string>* keys;
-  template <typename Field>
-  void operator()(const char* key, Field& field) const {
-    object.at(key).get_to(field);
-    keys->insert(key);
-  }
-};
 
 struct Writer {
   json* object;
@@ -82,27 +200,28 @@ struct Writer {
 
 PretrainConfig ReadPretrain(const json& object) {
   PretrainConfig pretrain;
-  pretrain.method =
-      ValueOf(PretrainMethodNames(), "method", object.at("method").get<std::string>());
-  std::set<std::string> keys = {"method"};
-  VisitPretrain(pretrain, Reader{object, &keys});
-  CheckKeys(object, keys);
+  Object keys(object, "pretrain.");
+  pretrain.method = keys.Named("method", PretrainMethodNames());
+  VisitPretrain(pretrain, keys);
+  keys.Finish();
   return pretrain;
 }
 
 ModelConfig ReadModel(const json& object, PretrainConfig* pretrain) {
   ModelConfig model;
-  model.arch = ValueOf(ArchitectureNames(), "arch", object.at("arch").get<std::string>());
-  const auto image = object.at("img_size").get<std::vector<int64_t>>();
-  if (image.size() != 2) throw Error("\"img_size\" is not [height, width]");
+  Object keys(object);
+  model.arch = keys.Named("arch", ArchitectureNames());
+  std::vector<int64_t> image = {0, 0};
+  keys("img_size", image);
+  if (image.size() != 2) Refuse("img_size", object.at("img_size"), "[height, width]");
   model.image_h = image[0];
   model.image_w = image[1];
-  std::set<std::string> keys = {"arch", "img_size", "pretrain"};
-  VisitModel(model, Reader{object, &keys});
+  VisitModel(model, keys);
   // Only written where it is not the usual one.
-  if (object.contains("qk_scale")) Reader{object, &keys}("qk_scale", model.qk_scale);
-  CheckKeys(object, keys);
-  if (object.contains("pretrain")) *pretrain = ReadPretrain(object.at("pretrain"));
+  keys.Optional("qk_scale", model.qk_scale);
+  const json* part = keys.Find("pretrain");
+  keys.Finish();
+  if (part != nullptr) *pretrain = ReadPretrain(*part);
   return model;
 }
 
@@ -131,9 +250,9 @@ ModelConfig ModelConfigFromJson(const std::string& text, const std::string& sour
   ModelConfig model;
   PretrainConfig found;
   try {
-    model = ReadModel(json::parse(text), &found);
-  } catch (const std::exception& error) {
-    throw Error(source + " holds no model of this version: " + error.what());
+    model = ReadModel(Parse(text), &found);
+  } catch (const Error& error) {
+    throw Error(source + " describes no model that this version knows: " + error.what());
   }
   std::vector<std::string> problems = ValidateModel(model);
   if (problems.empty() && found.on()) {
@@ -142,7 +261,12 @@ ModelConfig ModelConfigFromJson(const std::string& text, const std::string& sour
     job.pretrain = found;
     problems = ValidatePretrain(job);
   }
-  if (!problems.empty()) throw Error(source + " holds no model that can be built: " + problems[0]);
+  if (!problems.empty()) {
+    std::string text_of_all = source + " describes a model that can't be built:";
+    for (const std::string& problem : problems) text_of_all += " " + problem + ";";
+    text_of_all.pop_back();
+    throw Error(text_of_all);
+  }
   if (pretrain != nullptr) *pretrain = found;
   return model;
 }
@@ -164,24 +288,26 @@ std::string PreprocessingToJson(const DataConfig& data, const DataIdentity& iden
 void PreprocessingFromJson(const std::string& text, const std::string& source, DataConfig* data,
                            DataIdentity* identity) {
   try {
-    const json object = json::parse(text);
-    CheckKeys(object, {"format", "mean", "std", "interpolation", "eval_crop", "frame_interval",
-                       "resample", "picture_size"});
-    object.at("format").get_to(data->format);
-    object.at("mean").get_to(data->mean);
-    object.at("std").get_to(data->std);
-    data->interpolation = ValueOf(InterpolationNames(), "interpolation",
-                                  object.at("interpolation").get<std::string>());
-    object.at("eval_crop").get_to(data->eval_crop);
-    object.at("frame_interval").get_to(data->frame_interval);
+    const json object = Parse(text);
+    Object keys(object);
+    keys("format", data->format);
+    keys("mean", data->mean);
+    keys("std", data->std);
+    data->interpolation = keys.Named("interpolation", InterpolationNames());
+    keys("eval_crop", data->eval_crop);
+    keys("frame_interval", data->frame_interval);
     data->crop_scale.clear();
+    bool resample = false;
+    keys("resample", resample);
     // What evaluation asks of the random crop is only whether there is one.
-    if (object.at("resample").get<bool>() && data->format == "idx") data->crop_scale = {1, 1};
-    const auto size = object.value("picture_size", std::vector<int64_t>{0, 0});
-    if (size.size() != 2) throw Error("\"picture_size\" is not [height, width]");
+    if (resample && data->format == "idx") data->crop_scale = {1, 1};
+    std::vector<int64_t> size = {0, 0};
+    keys.Optional("picture_size", size);
+    if (size.size() != 2) Refuse("picture_size", object.at("picture_size"), "[height, width]");
     identity->height = size[0];
     identity->width = size[1];
-  } catch (const std::exception& error) {
+    keys.Finish();
+  } catch (const Error& error) {
     throw Error(source + " does not say how pictures are prepared: " + error.what());
   }
 }

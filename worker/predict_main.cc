@@ -266,7 +266,7 @@ int main(int argc, char** argv) {
   swinfleet::InitLogging(argv[0]);
   swinfleet::Arguments arguments;
   CLI::App app("Says which classes trained weights see in pictures or clips.", "swinfleet predict");
-  app.footer(swinfleet::kFooter);
+  app.footer(std::string(swinfleet::kModelHelp) + swinfleet::kFooter);
   app.set_version_flag("--version", SWINFLEET_VERSION);
   swinfleet::AddInferenceOptions(&app, &arguments.inference);
   app.add_option("PICTURE|CLIP", arguments.inputs,

@@ -54,6 +54,7 @@ CheckpointMeta MakeMeta(const JobConfig& config, const std::string& spec_text) {
   meta.job_spec = spec_text;
   meta.attempt = kStartAttempt;
   meta.seed = config.train.seed;
+  meta.normalisation = Normalisation{config.data.mean, config.data.std};
   meta.reproducibility = MakeReproducibilityKey(config);
   meta.model = ModelConfigToJson(config.model, config.pretrain);
   meta.zero_stage = config.parallel.zero_stage;

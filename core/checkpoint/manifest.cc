@@ -78,6 +78,17 @@ class Fields {
     }
     return counts;
   }
+  std::vector<double> Numbers(const char* key) const {
+    std::vector<double> numbers;
+    for (const json& value : List(key)) {
+      if (!value.is_number()) {
+        Reject(source_, std::string("\"") + key + "\" has the entry " + value.dump() +
+                            ", which is not a number");
+      }
+      numbers.push_back(value.get<double>());
+    }
+    return numbers;
+  }
 
  private:
   static constexpr uint64_t kMaxCount = std::numeric_limits<int64_t>::max();
@@ -244,6 +255,17 @@ std::optional<LossScaleState> LossScaleFromJson(const json& value, const std::st
   return state;
 }
 
+json NormalisationToJson(const std::optional<Normalisation>& normalisation) {
+  if (!normalisation.has_value()) return nullptr;
+  return {{"mean", normalisation->mean}, {"std", normalisation->std}};
+}
+
+std::optional<Normalisation> NormalisationFromJson(const json& value, const std::string& source) {
+  if (value.is_null()) return std::nullopt;
+  const Fields fields(value, source);
+  return Normalisation{fields.Numbers("mean"), fields.Numbers("std")};
+}
+
 json MetaToJson(const CheckpointMeta& meta) {
   json metrics = json::object();
   for (const auto& [key, value] : meta.metrics) metrics[key] = NumberToJson(value);
@@ -259,6 +281,7 @@ json MetaToJson(const CheckpointMeta& meta) {
             {"width", meta.data.width},
             {"num_classes", meta.data.num_classes},
             {"index_hash", HexOf(meta.data.index_hash)}}},
+          {"normalisation", NormalisationToJson(meta.normalisation)},
           {"reproducibility",
            {{"program_version", meta.reproducibility.program_version},
             {"instruction_set", meta.reproducibility.instruction_set},
@@ -304,6 +327,9 @@ CheckpointMeta MetaFromJson(const json& value, int version, const std::string& s
     meta.loss_scale = LossScaleFromJson(fields.At("loss_scale"), source);
   }
   if (version >= 3) meta.reproducibility.sequential_windows = key.Counts("sequential_windows");
+  if (version >= 4) {
+    meta.normalisation = NormalisationFromJson(fields.At("normalisation"), source);
+  }
   meta.model = fields.Text("model");
   meta.skipped_steps = fields.Count("skipped_steps");
   meta.consecutive_nonfinite = fields.Count("consecutive_nonfinite");

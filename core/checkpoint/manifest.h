@@ -80,6 +80,13 @@ struct ReproducibilityKey {
   std::string Differences(const ReproducibilityKey& now) const;
 };
 
+// What pixels from 0 to 1 become: (pixel - mean) / std of their channel; empty means 0 and 1.
+struct Normalisation {
+  std::vector<double> mean;
+  std::vector<double> std;
+  bool operator==(const Normalisation&) const = default;
+};
+
 struct CheckpointMeta {
   // The job specification as text.
   std::string job_spec;
@@ -91,6 +98,9 @@ struct CheckpointMeta {
   int64_t data_position = 0;
   // Of the training split.
   DataIdentity data;
+  // What the model was trained with, whether or not the job specification says so. Nothing: older
+  // than version 4, and to be seen from the specification alone.
+  std::optional<Normalisation> normalisation;
   ReproducibilityKey reproducibility;
   // The model's dimensions, as JSON.
   std::string model;
@@ -108,8 +118,9 @@ struct CheckpointMeta {
 
 struct Manifest {
   // The format's version that this program writes, and the newest that it reads. Version 1 lacked
-  // the accumulation and the loss scale, version 2 the groups of sequential attention.
-  static constexpr int kVersion = 3;
+  // the accumulation and the loss scale, version 2 the groups of sequential attention, version
+  // 3 the normalisation.
+  static constexpr int kVersion = 4;
   CheckpointMeta meta;
   std::vector<ShardRecord> shards;
 

@@ -61,6 +61,13 @@ class CheckpointSource : public WeightSource {
   std::vector<WeightTensor> tensors_;
 };
 
+// For a command line that people copy.
+std::string ShellQuoted(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
 // torch.save writes a zip archive, and before version 1.6 a bare pickle.
 void RefusePickle(const std::string& path, FileOps& ops) {
   const InputFile file(path, ops);
@@ -74,12 +81,10 @@ void RefusePickle(const std::string& path, FileOps& ops) {
   // most 5.
   if (!zip && (!pickle || head[3] <= std::byte{5})) return;
   throw Error(path +
-              " is a PyTorch pickle, which can run code and is not read; convert it: python3 -c "
-              "\"import torch, safetensors.torch as s; c = torch.load('" +
-              path +
-              "', map_location='cpu'); c = c.get('model', c.get('state_dict', c)); "
-              "s.save_file({k: v.clone().contiguous() for k, v in c.items()}, "
-              "'weights.safetensors')\"");
+              " is a PyTorch pickle, which can run code and is not read; convert it with torch, "
+              "safetensors and a script in Swinfleet's sources, which takes the tensors alone: "
+              "python3 deploy/pickle_to_safetensors.py " +
+              ShellQuoted(path) + " weights.safetensors");
 }
 
 }  // namespace

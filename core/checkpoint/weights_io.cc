@@ -37,7 +37,8 @@ void AppendNames(const std::string& title, const std::vector<std::string>& names
   *text += "\n  " + title + " (" + std::to_string(names.size()) + "):";
   for (size_t i = 0; i < std::min(names.size(), kMaxNames); ++i) *text += "\n    " + names[i];
   if (names.size() > kMaxNames) {
-    *text += "\n    and " + std::to_string(names.size() - kMaxNames) + " more";
+    *text += "\n    and " + std::to_string(names.size() - kMaxNames) +
+             " more; `swinfleet import --json` lists all";
   }
 }
 
@@ -55,8 +56,9 @@ std::string Headline(const ImportReport& report) {
 }
 
 [[noreturn]] void ThrowReport(const ImportReport& report) {
-  throw Error("cannot import the weights of " + report.file + ": " + Headline(report) + "\n" +
-              report.ToString());
+  throw ImportError("cannot import the weights of " + report.file + ": " + Headline(report) + "\n" +
+                        report.ToString(),
+                    report);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "core/checkpoint/weight_source.h"
 #include "core/config/job_config.h"
 #include "core/nn/parameters.h"
+#include "kernels/error.h"
 
 namespace swinfleet {
 
@@ -78,8 +79,19 @@ struct ImportReport {
            other_units.empty() && wrong_dtypes.empty() && non_finite.empty() &&
            unused_skips.empty();
   }
-  // Several lines, long lists cut.
+  // Several lines, lists of more than 20 names cut; those say how to see the rest.
   std::string ToString() const;
+};
+
+// Weights that do not fit; the message holds the report as text.
+class ImportError : public Error {
+ public:
+  ImportError(const std::string& message, ImportReport report)
+      : Error(message), report_(std::move(report)) {}
+  const ImportReport& report() const { return report_; }
+
+ private:
+  ImportReport report_;
 };
 
 // The model that weights are for, and what else is known.
@@ -104,8 +116,8 @@ struct ParameterSource {
 // Weights that fit a model: each parameter can be read, in any ranges, as float32.
 class WeightsFile {
  public:
-  // Compares names, shapes and dtypes. `table` outlives the object. Throws Error, holding the whole
-  // report, unless everything fits or is named by options.skip.
+  // Compares names, shapes and dtypes. `table` outlives the object. Throws ImportError unless
+  // everything fits or is named by options.skip.
   WeightsFile(std::unique_ptr<WeightSource> source, const ParameterTable& table,
               const ImportOptions& options);
   // The same for OpenWeights(path).
@@ -117,7 +129,7 @@ class WeightsFile {
   // Whether the parameter is left out and keeps its initial value.
   bool skipped(int parameter) const { return sources_.at(parameter).skipped; }
   // Verifies the source's checksums and reads every value of parameters first, first + stride, ...;
-  // throws Error, holding the report, if one is NaN or infinite.
+  // throws ImportError if one is NaN or infinite.
   void Verify(int first = 0, int stride = 1);
   // Elements [begin, begin + out.size()) of the flattened parameter, which is not skipped. Throws
   // Error when the file cannot be read.
@@ -138,8 +150,8 @@ class WeightsFile {
 };
 
 // Reads weights into a model: `sink` gets each parameter's values once, in the order of the table,
-// but nothing for skipped ones, and nothing at all if anything does not fit: then an Error holds
-// the report.
+// but nothing for skipped ones, and nothing at all if anything does not fit: then it throws
+// ImportError.
 ImportReport ImportWeights(const std::string& path, const ParameterTable& table,
                            const ImportOptions& options,
                            const std::function<void(int parameter, std::span<const float>)>& sink,

@@ -47,6 +47,9 @@ inline std::string Join(const std::vector<int64_t>& values) {
   return text.str();
 }
 
+// Divisors of `number` nearest to `wanted`, at most four, for messages.
+std::vector<int64_t> NearDivisors(int64_t number, int64_t wanted);
+
 // Sides of pictures.
 inline constexpr int64_t kMaxImage = 16384;
 inline constexpr int64_t kMaxDepth = 512;

@@ -49,6 +49,13 @@ std::optional<Enum> ValueIn(const EnumNames<Enum>& names, const std::string& nam
   return std::nullopt;
 }
 
+// "a, b, c".
+inline std::string ListNames(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
 template <typename Enum>
 std::vector<std::string> NamesOf(const EnumNames<Enum>& names) {
   std::vector<std::string> all;

@@ -66,20 +66,6 @@ void CheckStageLists(const ModelConfig& model, Errors& errors) {
   }
 }
 
-// Divisors of `dim` nearest to `wanted`, for messages.
-std::vector<int64_t> NearDivisors(int64_t dim, int64_t wanted) {
-  std::vector<int64_t> divisors;
-  for (int64_t d = 1; d <= dim; ++d) {
-    if (dim % d == 0) divisors.push_back(d);
-  }
-  std::stable_sort(divisors.begin(), divisors.end(), [&](int64_t a, int64_t b) {
-    return std::abs(a - wanted) < std::abs(b - wanted);
-  });
-  divisors.resize(std::min<size_t>(divisors.size(), 4));
-  std::sort(divisors.begin(), divisors.end());
-  return divisors;
-}
-
 void CheckHeads(const ModelConfig& model, Errors& errors) {
   if (model.StageDim(model.num_stages() - 1) > kMaxStageDim) {
     errors.Add("model.embed_dim ", model.embed_dim, " doubles from stage to stage to ",
@@ -150,6 +136,19 @@ void CheckArchitecture(const ModelConfig& model, Errors& errors) {
 }
 
 }  // namespace
+
+std::vector<int64_t> NearDivisors(int64_t number, int64_t wanted) {
+  std::vector<int64_t> divisors;
+  for (int64_t d = 1; d <= number; ++d) {
+    if (number % d == 0) divisors.push_back(d);
+  }
+  std::stable_sort(divisors.begin(), divisors.end(), [&](int64_t a, int64_t b) {
+    return std::abs(a - wanted) < std::abs(b - wanted);
+  });
+  divisors.resize(std::min<size_t>(divisors.size(), 4));
+  std::sort(divisors.begin(), divisors.end());
+  return divisors;
+}
 
 void CheckModel(const ModelConfig& model, Errors& errors) {
   CheckModelRanges(model, errors);

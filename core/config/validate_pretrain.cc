@@ -82,7 +82,8 @@ void CheckDecoder(const PretrainConfig& pretrain, Errors& errors) {
   }
   if (pretrain.decoder_dim % pretrain.decoder_heads != 0) {
     errors.Add("pretrain.decoder_heads is ", pretrain.decoder_heads,
-               ", which does not divide pretrain.decoder_dim ", pretrain.decoder_dim);
+               ", which does not divide pretrain.decoder_dim ", pretrain.decoder_dim, "; near it ",
+               Join(NearDivisors(pretrain.decoder_dim, pretrain.decoder_heads)), " would");
   }
 }
 

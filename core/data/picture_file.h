@@ -23,11 +23,13 @@ enum class PictureName {
 PictureName ClassifyName(const std::string& name);
 
 // Decodes a file into 3 channels of 8 bits (red, green, blue), whatever its name ends in, and turns
-// it upright as its EXIF orientation says. All else is as Pillow's convert("RGB") has it:
-//   grey is repeated; 16 bits lose the lower 8 (Pillow clips 16 bit grey to 255 instead, which
-//   makes nearly all of a picture white); alpha and transparent colours are dropped, without a
-//   background; palettes are looked up; CMYK and YCCK become red = (255 - C) (255 - K) / 255, and
-//   so on; colour profiles are not applied. Of animations the first picture is taken.
+// it upright as its EXIF orientation says. All else is as convert("RGB") of Pillow (13.0, and so
+// timm) has it, but for 16 bit grey:
+//   grey is repeated; 16 bits lose the lower 8, also of grey without alpha, whose values Pillow
+//   clips to 255 instead, which makes nearly all of such a picture white; alpha and transparent
+//   colours are dropped, without a background; palettes are looked up; CMYK and YCCK become red =
+//   (255 - C) (255 - K) / 255, and so on; colour profiles are not applied. Of animations the first
+//   picture is taken.
 // JPEGs are decoded in full size, never scaled while decoding.
 // Sets all of `picture` but the label. May be called from several threads at once. Throws
 // BrokenPicture, naming the file, when its contents can't be decoded: it is empty, of another

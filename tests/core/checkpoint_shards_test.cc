@@ -76,6 +76,7 @@ TEST(CheckpointShards, MetaRoundTrip) {
   const std::string dir = CheckpointDir(run.path(), 2, 77);
   CheckpointMeta meta = MetaOf(2, 77, 1);
   meta.metrics["nan"] = std::numeric_limits<double>::quiet_NaN();
+  meta.normalisation = Normalisation{{0.485, 1.0 / 3}, {0.1, 2}};
   meta.metrics["worst"] = -std::numeric_limits<double>::infinity();
   CommitManifest(dir, meta, {WriteShard(dir, 0, 1, tensors.Whole())});
   const CheckpointMeta got = CheckpointReader::Open(dir)->meta();
@@ -85,6 +86,7 @@ TEST(CheckpointShards, MetaRoundTrip) {
   EXPECT_EQ(got.seed, meta.seed);
   EXPECT_EQ(got.data_position, 77 * 128);
   EXPECT_EQ(got.data, meta.data);
+  EXPECT_EQ(got.normalisation, meta.normalisation);
   EXPECT_EQ(got.reproducibility, meta.reproducibility);
   EXPECT_EQ(got.model, meta.model);
   EXPECT_EQ(got.skipped_steps, 3);
@@ -130,6 +132,7 @@ std::string ChangedManifest(const std::function<void(nlohmann::json&)>& change) 
 TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.erase("loss_scale");
+    root.erase("normalisation");
     root.at("reproducibility").erase("accumulation");
     root.at("reproducibility").erase("sequential_windows");
     root["version"] = 1;
@@ -144,11 +147,30 @@ TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
 TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.at("reproducibility").erase("sequential_windows");
+    root.erase("normalisation");
     root["version"] = 2;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
   EXPECT_EQ(manifest.meta.loss_scale, MetaOf(1, 1, 1).loss_scale);
   EXPECT_THAT(manifest.meta.reproducibility.sequential_windows, IsEmpty());
+}
+
+TEST(CheckpointShards, ManifestsOfVersion3AreRead) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root.erase("normalisation");
+    root["version"] = 3;
+  });
+  const Manifest manifest = Manifest::FromText(text, "m");
+  EXPECT_EQ(manifest.meta.reproducibility, MetaOf(1, 1, 1).reproducibility);
+  EXPECT_FALSE(manifest.meta.normalisation.has_value());
+}
+
+TEST(CheckpointShards, ANormalisationWithoutNumbersIsRefused) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root["normalisation"] = {{"mean", {"0.5"}}, {"std", {0.5}}};
+  });
+  EXPECT_THAT(MessageOf([&] { Manifest::FromText(text, "m"); }),
+              HasSubstr("\"mean\" has the entry \"0.5\""));
 }
 
 TEST(CheckpointShards, SequentialWindowsThatAreNoNumbersAreRefused) {
@@ -263,15 +285,16 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
     const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
     return MessageOf([&] { Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m"); });
   };
-  EXPECT_EQ(change("\"version\": 3", "\"version\": 3 "), "");
-  EXPECT_THAT(change("\"version\": 3", "\"version\": 4"), HasSubstr("version 4"));
-  EXPECT_THAT(change("\"version\": 3", "\"version\": 0"), HasSubstr("version 0"));
+  EXPECT_EQ(change("\"version\": 4", "\"version\": 4 "), "");
+  EXPECT_THAT(change("\"version\": 4", "\"version\": 5"), HasSubstr("version 5"));
+  EXPECT_THAT(change("\"version\": 4", "\"version\": 0"), HasSubstr("version 0"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": 0.5"), HasSubstr("the loss scale 0.5"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": \"x\""), HasSubstr("the loss scale"));
-  // What versions 1 and 2 lacked.
+  // What versions 1 to 3 lacked.
   EXPECT_THAT(change("\"loss_scale\"", "\"loss_sale\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"accumulation\"", "\"accommodation\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"sequential_windows\"", "\"windows\""), HasSubstr("is missing"));
+  EXPECT_THAT(change("\"normalisation\"", "\"normalization\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"step\": 1", "\"step\": -1"), HasSubstr("\"step\" is not a whole number"));
   EXPECT_THAT(change("\"step\": 1", "\"stop\": 1"), HasSubstr("\"step\" is missing"));
   EXPECT_THAT(change("\"ranks\": 1", "\"ranks\": 99999999999"), HasSubstr("\"ranks\""));

@@ -370,8 +370,8 @@ TEST_F(WeightsIo, WeightsOfAnotherModelAreDescribed) {
 TEST_F(WeightsIo, LongListsAreCut) {
   std::vector<Stored> list = Official(v2_);
   for (int i = 0; i < 50; ++i) list.push_back({"extra." + std::to_string(i), Shape{1}});
-  EXPECT_THAT(Import(list),
-              AllOf(HasSubstr("unknown to the model (50)"), HasSubstr("and 30 more")));
+  EXPECT_THAT(Import(list), AllOf(HasSubstr("unknown to the model (50)"),
+                                  HasSubstr("and 30 more; `swinfleet import --json` lists all")));
 }
 
 TEST_F(WeightsIo, OtherFilesAreErrors) {
@@ -380,9 +380,14 @@ TEST_F(WeightsIo, OtherFilesAreErrors) {
   // PyTorch's zip archive and its older pickle.
   for (const std::string& head : {std::string("PK\3\4"), std::string("\x80\x02\x8a\x0a")}) {
     WriteBytes(path_, head + std::string(100, 'x'));
-    EXPECT_THAT(ImportFile(),
-                AllOf(HasSubstr("PyTorch pickle"), HasSubstr("save_file"), Not(HasSubstr("\n"))));
+    EXPECT_THAT(ImportFile(), AllOf(HasSubstr("PyTorch pickle"), Not(HasSubstr("\n")),
+                                    HasSubstr("python3 deploy/pickle_to_safetensors.py '" + path_ +
+                                              "' weights.safetensors")));
   }
+  // The command can be copied whatever the name.
+  path_ = folder_ / "it's.pth";
+  WriteBytes(path_, "PK\3\4" + std::string(100, 'x'));
+  EXPECT_THAT(ImportFile(), HasSubstr("/it'\\''s.pth' weights.safetensors"));
   path_ = folder_ / "none";
   EXPECT_THAT(ImportFile(), HasSubstr("does not exist"));
   path_ = folder_.path();

@@ -67,7 +67,7 @@ TEST(ValidatePretrain, SaysWhatWouldWork) {
        {"norm_target_window is 8", "odd"}},
       {Method::kMae,
        [](JobConfig* job) { job->pretrain.decoder_heads = 7; },
-       {"decoder_heads is 7", "decoder_dim 512"}},
+       {"decoder_heads is 7", "decoder_dim 512; near it 1, 2, 4, 8 would"}},
       {Method::kMae,
        [](JobConfig* job) {
          job->pretrain.decoder_dim = 510;

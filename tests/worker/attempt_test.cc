@@ -1,4 +1,5 @@
-// What becomes of an attempt whose pictures can't be had.
+// What becomes of an attempt whose data or pictures can't be had, and what it keeps of an earlier
+// one.
 #include "worker/attempt.h"
 
 #include <gmock/gmock.h>
@@ -172,6 +173,62 @@ TEST_F(AttemptTest, ReplacedPicturesAreCountedOverAllAttempts) {
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
   reporter_.at_step = [&](int64_t) { fs::remove_all(folder_ + "/train"); };
   EXPECT_THROW(Run(), FileError);
+}
+
+TEST_F(AttemptTest, DataThatAFirstAttemptDoesNotFindFailsTheJob) {
+  options_.config.data.path = folder_ + "/nowhere";
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr(folder_ + "/nowhere does not exist"));
+}
+
+// What a folder looks like while its mount is away: gone, empty, or partly there.
+TEST_F(AttemptTest, DataThatALaterAttemptDoesNotFindEndsTheProcessNotTheJob) {
+  AttemptResult result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  options_.attempt = 2;
+  options_.resume_from = result.last_checkpoint;
+  options_.config.train.epochs = 3;
+  const auto expect_out_of_reach = [&](const std::string& what) {
+    try {
+      Run();
+      ADD_FAILURE() << "no error for data that is away: " << what;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("the data in " + folder_ + "/data"),
+                                      HasSubstr("an earlier attempt had"), HasSubstr(what)));
+    }
+  };
+  options_.config.data.path = folder_ + "/data";
+  expect_out_of_reach("does not exist");
+  fs::create_directory(folder_ + "/data");
+  expect_out_of_reach("there is no folder " + folder_ + "/data/train");
+  fs::copy(folder_ + "/val", folder_ + "/data/val", fs::copy_options::recursive);
+  fs::create_directory(folder_ + "/data/train");
+  expect_out_of_reach("no class folders");
+  fs::remove(folder_ + "/data/train");
+  fs::copy(folder_ + "/train", folder_ + "/data/train", fs::copy_options::recursive);
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  EXPECT_EQ(result.progress.step, 12);
+}
+
+TEST_F(AttemptTest, ARunGoesOnWithTheNormalisationThatItBeganWith) {
+  DataConfig& data = options_.config.data;
+  data.mean = {0.5, 0.25, 0.125};
+  data.std = {1, 2, 4};
+  const Normalisation first = {data.mean, data.std};
+  AttemptResult result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  EXPECT_EQ(CheckpointReader::Open(result.last_checkpoint)->meta().normalisation, first);
+  // Another program's choice for a job that says nothing.
+  data.mean = data.std = {7, 7, 7};
+  options_.attempt = 2;
+  options_.resume_from = result.last_checkpoint;
+  options_.config.train.epochs = 3;
+  result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  EXPECT_EQ(result.progress.step, 12);
+  EXPECT_EQ(CheckpointReader::Open(result.last_checkpoint)->meta().normalisation, first);
 }
 
 TEST_F(AttemptTest, InitialWeightsThatDoNotExistFailTheJob) {

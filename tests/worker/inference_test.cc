@@ -398,6 +398,10 @@ TEST_F(InferenceTest, BadUsageAndBadWeightsSayWhatToDo) {
   EXPECT_THAT(err_, HasSubstr("--model"));
   EXPECT_EQ(Run({"eval", "--weights", path, "--model", "nothing"}), 2);
   EXPECT_THAT(err_, HasSubstr("swinv2_tiny_window8_256"));
+  EXPECT_EQ(
+      Run({"predict", "--weights", path, "--model", R"({"arch":"swin_v2","depth":[2]})", "a"}), 2);
+  EXPECT_THAT(err_, AllOf(HasSubstr("--model describes no model"), HasSubstr("unknown are depth;"),
+                          HasSubstr("missing are img_size, ")));
   EXPECT_EQ(Run({"eval", "--weights", path, "--model", "swinv2_tiny_window8_256"}), 1);
   EXPECT_THAT(err_, HasSubstr("missing in the file"));
   EXPECT_EQ(out_, "");

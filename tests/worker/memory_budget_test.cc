@@ -275,6 +275,10 @@ TEST(MemoryBudget, LargestMicroBatchIsAPowerOfTwoOfTheGlobalOne) {
   // Every one of 8 ranks needs one.
   EXPECT_EQ(LargestMicroBatch(job, 8, bytes(96)), 12);
   EXPECT_EQ(LargestMicroBatch(job, 1, 1 << 20), 0);
+  // Whoever has no time for the smaller ones gets none of them.
+  int tries = 0;
+  EXPECT_EQ(LargestMicroBatch(job, 1, bytes(24), {}, [&] { return ++tries < 3; }), 0);
+  EXPECT_EQ(tries, 3);
   // A budget may choose: then a larger one fits in the same memory.
   job.memory.budget = static_cast<int64_t>(bytes(24));
   EXPECT_GT(LargestMicroBatch(job, 1, bytes(24)), 24);

@@ -8,6 +8,7 @@
 namespace swinfleet {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -127,7 +128,15 @@ TEST(PreprocessingJson, RoundTrip) {
   data.crop_scale = {0.08, 1};
   PreprocessingFromJson(PreprocessingToJson(data, identity), "test", &back, &size);
   EXPECT_FALSE(back.crop_scale.empty());
-  EXPECT_THROW(PreprocessingFromJson("{}", "test", &back, &size), Error);
+  try {
+    PreprocessingFromJson("{\"interpolation\":\"bicubic\",\"resample\":1}", "test", &back, &size);
+    ADD_FAILURE() << "a number for a truth value was taken";
+  } catch (const Error& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "test does not say how pictures are prepared: \"resample\" is 1; it must be true or "
+        "false");
+  }
 }
 
 TEST(ModelJson, EveryPreset) {
@@ -145,14 +154,59 @@ TEST(ModelJson, WhatIsNoModelIsRefused) {
     return text;
   };
   EXPECT_EQ(ErrorOf(good), "");
-  EXPECT_THAT(ErrorOf(""), HasSubstr("file.json"));
-  EXPECT_THAT(ErrorOf("[]"), HasSubstr("file.json"));
-  EXPECT_THAT(ErrorOf(with("\"embed_dim\"", "\"embed_dims\"")), HasSubstr("embed_dim"));
-  EXPECT_THAT(ErrorOf(with("{", "{\"extra\":1,")), HasSubstr("\"extra\" is unknown"));
-  EXPECT_THAT(ErrorOf(with("\"swin_v2\"", "\"resnet\"")), HasSubstr("arch"));
-  EXPECT_THAT(ErrorOf(with("[224,224]", "[224]")), HasSubstr("img_size"));
-  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":\"7\"")), HasSubstr("file.json"));
-  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":99")), HasSubstr("window_size"));
+  EXPECT_THAT(ErrorOf(with("\"swin_v2\"", "\"resnet\"")),
+              HasSubstr("\"arch\" is \"resnet\"; it must be one of swin_v1, swin_v2"));
+  EXPECT_THAT(ErrorOf("{}"), HasSubstr("\"arch\" is missing; it is one of swin_v1, swin_v2"));
+  EXPECT_THAT(ErrorOf(with("[224,224]", "[224]")),
+              HasSubstr("\"img_size\" is [224]; it must be [height, width]"));
+  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":\"7\"")),
+              HasSubstr("\"window_size\" is \"7\"; it must be a whole number"));
+  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":1e300")),
+              HasSubstr("\"window_size\" is 1e+300; it must be a whole number"));
+  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":18446744073709551615")),
+              HasSubstr("it must be a whole number"));
+  EXPECT_THAT(ErrorOf(with("\"mlp_ratio\":4.0", "\"mlp_ratio\":null")),
+              HasSubstr("\"mlp_ratio\" is null; it must be a number"));
+  EXPECT_THAT(ErrorOf(with("\"ape\":false", "\"ape\":0")),
+              HasSubstr("\"ape\" is 0; it must be true or false"));
+  EXPECT_THAT(ErrorOf(with("[2,2,6,2]", "[2,2,\"6\",2]")),
+              HasSubstr("\"depths\" is [2,2,\"6\",2]; it must be a list of whole numbers"));
+  // Dimensions that do not work together are all named.
+  EXPECT_THAT(ErrorOf(with("\"window_size\":7", "\"window_size\":99")),
+              AllOf(HasSubstr("file.json describes a model that can't be built: "),
+                    HasSubstr("window_size is 99")));
+}
+
+TEST(ModelJson, UnknownAndMissingKeysAreNamedWithThoseThatThereAre) {
+  std::string text = ModelConfigToJson(ModelConfig());
+  text.replace(text.find("\"embed_dim\""), 11, "\"embed_dims\"");
+  text.replace(text.find("\"depths\""), 8, "\"layers\"");
+  EXPECT_THAT(
+      ErrorOf(text),
+      AllOf(HasSubstr(
+                "file.json describes no model that this version knows: unknown are embed_dims, "
+                "layers; missing are embed_dim, depths; the keys are arch, img_size, in_chans, "),
+            Not(HasSubstr("frames"))));
+  PretrainConfig pretrain;
+  pretrain.method = PretrainConfig::Method::kSimMim;
+  text = ModelConfigToJson(ModelConfig(), pretrain);
+  text.replace(text.find("\"mask_unit\""), 11, "\"unit\"");
+  EXPECT_THAT(ErrorOf(text), HasSubstr("unknown are pretrain.unit; missing are pretrain.mask_unit; "
+                                       "the keys are pretrain.method, "));
+}
+
+TEST(ModelJson, WhatIsNoJsonIsSaidWithItsPlace) {
+  EXPECT_EQ(ErrorOf(""),
+            "file.json describes no model that this version knows: it is not valid JSON: character "
+            "1 is missing, after nothing");
+  EXPECT_THAT(ErrorOf("{\"arch\": swin_v2}"),
+              HasSubstr("character 10 does not belong there, after {\"arch\": "));
+  EXPECT_THAT(ErrorOf("{\"arch\": \"swin_v2\""), HasSubstr("character 19 is missing, after "));
+  EXPECT_THAT(ErrorOf("{\"mlp_ratio\": 1e999}"), HasSubstr("a number in it is out of range"));
+  EXPECT_THAT(ErrorOf("[]"), HasSubstr("it is no JSON object"));
+  std::string text = ModelConfigToJson(ModelConfig());
+  EXPECT_THAT(ErrorOf(text.insert(1, "\"pretrain\":5,")),
+              HasSubstr("\"pretrain\" is no JSON object"));
 }
 
 }  // namespace

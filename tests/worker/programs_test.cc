@@ -251,6 +251,37 @@ TEST_F(WeightsTest, AFileThatDoesNotFitIsReported) {
   EXPECT_EQ(Run({Program("import"), weights}).Wait(), 2);
 }
 
+TEST_F(WeightsTest, TheWholeReportIsJson) {
+  const std::string weights = WriteWeights();
+  const std::string job = Write("job.yaml", JobText());
+  Child good = Run({Program("import"), weights, "--job", job, "--json"});
+  ASSERT_EQ(good.Wait(), 0) << good.Err();
+  nlohmann::json report = nlohmann::json::parse(good.Out());
+  EXPECT_EQ(report.at("ok"), true);
+  EXPECT_EQ(report.at("file"), weights);
+  EXPECT_TRUE(report.at("checkpoint").is_null());
+  EXPECT_EQ(report.at("matched").size(), values_.size());
+  EXPECT_GT(values_.size(), 20u) << "more than the text shows";
+  EXPECT_TRUE(report.at("missing").empty());
+  Child wrote =
+      Run({Program("import"), weights, "--job", job, "--json", "--out", folder_ + "/run"});
+  ASSERT_EQ(wrote.Wait(), 0) << wrote.Err();
+  EXPECT_THAT(nlohmann::json::parse(wrote.Out()).at("checkpoint").get<std::string>(),
+              HasSubstr(folder_ + "/run/checkpoints/"));
+
+  WriteWeights(/*leave_one_out=*/true);
+  Child bad = Run({Program("import"), weights, "--job", job, "--json"});
+  EXPECT_EQ(bad.Wait(), 1);
+  report = nlohmann::json::parse(bad.Out());
+  EXPECT_EQ(report.at("ok"), false);
+  EXPECT_EQ(report.at("missing"), nlohmann::json::array({"head.bias"}));
+  // What there is no report of is said in words.
+  Child none = Run({Program("import"), folder_ + "/none", "--job", job, "--json"});
+  EXPECT_EQ(none.Wait(), 1);
+  EXPECT_EQ(none.Out(), "");
+  EXPECT_THAT(none.Err(), HasSubstr(folder_ + "/none"));
+}
+
 TEST_F(WeightsTest, ExportOverwritesOnlyWhatItIsToldTo) {
   const std::string weights = WriteWeights();
   const std::string job = Write("job.yaml", JobText());
