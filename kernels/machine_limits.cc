@@ -64,8 +64,8 @@ double Bandwidth(int threads) {
   // In pages like those of the step's tensors.
   Arena arrays = Arena::OnHost("arrays", 2 * kElements * sizeof(float));
   const TensorView from = arrays.Allocate({kElements}), to = arrays.Allocate({kElements});
-  // What they hold does not matter. Of a shared machine's memory some runs get less than usual, and
-  // a few get far more, for an instant: the upper quartile is what there is to be had.
+  // What they hold does not matter. What a shared machine leaves of its memory's bandwidth changes
+  // while it is measured: the upper quartile is what there is to be had.
   constexpr int kRuns = 32;
   const std::vector<double> runs = SecondsOfRuns(kRuns, [&] {
     ParallelFor(threads, kElements, 1024, [&](int64_t begin, int64_t end, int) {
