@@ -1,8 +1,9 @@
 // Every operation at the shapes of a training step, beside its limit: kernels_benchmark --help.
 //
 // Names are OPERATION/SITE/DTYPE. The tensors that a step finds in memory are cold here too: calls
-// go through copies of them that are larger than the caches together (as far as 64 copies go).
-// Those of the MLP's chunks, which the step has just written, are warm: the same in every call.
+// go through copies of them that are larger than the caches together. Those of the MLP's chunks,
+// which the step has just written, are warm: the same in every call. So is what 4096 copies do not
+// make large enough, and what an operation touches of tensors that it does not need as a whole.
 // Each is labelled so.
 #include <benchmark/benchmark.h>
 
@@ -21,6 +22,8 @@
 
 namespace swinfleet::benchmarks {
 namespace {
+
+constexpr size_t kMostCopies = 4096;
 
 struct Flags {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -68,8 +71,11 @@ template <typename Args>
 void Run(benchmark::State& state, const OpEntry<Args>& entry, const Site& site, DType dtype) {
   const MachineLimits& limits = LimitsOf(dtype);
   const Needs needs = NeedsOf(entry, site, dtype);
-  const size_t wanted = (GlobalFlags().cold_mib << 20) / needs.tensors;
-  const size_t copies = site.warm ? 1 : std::clamp<size_t>(wanted, 1, 64);
+  const size_t cold_bytes = GlobalFlags().cold_mib << 20;
+  const size_t copies =
+      site.warm ? 1 : std::clamp<size_t>(cold_bytes / needs.tensors, 1, kMostCopies);
+  const size_t touched = std::min(needs.tensors, static_cast<size_t>(needs.work.bytes));
+  const bool cold = !site.warm && cold_bytes > 0 && copies * touched > cold_bytes / 3;
   Arena memory = Arena::OnHost("tensors", copies * needs.tensors);
   std::vector<Args> calls(copies);
   for (Args& args : calls) {
@@ -94,7 +100,7 @@ void Run(benchmark::State& state, const OpEntry<Args>& entry, const Site& site, 
   state.counters["GB/s"] = needs.work.bytes * per_second / 1e9;
   state.counters["limit"] =
       limits.SecondsOf(needs.work.matrix_flops, needs.work.bytes) * per_second;
-  state.SetLabel(site.warm ? "warm" : "cold");
+  state.SetLabel(cold ? "cold" : "warm");
 }
 
 template <typename Args>

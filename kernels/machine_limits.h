@@ -9,7 +9,8 @@ namespace swinfleet {
 struct MachineLimits {
   // Of matrix products of the dtype, FLOP/s: the best of square ones of 1024 to 4096.
   double flops = 0;
-  // Of memory, bytes/s: y += x over arrays larger than the caches, reads and writes counted.
+  // Of memory, bytes/s: y += x over arrays larger than the caches, reads and writes counted; the
+  // upper quartile of many runs.
   double bandwidth = 0;
   // Seconds of a linear layer and of an addition of one element: the fixed cost of a call.
   double linear_call_seconds = 0;
