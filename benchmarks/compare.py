@@ -29,6 +29,14 @@ NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
 QUICK_START = "deploy/jobs/fashion_mnist.yaml"
 
 
+# What is measured: the command of `swinfleet bench`, its option for how often, and the peer.
+KINDS = {
+    "step": ("--steps", ["benchmarks/torch_step.py"], "--steps"),
+    "inference": ("--runs", ["benchmarks/torch_step.py", "--inference"], "--steps"),
+    "data": ("--batches", ["benchmarks/torch_data.py"], "--batches"),
+}
+
+
 @dataclasses.dataclass
 class Row:
     key: str
@@ -36,44 +44,45 @@ class Row:
     # What both programs are told.
     common: str
     # What each of them is told in a way of its own.
-    ours: str
-    peer: str
-    inference: bool = False
-    steps: int = 6
+    ours: str = ""
+    peer: str = ""
+    kind: str = "step"
+    count: int = 6
+    # None: as many as the command line says.
+    threads: int | None = None
 
     def needs_bf16(self):
         return "--dtype bf16" in self.common
 
 
-def step(key, name, common, **rest):
-    return Row(key, name, common, "", "", **rest)
-
-
-ROWS = [
-    step("t_w8_fp32", "SwinV2-T w8 256, batch 8, fp32",
-         "--model swinv2_tiny_window8_256 --batch 8 --dtype fp32"),
-    step("t_w8_bf16", "SwinV2-T w8 256, batch 8, bf16",
-         "--model swinv2_tiny_window8_256 --batch 8 --dtype bf16"),
-    step("b_w16_fp32", "SwinV2-B w16 256, batch 2, fp32",
-         "--model swinv2_base_window16_256 --batch 2 --dtype fp32"),
-    step("b_w16_bf16", "SwinV2-B w16 256, batch 2, bf16",
-         "--model swinv2_base_window16_256 --batch 2 --dtype bf16"),
-    step("b_w16_fp32_block", "the same in fp32 with block checkpointing",
-         "--model swinv2_base_window16_256 --batch 2 --dtype fp32 --checkpointing block"),
-    step("b_w16_bf16_block", "the same in bf16 with block checkpointing",
-         "--model swinv2_base_window16_256 --batch 2 --dtype bf16 --checkpointing block"),
-    step("t_v1_fp32", "Swin-T (V1) w7 224, batch 8, fp32",
-         "--model swin_tiny_patch4_window7_224 --batch 8 --dtype fp32"),
-    # The dimensions of QUICK_START.
-    Row("quick_start", "the quick start's model, batch 32, fp32", "--batch 32 --dtype fp32",
-        f"--job {QUICK_START}",
-        "--img-size 32 --in-chans 1 --classes 10 --patch-size 2 --embed-dim 32 --depths 2,2,2"
-        " --heads 1,2,4 --window 4 --mlp-ratio 2", steps=60),
-    step("inference_t_1", "inference, SwinV2-T w8 256, batch 1, fp32",
-         "--model swinv2_tiny_window8_256 --batch 1 --dtype fp32", inference=True, steps=30),
-    step("inference_t_32", "inference, SwinV2-T w8 256, batch 32, fp32",
-         "--model swinv2_tiny_window8_256 --batch 32 --dtype fp32", inference=True, steps=6),
-]
+def rows(pictures):
+    """All rows of the table; `pictures` is the folder that the data path reads."""
+    tiny = "--model swinv2_tiny_window8_256 --dtype"
+    base = "--model swinv2_base_window16_256 --batch 2 --dtype"
+    return [
+        Row("t_w8_fp32", "SwinV2-T w8 256, batch 8, fp32", f"{tiny} fp32 --batch 8"),
+        Row("t_w8_bf16", "the same, bf16", f"{tiny} bf16 --batch 8"),
+        Row("b_w16_fp32", "SwinV2-B w16 256, batch 2, fp32", f"{base} fp32"),
+        Row("b_w16_bf16", "the same, bf16", f"{base} bf16"),
+        Row("b_w16_fp32_block", "the same with block checkpointing, fp32",
+            f"{base} fp32 --checkpointing block"),
+        Row("b_w16_bf16_block", "the same with block checkpointing, bf16",
+            f"{base} bf16 --checkpointing block"),
+        Row("t_v1_fp32", "Swin-T (V1) w7 224, batch 8, fp32",
+            "--model swin_tiny_patch4_window7_224 --dtype fp32 --batch 8"),
+        # The dimensions of deploy/jobs/fashion_mnist.yaml.
+        Row("quick_start", "the quick start's model, batch 32, fp32", "--batch 32",
+            "--job deploy/jobs/fashion_mnist.yaml",
+            "--img-size 32 --in-chans 1 --classes 10 --patch-size 2 --embed-dim 32 --depths 2,2,2"
+            " --heads 1,2,4 --window 4 --mlp-ratio 2", count=60),
+        Row("inference_t_1", "inference, SwinV2-T w8 256, batch 1, fp32", f"{tiny} fp32 --batch 1",
+            kind="inference", count=30),
+        Row("inference_t_32", "inference, SwinV2-T w8 256, batch 32, fp32",
+            f"{tiny} fp32 --batch 32", kind="inference"),
+        Row("data", "data path: JPEGs to batches of 224 x 224", f"--data {pictures}", kind="data",
+            count=40),
+        Row("data_1", "the same, 1 thread", f"--data {pictures}", kind="data", count=20, threads=1),
+    ]
 
 
 def last_line(command, environment):
@@ -86,17 +95,17 @@ def last_line(command, environment):
 
 
 def run_ours(row, args):
-    count = ["inference", "--runs"] if row.inference else ["step", "--steps"]
     return last_line(
-        ["build/bin/swinfleet", "bench", count[0], *row.common.split(), *row.ours.split(),
-         count[1], str(row.steps), "--threads", str(args.threads), "--json"], {})
+        ["build/bin/swinfleet", "bench", row.kind, *row.common.split(), *row.ours.split(),
+         KINDS[row.kind][0], str(row.count), "--threads", str(row.threads or args.threads),
+         "--json"], {})
 
 
 def run_peer(row, args, environment):
+    _, program, count = KINDS[row.kind]
     return last_line(
-        [args.python, "benchmarks/torch_step.py", *row.common.split(), *row.peer.split(),
-         *(["--inference"] if row.inference else []),
-         "--steps", str(row.steps), "--threads", str(args.threads)], environment)
+        [args.python, *program, *row.common.split(), *row.peer.split(), count, str(row.count),
+         "--threads", str(row.threads or args.threads)], environment)
 
 
 def run_row(row, args):
@@ -131,49 +140,50 @@ def recorded(args, row, host):
     return record if record["conditions"] == conditions(args, host) else None
 
 
-def memory_cell(row, rounds, parameters):
+def memory_cells(rounds):
     """Ours, the least that the peer took, and the share."""
-    if row.inference:
-        return "| | |"
+    parameters = rounds[0]["default"]["parameters"]
     ours, *theirs = [
         statistics.median(figures.beyond_state(peak, parameters)
                           for peak in figures.one_of(rounds, who, "peak_mib"))
         for who in (OURS, *SETTINGS)
     ]
-    return f"| {ours:.0f} | {min(theirs):.0f} | {100 * ours / min(theirs):.0f}% "
+    return [f"{ours:.0f}", f"{min(theirs):.0f}", f"{100 * ours / min(theirs):.0f}%"]
 
 
-def table_line(row, record):
-    if isinstance(record, str):
-        return f"| {row.name} | {record} | | | | | | |"
-    rounds = record["rounds"]
+def cells(row, rounds):
     setting = figures.better_setting(rounds, list(SETTINGS))
     speeds = [figures.spread(figures.one_of(rounds, who, "images_per_s"), 2)
               for who in (OURS, setting)]
     ratio = figures.spread(figures.ratios(rounds, OURS, setting, "images_per_s"), 2)
-    share = "" if row.inference else figures.spread(
-        [100 * value for value in figures.one_of(rounds, OURS, "gemm_share")], 0)
-    memory = memory_cell(row, rounds, rounds[0][setting]["parameters"])
-    return (f"| {row.name} | {speeds[0]} | {speeds[1]}, {setting} | {ratio} {memory}| {share} |")
+    line = [row.name, speeds[0], f"{speeds[1]}, {setting}", ratio]
+    if row.kind != "step":
+        return line
+    shares = [100 * share for share in figures.one_of(rounds, OURS, "gemm_share")]
+    return line + memory_cells(rounds) + [figures.spread(shares, 0)]
+
+
+COLUMNS = 8
 
 
 def section(args, host):
-    lines, versions, pairs, dates = [], set(), set(), set()
-    for row in ROWS:
+    lines, versions, pairs, commits = [], set(), set(), set()
+    for row in rows(args.pictures):
         record = recorded(args, row, host)
         if row.needs_bf16() and not host["bf16"]:
-            record = NO_BF16
+            line = [row.name, NO_BF16]
         elif record is None:
-            record = "not measured"
+            line = [row.name, "not measured"]
         else:
-            versions.add(record["rounds"][0]["default"]["peer"])
+            line = cells(row, record["rounds"])
+            versions.update(record["rounds"][0]["default"]["peer"].split(", "))
             pairs.add(len(record["rounds"]))
-            dates.add(record["commit"])
-        lines.append(table_line(row, record))
+            commits.add(record["commit"])
+        lines.append("| " + " | ".join(line + [""] * (COLUMNS - len(line))) + " |")
     return "\n".join([
-        f"{host['name']}; {args.threads} threads each. PyTorch: {'; '.join(sorted(versions))}."
+        f"{host['name']}; {args.threads} threads each. PyTorch: {', '.join(sorted(versions))}."
         f" Pairs of a row: {', '.join(str(count) for count in sorted(pairs))}."
-        f" Swinfleet at {', '.join(sorted(dates))}.",
+        f" Swinfleet at {', '.join(sorted(commits))}.",
         "",
         "Images a second: medians, with the smallest and the largest; the best step or run of each"
         " process counts. PyTorch runs twice in each pair, as it is and with glibc told never to"
@@ -200,9 +210,13 @@ def main():
     args.out = os.path.join(os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out"), "cpu")
     os.makedirs(args.out, exist_ok=True)
     host = machine.describe()
-    chosen = [row for row in ROWS if re.search(args.rows, row.key)]
+    args.pictures = os.path.join(args.out, "pictures")
+    everything = rows(args.pictures)
+    chosen = [row for row in everything if re.search(args.rows, row.key)]
     if not chosen:
-        sys.exit(f"--rows {args.rows} matches none of {' '.join(row.key for row in ROWS)}")
+        sys.exit(f"--rows {args.rows} matches none of {' '.join(row.key for row in everything)}")
+    if any(row.kind == "data" for row in chosen):
+        subprocess.run([args.python, "benchmarks/pictures.py", args.pictures], check=True)
     for row in chosen:
         if row.needs_bf16() and not host["bf16"]:
             print(f"{row.key}: {NO_BF16}")

@@ -57,8 +57,8 @@ def main():
                 f" timm {timm.__version__}",
         "threads": args.threads,
         "batch": args.batch,
-        "pictures_per_s": pictures,
-        "pictures_per_s_core": pictures / args.threads,
+        "images_per_s": pictures,
+        "images_per_s_core": pictures / args.threads,
     }))
 
 

@@ -67,8 +67,8 @@ void RunData(const DataCommand& command) {
   if (!command.json) return;
   const nlohmann::json line = {{"threads", command.threads},
                                {"batch", command.batch},
-                               {"pictures_per_s", pictures},
-                               {"pictures_per_s_core", of_core},
+                               {"images_per_s", pictures},
+                               {"images_per_s_core", of_core},
                                {"peak_mib", peak_mib}};
   std::cout << line.dump() << std::endl;
 }
