@@ -11,6 +11,7 @@
 #include "core/loss/objective.h"
 #include "core/memory/memory_classes.h"
 #include "core/nn/model.h"
+#include "kernels/error.h"
 #include "kernels/ops.h"
 #include "worker/bench/bench.h"
 #include "worker/inference.h"
@@ -84,6 +85,9 @@ std::vector<double> TimeRuns(const JobConfig& job, int runs) {
 
 void RunInference(const InferenceCommand& command) {
   const Setting& setting = command.setting;
+  if (setting.checkpointing != "none") {
+    throw Error("--checkpointing changes nothing where there is no backward; leave it out");
+  }
   const std::vector<double> seconds = TimeRuns(MakeJob(setting), command.runs);
   const double best = seconds.front();
   const double median = seconds[seconds.size() / 2];
