@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the rows of benchmarks/cpu.sh, pair by pair, and writes their table to docs/performance.md."""
+"""Runs the rows of benchmarks/cpu.sh, pair by pair, and writes their table."""
 import argparse
 import dataclasses
 import json

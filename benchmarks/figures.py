@@ -37,7 +37,7 @@ def replace_section(text, name, body):
     """Puts `body` between the two comments of a Markdown page that carry `name`."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f'the page needs the lines "{begin}" and "{end}", once each, in that order')
+        raise ValueError(f'the page needs "{begin}" and "{end}", once each, in that order')
     before, rest = text.split(begin)
     after = rest.split(end)[1]
     return f"{before}{begin}\n{body.strip()}\n{end}{after}"

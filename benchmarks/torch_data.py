@@ -35,8 +35,8 @@ def main():
         interpolation="bicubic",
     )
     dataset = torchvision.datasets.ImageFolder(os.path.join(args.data, "train"), transform)
-    # What the processes make ahead, 2 batches each, is neither counted before nor missed at the end;
-    # and there is one epoch only, so that they never wait for the next one.
+    # What the processes make ahead, 2 batches each, is neither counted before nor missed at the
+    # end; and there is one epoch only, so that they never wait for the next one.
     ahead = 2 * args.threads + 2
     sampler = torch.utils.data.RandomSampler(
         dataset, replacement=True, num_samples=(args.batches + 2 * ahead) * args.batch

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peer of `swinfleet bench step` and `swinfleet bench inference`: a timm model in PyTorch on the CPU.
+"""The peer of `swinfleet bench step` and `bench inference`: a timm model in PyTorch on the CPU.
 
 A step is forward, cross entropy, backward, clipping of the gradients' norm to 5 and AdamW (fused),
 on random pictures; with --inference it is the forward alone, in evaluation mode. bf16 is autocast,

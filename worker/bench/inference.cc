@@ -77,6 +77,7 @@ std::vector<double> TimeRuns(const JobConfig& job, int runs) {
   ForwardPass forward(job);
   const Batch batch = RandomBatch(job, job.train.eval_batch, 0);
   std::vector<double> seconds;
+  seconds.reserve(runs);
   for (int i = 0; i < runs; ++i) seconds.push_back(SecondsOf([&] { forward.Run(batch); }));
   if (runs > 1) seconds.erase(seconds.begin());
   std::sort(seconds.begin(), seconds.end());
