@@ -25,6 +25,15 @@ SETTINGS = {
         "MALLOC_TOP_PAD_": str(1 << 26),
     },
 }
+COLUMNS = 8
+LEGEND = """
+Images a second: medians, with the smallest and the largest; the best step or run of each process
+counts. PyTorch runs twice in each pair, as it is and with glibc told never to give memory back; the
+faster setting is shown. Ratio: the median of the pairs' own. Memory beyond state, MiB: the process's
+largest size (of PyTorch what it grew by after its imports, in the setting that takes less), less 16
+bytes a parameter. Products: the share of Swinfleet's step that its matrix products would take at the
+peak measured beside it, %.
+"""
 NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
 QUICK_START = "deploy/jobs/fashion_mnist.yaml"
 
@@ -163,9 +172,6 @@ def cells(row, rounds):
     return line + memory_cells(rounds) + [figures.spread(shares, 0)]
 
 
-COLUMNS = 8
-
-
 def section(args, host):
     lines, versions, pairs, commits = [], set(), set(), set()
     for row in rows(args.pictures):
@@ -180,18 +186,14 @@ def section(args, host):
             pairs.add(len(record["rounds"]))
             commits.add(record["commit"])
         lines.append("| " + " | ".join(line + [""] * (COLUMNS - len(line))) + " |")
-    return "\n".join([
+    conditions_text = (
         f"{host['name']}; {args.threads} threads each. PyTorch: {', '.join(sorted(versions))}."
         f" Pairs of a row: {', '.join(str(count) for count in sorted(pairs))}."
-        f" Swinfleet at {', '.join(sorted(commits))}.",
+        f" Swinfleet at {', '.join(sorted(commits))}.")
+    return "\n".join([
+        figures.paragraph(conditions_text),
         "",
-        "Images a second: medians, with the smallest and the largest; the best step or run of each"
-        " process counts. PyTorch runs twice in each pair, as it is and with glibc told never to"
-        " give memory back; the faster setting is shown. Ratio: the median of the pairs' own."
-        " Memory beyond state, MiB: the process's largest size (of PyTorch what it grew by after"
-        " its imports, in the setting that takes less), less 16 bytes a parameter. Products:"
-        " the share of Swinfleet's step that its matrix products would take at the peak measured"
-        " beside it, %.",
+        figures.paragraph(LEGEND),
         "",
         "| | Swinfleet, images/s | PyTorch, images/s | ratio | memory | PyTorch's | share |"
         " products |",

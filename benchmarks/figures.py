@@ -1,5 +1,6 @@
 """What the benchmarks compute from their measurements, apart from running anything."""
 import statistics
+import textwrap
 
 MIB = 1 << 20
 # Of a parameter that is trained: weight, gradient and AdamW's two moments, 4 bytes each.
@@ -41,6 +42,11 @@ def replace_section(text, name, body):
     before, rest = text.split(begin)
     after = rest.split(end)[1]
     return f"{before}{begin}\n{body.strip()}\n{end}{after}"
+
+
+def paragraph(text):
+    """Broken into lines as docs/ has them."""
+    return textwrap.fill(text, width=105, break_long_words=False, break_on_hyphens=False)
 
 
 def has_bf16(flags):

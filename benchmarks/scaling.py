@@ -138,12 +138,12 @@ def main():
     draw(results)
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
-    text = (
+    text = figures.paragraph(
         f"{machine.describe()['name']}; {args.threads} threads; Swinfleet at {machine.commit()}. A"
         " Swin V2 of 32 channels, depths 2, 2, 2, 2 and heads 1, 2, 4, 8, fp32, without"
         " checkpointing; the best step of a process. Tokens and windows are those of the first"
-        " stage, of the whole batch; activations and workspace are what the step reserves.\n\n"
-        f"![Time and memory of a step](scaling.svg)\n\n{table(results)}")
+        " stage, of the whole batch; activations and workspace are what the step reserves.")
+    text += f"\n\n![Time and memory of a step](scaling.svg)\n\n{table(results)}"
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(figures.replace_section(page, SECTION, text))
     print(f"\n{text}\n\nwritten to {PAGE} and {PLOT}")
