@@ -46,7 +46,7 @@ def replace_section(text, name, body):
 
 def paragraph(text):
     """Broken into lines as docs/ has them."""
-    return textwrap.fill(text, width=105, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text.strip(), width=105, break_long_words=False, break_on_hyphens=False)
 
 
 def has_bf16(flags):
