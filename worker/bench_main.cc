@@ -16,6 +16,8 @@ int Main(int argc, char** argv) {
                "swinfleet bench");
   app.require_subcommand(1);
   bench::AddStepCommand(&app);
+  bench::AddInferenceCommand(&app);
+  bench::AddDataCommand(&app);
   bench::AddMemoryCommands(&app, std::filesystem::read_symlink("/proc/self/exe").string());
   bench::AddAccumulationCommand(&app);
   try {

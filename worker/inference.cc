@@ -135,6 +135,15 @@ void InferenceParameters::Load(const WeightsFile& weights) {
   }
 }
 
+void InferenceParameters::Initialize(uint64_t seed) {
+  std::vector<float> values;
+  for (size_t unit = 0; unit < units_.size(); ++unit) {
+    values.assign(table_.units()[unit].padded_size, 0.0f);
+    InitializeUnit(table_, static_cast<int>(unit), seed, values);
+    CHECK(RoundWeights(values, units_[unit])) << table_.units()[unit].name;
+  }
+}
+
 TensorView InferenceParameters::Gradient(int unit) {
   LOG(FATAL) << "gradient of " << table_.units()[unit].name << " without training";
   return {};

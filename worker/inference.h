@@ -63,6 +63,8 @@ class InferenceParameters : public ParameterAccess {
 
   // Reads and rounds all weights. Throws Error when one can't be read or is beyond the dtype.
   void Load(const WeightsFile& weights);
+  // The weights that a model starts with, rounded.
+  void Initialize(uint64_t seed);
 
   TensorView Acquire(int unit) override { return units_[unit]; }
   void Release(int) override {}

@@ -170,7 +170,9 @@ void ReadPixels(const std::string& path, VipsImage* image, Picture* picture) {
     for (int y = top; y < top + strip.height; ++y) {
       const VipsPel* row = VIPS_REGION_ADDR(region.get(), 0, y);
       uint8_t* out = picture->pixels.data() + int64_t{3} * y * image->Xsize;
-      if (image->BandFmt == VIPS_FORMAT_UCHAR) {
+      if (bands == Bands::kRgb && VIPS_IMAGE_SIZEOF_PEL(image) == 3) {
+        std::memcpy(out, row, int64_t{3} * image->Xsize);
+      } else if (image->BandFmt == VIPS_FORMAT_UCHAR) {
         ConvertRow<uint8_t, 0>(row, bands, image->Bands, image->Xsize, out);
       } else {
         ConvertRow<uint16_t, 8>(reinterpret_cast<const uint16_t*>(row), bands, image->Bands,

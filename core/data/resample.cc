@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/data/resample_rows.h"
+
 namespace swinfleet {
 namespace {
-
-// 8 bits of the pixel, and 2 for what sums of negative and positive weights take beyond 1.
-constexpr int kPrecisionBits = 32 - 8 - 2;
-constexpr int32_t kHalf = 1 << (kPrecisionBits - 1);
 
 double Support(ResampleFilter filter) { return filter == ResampleFilter::kBilinear ? 1.0 : 2.0; }
 
@@ -21,50 +19,6 @@ double Filter(ResampleFilter filter, double x) {
   if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
   if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
   return 0;
-}
-
-uint8_t Clip(int32_t sum) {
-  return static_cast<uint8_t>(std::clamp(sum >> kPrecisionBits, 0, 255));
-}
-
-// One row of `in` pixels; kChannels is known to the compiler.
-template <int kChannels>
-void ResampleRow(const uint8_t* in, const ResampleWeights& weights, uint8_t* out) {
-  for (size_t x = 0; x < weights.first.size(); ++x, out += kChannels) {
-    const int32_t* weight = weights.weight.data() + static_cast<int64_t>(x) * weights.most;
-    const uint8_t* pixel = in + weights.first[x] * kChannels;
-    int32_t sum[kChannels];
-    for (int c = 0; c < kChannels; ++c) sum[c] = kHalf;
-    for (int64_t k = 0; k < weights.count[x]; ++k, pixel += kChannels) {
-      for (int c = 0; c < kChannels; ++c) sum[c] += pixel[c] * weight[k];
-    }
-    for (int c = 0; c < kChannels; ++c) out[c] = Clip(sum[c]);
-  }
-}
-
-using RowFunction = void (*)(const uint8_t*, const ResampleWeights&, uint8_t*);
-
-RowFunction RowFunctionFor(int64_t channels) {
-  static constexpr RowFunction kFunctions[] = {ResampleRow<1>, ResampleRow<2>, ResampleRow<3>,
-                                               ResampleRow<4>};
-  CHECK(channels >= 1 && channels <= 4) << channels;
-  return kFunctions[channels - 1];
-}
-
-// One output row: sums whole rows, a piece of each at a time so that the sums stay in cache.
-void SumRows(const uint8_t* in, int64_t in_stride, int64_t row_bytes, const int32_t* weight,
-             int64_t count, uint8_t* out) {
-  constexpr int64_t kPiece = 1024;
-  int32_t sums[kPiece];
-  for (int64_t x = 0; x < row_bytes; x += kPiece) {
-    const int64_t bytes = std::min(kPiece, row_bytes - x);
-    std::fill_n(sums, bytes, kHalf);
-    for (int64_t k = 0; k < count; ++k) {
-      const uint8_t* row = in + k * in_stride + x;
-      for (int64_t i = 0; i < bytes; ++i) sums[i] += row[i] * weight[k];
-    }
-    for (int64_t i = 0; i < bytes; ++i) out[x + i] = Clip(sums[i]);
-  }
 }
 
 void CheckInside(const CropBox& box, int64_t height, int64_t width) {
@@ -98,7 +52,7 @@ void ResampleWeights::Compute(int64_t in, int64_t out, int64_t begin, int64_t en
       sum += exact[k];
     }
     for (int64_t k = 0; k < count[i]; ++k) {
-      const double scaled = (sum != 0 ? exact[k] / sum : exact[k]) * (1 << kPrecisionBits);
+      const double scaled = (sum != 0 ? exact[k] / sum : exact[k]) * (1 << kBits);
       weight[i * most + k] = static_cast<int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
     }
   }
@@ -133,10 +87,8 @@ void Resample(const Picture& in, const CropBox& box, const PictureSize& size, co
                                 filter);
     if (along_columns) scratch->rows.resize(rows * row_bytes);
     uint8_t* narrow = along_columns ? scratch->rows.data() : out->pixels.data();
-    const RowFunction resample_row = RowFunctionFor(channels);
-    for (int64_t y = 0; y < rows; ++y) {
-      resample_row(source + y * stride, scratch->horizontal, narrow + y * row_bytes);
-    }
+    ResampleAlongRows({source, stride, rows}, channels, scratch->horizontal, &scratch->packed,
+                      narrow);
     source = narrow;
     stride = row_bytes;
   } else {
@@ -144,8 +96,10 @@ void Resample(const Picture& in, const CropBox& box, const PictureSize& size, co
   }
   uint8_t* result = out->pixels.data();
   for (int64_t y = 0; y < window.height && along_columns; ++y) {
-    SumRows(source + (vertical.first[y] - first_row) * stride, stride, row_bytes,
-            vertical.weight.data() + y * vertical.most, vertical.count[y], result + y * row_bytes);
+    const int64_t count = vertical.count[y];
+    SumRows({source + (vertical.first[y] - first_row) * stride, stride, count},
+            std::span(vertical.weight).subspan(y * vertical.most, count), row_bytes,
+            result + y * row_bytes);
   }
   for (int64_t y = 0; y < window.height && !along_rows && !along_columns; ++y) {
     std::copy_n(source + y * stride, row_bytes, result + y * row_bytes);

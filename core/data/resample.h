@@ -34,6 +34,8 @@ enum class ResampleFilter {
 // The weights of one axis: the i-th output is the sum over k in [0, count[i]) of
 // weight[i * most + k] * input[first[i] + k], in units of 2^-22.
 struct ResampleWeights {
+  // 8 bits of the pixel, and 2 for what sums of negative and positive weights take beyond 1.
+  static constexpr int kBits = 32 - 8 - 2;
   int64_t most = 0;
   std::vector<int64_t> first;
   std::vector<int64_t> count;
@@ -51,6 +53,7 @@ struct ResampleScratch {
   ResampleWeights horizontal;
   ResampleWeights vertical;
   std::vector<uint8_t> rows;
+  std::vector<uint8_t> packed;
 };
 
 struct PictureSize {

@@ -1,6 +1,7 @@
 #include "core/data/resample.h"
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <algorithm>
 #include <cmath>
@@ -70,11 +71,17 @@ TEST(Resample, IsPillowsToTheBit) {
       {1, 99, 1, 10, ResampleFilter::kBilinear, 4284356458u},
       {1, 99, 1, 10, ResampleFilter::kBicubic, 3499504290u},
   };
-  for (const Case& c : cases) {
-    const Picture out = Resampled(TestPicture(c.h, c.w, 3), {c.out_h, c.out_w}, c.filter);
-    EXPECT_EQ(Checksum(out.pixels), c.checksum)
-        << c.h << "x" << c.w << " to " << c.out_h << "x" << c.out_w;
+  for (int64_t rest = hwy::SupportedTargets(); rest != 0; rest &= rest - 1) {
+    const int64_t set = rest & -rest;
+    hwy::SetSupportedTargetsForTest(set);
+    for (const Case& c : cases) {
+      const Picture out = Resampled(TestPicture(c.h, c.w, 3), {c.out_h, c.out_w}, c.filter);
+      EXPECT_EQ(Checksum(out.pixels), c.checksum)
+          << c.h << "x" << c.w << " to " << c.out_h << "x" << c.out_w << ", "
+          << hwy::TargetName(set);
+    }
   }
+  hwy::SetSupportedTargetsForTest(0);
   const Picture box =
       Resampled(TestPicture(37, 53, 3), {5, 7, 21, 30}, {12, 16}, ResampleFilter::kBicubic);
   EXPECT_EQ(Checksum(box.pixels), 2796065749u);

@@ -66,6 +66,8 @@ Batch RandomBatch(const JobConfig& job, int64_t count, uint64_t stream);
 
 // Each adds a command to `app`; its callback runs it.
 void AddStepCommand(CLI::App* app);
+void AddInferenceCommand(CLI::App* app);
+void AddDataCommand(CLI::App* app);
 void AddMemoryCommands(CLI::App* app, const std::string& program);
 void AddAccumulationCommand(CLI::App* app);
 

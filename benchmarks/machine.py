@@ -1,0 +1,37 @@
+"""What a benchmark ran on."""
+import json
+import subprocess
+
+import figures
+
+
+def output(*command):
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+
+
+def describe():
+    """The processor's name, its cores and instruction sets, and whether it has bf16 arithmetic."""
+    fields = {entry["field"].rstrip(":"): entry["data"] for entry in flat(
+        json.loads(output("lscpu", "--json"))["lscpu"])}
+    flags = fields["Flags"]
+    cores = int(fields["CPU(s)"])
+    family = f"family {fields['CPU family']} model {fields['Model']}"
+    sets = ", ".join(figures.instruction_sets(flags)) or "none beyond the basic one"
+    return {
+        "name": f"{fields['Model name']} ({family}), {cores} logical processors, {sets}",
+        "bf16": figures.has_bf16(flags),
+    }
+
+
+def flat(entries):
+    """Newer versions of lscpu nest their fields."""
+    for entry in entries:
+        yield entry
+        yield from flat(entry.get("children", []))
+
+
+def commit():
+    """The commit that is measured, marked where the programs' sources differ from it."""
+    sources = ["kernels", "core", "distributed", "worker", "proto", "coordinator"]
+    differs = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *sources], check=False)
+    return output("git", "rev-parse", "--short", "HEAD") + ("+" if differs.returncode else "")

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# How do time and memory of a training step grow with resolution, window, batch and depth? Builds the
+# programs, runs a small Swin V2 in each setting, draws docs/scaling.svg and writes the table to
+# docs/performance.md; a few minutes on two cores.
+#   benchmarks/scaling.sh [--threads N] [--steps N] [--venv FOLDER]
+#     --threads N     threads of a step (the machine's cores)
+#     --steps N       steps of each setting, the first not counted (4)
+#     --venv FOLDER   where matplotlib is, or is installed (build/peers)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=build/peers
+arguments=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --venv) venv=${2:?--venv needs a folder}; shift ;;
+    -h|--help) sed -n '2,8p' "$0"; exit 0 ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+
+. benchmarks/peers.sh
+benchmark_programs
+benchmark_peers "$venv" matplotlib
+exec "$venv/bin/python" benchmarks/scaling.py "${arguments[@]}"
