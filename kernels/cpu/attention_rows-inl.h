@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/cpu/small_gemm-inl.h"
@@ -31,6 +32,8 @@ void GatherRows(const AttentionSizes& s, const WindowMap& map, const T* from, in
   constexpr int64_t kLanes = hn::MaxLanes(D());
   for (int64_t t = 0; t < s.tokens; ++t) {
     const T* vector = from + map.row[t] * stride;
+    // The next head's, most often the next to be worked on.
+    hwy::Prefetch(vector + s.dim);
     float* to = rows + t * s.dim_padded;
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), to + i);
@@ -141,14 +144,15 @@ inline void TransposeRows(const AttentionSizes& s, float* rows, float* columns) 
   Transpose(rows, s.tokens_padded, s.dim_padded, s.dim_padded, columns, s.tokens_padded);
 }
 
-// Whether a window's rows of biases can be used where they are: nothing is left out or padded.
+// Whether a window's rows of biases, or of their gradients, can be used where they are: no token is
+// left out and no padding needed.
 inline bool BiasIsWhole(const AttentionSizes& s, const float* bias) {
   return bias != nullptr && s.tokens == s.window_tokens && s.tokens == s.tokens_padded;
 }
 
-// The row of scores of token i before q k: its bias, if any; padding is excluded.
-HWY_INLINE void BiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i, const float* bias,
-                        float* row) {
+// What the scores of token i are before q k: bias, if any, and mask; padding is excluded.
+HWY_INLINE void StartRow(const AttentionSizes& s, const WindowMap& map, int64_t i,
+                         const float* bias, float* row) {
   std::fill(row + s.tokens, row + s.tokens_padded, kExcludedScore);
   if (bias == nullptr) {
     std::fill_n(row, s.tokens, 0.0f);
@@ -158,59 +162,30 @@ HWY_INLINE void BiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i
     const float* from = bias + map.place[i] * s.window_tokens;
     for (int64_t j = 0; j < s.tokens; ++j) row[j] = from[map.place[j]];
   }
+  if (!map.masked) return;
+  const int32_t region = map.region[i];
+  for (int64_t j = 0; j < s.tokens; ++j) row[j] += map.region[j] != region ? -100.0f : 0.0f;
 }
 
-// What rows [first, ...) of q k are added to, and the floats from one of its rows to the next.
+// What a tile's scores are before q k, and the floats from one row to the next.
 struct ScoreStart {
-  const float* start;
+  const float* rows;
   int64_t stride;
 };
 
-// bias (N, N) may be null; `scores` (count, tokens_padded) is used where it has to be arranged.
+// Of rows [first, first + count); bias (N, N) may be null. The rows are those of the bias, or
+// arranged in `buffer` (count, tokens_padded).
 inline ScoreStart StartScores(const AttentionSizes& s, const WindowMap& map, int64_t first,
-                              int64_t count, const float* bias, float* scores) {
-  if (BiasIsWhole(s, bias)) return {bias + first * s.tokens, s.tokens};
+                              int64_t count, const float* bias, float* buffer) {
+  if (BiasIsWhole(s, bias) && !map.masked) return {bias + first * s.tokens, s.tokens};
   for (int64_t i = 0; i < count; ++i) {
-    BiasRow(s, map, first + i, bias, scores + i * s.tokens_padded);
+    StartRow(s, map, first + i, bias, buffer + i * s.tokens_padded);
   }
-  return {scores, s.tokens_padded};
-}
-
-// scores of rows [first, first + count) += the mask.
-inline void AddMask(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
-                    float* scores) {
-  if (!map.masked) return;
-  for (int64_t i = 0; i < count; ++i) {
-    float* row = scores + i * s.tokens_padded;
-    const int32_t region = map.region[first + i];
-    for (int64_t j = 0; j < s.tokens; ++j) row[j] += map.region[j] != region ? -100.0f : 0.0f;
-  }
+  return {buffer, s.tokens_padded};
 }
 
 // Whether nothing but excluded scores can have this peak or sum: a token that attends to nobody.
 HWY_INLINE bool NothingLeft(float lse) { return lse <= 0.5f * kExcludedScore; }
-
-// exp(x) for x that is not much larger than 0: a relative error of 2e-7, and 0 below -87. 2^n 2^r
-// with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the least relative error.
-HWY_INLINE V ExpOfNegative(V x) {
-  const D d;
-  const DI di;
-  const auto n = hn::NearestInt(hn::Mul(hn::Max(x, hn::Set(d, -87.0f)), hn::Set(d, 1.44269504f)));
-  const V whole = hn::ConvertTo(d, n);
-  // ln 2 in two parts keeps the digits of x - n ln 2; log2(e) then only scales what is left.
-  const V high = hn::NegMulAdd(whole, hn::Set(d, 0.693359375f), x);
-  const V rest = hn::NegMulAdd(whole, hn::Set(d, -2.12194440e-4f), high);
-  const V r = hn::Mul(rest, hn::Set(d, 1.44269504f));
-  V p = hn::Set(d, 0.001327647129073739f);
-  p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0000001192092896f));
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)));
-  const V value = hn::Mul(p, hn::BitCast(d, exponent));
-  return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0f)), value);
-}
 
 // What is known of the softmax of a tile's rows.
 struct TileSums {

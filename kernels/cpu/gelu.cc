@@ -5,7 +5,6 @@
 // clang-format off
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
-#include <hwy/contrib/math/math-inl.h>
 // clang-format on
 
 #include "kernels/cpu/checks.h"
@@ -22,16 +21,27 @@ struct GeluParts {
   V density;  // its derivative
 };
 
+// 1 / x for x >= 1, where a division takes longer than all the rest. Infinity gives 0 or NaN.
+HWY_INLINE V Inverse(V x) {
+  const D d;
+  V inverse = hn::ApproximateReciprocal(x);
+  // It begins with 14 digits there, with 11 or so elsewhere.
+  constexpr int kSteps = HWY_TARGET <= HWY_AVX3 ? 1 : 2;
+  for (int step = 0; step < kSteps; ++step) {
+    inverse = hn::Mul(inverse, hn::NegMulAdd(x, inverse, hn::Set(d, 2.0f)));
+  }
+  return inverse;
+}
+
 // Phi(x) = 1 - erfc(x / sqrt 2) / 2 with Abramowitz and Stegun's 7.1.26 (absolute error 1.5e-7) for
 // the half x >= 0 and its mirror image below, so that nothing cancels. The exponential serves the
 // derivative too.
 HWY_INLINE GeluParts Parts(V x) {
   const D d;
   const V magnitude = hn::Abs(x);
-  const V exponential = hn::Exp(d, hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
+  const V exponential = ExpOfNegative(hn::Mul(hn::Set(d, -0.5f), hn::Mul(x, x)));
   // 0.3275911 / sqrt 2
-  const V t =
-      hn::Div(hn::Set(d, 1.0f), hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
+  const V t = Inverse(hn::MulAdd(magnitude, hn::Set(d, 0.23164189f), hn::Set(d, 1.0f)));
   V poly = hn::Set(d, 0.5f * 1.061405429f);
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * -1.453152027f));
   poly = hn::MulAdd(poly, t, hn::Set(d, 0.5f * 1.421413741f));
@@ -42,28 +52,33 @@ HWY_INLINE GeluParts Parts(V x) {
   return {phi, hn::Mul(exponential, hn::Set(d, 0.39894228f))};
 }
 
+// Calls body(i, count) over [0, n): count is the whole vector's but for the last.
+template <typename Body>
+HWY_INLINE void ForEachVector(int64_t n, const Body& body) {
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, n - i);
+}
+
 template <typename T>
 void GeluOf(const T* x, T* y, int64_t n) {
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-  for (int64_t i = 0; i < n; i += lanes) {
-    const int64_t count = std::min(lanes, n - i);
+  ForEachVector(n, [&](int64_t i, int64_t count) {
     const V value = LoadPart(x + i, count);
     StorePart(hn::Mul(value, Parts(value).phi), y + i, count);
-  }
+  });
 }
 
 // y may be null.
 template <typename T>
 void GeluGradientOf(const T* x, const T* dy, T* dx, T* y, int64_t n) {
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-  for (int64_t i = 0; i < n; i += lanes) {
-    const int64_t count = std::min(lanes, n - i);
+  ForEachVector(n, [&](int64_t i, int64_t count) {
     const V value = LoadPart(x + i, count);
     const GeluParts parts = Parts(value);
     const V slope = hn::MulAdd(value, parts.density, parts.phi);
     StorePart(hn::Mul(LoadPart(dy + i, count), slope), dx + i, count);
     if (y != nullptr) StorePart(hn::Mul(value, parts.phi), y + i, count);
-  }
+  });
 }
 
 // Elements [begin, end).

@@ -163,6 +163,19 @@ struct ScaleRowsOf {
   }
 };
 
+// c = row_scale column_scale A B.
+struct ScaleBoth {
+  float* c;
+  int64_t ldc;
+  const float* row_scale;
+  const float* column_scale;
+  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
+    const D d;
+    const V scale = hn::Mul(hn::Set(d, row_scale[row]), hn::LoadU(d, column_scale + column));
+    hn::StoreU(hn::Mul(sum, scale), d, c + row * ldc + column);
+  }
+};
+
 // c = row_scale column_scale A B + addend, whose rows are ld_addend floats apart and which may be
 // c.
 struct ScaleAndAdd {

@@ -86,6 +86,15 @@ HWY_INLINE hn::Vec<D16> RoundedBf16(V v) {
   return Halves(hn::ShiftRight<16>(chosen));
 }
 
+#if SWINFLEET_NATIVE_BF16
+// Hardly ever needed there.
+inline HWY_NOINLINE void StoreRounded(V v, uint16_t* bits) {
+  hn::StoreU(RoundedBf16(v), D16(), bits);
+}
+#else
+HWY_INLINE void StoreRounded(V v, uint16_t* bits) { hn::StoreU(RoundedBf16(v), D16(), bits); }
+#endif
+
 HWY_INLINE void StoreWhole(V v, hwy::bfloat16_t* p) {
   uint16_t* bits = reinterpret_cast<uint16_t*>(p);
 #if SWINFLEET_NATIVE_BF16
@@ -93,10 +102,12 @@ HWY_INLINE void StoreWhole(V v, hwy::bfloat16_t* p) {
   constexpr int kSubnormal = 0x20;
   if (HWY_LIKELY(_mm512_fpclass_ps_mask(v.raw, kSubnormal) == 0)) {
     hn::StoreU(NativeBf16(v), D16(), bits);
-    return;
+  } else {
+    StoreRounded(v, bits);
   }
+#else
+  StoreRounded(v, bits);
 #endif
-  hn::StoreU(RoundedBf16(v), D16(), bits);
 }
 
 #if SWINFLEET_NATIVE_F16
@@ -174,6 +185,28 @@ HWY_INLINE void StorePart(V v, T* p, int64_t count) {
   HWY_ALIGN T buffer[hn::MaxLanes(d)];
   StoreWhole(v, buffer);
   std::memcpy(p, buffer, count * sizeof(T));
+}
+
+// exp(x) for x that is not much larger than 0: a relative error of 2e-7, and 0 below -87. 2^n 2^r
+// with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the least relative error.
+HWY_INLINE V ExpOfNegative(V x) {
+  const D d;
+  const DI di;
+  const auto n = hn::NearestInt(hn::Mul(hn::Max(x, hn::Set(d, -87.0f)), hn::Set(d, 1.44269504f)));
+  const V whole = hn::ConvertTo(d, n);
+  // ln 2 in two parts keeps the digits of x - n ln 2; log2(e) then only scales what is left.
+  const V high = hn::NegMulAdd(whole, hn::Set(d, 0.693359375f), x);
+  const V rest = hn::NegMulAdd(whole, hn::Set(d, -2.12194440e-4f), high);
+  const V r = hn::Mul(rest, hn::Set(d, 1.44269504f));
+  V p = hn::Set(d, 0.001327647129073739f);
+  p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0000001192092896f));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)));
+  const V value = hn::Mul(p, hn::BitCast(d, exponent));
+  return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0f)), value);
 }
 
 HWY_INLINE float Total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }

@@ -46,8 +46,7 @@ void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_
   const ScoreStart start = StartScores(s, map, first, count, bias, scores);
   SmallGemm<F32>({scaled_q + first * s.dim_padded, s.dim_padded, 1}, count, s.tokens_padded, s.dim,
                  k_columns, s.tokens_padded,
-                 AddTo{scores, s.tokens_padded, start.start, start.stride});
-  AddMask(s, map, first, count, scores);
+                 AddTo{scores, s.tokens_padded, start.rows, start.stride});
 }
 
 // One window and head, from b.q (scaled), b.k_columns and b.v into b.out. lse is that of row 0.

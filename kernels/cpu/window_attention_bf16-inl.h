@@ -41,6 +41,7 @@ inline void GatherBf16Rows(const AttentionSizes& s, const WindowMap& map,
   uint16_t* to = Halfwords(rows);
   for (int64_t t = 0; t < s.tokens; ++t, to += s.dim_padded) {
     const auto* vector = reinterpret_cast<const uint16_t*>(from + map.row[t] * stride);
+    hwy::Prefetch(vector + s.dim);
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) hn::StoreU(hn::LoadU(d16, vector + i), d16, to + i);
     std::memcpy(to + i, vector + i, (s.dim - i) * sizeof(uint16_t));
@@ -95,15 +96,13 @@ inline void ScalesOfRows(const AttentionSizes& s, const uint32_t* rows, bool cos
   for (int64_t t = 0; t < s.tokens_padded; ++t) scale[t] = factor * std::abs(inverse[t]);
 }
 
-// q k of rows [first, first + count), with bias and mask.
-inline void Bf16Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_t count,
-                       const uint32_t* q, const uint32_t* k_columns, const float* q_scale,
-                       const float* k_scale, const float* bias, float* scores) {
-  const int64_t n = s.tokens_padded, half = s.dim_padded / 2;
-  const ScoreStart start = StartScores(s, map, first, count, bias, scores);
-  SmallGemm<Bf16Pair>({q + first * half, half, 1}, count, n, (s.dim + 1) / 2, k_columns, n,
-                      ScaleAndAdd{scores, n, q_scale + first, k_scale, start.start, start.stride});
-  AddMask(s, map, first, count, scores);
+// q k of rows [first, ...), given to the epilogue.
+template <typename Epilogue>
+void Bf16Products(const AttentionSizes& s, int64_t first, int64_t count, const uint32_t* q,
+                  const uint32_t* k_columns, const Epilogue& epilogue) {
+  const int64_t half = s.dim_padded / 2;
+  SmallGemm<Bf16Pair>({q + first * half, half, 1}, count, s.tokens_padded, (s.dim + 1) / 2,
+                      k_columns, s.tokens_padded, epilogue);
 }
 
 struct Bf16ForwardBuffers {
@@ -131,7 +130,9 @@ inline void Bf16ForwardTiles(const AttentionSizes& s, const Bf16ForwardBuffers& 
   const int64_t n = s.tokens_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
-    Bf16Scores(s, b.map, first, count, b.q, b.k_columns, b.q_scale, b.k_scale, bias, b.scores);
+    const ScoreStart start = StartScores(s, b.map, first, count, bias, b.scores);
+    Bf16Products(s, first, count, b.q, b.k_columns,
+                 ScaleAndAdd{b.scores, n, b.q_scale + first, b.k_scale, start.rows, start.stride});
     for (int64_t i = 0; i < count; ++i) {
       uint16_t* weights = Halfwords(b.weights) + i * n;
       b.sums.inverse[i] = SoftmaxRow(b.scores + i * n, n, b.sums.peak + i, [&](int64_t j, V e) {
@@ -184,6 +185,7 @@ struct Bf16BackwardBuffers {
         ds_rows(TakeWords(stack, s.HalfScores())),
         scores(stack->Take(s.Scores())),
         dscores(stack->Take(s.Scores())),
+        start(stack->Take(s.Scores())),
         dq(stack->Take(s.Rows())),
         dk(stack->Take(s.Rows())),
         dv(stack->Take(s.Rows())),
@@ -194,69 +196,117 @@ struct Bf16BackwardBuffers {
   WindowMap map;
   uint32_t *v, *q, *k, *dout, *k_columns, *v_columns, *q_pairs, *k_pairs, *dout_pairs;
   uint32_t *p_pairs, *ds_pairs, *ds_rows;
-  float *scores, *dscores, *dq, *dk, *dv;
+  float *scores, *dscores, *start, *dq, *dk, *dv;
   float *q_inverse, *k_inverse, *q_scale, *k_scale;
 };
 
-// From the scores of rows i and i + 1 of a tile that begins at token `first` and their gradients
-// dp: the weights in pairs, and ds, times what products with k and with q need, in rows and in
-// pairs. An odd last row is paired with zeros.
-inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b, int64_t first,
-                           int64_t i, int64_t count, const float* lse, int64_t lse_stride,
-                           float* dbias) {
+// As SoftmaxGradientRow, of p that holds q k and is added to `start` for the score. *dscale += the
+// sum of ds q k, the gradient of the scale's logarithm, from numbers that were not rounded yet; q k
+// is taken from its first element for the reason given there.
+inline RowGradient ProductGradientRow(const float* start, float lse, int64_t n, float* p, float* dp,
+                                      double* dscale) {
   const D d;
-  const D16 d16;
-  const int64_t n = s.tokens_padded;
-  const bool paired = i + 1 < count, whole = BiasIsWhole(s, dbias);
-  RowGradient gradient[2] = {{hn::Zero(d), hn::Zero(d)}, {hn::Zero(d), hn::Zero(d)}};
-  float* p[2] = {b.scores + i * n, b.scores + (paired ? i + 1 : i) * n};
-  float* ds[2] = {b.dscores + i * n, b.dscores + (paired ? i + 1 : i) * n};
-  V q_scale[2];
-  for (int r = 0; r < (paired ? 2 : 1); ++r) {
-    gradient[r] = SoftmaxGradientRow(lse[b.map.row[first + i + r] * lse_stride], n, p[r], ds[r]);
+  if (NothingLeft(lse)) {
+    std::fill_n(p, n, 0.0f);
+    std::fill_n(dp, n, 0.0f);
+    return {hn::Zero(d), hn::Zero(d)};
   }
-  for (int r = 0; r < 2; ++r) q_scale[r] = hn::Set(d, b.q_scale[first + (paired ? i + r : i)]);
+  const V vlse = hn::Set(d, lse);
+  const V origin = hn::Set(d, dp[0]), product_origin = hn::Set(d, p[0]);
+  V total = hn::Zero(d), sum = hn::Zero(d), products = hn::Zero(d), both = hn::Zero(d);
+  for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
+    const V product = hn::Load(d, p + j);
+    const V e = ExpOfNegative(hn::Sub(hn::Add(product, hn::LoadU(d, start + j)), vlse));
+    const V difference = hn::Sub(hn::Load(d, dp + j), origin);
+    const V weighted = hn::Mul(e, hn::Sub(product, product_origin));
+    hn::Store(e, d, p + j);
+    hn::Store(difference, d, dp + j);
+    total = hn::Add(total, e);
+    sum = hn::MulAdd(e, difference, sum);
+    products = hn::Add(products, weighted);
+    both = hn::MulAdd(weighted, difference, both);
+  }
+  const float inverse = 1.0f / Total(total);
+  const float delta = Total(sum) * inverse;
+  *dscale += inverse * (Total(both) - delta * Total(products));
+  return {hn::Set(d, inverse), hn::Set(d, delta)};
+}
+
+// Where the gradients of a tile's rows go, beside the buffers; dbias (N, N) may be null.
+struct Bf16Tile {
+  int64_t first;
+  int64_t count;
+  ScoreStart start;
+  float* dbias;
+  double* dscale;
+};
+
+// From q k of rows i and i + 1 of a tile and the gradients dp of their weights: the weights in
+// pairs, and ds, times what products with k and with q need, in rows and in pairs. An odd last row
+// is paired with zeros. lse is that of the tensors' row 0.
+inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b,
+                           const Bf16Tile& tile, int64_t i, const float* lse, int64_t lse_stride) {
+  const D d;
+  const int64_t n = s.tokens_padded;
+  const int rows = i + 1 < tile.count ? 2 : 1;
+  const bool whole = BiasIsWhole(s, tile.dbias);
+  RowGradient gradient[2] = {{hn::Zero(d), hn::Zero(d)}, {hn::Zero(d), hn::Zero(d)}};
+  float *p[2], *ds[2];
+  V q_scale[2];
+  for (int r = 0; r < 2; ++r) {
+    // A missing row is the first again, with a factor of zero.
+    const int64_t row = i + std::min(r, rows - 1);
+    p[r] = b.scores + row * n;
+    ds[r] = b.dscores + row * n;
+    q_scale[r] = hn::Set(d, b.q_scale[tile.first + row]);
+    if (r >= rows) continue;
+    gradient[r] = ProductGradientRow(tile.start.rows + row * tile.start.stride,
+                                     lse[b.map.row[tile.first + row] * lse_stride], n, p[r], ds[r],
+                                     tile.dscale);
+  }
   for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
     const V k_scale = hn::Load(d, b.k_scale + j);
     hn::Vec<D16> weights[2], scaled[2];
-    V dscore[2];
     for (int r = 0; r < 2; ++r) {
       const V weight = hn::Mul(hn::Load(d, p[r] + j), gradient[r].factor);
-      dscore[r] = hn::Mul(weight, hn::Sub(hn::Load(d, ds[r] + j), gradient[r].delta));
+      const V dscore = hn::Mul(weight, hn::Sub(hn::Load(d, ds[r] + j), gradient[r].delta));
       weights[r] = NativeBf16(weight);
-      scaled[r] = NativeBf16(hn::Mul(dscore[r], q_scale[r]));
+      scaled[r] = NativeBf16(hn::Mul(dscore, q_scale[r]));
+      if (r >= rows) continue;
+      hn::StoreU(NativeBf16(hn::Mul(dscore, k_scale)), D16(),
+                 Halfwords(b.ds_rows) + (i + r) * n + j);
+      if (whole) {
+        float* row = tile.dbias + (tile.first + i + r) * s.tokens + j;
+        hn::StoreU(hn::Add(hn::LoadU(d, row), dscore), d, row);
+      } else {
+        hn::Store(dscore, d, ds[r] + j);
+      }
     }
     hn::StoreU(PairUp(weights[0], weights[1]), DU(), b.p_pairs + i / 2 * n + j);
     hn::StoreU(PairUp(scaled[0], scaled[1]), DU(), b.ds_pairs + i / 2 * n + j);
-    for (int r = 0; r < (paired ? 2 : 1); ++r) {
-      hn::StoreU(NativeBf16(hn::Mul(dscore[r], k_scale)), d16,
-                 Halfwords(b.ds_rows) + (i + r) * n + j);
-      if (whole) {
-        float* row = dbias + (first + i + r) * s.tokens + j;
-        hn::StoreU(hn::Add(hn::LoadU(d, row), dscore[r]), d, row);
-      } else if (dbias != nullptr) {
-        hn::Store(dscore[r], d, ds[r] + j);
-      }
-    }
   }
-  for (int r = 0; r < (paired ? 2 : 1) && dbias != nullptr && !whole; ++r) {
-    AddBiasRow(s, b.map, first + i + r, ds[r], dbias);
+  for (int r = 0; r < rows && tile.dbias != nullptr && !whole; ++r) {
+    AddBiasRow(s, b.map, tile.first + i + r, ds[r], tile.dbias);
   }
 }
 
 // Gradients of one window and head: b.dv, and sums of k, divided by its norm, into b.dq and of the
-// scaled, normalised q into b.dk, each weighted with ds. dbias (N, N), where given, is added to.
+// scaled, normalised q into b.dk, each weighted with ds. dbias (N, N), where given, and *dscale are
+// added to.
 inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers& b,
-                              const float* bias, const float* lse, int64_t lse_stride,
-                              float* dbias) {
+                              const float* bias, const float* lse, int64_t lse_stride, float* dbias,
+                              double* dscale) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
-    Bf16Scores(s, b.map, first, count, b.q, b.k_columns, b.q_scale, b.k_scale, bias, b.scores);
+    const Bf16Tile tile = {first, count, StartScores(s, b.map, first, count, bias, b.start), dbias,
+                           dscale};
+    Bf16Products(s, first, count, b.q, b.k_columns,
+                 ScaleBoth{b.scores, n, b.q_scale + first, b.k_scale});
     SmallGemm<Bf16Pair>({b.dout + first * dim / 2, dim / 2, 1}, count, n, (s.dim + 1) / 2,
                         b.v_columns, n, Overwrite{b.dscores, n});
     for (int64_t i = 0; i < count; i += 2) {
-      FinishBf16Pair(s, b, first, i, count, lse, lse_stride, dbias);
+      FinishBf16Pair(s, b, tile, i, lse, lse_stride);
     }
     const auto sum_up = [&](const uint32_t* weights, const uint32_t* pairs, float* to) {
       const SmallMatrix<uint32_t> columns = {weights, 1, n};
@@ -276,40 +326,33 @@ inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers
 }
 
 // Turns `sums`, the gradient of x / |x| divided by `factor`, into that of x, where `row` holds x.
-// Returns sums . x / |x|. An x that is not divided by its norm has a negative inverse.
-HWY_INLINE float Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, int64_t n,
-                                 float* sums) {
+// An x that is not divided by its norm has a negative inverse.
+HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, int64_t n,
+                                float* sums) {
   const D d;
-  const V inv = hn::Set(d, std::abs(inverse));
   V dot = hn::Zero(d);
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    dot = hn::MulAdd(hn::Mul(LoadWhole(row + i), inv), hn::Load(d, sums + i), dot);
+    dot = hn::MulAdd(LoadWhole(row + i), hn::Load(d, sums + i), dot);
   }
-  const float along = Total(dot);
-  const V projection = hn::Set(d, inverse < 0 ? 0.0f : along * inverse);
+  const V projection = hn::Set(d, inverse < 0 ? 0.0f : Total(dot) * inverse * inverse);
   const V scale = hn::Set(d, factor * std::abs(inverse));
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const V across = hn::NegMulAdd(LoadWhole(row + i), projection, hn::Load(d, sums + i));
     hn::Store(hn::Mul(across, scale), d, sums + i);
   }
-  return along;
 }
 
-// From b.dq and b.dk as Bf16BackwardTiles leaves them to the gradients of q and k; returns that of
-// the scale's logarithm.
-inline double Bf16ScoreGradient(const AttentionSizes& s, const Bf16BackwardBuffers& b,
+// From b.dq and b.dk as Bf16BackwardTiles leaves them to the gradients of q and k.
+inline void Bf16VectorGradients(const AttentionSizes& s, const Bf16BackwardBuffers& b,
                                 const ScoreScale& scale) {
-  double dscale = 0;
+  const auto vectors = [](const uint32_t* rows) {
+    return reinterpret_cast<const hwy::bfloat16_t*>(rows);
+  };
   for (int64_t t = 0; t < s.tokens; ++t) {
     const int64_t row = t * s.dim_padded;
-    const auto vector = [&](uint32_t* rows) {
-      return reinterpret_cast<const hwy::bfloat16_t*>(rows) + row;
-    };
-    dscale += scale.factor *
-              Bf16RowGradient(vector(b.q), scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
-    Bf16RowGradient(vector(b.k), 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
+    Bf16RowGradient(vectors(b.q) + row, scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
+    Bf16RowGradient(vectors(b.k) + row, 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
   }
-  return scale.clamped ? 0 : dscale;
 }
 
 inline void LoadBf16Window(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
@@ -339,11 +382,12 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     LoadBf16Window(args, s, scale, head, b);
+    double scale_gradient = 0;
     Bf16BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,
-                      BiasOf(dbias, geometry, args.heads, window, head));
-    const double gradient = Bf16ScoreGradient(s, b, scale);
-    if (scale.cosine) dscale[head] += gradient;
+                      BiasOf(dbias, geometry, args.heads, window, head), &scale_gradient);
+    if (scale.cosine && !scale.clamped) dscale[head] += scale_gradient;
+    Bf16VectorGradients(s, b, scale);
     auto* dqkv = Elements<hwy::bfloat16_t>(args.dqkv) + head * s.dim;
     const float* gradients[3] = {b.dq, b.dk, b.dv};
     for (int part = 0; part < 3; ++part) {

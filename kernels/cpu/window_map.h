@@ -215,7 +215,7 @@ inline int64_t ForwardFloats(const AttentionSizes& s) {
          2 * s.TileRows();
 }
 inline int64_t BackwardFloats(const AttentionSizes& s) {
-  return WindowMap::Floats(s) + 9 * s.Rows() + 2 * s.Scores() + 3 * s.HalfScores() +
+  return WindowMap::Floats(s) + 9 * s.Rows() + 3 * s.Scores() + 3 * s.HalfScores() +
          4 * s.tokens_padded;
 }
 
