@@ -24,16 +24,22 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
+// Asks for the `bytes` at an address, which may be any.
+HWY_INLINE void PrefetchBytes(const void* at, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < bytes; i += kLine) hwy::Prefetch(static_cast<const char*>(at) + i);
+}
+
 // rows = the window's vectors of one head, from `from` (row 0, channel 0 of the head), `stride`
-// elements a row; padded with zeros.
+// elements a row; padded with zeros. What the next task needs is `ahead` elements further, and is
+// asked for: rows are short and far apart, which the processor does not foresee.
 template <typename T>
 void GatherRows(const AttentionSizes& s, const WindowMap& map, const T* from, int64_t stride,
-                float* rows) {
+                int64_t ahead, float* rows) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
   for (int64_t t = 0; t < s.tokens; ++t) {
     const T* vector = from + map.row[t] * stride;
-    // The next head's, most often the next to be worked on.
-    hwy::Prefetch(vector + s.dim);
+    PrefetchBytes(vector + ahead, s.dim * static_cast<int64_t>(sizeof(T)));
     float* to = rows + t * s.dim_padded;
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), to + i);

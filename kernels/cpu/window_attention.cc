@@ -75,9 +75,10 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
-    GatherRows(s, b.map, qkv, stride, b.q);
-    GatherRows(s, b.map, qkv + s.channels, stride, b.k);
-    GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
+    const int64_t ahead = AheadOf(args, tasks, s, head, stride);
+    GatherRows(s, b.map, qkv, stride, ahead, b.q);
+    GatherRows(s, b.map, qkv + s.channels, stride, ahead, b.k);
+    GatherRows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     if (scale.cosine) {
       NormaliseRows(s, scale.factor, b.q, b.inverse);
@@ -191,13 +192,15 @@ double ScoreGradient(const AttentionSizes& s, const BackwardBuffers& b, const Sc
 // The window's vectors of one head, and what products need of them, into the buffers.
 template <typename T>
 void LoadWindow(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
-                const ScoreScale& scale, int64_t head, const BackwardBuffers& b) {
-  const int64_t stride = 3 * s.channels;
+                const AttentionTasks& tasks, const ScoreScale& scale, int64_t head,
+                const BackwardBuffers& b) {
+  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
+  const int64_t dout_ahead = AheadOf(args, tasks, s, head, s.channels);
   const T* qkv = Elements<T>(args.qkv) + head * s.dim;
-  GatherRows(s, b.map, qkv, stride, b.q);
-  GatherRows(s, b.map, qkv + s.channels, stride, b.k);
-  GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
-  GatherRows(s, b.map, Elements<T>(args.dout) + head * s.dim, s.channels, b.dout);
+  GatherRows(s, b.map, qkv, stride, ahead, b.q);
+  GatherRows(s, b.map, qkv + s.channels, stride, ahead, b.k);
+  GatherRows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
+  GatherRows(s, b.map, Elements<T>(args.dout) + head * s.dim, s.channels, dout_ahead, b.dout);
   if (scale.cosine) {
     NormaliseRows(s, scale.factor, b.q, b.q_inverse);
     NormaliseRows(s, 1.0f, b.k, b.k_inverse);
@@ -219,7 +222,7 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    LoadWindow<T>(args, s, scale, head, b);
+    LoadWindow<T>(args, s, tasks, scale, head, b);
     BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                   args.lse.f32() + head, args.heads,
                   BiasOf(dbias, geometry, args.heads, window, head));

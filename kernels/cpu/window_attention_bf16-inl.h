@@ -34,14 +34,16 @@ inline uint32_t* TakeWords(FloatStack* stack, int64_t words) {
 
 inline uint16_t* Halfwords(uint32_t* words) { return reinterpret_cast<uint16_t*>(words); }
 
+// As GatherRows.
 inline void GatherBf16Rows(const AttentionSizes& s, const WindowMap& map,
-                           const hwy::bfloat16_t* from, int64_t stride, uint32_t* rows) {
+                           const hwy::bfloat16_t* from, int64_t stride, int64_t ahead,
+                           uint32_t* rows) {
   const hn::ScalableTag<uint16_t> d16;
   constexpr int64_t kLanes = hn::MaxLanes(d16);
   uint16_t* to = Halfwords(rows);
   for (int64_t t = 0; t < s.tokens; ++t, to += s.dim_padded) {
     const auto* vector = reinterpret_cast<const uint16_t*>(from + map.row[t] * stride);
-    hwy::Prefetch(vector + s.dim);
+    PrefetchBytes(vector + ahead, s.dim * static_cast<int64_t>(sizeof(uint16_t)));
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) hn::StoreU(hn::LoadU(d16, vector + i), d16, to + i);
     std::memcpy(to + i, vector + i, (s.dim - i) * sizeof(uint16_t));
@@ -154,13 +156,14 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
+    const int64_t ahead = AheadOf(args, tasks, s, head, stride);
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    GatherBf16Rows(s, b.map, qkv, stride, b.q);
+    GatherBf16Rows(s, b.map, qkv, stride, ahead, b.q);
     ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.inverse, b.q_scale);
-    GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.rows);
+    GatherBf16Rows(s, b.map, qkv + s.channels, stride, ahead, b.rows);
     ScalesOfRows(s, b.rows, scale.cosine, 1.0f, b.inverse, b.k_scale);
     ColumnsOfRows(s, b.rows, b.k_columns);
-    GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.rows);
+    GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.rows);
     PairsOfRows(s, b.rows, b.v_pairs);
     Bf16ForwardTiles(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
                      args.lse.f32() + head, args.heads);
@@ -356,13 +359,16 @@ inline void Bf16VectorGradients(const AttentionSizes& s, const Bf16BackwardBuffe
 }
 
 inline void LoadBf16Window(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
-                           const ScoreScale& scale, int64_t head, const Bf16BackwardBuffers& b) {
-  const int64_t stride = 3 * s.channels;
+                           const AttentionTasks& tasks, const ScoreScale& scale, int64_t head,
+                           const Bf16BackwardBuffers& b) {
+  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
+  const int64_t dout_ahead = AheadOf(args, tasks, s, head, s.channels);
   const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
-  GatherBf16Rows(s, b.map, qkv, stride, b.q);
-  GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.k);
-  GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.v);
-  GatherBf16Rows(s, b.map, Elements<hwy::bfloat16_t>(args.dout) + head * s.dim, s.channels, b.dout);
+  GatherBf16Rows(s, b.map, qkv, stride, ahead, b.q);
+  GatherBf16Rows(s, b.map, qkv + s.channels, stride, ahead, b.k);
+  GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
+  GatherBf16Rows(s, b.map, Elements<hwy::bfloat16_t>(args.dout) + head * s.dim, s.channels,
+                 dout_ahead, b.dout);
   ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.q_inverse, b.q_scale);
   ScalesOfRows(s, b.k, scale.cosine, 1.0f, b.k_inverse, b.k_scale);
   ColumnsOfRows(s, b.k, b.k_columns);
@@ -381,7 +387,7 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    LoadBf16Window(args, s, scale, head, b);
+    LoadBf16Window(args, s, tasks, scale, head, b);
     double scale_gradient = 0;
     Bf16BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,

@@ -208,6 +208,16 @@ void ForEachTask(const Args& args, const AttentionTasks& tasks, AttentionSizes* 
   }
 }
 
+// Elements from a task's vectors to those of the next, in rows of `stride` elements: of the next
+// head, or of the first one in the window to the right, if there is one.
+template <typename Args>
+int64_t AheadOf(const Args& args, const AttentionTasks& tasks, const AttentionSizes& s,
+                int64_t head, int64_t stride) {
+  if (head + 1 < tasks.first_head + tasks.heads) return s.dim;
+  const int64_t rows = args.range.count > 0 ? s.window_tokens : args.geometry.window_w;
+  return rows * stride - (tasks.heads - 1) * s.dim;
+}
+
 // Floats of a thread's buffers: enough for either way of working, so that what is planned does not
 // depend on the processor.
 inline int64_t ForwardFloats(const AttentionSizes& s) {
