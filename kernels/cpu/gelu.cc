@@ -52,15 +52,6 @@ HWY_INLINE GeluParts Parts(V x) {
   return {phi, hn::Mul(exponential, hn::Set(d, 0.39894228f))};
 }
 
-// Calls body(i, count) over [0, n): count is the whole vector's but for the last.
-template <typename Body>
-HWY_INLINE void ForEachVector(int64_t n, const Body& body) {
-  constexpr int64_t kLanes = hn::MaxLanes(D());
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
-  if (i < n) body(i, n - i);
-}
-
 template <typename T>
 void GeluOf(const T* x, T* y, int64_t n) {
   ForEachVector(n, [&](int64_t i, int64_t count) {

@@ -16,16 +16,6 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-// Calls body(i, count) over [0, n) vector by vector; the last one may be incomplete.
-template <typename Body>
-HWY_INLINE void ForEachVector(int64_t n, const Body& body) {
-  const D d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) body(i, lanes);
-  if (i < n) body(i, n - i);
-}
-
 HWY_INLINE V KeepFirst(V v, int64_t count) {
   const D d;
   return hn::IfThenElseZero(hn::FirstN(d, count), v);

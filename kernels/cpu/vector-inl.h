@@ -164,6 +164,15 @@ HWY_INLINE void StoreWhole(V v, hwy::float16_t* p) {
 
 #endif
 
+// Calls body(i, count) over [0, n) vector by vector; the last one may be incomplete.
+template <typename Body>
+HWY_INLINE void ForEachVector(int64_t n, const Body& body) {
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, n - i);
+}
+
 // The first `count` elements at p, 1 <= count <= lanes; zeros in the others.
 template <typename T>
 HWY_INLINE V LoadPart(const T* p, int64_t count) {
