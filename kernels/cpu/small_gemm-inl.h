@@ -122,21 +122,12 @@ HWY_NOINLINE void SmallGemm(const SmallMatrix<typename E::Word>& a, int64_t rows
   for (; at < columns; at += kLanes) Panel<E, 1>(a, rows, inner, b + at, ldb, at, epilogue);
 }
 
-// Epilogues: c = A B, or c += A B, with rows of ldc floats.
+// Epilogues, with rows of ldc floats: c = A B.
 struct Overwrite {
   float* c;
   int64_t ldc;
   HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
     hn::StoreU(sum, D(), c + row * ldc + column);
-  }
-};
-
-struct Accumulate {
-  float* c;
-  int64_t ldc;
-  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
-    float* to = c + row * ldc + column;
-    hn::StoreU(hn::Add(sum, hn::LoadU(D(), to)), D(), to);
   }
 };
 

@@ -161,7 +161,7 @@ void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const floa
       if (first == 0) {
         SmallGemm<F32>(columns, s.tokens, dim, count, vectors, dim, Overwrite{to, dim});
       } else {
-        SmallGemm<F32>(columns, s.tokens, dim, count, vectors, dim, Accumulate{to, dim});
+        SmallGemm<F32>(columns, s.tokens, dim, count, vectors, dim, AddTo{to, dim, to, dim});
       }
     };
     sum_up(b.scores, dout, b.dv);

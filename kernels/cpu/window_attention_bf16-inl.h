@@ -318,7 +318,7 @@ inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers
       if (first == 0) {
         SmallGemm<Bf16Pair>(columns, s.tokens, dim, inner, vectors, dim, Overwrite{to, dim});
       } else {
-        SmallGemm<Bf16Pair>(columns, s.tokens, dim, inner, vectors, dim, Accumulate{to, dim});
+        SmallGemm<Bf16Pair>(columns, s.tokens, dim, inner, vectors, dim, AddTo{to, dim, to, dim});
       }
     };
     sum_up(b.p_pairs, b.dout_pairs, b.dv);
