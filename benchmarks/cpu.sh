@@ -11,18 +11,8 @@
 # half an hour together on two cores; the machine should have nothing else to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=build/peers
-arguments=()
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --venv) venv=${2:?--venv needs a folder}; shift ;;
-    -h|--help) sed -n '2,11p' "$0"; exit 0 ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
-
 . benchmarks/peers.sh
+benchmark_arguments "$(sed -n '2,11p' benchmarks/cpu.sh)" "$@"
 benchmark_programs
 benchmark_peers "$venv" torch torchvision timm
 exec python3 benchmarks/compare.py --python "$venv/bin/python" "${arguments[@]}"

@@ -1,6 +1,23 @@
 # shellcheck shell=bash
 # Sourced by the benchmarks: what they need on this machine, and the peers, in a virtual environment.
 
+# benchmark_arguments HELP ARGUMENT...: --venv FOLDER into $venv (build/peers if it isn't there), all
+# others into ${arguments[@]}; --help prints HELP and ends.
+benchmark_arguments() {
+  local help=$1
+  shift
+  venv=build/peers
+  arguments=()
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --venv) venv=${2:?--venv needs a folder}; shift ;;
+      -h|--help) printf '%s\n' "$help"; exit 0 ;;
+      *) arguments+=("$1") ;;
+    esac
+    shift
+  done
+}
+
 # Debian's packages, and the programs in build/bin.
 benchmark_programs() {
   . deploy/packages.sh

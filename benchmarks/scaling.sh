@@ -8,18 +8,8 @@
 #     --venv FOLDER   where matplotlib is, or is installed (build/peers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=build/peers
-arguments=()
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --venv) venv=${2:?--venv needs a folder}; shift ;;
-    -h|--help) sed -n '2,8p' "$0"; exit 0 ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
-
 . benchmarks/peers.sh
+benchmark_arguments "$(sed -n '2,8p' benchmarks/scaling.sh)" "$@"
 benchmark_programs
 benchmark_peers "$venv" matplotlib
 exec "$venv/bin/python" benchmarks/scaling.py "${arguments[@]}"
