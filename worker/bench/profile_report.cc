@@ -4,7 +4,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <functional>
-#include <regex>
+#include <string_view>
 
 #include "kernels/op_entries.h"
 
@@ -30,9 +30,19 @@ Place PlaceOf(const Profile& profile, int scope) {
 // What modules of one kind have in common: "stage 0 blocks attn, backward" of
 // layers.0.blocks.1.attn.
 std::string KindOf(const Place& place) {
-  static const std::regex stage("layers\\.([0-9]+)"), block("blocks\\.[0-9]+"), dot("\\.");
-  std::string kind = std::regex_replace(place.module, stage, "stage $1");
-  kind = std::regex_replace(std::regex_replace(kind, block, "blocks"), dot, " ");
+  std::string kind;
+  std::string_view container;
+  for (std::string_view rest = place.module; !rest.empty();) {
+    const std::string_view part = rest.substr(0, rest.find('.'));
+    rest.remove_prefix(std::min(part.size() + 1, rest.size()));
+    if (container == "blocks") {
+      container = {};
+      continue;  // The number of a block, which is all that differs.
+    }
+    if (!kind.empty()) kind += ' ';
+    kind += part == "layers" ? "stage" : part;
+    container = part;
+  }
   return place.module == place.pass ? kind : kind + ", " + place.pass;
 }
 
