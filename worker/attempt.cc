@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -19,8 +20,10 @@
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
 #include "core/nn/model.h"
+#include "distributed/cpu_division.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
+#include "kernels/thread_placement.h"
 #include "worker/budget_agreement.h"
 #include "worker/checkpointer.h"
 #include "worker/evaluate.h"
@@ -103,6 +106,9 @@ class Attempt {
   void CompareData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
+  // Divides the host's CPUs among its ranks: threads, and where they run.
+  void DivideCpusOfHost();
+  void KeepOnCpus(const CpuShare& share);
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
   void KeepBudget(const PlanOptions& facts);
   void ReserveMemory();
@@ -136,6 +142,7 @@ class Attempt {
   Communicator* communicator_;
   Reporter* reporter_;
 
+  std::optional<ThreadPlacement> placement_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Dataset> train_data_, eval_data_;
   std::optional<MemoryClasses> memory_;
@@ -260,6 +267,49 @@ void Attempt::OpenData() {
   total_steps_ = steps_per_epoch_ * config_.train.epochs;
 }
 
+void Attempt::DivideCpusOfHost() {
+  RankCpus own;
+  Agree("look for CPUs", [&] { own = RankCpus::Here(); });
+  const CpuShare share = ShareCpus(own, communicator_);
+  int& threads = config_.parallel.threads_per_rank;
+  if (config_.parallel.threads_follow_cores) {
+    const double wanted = share.DefaultThreads();
+    std::vector<double> all(communicator_->size());
+    communicator_->AllGather(std::span<const double>(&wanted, 1), all, "threads of the ranks");
+    threads = static_cast<int>(*std::ranges::min_element(all));
+    LOG_IF(INFO, leader()) << "threads a rank: " << threads << ", as many as each has cores";
+  }
+  // A rank that has its CPUs for itself has been given them by the system or a launcher.
+  if (share.sharers > 1) KeepOnCpus(share);
+}
+
+void Attempt::KeepOnCpus(const CpuShare& share) {
+  // For all ranks of the host together.
+  const bool speaks = share.index == 0;
+  const std::string ranks = std::to_string(share.sharers) + " ranks share " +
+                            std::to_string(share.allowed.size()) + " CPUs";
+  const int threads = config_.parallel.threads_per_rank;
+  if (!options_.pin || std::getenv("OMP_PROC_BIND") != nullptr) {
+    LOG_IF(INFO, speaks) << ranks << "; threads are not kept on CPUs, because "
+                         << (options_.pin ? "OMP_PROC_BIND is set" : "--pin is off");
+    return;
+  }
+  if (share.cores.empty()) {
+    LOG_IF(WARNING, speaks) << ranks << ", too few to keep each on its own: threads run anywhere. "
+                            << "Start fewer ranks on this host";
+    return;
+  }
+  const ThreadCpus cpus = PlaceThreads(share, threads);
+  try {
+    placement_.emplace(cpus);
+  } catch (const Error& error) {
+    LOG(WARNING) << "threads are not kept on CPUs: " << error.what();
+    return;
+  }
+  LOG_IF(INFO, speaks) << ranks << ": each keeps its compute threads (" << threads
+                       << ") on cores of its own (" << share.cores.size() << " of this rank)";
+}
+
 void Attempt::KeepBudget(const PlanOptions& facts) {
   if (config_.memory.budget == 0) return;
   ChoiceSearch own;
@@ -277,6 +327,7 @@ void Attempt::ReserveMemory() {
     RequireNative(config_.train.dtype, config_.train.allow_emulation,
                   "use train.dtype fp32, other hosts, or train.allow_emulation: true");
   });
+  DivideCpusOfHost();
   const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
   KeepBudget(facts);
   Agree("reserve memory", [&] {
