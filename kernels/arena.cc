@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -46,6 +47,8 @@ std::string MiB(size_t bytes) {
   const size_t tenths = (bytes * 10 + (size_t{1} << 20) - 1) >> 20;
   return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " MiB";
 }
+
+std::atomic<int64_t> host_blocks = 0;
 
 constexpr size_t kUnlimited = std::numeric_limits<size_t>::max();
 
@@ -155,10 +158,13 @@ Arena Arena::OnHost(std::string name, size_t capacity) {
                 "); use a smaller model or micro-batch, or raise the limit "
                 "(ulimit -v, the container's memory)");
   }
+  host_blocks.fetch_add(1, std::memory_order_relaxed);
   Touch(base, bytes);
   ForbidAccess(base, bytes);
   return Arena(std::move(name), base, bytes);
 }
+
+int64_t Arena::HostBlocks() { return host_blocks.load(std::memory_order_relaxed); }
 
 Arena::Arena(Arena&& other) noexcept { *this = std::move(other); }
 

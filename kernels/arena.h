@@ -25,6 +25,9 @@ class Arena {
   // falls here. Throws Error when the machine can't give that much.
   static Arena OnHost(std::string name, size_t capacity);
 
+  // Blocks that were reserved on the host in this process so far.
+  static int64_t HostBlocks();
+
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
   ~Arena();

@@ -594,6 +594,10 @@ const char* CpuInstructionSet();
 // than in float32.
 bool CpuHasNative(DType dtype);
 
+// Products that the CPU backend has prepared in this process so far, one for each shape and thread.
+// Each takes memory of its own; a step with the shapes of an earlier one prepares none.
+int64_t CpuProductsMade();
+
 }  // namespace swinfleet
 
 #endif  // SWINFLEET_KERNELS_OPS_H_

@@ -6,11 +6,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "core/checkpoint/file_ops.h"
@@ -19,12 +21,15 @@
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
 #include "core/nn/model.h"
+#include "distributed/cpu_division.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
+#include "kernels/thread_placement.h"
 #include "worker/budget_agreement.h"
 #include "worker/checkpointer.h"
 #include "worker/evaluate.h"
 #include "worker/initial_weights.h"
+#include "worker/input_watch.h"
 #include "worker/memory_budget.h"
 #include "worker/memory_plan.h"
 #include "worker/metrics_log.h"
@@ -103,6 +108,9 @@ class Attempt {
   void CompareData();
   // Labels lie within the classes; throws Error that names the split.
   void CheckSplit(const Dataset& dataset, const std::string& split) const;
+  // Divides the host's CPUs among its ranks: threads, and where they run.
+  void DivideCpusOfHost();
+  void KeepOnCpus(const CpuShare& share);
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
   void KeepBudget(const PlanOptions& facts);
   void ReserveMemory();
@@ -127,6 +135,16 @@ class Attempt {
   CheckpointMeta Meta() const;
   // A line of progress, on all ranks at the same steps.
   void Report();
+  // What there was since the line before: of this rank, shares of the time, 0..1.
+  struct Interval {
+    int64_t steps = 0;
+    double seconds = 0;
+    double exposed_communication = 0;
+    double input_wait = 0;
+  };
+  Interval TakeInterval();
+  // Memory of all ranks and their waiting for pictures, into progress_.
+  void GatherFigures(const Interval& interval);
   // How far the training is, into progress_.
   void FillPosition();
 
@@ -136,6 +154,7 @@ class Attempt {
   Communicator* communicator_;
   Reporter* reporter_;
 
+  std::optional<ThreadPlacement> placement_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Dataset> train_data_, eval_data_;
   std::optional<MemoryClasses> memory_;
@@ -162,6 +181,9 @@ class Attempt {
   bool weights_spoiled_ = false;
   TrainingProgress progress_;
 
+  InputWatch input_watch_;
+  // Of the last step, on this rank.
+  double input_wait_seconds_ = 0;
   // Since the last line of progress.
   double step_seconds_ = 0;
   int64_t counted_steps_ = 0;
@@ -260,6 +282,49 @@ void Attempt::OpenData() {
   total_steps_ = steps_per_epoch_ * config_.train.epochs;
 }
 
+void Attempt::DivideCpusOfHost() {
+  RankCpus own;
+  Agree("look for CPUs", [&] { own = RankCpus::Here(); });
+  const CpuShare share = ShareCpus(own, communicator_);
+  int& threads = config_.parallel.threads_per_rank;
+  if (config_.parallel.threads_follow_cores) {
+    const double wanted = share.DefaultThreads();
+    std::vector<double> all(communicator_->size());
+    communicator_->AllGather(std::span<const double>(&wanted, 1), all, "threads of the ranks");
+    threads = static_cast<int>(*std::ranges::min_element(all));
+    LOG_IF(INFO, leader()) << "threads a rank: " << threads << ", as many as each has cores";
+  }
+  // A rank that has its CPUs for itself has been given them by the system or a launcher.
+  if (share.sharers > 1) KeepOnCpus(share);
+}
+
+void Attempt::KeepOnCpus(const CpuShare& share) {
+  // For all ranks of the host together.
+  const bool speaks = share.index == 0;
+  const std::string ranks = std::to_string(share.sharers) + " ranks share " +
+                            std::to_string(share.allowed.size()) + " CPUs";
+  const int threads = config_.parallel.threads_per_rank;
+  if (!options_.pin || std::getenv("OMP_PROC_BIND") != nullptr) {
+    LOG_IF(INFO, speaks) << ranks << "; threads are not kept on CPUs, because "
+                         << (options_.pin ? "OMP_PROC_BIND is set" : "--pin is off");
+    return;
+  }
+  if (share.cores.empty()) {
+    LOG_IF(WARNING, speaks) << ranks << ", too few to keep each on its own: threads run anywhere. "
+                            << "Start fewer ranks on this host";
+    return;
+  }
+  const ThreadCpus cpus = PlaceThreads(share, threads);
+  try {
+    placement_.emplace(cpus);
+  } catch (const Error& error) {
+    LOG(WARNING) << "threads are not kept on CPUs: " << error.what();
+    return;
+  }
+  LOG_IF(INFO, speaks) << ranks << ": each keeps its compute threads (" << threads
+                       << ") on cores of its own (" << share.cores.size() << " of this rank)";
+}
+
 void Attempt::KeepBudget(const PlanOptions& facts) {
   if (config_.memory.budget == 0) return;
   ChoiceSearch own;
@@ -277,6 +342,7 @@ void Attempt::ReserveMemory() {
     RequireNative(config_.train.dtype, config_.train.allow_emulation,
                   "use train.dtype fp32, other hosts, or train.allow_emulation: true");
   });
+  DivideCpusOfHost();
   const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
   KeepBudget(facts);
   Agree("reserve memory", [&] {
@@ -451,7 +517,7 @@ void Attempt::Account(const StepResult& result) {
   ++step_;
   replaced_ += result.replaced_pictures;
   reporter_->SetStep(step_);
-  if (metrics_ != nullptr) metrics_->Step(step_, result);
+  if (metrics_ != nullptr) metrics_->Step(step_, result, input_wait_seconds_);
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
@@ -530,29 +596,55 @@ void Attempt::FillPosition() {
   progress_.replaced_pictures = replaced_;
 }
 
+Attempt::Interval Attempt::TakeInterval() {
+  const double communicated = communicator_->wait_seconds(), waited = loader_->wait_seconds();
+  Interval interval = {.steps = std::exchange(counted_steps_, 0),
+                       .seconds = std::max(std::exchange(step_seconds_, 0), 1e-9)};
+  if (interval.steps > 0) {
+    interval.exposed_communication =
+        std::min(1.0, (communicated - comm_wait_before_) / interval.seconds);
+    interval.input_wait = std::min(1.0, (waited - input_wait_before_) / interval.seconds);
+  }
+  comm_wait_before_ = communicated;
+  input_wait_before_ = waited;
+  return interval;
+}
+
+void Attempt::GatherFigures(const Interval& interval) {
+  const double own[] = {static_cast<double>(ProcessPeakBytes()), interval.input_wait};
+  std::vector<double> all(2 * communicator_->size());
+  communicator_->AllGather(own, all, "figures of the ranks");
+  progress_.peak_memory_rank_bytes = 0;
+  progress_.peak_memory_total_bytes = 0;
+  progress_.input_wait = 0;
+  int slowest = 0;
+  for (int rank = 0; rank < communicator_->size(); ++rank) {
+    const uint64_t bytes = static_cast<uint64_t>(all[2 * rank]);
+    progress_.peak_memory_rank_bytes = std::max(progress_.peak_memory_rank_bytes, bytes);
+    progress_.peak_memory_total_bytes += bytes;
+    // The others wait for the rank that waits for its pictures.
+    if (all[2 * rank + 1] <= progress_.input_wait) continue;
+    progress_.input_wait = all[2 * rank + 1];
+    slowest = rank;
+  }
+  if (interval.steps == 0) return;
+  const std::string held_up =
+      input_watch_.Note(progress_.input_wait, interval.steps, slowest, config_.data);
+  LOG_IF(WARNING, leader() && !held_up.empty()) << held_up;
+}
+
 void Attempt::Report() {
-  const double peak = static_cast<double>(ProcessPeakBytes());
-  std::vector<double> peaks(communicator_->size());
-  communicator_->AllGather(std::span<const double>(&peak, 1), peaks, "memory of the ranks");
+  const Interval interval = TakeInterval();
+  GatherFigures(interval);
   if (!leader()) return;
   FillPosition();
-  progress_.peak_memory_rank_bytes =
-      static_cast<uint64_t>(*std::max_element(peaks.begin(), peaks.end()));
-  progress_.peak_memory_total_bytes = 0;
-  for (double bytes : peaks) progress_.peak_memory_total_bytes += static_cast<uint64_t>(bytes);
-  if (counted_steps_ > 0) {
-    const double seconds = std::max(step_seconds_, 1e-9);
-    const double steps = static_cast<double>(counted_steps_);
-    progress_.images_per_second = steps * static_cast<double>(config_.train.global_batch) / seconds;
-    progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * seconds / steps;
-    progress_.exposed_communication =
-        std::min(1.0, (communicator_->wait_seconds() - comm_wait_before_) / seconds);
-    progress_.input_wait = std::min(1.0, (loader_->wait_seconds() - input_wait_before_) / seconds);
+  if (interval.steps > 0) {
+    const double steps = static_cast<double>(interval.steps);
+    progress_.images_per_second =
+        steps * static_cast<double>(config_.train.global_batch) / interval.seconds;
+    progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
+    progress_.exposed_communication = interval.exposed_communication;
   }
-  comm_wait_before_ = communicator_->wait_seconds();
-  input_wait_before_ = loader_->wait_seconds();
-  step_seconds_ = 0;
-  counted_steps_ = 0;
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
 }
@@ -598,6 +690,7 @@ Outcome Attempt::TrainToTheEnd() {
                              .stop = reporter_->StopRequested(),
                              .saved = checkpointer_->PartWritten()};
     const Clock::time_point begin = Clock::now();
+    const double waited_before = loader_->wait_seconds();
     const StepResult result =
         train_step_->Run(step_, step_ - skipped_, flags, [&] { return NextBatch(); });
     if (result.without_input > 0) {
@@ -606,6 +699,7 @@ Outcome Attempt::TrainToTheEnd() {
       });
     }
     step_seconds_ += SecondsSince(begin);
+    input_wait_seconds_ = loader_->wait_seconds() - waited_before;
     ++counted_steps_;
     Account(result);
 

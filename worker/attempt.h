@@ -24,6 +24,8 @@ struct AttemptOptions {
   // run folder, which is there when weights were imported, or when a report was lost with
   // everything else; without one, from the beginning.
   std::string resume_from;
+  // Keeps threads on CPUs where ranks of the attempt share a host.
+  bool pin = true;
 };
 
 // kStopped: the ranks leave (Reporter::StopRequested); the job goes on from its last checkpoint.

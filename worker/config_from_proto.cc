@@ -295,6 +295,7 @@ void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problem
   SWINFLEET_TAKE(ranks, parallel->ranks);
   SWINFLEET_TAKE_INT("parallel", zero_stage, parallel->zero_stage);
   SWINFLEET_TAKE_INT("parallel", threads_per_rank, parallel->threads_per_rank);
+  parallel->threads_follow_cores = !spec.has_threads_per_rank();
 }
 
 void ConvertCheckpoint(const CheckpointSpec& spec, CheckpointConfig* checkpoint) {

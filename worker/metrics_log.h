@@ -21,8 +21,9 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
 
-  // `step` is the number of steps done, 1 after the first.
-  void Step(int64_t step, const StepResult& result);
+  // `step` is the number of steps done, 1 after the first. This rank waited for `input_wait`
+  // seconds of it for pictures.
+  void Step(int64_t step, const StepResult& result, double input_wait);
   void Evaluated(int64_t step, const Evaluation& evaluation);
   void Flush();
 

@@ -43,6 +43,10 @@ std::string ProgressLine(const TrainingProgress& progress) {
     }
     line += text;
   }
+  if (progress.input_wait >= 0.01) {
+    snprintf(text, sizeof(text), " waiting for pictures %.0f%%", 100 * progress.input_wait);
+    line += text;
+  }
   if (progress.skipped_steps > 0) {
     line += " skipped " + std::to_string(progress.skipped_steps);
   }

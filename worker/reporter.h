@@ -32,7 +32,8 @@ struct TrainingProgress {
   int64_t skipped_steps = 0;
   // How often in training another picture stood for one that couldn't be decoded.
   int64_t replaced_pictures = 0;
-  // Shares of the time since the last line, 0..1.
+  // Shares of the time since the last line, 0..1: of this rank, and of the rank that waited for its
+  // pictures the longest.
   double exposed_communication = 0;
   double input_wait = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
@@ -14,6 +15,24 @@ namespace {
 
 // Of StepFlags, and what else the ranks add up.
 constexpr int kFlags = 5;
+
+// Checks at its end that since its beginning no arena was reserved and no product prepared, whose
+// scratch and code would be more memory than was planned for.
+class NothingReserved {
+ public:
+  explicit NothingReserved(int64_t step) : step_(step) {}
+  ~NothingReserved() {
+    CHECK_EQ(Arena::HostBlocks(), blocks_) << "step " << step_ << " reserved tensor memory";
+    CHECK_EQ(CpuProductsMade(), products_) << "step " << step_ << " prepared products anew";
+  }
+  NothingReserved(const NothingReserved&) = delete;
+  NothingReserved& operator=(const NothingReserved&) = delete;
+
+ private:
+  const int64_t step_;
+  const int64_t blocks_ = Arena::HostBlocks();
+  const int64_t products_ = CpuProductsMade();
+};
 
 }  // namespace
 
@@ -54,6 +73,8 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* mo
 
 StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
                           const std::function<const Batch*()>& next_batch) {
+  std::optional<NothingReserved> nothing_reserved;
+  if (steps_begun_++ > 0) nothing_reserved.emplace(step);
   StepResult result;
   std::ranges::fill(losses_, 0.0);
   without_input_ = false;

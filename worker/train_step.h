@@ -63,7 +63,8 @@ class TrainStep {
 
   // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
   // `next_batch` gives this rank's micro-batches in order; null when it can't. Collective: also a
-  // rank without input takes part to the end.
+  // rank without input takes part to the end. From the second step on no tensor memory and no
+  // scratch is taken from the system; that it isn't is checked.
   StepResult Run(int64_t step, int64_t updates, const StepFlags& flags,
                  const std::function<const Batch*()>& next_batch);
 
@@ -102,6 +103,7 @@ class TrainStep {
   // Black pictures, made when they are needed first.
   Batch stand_in_;
   LossScaler loss_scaler_;
+  int64_t steps_begun_ = 0;
 };
 
 // The sum of a binary tree whose leaves come in order: the tree that the engine sums gradients by.

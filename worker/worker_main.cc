@@ -45,6 +45,8 @@ struct Arguments {
   std::string fleet;
   std::string launch_id;
   bool supervised = false;
+  // "auto" or "off".
+  std::string pin = "auto";
 };
 
 // One process needs no MPI at all.
@@ -138,6 +140,7 @@ std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& w
   options.spec_text = JobToYaml(spec);
   options.identity_text = IdentityText(spec);
   options.job_id = kLocalJobId;
+  options.pin = arguments.pin == "auto";
   return options;
 }
 
@@ -209,7 +212,10 @@ int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* si
   environment.rank = world->rank();
   environment.world_size = world->size();
   environment.make_group = [world](int ranks, int tag) { return world->Group(ranks, tag); };
-  environment.run_attempt = RunAttempt;
+  environment.run_attempt = [&](AttemptOptions attempt, Communicator* ranks, Reporter* reporter) {
+    attempt.pin = arguments.pin == "auto";
+    return RunAttempt(attempt, ranks, reporter);
+  };
   int code = kExitSuccess;
   try {
     code = Serve(environment, &client);
@@ -294,6 +300,11 @@ int main(int argc, char** argv) {
       ->check(name);
   app.add_flag("--supervised", arguments.supervised, "A supervisor reports the end of this mpirun")
       ->needs(coordinator);
+  app.add_option("--pin", arguments.pin,
+                 "auto: where ranks of a host share its CPUs, each keeps its threads on a part of\n"
+                 "them; off: threads run anywhere")
+      ->check(CLI::IsMember({"auto", "off"}))
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
     if (arguments.job_file.empty() && arguments.coordinator.empty()) {

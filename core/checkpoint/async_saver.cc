@@ -6,6 +6,8 @@
 #include <chrono>
 #include <exception>
 
+#include "kernels/thread_placement.h"
+
 namespace swinfleet {
 
 int64_t SaveBufferElements(std::span<const TensorPiece> pieces) {
@@ -83,6 +85,7 @@ SaveOutcome AsyncSaver::Save() {
 }
 
 void AsyncSaver::Run() {
+  LeaveComputeCpus();
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stop_ || begun_; });

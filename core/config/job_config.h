@@ -264,6 +264,8 @@ struct ParallelConfig {
   int64_t ranks = 0;
   int zero_stage = 1;
   int threads_per_rank = 1;
+  // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.
+  bool threads_follow_cores = false;
 };
 
 struct CheckpointConfig {

@@ -20,6 +20,7 @@
 #include "core/rng/counter_rng.h"
 #include "core/rng/keyed_permutation.h"
 #include "kernels/error.h"
+#include "kernels/thread_placement.h"
 
 namespace swinfleet {
 namespace {
@@ -197,6 +198,9 @@ void Loader::Impl::StopThreads() {
 }
 
 void Loader::Impl::Run() {
+  // Decoding takes what the step leaves over. When that is too little the step waits for pictures,
+  // and leaves everything over.
+  WorkInBackground();
   Scratch scratch;
   std::unique_lock lock(mutex);
   while (true) {

@@ -26,6 +26,8 @@ using dnnl::memory;
 constexpr int64_t kConvertedRows = 256;
 constexpr int64_t kConvertedSide = 1024;
 
+std::atomic<int64_t> products_made = 0;
+
 dnnl::engine& Engine() {
   static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
@@ -124,7 +126,10 @@ CachedProduct* GetProduct(const MatrixProduct& product) {
   if (!CpuHasNative(product.dtype)) return nullptr;
   omp_set_num_threads(1);
   const auto [entry, missing] = cache.try_emplace(product);
-  if (missing) entry->second = TryProduct(product);
+  if (missing) {
+    entry->second = TryProduct(product);
+    products_made.fetch_add(1, std::memory_order_relaxed);
+  }
   return entry->second.get();
 }
 
@@ -262,6 +267,8 @@ void RunProduct(const MatrixProduct& product, const MatrixOperands& operands, vo
 }
 
 }  // namespace cpu
+
+int64_t CpuProductsMade() { return cpu::products_made.load(std::memory_order_relaxed); }
 
 bool CpuHasNative(DType dtype) {
   if (dtype == DType::kF32) return true;

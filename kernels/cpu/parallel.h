@@ -41,8 +41,10 @@ void ParallelFor(int threads, int64_t n, int64_t grain, const Body& body) {
     if (n > 0) body(int64_t{0}, n, 0);
     return;
   }
-  // The team may be smaller than asked (OMP_THREAD_LIMIT): then a thread takes several parts.
-#pragma omp parallel num_threads(split.parts())
+  // Always the whole team, also for fewer parts: OpenMP's threads end when a team is smaller than
+  // the one before, and what they keep (products, the CPUs that they are on) goes with them. It may
+  // be smaller than asked (OMP_THREAD_LIMIT): then a thread takes several parts.
+#pragma omp parallel num_threads(threads)
   for (int part = omp_get_thread_num(); part < split.parts(); part += omp_get_num_threads()) {
     split.Run(part, body);
   }

@@ -1,7 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <limits>
 #include <memory>
@@ -232,6 +234,26 @@ TEST(Loader, CountsTheWaiting) {
   EXPECT_EQ(loader.wait_seconds(), 0);
   for (int i = 0; i < 10; ++i) loader.Next();
   EXPECT_GT(loader.wait_seconds(), 0.005);
+}
+
+// Linux's niceness is a thread's own.
+class WatchedDataset : public FakeDataset {
+ public:
+  using FakeDataset::FakeDataset;
+  void Get(int64_t index, Picture* picture) const override {
+    least_nice = std::min<int>(least_nice, getpriority(PRIO_PROCESS, 0));
+    FakeDataset::Get(index, picture);
+  }
+  mutable std::atomic<int> least_nice = 20;
+};
+
+TEST(Loader, GivesWayToWhatComputes) {
+  const int own = getpriority(PRIO_PROCESS, 0);
+  const WatchedDataset data(53, 5, 4, 1, 10);
+  Loader loader(&data, Options());
+  for (int i = 0; i < 4; ++i) loader.Next();
+  EXPECT_GE(data.least_nice, 10);
+  EXPECT_EQ(getpriority(PRIO_PROCESS, 0), own);
 }
 
 TEST(Loader, ErrorsOfThreadsComeAtTheirPlaceAndStay) {

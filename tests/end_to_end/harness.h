@@ -67,6 +67,7 @@ class EndToEndTest : public testing::Test {
   std::string UndisturbedWeights(TestJob job);
 
   // ---- Metrics: <run>/metrics/attempt-NNN.jsonl ----
+  // But for the times in it.
   std::string MetricsText(const TestJob& job, int attempt) const;
   std::vector<nlohmann::json> Metrics(const TestJob& job, int attempt) const;
   // The last step that the attempt has done, 0 when there is none.

@@ -286,7 +286,8 @@ TEST_F(PlanProgramTest, BenchProfilesAStepOfAJobFile) {
   EXPECT_THAT(bench.Out(), HasSubstr(job + ", batch 4, fp32, checkpointing [block, none]"));
   EXPECT_THAT(bench.Out(), HasSubstr("| linear_forward "));
   EXPECT_THAT(bench.Out(), HasSubstr("| stage 0 blocks mlp, backward "));
-  EXPECT_THAT(bench.Out(), HasSubstr("\noutside of operations: "));
+  EXPECT_THAT(bench.Out(), HasSubstr("\nfixed cost of a step, outside of operations: "));
+  EXPECT_THAT(bench.Out(), HasSubstr("\nfixed cost of a call, on one element: "));
 
   const std::string& out = bench.Out();
   const auto figures = nlohmann::json::parse(out.substr(out.rfind("\n{") + 1));

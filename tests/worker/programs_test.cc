@@ -333,6 +333,9 @@ TEST_F(ProgramsTest, WorkerRefusesBadUsage) {
   EXPECT_EQ(Run({worker, "--coordinator", "h:1", "--fleet", "a b"}).Wait(), 2);
   EXPECT_EQ(Run({worker, "--coordinator", "h:1", "--job", "j.yaml"}).Wait(), 2);
   EXPECT_EQ(Run({worker, "--fleet", "a"}).Wait(), 2);
+  Child pin = Run({worker, "--job", "j.yaml", "--pin", "on"});
+  EXPECT_EQ(pin.Wait(), 2);
+  EXPECT_THAT(pin.Err(), HasSubstr("--pin"));
 }
 
 TEST_F(ProgramsTest, WorkerNamesWhatIsWrongWithAJobFile) {
@@ -383,6 +386,7 @@ TEST_F(ProgramsTest, WorkerTrainsAJobFileAndCanBeAskedAgain) {
   EXPECT_THAT(train.Err(), HasSubstr("epoch 2/2 step 8/8"));
   EXPECT_THAT(train.Err(), HasSubstr("done: "));
   EXPECT_FALSE(fs::exists(folder_ + "/run"));
+  EXPECT_THAT(ReadAll(run + "/metrics/attempt-001.jsonl"), HasSubstr("\"input_wait_s\": "));
   Child again = Run({Program("worker"), "--job", job, "--run-dir", run});
   EXPECT_EQ(again.Wait(), 0) << again.Err();
   Child exported = Run({Program("export"), run, folder_ + "/out.safetensors"});
@@ -413,6 +417,12 @@ TEST_F(ProgramsTest, RanksTrainAJobFile) {
   Child train = Run({"mpirun", "-np", "2", Program("worker"), "--job", job});
   EXPECT_EQ(train.Wait(), 0) << train.Err();
   EXPECT_THAT(train.Err(), HasSubstr("step 8/8"));
+  EXPECT_THAT(train.Err(), HasSubstr("2 ranks share "));
+  EXPECT_THAT(train.Err(), HasSubstr("threads a rank: "));
+  Child anywhere = Run({"mpirun", "-np", "2", Program("worker"), "--job", job, "--run-dir",
+                        folder_ + "/anywhere", "--pin", "off"});
+  EXPECT_EQ(anywhere.Wait(), 0) << anywhere.Err();
+  EXPECT_THAT(anywhere.Err(), HasSubstr("--pin is off"));
   Child bad = Run({"mpirun", "-np", "3", Program("worker"), "--job", job});
   EXPECT_EQ(bad.Wait(), 2) << bad.Err();
 }

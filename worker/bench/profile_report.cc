@@ -115,10 +115,12 @@ void ProfileReport::Print() const {
   PrintRow(all_);
   PrintTable("module", modules_);
   const double outside = step_seconds_ - all_.seconds;
-  std::printf("\noutside of operations: %.3f ms, %.1f%% of the step, %.2f us for each of %" PRId64
-              " calls; a call on one element takes %.2f us (linear_forward), %.2f us (add)\n",
-              1e3 * outside, 100 * outside / step_seconds_,
-              1e6 * Ratio(outside, static_cast<double>(all_.calls)), all_.calls,
+  std::printf(
+      "\nfixed cost of a step, outside of operations: %.3f ms, %.1f%% of it, %.2f us for each "
+      "of %" PRId64 " calls\n",
+      1e3 * outside, 100 * outside / step_seconds_,
+      1e6 * Ratio(outside, static_cast<double>(all_.calls)), all_.calls);
+  std::printf("fixed cost of a call, on one element: %.2f us (linear_forward), %.2f us (add)\n",
               1e6 * limits_.linear_call_seconds, 1e6 * limits_.add_call_seconds);
 }
 
