@@ -109,7 +109,9 @@ std::string EndToEndTest::Yaml(const TestJob& job) const {
   std::ostringstream yaml;
   yaml << "name: " << job.name << "\nrun_dir: " << RunDir(job)
        << "\nmodel:\n  image_size: 12\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
-          "  embed_dim: 16\n  depths: [2, 1]\n  num_heads: [1, 2]\n  window_size: 3\n"
+          "  embed_dim: "
+       << job.embed_dim
+       << "\n  depths: [2, 1]\n  num_heads: [1, 2]\n  window_size: 3\n"
           "  mlp_ratio: 2\n  drop_path_rate: 0.1\n"
           "data:\n  path: "
        << (job.data_path.empty() ? Path("data") : job.data_path)

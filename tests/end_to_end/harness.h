@@ -26,6 +26,7 @@ struct TestJob {
   int epochs = 4;
   int eval_every_epochs = 2;
   int zero_stage = 1;
+  int embed_dim = 16;
   // 0: all of the fleet.
   int ranks = 0;
   int checkpoint_every = 10;
