@@ -6,14 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/end_to_end/harness.h"
+#include "tests/end_to_end/fleet_test.h"
 
 namespace swinfleet {
 
 inline constexpr int kHosts = 4;
 inline constexpr char kClusterScript[] = SWINFLEET_SOURCE_DIR "/tests/cluster/cluster.sh";
 
-class ClusterTest : public EndToEndTest {
+class ClusterTest : public FleetTest {
  protected:
   ClusterTest();
 
