@@ -97,6 +97,14 @@ bool Checkpointer::Finish() {
 bool Checkpointer::Commit() {
   if (!PartWritten()) outcome_ = saver_->Wait();
   in_flight_ = false;
+  try {
+    // What was written where the run folder was, into a mount point without its filesystem, is not
+    // part of the run.
+    if (outcome_->record) CheckAttemptFolder(config_.run_dir, static_cast<int>(attempt_));
+  } catch (const Error& error) {
+    outcome_->record.reset();
+    outcome_->error = error.what();
+  }
   const std::string part =
       outcome_->record.has_value() ? "+" + outcome_->record->ToJson() : "-" + outcome_->error;
   const std::vector<std::string> parts = communicator_->AllGatherText(part, "checkpoint parts");
