@@ -162,6 +162,7 @@ void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function
     LOG_IF(WARNING, note.warning) << note.text;
     LOG_IF(INFO, !note.warning) << note.text;
   }
+  for (const JobLine& line : effects.job_lines) AppendLine(line);
   dirty_jobs_.merge(effects.store_jobs);
   dirty_fleets_.merge(effects.store_fleets);
   held_changes_.merge(effects.changed_jobs);
@@ -171,6 +172,16 @@ void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function
   if (!function) return;
   CHECK(effects.reply.has_value()) << "a request without an answer";
   held_replies_.push_back({std::move(*effects.reply), function});
+}
+
+void ControlLoop::AppendLine(const JobLine& line) {
+  LogLine out;
+  out.set_time(Now().unix_time);
+  out.set_attempt(line.attempt);
+  out.set_rank(line.rank);
+  out.set_severity("WARNING");
+  out.set_text("coordinator] " + line.text);
+  logs_->Append(line.job_id, {std::move(out)});
 }
 
 bool ControlLoop::Request(Event event, ReplyFunction reply) {
@@ -251,6 +262,9 @@ void ControlLoop::Handle(uint64_t stream, WorkerMessage& message) {
       break;
     case WorkerMessage::kEnded:
       HandleEnded(stream, message.ended());
+      break;
+    case WorkerMessage::kStuck:
+      ApplyEvent(StuckEvent{stream, std::move(*message.mutable_stuck())});
       break;
     case WorkerMessage::MESSAGE_NOT_SET:
       ApplyEvent(AliveEvent{stream});

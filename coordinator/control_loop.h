@@ -94,6 +94,7 @@ class ControlLoop {
   void HandleProgress(uint64_t stream, const ProgressReport& report);
   void HandleLog(uint64_t stream, LogReport* report);
   void HandleEnded(uint64_t stream, const AttemptEnded& ended);
+  void AppendLine(const JobLine& line);
   void RefuseConnection(uint64_t stream, const std::string& reason);
 
   // ---- Durability ----

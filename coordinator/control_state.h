@@ -11,6 +11,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ inline constexpr uint32_t kMaxDeaths = 3;
 // The coordinator's settings that transitions depend on.
 struct Settings {
   // Seconds of silence after which a rank is named lost.
-  double lost_after = 5;
+  double lost_after = 4;
   // Seconds between two heartbeats of a rank.
   double heartbeat = 1;
 };
@@ -80,6 +81,19 @@ struct Job {
   double ended_at = 0;
 };
 
+// A rank's own work in a step, taken over windows of time.
+struct OwnWork {
+  // The beginning of the window: uptime, and what the rank reported then.
+  double since = 0;
+  double seconds = 0;
+  uint64_t steps = 0;
+  // Seconds a step in the last whole window; 0: there was none.
+  double mean = 0;
+  // Windows in a row in which it was far above the other ranks'.
+  uint32_t above = 0;
+  bool straggler = false;
+};
+
 struct Rank {
   // The connection; 0 when there is none.
   uint64_t stream = 0;
@@ -91,6 +105,11 @@ struct Rank {
   double heard_at = 0;
   // Silent for too long. That names the rank for people and has no other consequence.
   bool lost = false;
+  // Uptime at which its connection broke last.
+  double gone_at = 0;
+  OwnWork own;
+  // It waited in a collective past the deadline, and leaves.
+  std::optional<StuckReport> stuck;
   // Its last heartbeat. job_id and attempt in it are what the rank says that it works on.
   Heartbeat report;
 };
@@ -108,6 +127,9 @@ struct Launch {
   std::string exit;
   // The job with an open attempt on this launch; empty: none.
   std::string job_id;
+  // Which rank is stuck and where, as far as is known, once ranks have waited for it past their
+  // deadline. They leave the launch, which therefore ends. Empty: nothing of the kind.
+  std::string stuck;
   std::vector<Rank> ranks;  // (world_size)
 };
 

@@ -26,6 +26,7 @@ class Machine {
   void On(const FenceEvent& event);
   void On(const HelloEvent& event);
   void On(const HeartbeatEvent& event);
+  void On(const StuckEvent& event);
   void On(const AliveEvent& event);
   void On(const StreamClosedEvent& event);
   void On(const LaunchReportEvent& event);
@@ -59,6 +60,9 @@ class Machine {
   void RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchPhase phase);
   // The fleet of that name, made if it is new; null when there are too many.
   Fleet* FindOrMakeFleet(const std::string& name);
+  // What has come of a second's heartbeats (or of their absence).
+  void CheckSilence(Fleet& fleet);
+  void CheckStragglers(Launch& launch);
   void ReportEnded(Fleet& fleet, const LaunchReport& report);
   void ReportRunning(Fleet& fleet, const LaunchReport& report);
 
@@ -68,6 +72,8 @@ class Machine {
   void Changed(const Job& job) { effects_.changed_jobs.insert(job.id); }
   void Say(const std::string& text) { effects_.notes.push_back({false, text}); }
   void Warn(const std::string& text) { effects_.notes.push_back({true, text}); }
+  // The same, and in the log of the job that runs on the launch, if the rank has a part in it.
+  void WarnOf(const Launch& launch, uint32_t rank, const std::string& text);
   void Answer(grpc::StatusCode code, const std::string& message);
   void AnswerJob(const std::string& job_id);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "coordinator/faults.h"
 #include "coordinator/machine.h"
 #include "coordinator/scheduling.h"
 
@@ -49,8 +50,9 @@ void Machine::Heard(uint64_t stream, Rank& rank) {
   if (!rank.lost) return;
   rank.lost = false;
   const Fleet& fleet = FleetOfStream(stream);
-  Say("rank " + std::to_string(state_.streams.at(stream).rank) + " of fleet " + fleet.name +
-      " is heard of again");
+  const uint32_t number = state_.streams.at(stream).rank;
+  WarnOf(fleet.launch, number,
+         "rank " + std::to_string(number) + " of fleet " + fleet.name + " is heard of again");
   effects_.queue_changed = true;
   if (!fleet.launch.job_id.empty()) return UpdateVisibility(state_.jobs.at(fleet.launch.job_id));
   Schedule();
@@ -213,6 +215,24 @@ void Machine::On(const HeartbeatEvent& event) {
   if (job.state == CANCELLING) SendCancel(job, event.stream);
 }
 
+void Machine::On(const StuckEvent& event) {
+  Rank* rank = Sender(event.stream);
+  if (rank == nullptr) return;
+  Heard(event.stream, *rank);
+  const StuckReport& report = event.report;
+  const Job* job = AttemptOfStream(state_, event.stream, report.job_id(), report.attempt());
+  if (job == nullptr || !job->attempt_open) return;
+  Launch& launch = FleetOfStream(event.stream).launch;
+  rank->stuck = report;
+  const std::string before = launch.stuck;
+  launch.stuck = DescribeStuck(launch, job->attempt_ranks, now_.uptime);
+  if (launch.stuck == before) return;
+  const std::vector<uint32_t> stuck = StuckRanks(launch, job->attempt_ranks);
+  const uint32_t about = stuck.empty() ? state_.streams.at(event.stream).rank : stuck.front();
+  WarnOf(launch, about, launch.stuck);
+  Changed(*job);
+}
+
 void Machine::On(const AliveEvent& event) {
   if (Rank* rank = Sender(event.stream)) Heard(event.stream, *rank);
 }
@@ -221,6 +241,7 @@ void Machine::Disconnect(uint64_t stream) {
   Rank* rank = Sender(stream);
   if (rank == nullptr) return;
   rank->stream = 0;
+  rank->gone_at = now_.uptime;
   effects_.queue_changed = true;
   const Launch& launch = FleetOfStream(stream).launch;
   if (!launch.job_id.empty()) Changed(state_.jobs.at(launch.job_id));
@@ -239,6 +260,11 @@ void Machine::RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchP
 void Machine::CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit) {
   Launch& launch = fleet.launch;
   CHECK(launch.phase == LaunchPhase::kLive) << fleet.name;
+  // Before the connections are closed here, since it goes by those that broke before.
+  std::string fault;
+  if (!launch.job_id.empty()) {
+    fault = DescribeDeath(launch, state_.jobs.at(launch.job_id).attempt_ranks, now_.uptime);
+  }
   launch.phase = phase;
   launch.exit = exit;
   RememberClosed(fleet, launch.id, phase);
@@ -251,8 +277,9 @@ void Machine::CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& ex
     rank.stream = 0;
   }
   if (!launch.job_id.empty()) {
-    AttemptDied(state_.jobs.at(launch.job_id),
-                "its launch on fleet " + fleet.name + " ended (" + exit + ")");
+    AttemptDied(state_.jobs.at(launch.job_id), "its launch on fleet " + fleet.name + " ended (" +
+                                                   exit + ")" +
+                                                   (fault.empty() ? "" : "; " + fault));
   }
   Schedule();
 }
@@ -296,6 +323,8 @@ void Machine::On(const LaunchReportEvent& event) {
   Reply reply{grpc::Status::OK, "", fleet->name, {}};
   const ClosedLaunch* closed = FindClosed(*fleet, report.launch_id());
   reply.directive.set_fenced(closed != nullptr && closed->phase == LaunchPhase::kFenced);
+  reply.directive.set_ending(fleet->launch.id == report.launch_id() &&
+                             !fleet->launch.stuck.empty());
   effects_.reply = std::move(reply);
 }
 
@@ -323,23 +352,45 @@ void Machine::ReportRunning(Fleet& fleet, const LaunchReport& report) {
 
 void Machine::On(const TickEvent&) {
   for (auto& [name, fleet] : state_.fleets) {
-    Launch& launch = fleet.launch;
-    if (launch.phase != LaunchPhase::kLive) continue;
-    bool found = false;
-    for (uint32_t r = 0; r < launch.world_size; ++r) {
-      Rank& rank = launch.ranks[r];
-      const double silence = now_.uptime - rank.heard_at;
-      if (rank.lost || silence <= settings_.lost_after) continue;
-      rank.lost = true;
-      found = true;
-      Warn("rank " + std::to_string(r) + " of fleet " + name +
-           (rank.host.empty() ? "" : " on " + rank.host) + " has been silent for " +
-           Seconds(silence));
-    }
-    if (!found) continue;
-    effects_.queue_changed = true;
-    if (!launch.job_id.empty()) UpdateVisibility(state_.jobs.at(launch.job_id));
+    if (fleet.launch.phase != LaunchPhase::kLive) continue;
+    CheckSilence(fleet);
+    CheckStragglers(fleet.launch);
   }
+}
+
+void Machine::CheckSilence(Fleet& fleet) {
+  Launch& launch = fleet.launch;
+  bool found = false;
+  for (uint32_t r = 0; r < launch.world_size; ++r) {
+    Rank& rank = launch.ranks[r];
+    const double silence = now_.uptime - rank.heard_at;
+    if (rank.lost || silence <= settings_.lost_after) continue;
+    rank.lost = true;
+    found = true;
+    WarnOf(launch, r,
+           "rank " + std::to_string(r) + " of fleet " + fleet.name +
+               (rank.host.empty() ? "" : " on " + rank.host) + " has been silent for " +
+               Seconds(silence) + Position(rank.report));
+  }
+  if (!found) return;
+  effects_.queue_changed = true;
+  if (!launch.job_id.empty()) UpdateVisibility(state_.jobs.at(launch.job_id));
+}
+
+void Machine::CheckStragglers(Launch& launch) {
+  if (launch.job_id.empty()) return;
+  const Job& job = state_.jobs.at(launch.job_id);
+  for (const uint32_t r : UpdateStragglers(&launch, job.attempt_ranks, now_.uptime)) {
+    WarnOf(launch, r, DescribeStraggler(launch, job.attempt_ranks, r));
+  }
+}
+
+void Machine::WarnOf(const Launch& launch, uint32_t rank, const std::string& text) {
+  Warn(text);
+  if (launch.job_id.empty()) return;
+  const Job& job = state_.jobs.at(launch.job_id);
+  if (rank >= job.attempt_ranks) return;
+  effects_.job_lines.push_back({job.id, job.attempt, rank, text});
 }
 
 }  // namespace swinfleet::coordinator

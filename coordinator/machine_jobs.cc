@@ -194,6 +194,7 @@ void Machine::StartAttempt(Job& job, Fleet& fleet) {
   if (!job.last_checkpoint.empty()) job.reason += ", from " + job.last_checkpoint;
   if (job.started_at == 0) job.started_at = now_.unix_time;
   fleet.launch.job_id = job.id;
+  for (Rank& rank : fleet.launch.ranks) rank.own = OwnWork{};
   Store(job);
   effects_.queue_changed = true;
   Say(AttemptName(job) + " starts: " + job.reason);
@@ -232,6 +233,7 @@ void Machine::AttemptDied(Job& job, const std::string& why) {
   ++job.deaths;
   const std::string died = "attempt " + std::to_string(job.attempt) + " died: " + why;
   Warn("job " + job.id + ": " + died);
+  effects_.job_lines.push_back({job.id, job.attempt, 0, died});
   if (job.deaths >= kMaxDeaths) {
     return End(job, FAILED,
                std::to_string(job.deaths) +

@@ -62,6 +62,10 @@ struct AttemptEndedEvent {
   uint64_t stream = 0;
   AttemptEnded ended;
 };
+struct StuckEvent {
+  uint64_t stream = 0;
+  StuckReport report;
+};
 // Any other message of the rank.
 struct AliveEvent {
   uint64_t stream = 0;
@@ -77,7 +81,7 @@ struct TickEvent {};
 
 using Event = std::variant<SubmitEvent, StoredEvent, NotStoredEvent, CancelEvent, FenceEvent,
                            HelloEvent, HeartbeatEvent, CheckpointEvent, AttemptEndedEvent,
-                           AliveEvent, StreamClosedEvent, LaunchReportEvent, TickEvent>;
+                           StuckEvent, AliveEvent, StreamClosedEvent, LaunchReportEvent, TickEvent>;
 
 // ---- Effects. ----
 
@@ -98,6 +102,14 @@ struct Note {
   std::string text;
 };
 
+// A line for a job's log, about one of its ranks.
+struct JobLine {
+  std::string job_id;
+  uint32_t attempt = 0;
+  uint32_t rank = 0;
+  std::string text;
+};
+
 struct Effects {
   std::set<std::string> store_jobs;
   // Also names of fleets that were dropped: they are absent from the state.
@@ -111,6 +123,7 @@ struct Effects {
   // Fleets or the queue changed: waiting jobs have another reason or position.
   bool queue_changed = false;
   std::vector<Note> notes;
+  std::vector<JobLine> job_lines;
 };
 
 struct Transition {

@@ -1,9 +1,9 @@
 #include "coordinator/status_view.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <string>
 
+#include "coordinator/faults.h"
 #include "coordinator/scheduling.h"
 
 namespace swinfleet::coordinator {
@@ -19,29 +19,9 @@ void ViewRank(const Rank& rank, uint32_t number, double uptime, RankStatus* out)
   out->set_collective(rank.report.collective());
   out->set_seconds_since_heartbeat(std::max(0.0, uptime - rank.heard_at));
   out->set_memory_bytes(rank.report.memory_bytes());
-}
-
-// Names the ranks of an attempt that are silent: "; rank 3 (node7, process 812) silent for 8 s".
-std::string SilentRanks(const Launch& launch, uint32_t attempt_ranks, double uptime) {
-  constexpr uint32_t kNamed = 3;
-  std::string text;
-  uint32_t silent = 0;
-  for (uint32_t r = 0; r < std::min(attempt_ranks, launch.world_size); ++r) {
-    const Rank& rank = launch.ranks[r];
-    if (!rank.lost) continue;
-    if (++silent > kNamed) continue;
-    char seconds[32];
-    snprintf(seconds, sizeof(seconds), "%.0f s", uptime - rank.heard_at);
-    text += "; rank " + std::to_string(r);
-    if (rank.heard) text += " (" + rank.host + ", process " + std::to_string(rank.pid) + ")";
-    text += std::string(" silent for ") + seconds;
-    if (rank.report.collective_sequence() != 0) {
-      text += " in collective " + std::to_string(rank.report.collective_sequence()) + " " +
-              rank.report.collective();
-    }
-  }
-  if (silent > kNamed) text += "; " + std::to_string(silent - kNamed) + " more are silent";
-  return text;
+  out->set_in_collective(rank.report.in_collective());
+  out->set_own_seconds(rank.own.mean);
+  out->set_straggler(rank.own.straggler);
 }
 
 std::string Reason(const ControlState& state, const Job& job, double uptime) {
@@ -51,7 +31,10 @@ std::string Reason(const ControlState& state, const Job& job, double uptime) {
     return job.reason.empty() ? waiting : job.reason + "; " + waiting;
   }
   if (!job.attempt_open) return job.reason;
-  return job.reason + SilentRanks(state.fleets.at(job.fleet).launch, job.attempt_ranks, uptime);
+  const Launch& launch = state.fleets.at(job.fleet).launch;
+  const std::string fault =
+      launch.stuck.empty() ? DescribeSilent(launch, job.attempt_ranks, uptime) : launch.stuck;
+  return job.reason + (fault.empty() ? "" : "; " + fault);
 }
 
 }  // namespace
@@ -77,6 +60,8 @@ JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* pro
     const Launch& launch = state.fleets.at(job.fleet).launch;
     for (uint32_t r = 0; r < std::min(job.attempt_ranks, launch.world_size); ++r) {
       ViewRank(launch.ranks[r], r, uptime, out.add_ranks());
+      if (!launch.ranks[r].own.straggler) continue;
+      out.add_stragglers(DescribeStraggler(launch, job.attempt_ranks, r));
     }
   }
   return out;

@@ -202,6 +202,13 @@ std::string CheckWorkerMessage(WorkerMessage* message) {
     case WorkerMessage::kEnded:
       CutText(message->mutable_ended()->mutable_message(), kMaxText);
       return AttemptFault(message->ended().job_id(), /*may_be_idle=*/false);
+    case WorkerMessage::kStuck: {
+      StuckReport* report = message->mutable_stuck();
+      CutText(report->mutable_phase(), kMaxWord);
+      CutText(report->mutable_collective(), kMaxName);
+      CutText(report->mutable_flight_recorder(), kMaxPath);
+      return AttemptFault(report->job_id(), /*may_be_idle=*/false);
+    }
     case WorkerMessage::MESSAGE_NOT_SET:
       return "";
   }

@@ -20,6 +20,20 @@ struct CollectivePosition {
   bool in_progress = false;
 };
 
+// One collective, as the flight recorder keeps it. Times are seconds since 1970; 0: not yet.
+struct CollectiveRecord {
+  uint64_t sequence = 0;
+  // "reduce-scatter", "all-gather", "all-reduce", "barrier".
+  std::string operation;
+  // What was given as its name: most often the operation and the unit.
+  std::string name;
+  // Of this rank's buffer.
+  uint64_t bytes = 0;
+  double posted = 0;
+  double started = 0;
+  double ended = 0;
+};
+
 // A collective under way. Wait blocks until it is done on this rank; the destructor of a handle
 // that was not waited for waits.
 class CollectiveHandle {
@@ -72,6 +86,8 @@ class Communicator {
 
   // Safe to call from any thread.
   virtual CollectivePosition position() const = 0;
+  // The last collectives, oldest first; nothing where none can get stuck. From any thread.
+  virtual std::vector<CollectiveRecord> recent() const { return {}; }
   // Seconds that callers have waited in Wait and in blocking collectives.
   virtual double wait_seconds() const = 0;
   // Bytes that this rank has sent so far.

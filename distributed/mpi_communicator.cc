@@ -392,55 +392,55 @@ MpiCommunicator::~MpiCommunicator() {
   thread_->Post([collectives = collectives_] { collectives->Free(); })->WaitQuietly();
 }
 
-std::shared_ptr<MpiOperation> MpiCommunicator::Post(const std::string& name,
+std::shared_ptr<MpiOperation> MpiCommunicator::Post(const Label& label,
                                                     std::function<void()> work) {
-  return thread_->Post(
-      [work = std::move(work), name, status = status_, rank = rank(), size = size()] {
-        {
-          const std::lock_guard lock(status->mutex);
-          status->position = {status->position.sequence + 1, name, true};
-        }
-        try {
-          work();
-        } catch (const Error& error) {
-          throw Error("collective \"" + name + "\" on rank " + std::to_string(rank) + " of " +
-                      std::to_string(size) + ": " + error.what());
-        }
-        const std::lock_guard lock(status->mutex);
-        status->position.in_progress = false;
-      });
+  const uint64_t sequence = status_->recorder.Post(label.operation, label.name, label.bytes);
+  return thread_->Post([work = std::move(work), name = label.name, sequence, status = status_,
+                        rank = rank(), size = size()] {
+    status->recorder.Start(sequence, name);
+    try {
+      work();
+    } catch (const Error& error) {
+      throw Error("collective \"" + name + "\" on rank " + std::to_string(rank) + " of " +
+                  std::to_string(size) + ": " + error.what());
+    }
+    status->recorder.End(sequence);
+  });
 }
 
-std::unique_ptr<CollectiveHandle> MpiCommunicator::PostAsync(const std::string& name,
+std::unique_ptr<CollectiveHandle> MpiCommunicator::PostAsync(const Label& label,
                                                              std::function<void()> work) {
-  return std::make_unique<MpiHandle>(thread_, Post(name, std::move(work)), status_);
+  return std::make_unique<MpiHandle>(thread_, Post(label, std::move(work)), status_);
 }
 
-void MpiCommunicator::RunBlocking(const std::string& name, std::function<void()> work) {
-  PostAsync(name, std::move(work))->Wait();
+void MpiCommunicator::RunBlocking(const Label& label, std::function<void()> work) {
+  PostAsync(label, std::move(work))->Wait();
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatter(std::span<float> data,
                                                                  const std::string& name) {
   CHECK_EQ(data.size() % size(), 0u) << name;
-  return PostAsync(name, [c = collectives_, data] { c->ReduceScatter(data); });
+  return PostAsync({"reduce-scatter", name, data.size_bytes()},
+                   [c = collectives_, data] { c->ReduceScatter(data); });
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<float> data,
                                                              const std::string& name) {
   CHECK_EQ(data.size() % size(), 0u) << name;
-  return PostAsync(name, [c = collectives_, data] { c->AllGather(data); });
+  return PostAsync({"all-gather", name, data.size_bytes()},
+                   [c = collectives_, data] { c->AllGather(data); });
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<uint16_t> data,
                                                              const std::string& name) {
   CHECK_EQ(data.size() % size(), 0u) << name;
-  return PostAsync(name, [c = collectives_, data] { c->AllGather(data); });
+  return PostAsync({"all-gather", name, data.size_bytes()},
+                   [c = collectives_, data] { c->AllGather(data); });
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduce(std::span<float> data,
                                                              const std::string& name) {
-  return PostAsync(name, [c = collectives_, data] {
+  return PostAsync({"all-reduce", name, data.size_bytes()}, [c = collectives_, data] {
     c->ReduceScatter(data);
     c->AllGather(data);
   });
@@ -449,41 +449,40 @@ std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduce(std::span<float> da
 std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatterBf16(std::span<uint16_t> data,
                                                                      const std::string& name) {
   CHECK_EQ(data.size() % size(), 0u) << name;
-  return PostAsync(name, [c = collectives_, data] { c->ReduceScatterBf16(data); });
+  return PostAsync({"reduce-scatter", name, data.size_bytes()},
+                   [c = collectives_, data] { c->ReduceScatterBf16(data); });
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduceBf16(std::span<uint16_t> data,
                                                                  const std::string& name) {
-  return PostAsync(name, [c = collectives_, data] {
+  return PostAsync({"all-reduce", name, data.size_bytes()}, [c = collectives_, data] {
     c->ReduceScatterBf16(data);
     c->AllGather(data);
   });
 }
 
 void MpiCommunicator::AllReduceSum(std::span<double> values, const std::string& name) {
-  RunBlocking(name, [this, values] { collectives_->AllReduceSum(values); });
+  RunBlocking({"all-reduce", name, values.size_bytes()},
+              [this, values] { collectives_->AllReduceSum(values); });
 }
 
 void MpiCommunicator::AllGather(std::span<const double> values, std::span<double> result,
                                 const std::string& name) {
   CHECK_EQ(result.size(), values.size() * size()) << name;
-  RunBlocking(name, [this, values, result] { collectives_->AllGather(values, result); });
+  RunBlocking({"all-gather", name, values.size_bytes()},
+              [this, values, result] { collectives_->AllGather(values, result); });
 }
 
 std::vector<std::string> MpiCommunicator::AllGatherText(const std::string& text,
                                                         const std::string& name) {
   std::vector<std::string> result;
-  RunBlocking(name, [this, &text, &result] { result = collectives_->AllGatherText(text); });
+  RunBlocking({"all-gather", name, text.size()},
+              [this, &text, &result] { result = collectives_->AllGatherText(text); });
   return result;
 }
 
 void MpiCommunicator::Barrier(const std::string& name) {
-  RunBlocking(name, [this] { collectives_->Barrier(); });
-}
-
-CollectivePosition MpiCommunicator::position() const {
-  const std::lock_guard lock(status_->mutex);
-  return status_->position;
+  RunBlocking({"barrier", name}, [this] { collectives_->Barrier(); });
 }
 
 double MpiCommunicator::wait_seconds() const {

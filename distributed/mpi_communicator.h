@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "distributed/communicator.h"
+#include "distributed/flight_recorder.h"
 #include "distributed/mpi_thread.h"
 #include "kernels/arena.h"
 
@@ -120,21 +121,29 @@ class MpiCommunicator : public Communicator {
                  const std::string& name) override;
   std::vector<std::string> AllGatherText(const std::string& text, const std::string& name) override;
   void Barrier(const std::string& name) override;
-  CollectivePosition position() const override;
+  CollectivePosition position() const override { return status_->recorder.position(); }
+  std::vector<CollectiveRecord> recent() const override { return status_->recorder.recent(); }
   double wait_seconds() const override;
   uint64_t bytes_sent() const override { return collectives_->bytes_sent(); }
 
   // Shared with handles, which may outlive the communicator.
   struct Status {
+    FlightRecorder recorder;
     mutable std::mutex mutex;
-    CollectivePosition position;
     double wait_seconds = 0;
   };
 
  private:
-  std::shared_ptr<MpiOperation> Post(const std::string& name, std::function<void()> work);
-  std::unique_ptr<CollectiveHandle> PostAsync(const std::string& name, std::function<void()> work);
-  void RunBlocking(const std::string& name, std::function<void()> work);
+  // What a collective is called, and the size of this rank's buffer.
+  struct Label {
+    const char* operation;
+    const std::string& name;
+    size_t bytes = 0;
+  };
+
+  std::shared_ptr<MpiOperation> Post(const Label& label, std::function<void()> work);
+  std::unique_ptr<CollectiveHandle> PostAsync(const Label& label, std::function<void()> work);
+  void RunBlocking(const Label& label, std::function<void()> work);
 
   MpiThread* thread_;
   std::shared_ptr<MpiCollectives> collectives_;

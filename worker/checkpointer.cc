@@ -87,12 +87,28 @@ bool Checkpointer::PartWritten() {
 
 bool Checkpointer::Finish() {
   CHECK(in_flight_);
+  // Ranks wait for the slowest disk, and for the first rank's commit.
+  reporter_->SetPhase(Phase::kSave);
+  const bool saved = Commit();
+  reporter_->SetPhase(Phase::kTrain);
+  return saved;
+}
+
+bool Checkpointer::Commit() {
   if (!PartWritten()) outcome_ = saver_->Wait();
   in_flight_ = false;
+  try {
+    // What was written where the run folder was, into a mount point without its filesystem, is not
+    // part of the run.
+    if (outcome_->record) CheckAttemptFolder(config_.run_dir, static_cast<int>(attempt_));
+  } catch (const Error& error) {
+    outcome_->record.reset();
+    outcome_->error = error.what();
+  }
   const std::string part =
       outcome_->record.has_value() ? "+" + outcome_->record->ToJson() : "-" + outcome_->error;
   const std::vector<std::string> parts = communicator_->AllGatherText(part, "checkpoint parts");
-  const std::string error = communicator_->rank() == 0 ? Commit(parts) : "";
+  const std::string error = communicator_->rank() == 0 ? WriteManifest(parts) : "";
   failure_ = communicator_->AllGatherText(error, "checkpoint committed").front();
   if (!failure_.empty()) {
     retry_step_ = meta_.step + std::min(kRetrySteps, every_);
@@ -110,7 +126,7 @@ bool Checkpointer::Finish() {
   return true;
 }
 
-std::string Checkpointer::Commit(const std::vector<std::string>& parts) {
+std::string Checkpointer::WriteManifest(const std::vector<std::string>& parts) {
   std::string error;
   std::vector<ShardRecord> records;
   try {

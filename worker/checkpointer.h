@@ -51,8 +51,10 @@ class Checkpointer {
 
  private:
   void WritePart();
-  // Commits on rank 0; returns its error, empty when all is well.
-  std::string Commit(const std::vector<std::string>& parts);
+  // Puts the parts of all ranks together; true when the checkpoint exists. Collective.
+  bool Commit();
+  // On rank 0. Returns its error, empty when all is well.
+  std::string WriteManifest(const std::vector<std::string>& parts);
   void Retain();
 
   const JobConfig& config_;

@@ -33,6 +33,7 @@ constexpr auto kCloseGrace = std::chrono::seconds(1);
 constexpr double kFatalFlushSeconds = 2;
 constexpr size_t kMaxSeen = 1024;
 constexpr size_t kMessageBytes = 16384;
+constexpr size_t kNameBytes = 256;
 
 Clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -498,6 +499,19 @@ void CoordinatorClient::EndAttempt(const AttemptResult* result) {
   impl_->wake.Wake();
 }
 
+void CoordinatorClient::ReportStuck(const StuckNews& news) {
+  StuckReport report;
+  report.set_collective_sequence(news.position.sequence);
+  report.set_collective(ToUtf8(news.position.name, kNameBytes));
+  report.set_phase(PhaseName(news.phase));
+  report.set_step(static_cast<uint64_t>(news.step));
+  report.set_waited_seconds(news.waited_seconds);
+  report.set_deadline_seconds(news.deadline_seconds);
+  report.set_flight_recorder(ToUtf8(news.flight_recorder, kMessageBytes));
+  impl_->outbox.SetStuck(report);
+  impl_->wake.Wake();
+}
+
 bool CoordinatorClient::Flush(double seconds) { return impl_->Flush(seconds); }
 
 void CoordinatorClient::Close() { impl_->Close(); }
@@ -508,6 +522,10 @@ void CoordinatorClient::SetPhase(Phase phase) {
 }
 
 void CoordinatorClient::SetStep(int64_t step) { impl_->outbox.SetStep(step); }
+
+void CoordinatorClient::SetOwnWork(double seconds, int64_t steps) {
+  impl_->outbox.SetOwnWork(seconds, steps);
+}
 
 void CoordinatorClient::ReportProgress(const TrainingProgress& progress) {
   LOG(INFO) << ProgressLine(progress);

@@ -11,6 +11,7 @@
 #include "proto/coordinator.pb.h"
 #include "worker/attempt.h"
 #include "worker/reporter.h"
+#include "worker/watchdog.h"
 
 namespace swinfleet {
 
@@ -80,6 +81,9 @@ class CoordinatorClient : public Reporter {
   // null.
   void EndAttempt(const AttemptResult* result);
 
+  // This rank has waited past the deadline, and is about to leave. From any thread.
+  void ReportStuck(const StuckNews& news);
+
   // Waits until everything has been written to the stream and an attempt's end is acknowledged, at
   // most `seconds`; gives up at once while the coordinator is away. True when all is out.
   bool Flush(double seconds);
@@ -89,6 +93,7 @@ class CoordinatorClient : public Reporter {
   // Reporter.
   void SetPhase(Phase phase) override;
   void SetStep(int64_t step) override;
+  void SetOwnWork(double seconds, int64_t steps) override;
   void ReportProgress(const TrainingProgress& progress) override;
   void ReportCheckpoint(const std::string& path, int64_t step) override;
   bool CancelRequested() override;

@@ -11,6 +11,8 @@ inline constexpr int kExitFailed = 1;
 inline constexpr int kExitUsage = 2;
 // The coordinator refuses this worker.
 inline constexpr int kExitRejected = 3;
+// Waited in a collective past the deadline: another rank is stuck or out of reach.
+inline constexpr int kExitStuck = 4;
 // 128 + SIGINT, 128 + SIGTERM.
 inline constexpr int kExitCancelled = 130;
 inline constexpr int kExitStopped = 143;

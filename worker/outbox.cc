@@ -26,6 +26,8 @@ bool Outbox::BeginAttempt(const std::string& job_id, uint32_t attempt) {
   under_way_ = true;
   phase_ = Phase::kLoad;
   step_ = 0;
+  own_seconds_ = 0;
+  own_steps_ = 0;
   heartbeat_due_ = Clock::time_point::min();
   logs_.BeginAttempt(job_id, attempt);
   return !dropped;
@@ -60,6 +62,20 @@ void Outbox::SetPhase(Phase phase) {
 void Outbox::SetStep(int64_t step) {
   const std::lock_guard lock(mutex_);
   step_ = step;
+}
+
+void Outbox::SetOwnWork(double seconds, int64_t steps) {
+  const std::lock_guard lock(mutex_);
+  own_seconds_ = seconds;
+  own_steps_ = steps;
+}
+
+void Outbox::SetStuck(const StuckReport& report) {
+  const std::lock_guard lock(mutex_);
+  stuck_ = report;
+  stuck_->set_job_id(job_id_);
+  stuck_->set_attempt(attempt_);
+  stuck_due_ = true;
 }
 
 void Outbox::SetProgress(const Progress& progress) {
@@ -104,6 +120,7 @@ void Outbox::OnWelcome(double heartbeat_seconds) {
   heartbeat_due_ = Clock::time_point::min();
   progress_due_ = progress_.has_value();
   checkpoint_due_ = checkpoint_.has_value();
+  stuck_due_ = stuck_.has_value();
   ended_due_ = Clock::time_point::min();
 }
 
@@ -119,18 +136,24 @@ void Outbox::FillHeartbeat(Heartbeat* heartbeat) const {
   heartbeat->set_phase(PhaseName(phase_));
   heartbeat->set_step(static_cast<uint64_t>(step_));
   heartbeat->set_memory_bytes(ProcessResidentBytes());
+  heartbeat->set_own_seconds(own_seconds_);
+  heartbeat->set_own_steps(static_cast<uint64_t>(own_steps_));
   const std::lock_guard lock(communicator_mutex_);
   if (communicator_ == nullptr) return;
   const CollectivePosition position = communicator_->position();
   heartbeat->set_collective_sequence(position.sequence);
   heartbeat->set_collective(ToUtf8(position.name, 256));
+  heartbeat->set_in_collective(position.in_progress);
 }
 
 bool Outbox::Next(Clock::time_point now, WorkerMessage* message) {
   const std::lock_guard lock(mutex_);
   in_hand_.reset();
   message->Clear();
-  if (checkpoint_due_) {
+  if (stuck_due_) {
+    stuck_due_ = false;
+    *message->mutable_stuck() = *stuck_;
+  } else if (checkpoint_due_) {
     checkpoint_due_ = false;
     *message->mutable_checkpoint() = *checkpoint_;
     message->mutable_checkpoint()->set_job_id(job_id_);
@@ -179,7 +202,7 @@ bool Outbox::Acknowledge(const std::string& job_id, uint32_t attempt) {
 bool Outbox::AllOut() const {
   const std::lock_guard lock(mutex_);
   return !in_hand_ && !unsent_logs_ && logs_.empty() && !progress_due_ && !checkpoint_due_ &&
-         !ended_;
+         !stuck_due_ && !ended_;
 }
 
 }  // namespace swinfleet

@@ -32,8 +32,11 @@ class Outbox {
   void EndAttempt(const std::optional<AttemptEnded>& ended);
   void SetPhase(Phase phase);
   void SetStep(int64_t step);
+  void SetOwnWork(double seconds, int64_t steps);
   void SetProgress(const Progress& progress);
   void SetCheckpoint(const std::string& path, uint64_t step);
+  // The last thing that a rank says. Job and attempt are filled in.
+  void SetStuck(const StuckReport& report);
   LogQueue& logs() { return logs_; }
   // The attempt under way; empty job_id: none.
   std::string job_id() const;
@@ -70,9 +73,13 @@ class Outbox {
   bool under_way_ = false;
   Phase phase_ = Phase::kIdle;
   int64_t step_ = 0;
+  double own_seconds_ = 0;
+  int64_t own_steps_ = 0;
   std::optional<Progress> progress_;
   std::optional<CheckpointReport> checkpoint_;
+  std::optional<StuckReport> stuck_;
   std::optional<AttemptEnded> ended_;
+  bool stuck_due_ = false;
   bool progress_due_ = false;
   bool checkpoint_due_ = false;
   Clock::time_point ended_due_{};

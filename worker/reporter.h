@@ -50,6 +50,9 @@ class Reporter {
   // Every rank, at each change.
   virtual void SetPhase(Phase phase) = 0;
   virtual void SetStep(int64_t step) = 0;
+  // Every rank, after each step: what of the attempt's steps but the first two was its own work,
+  // and not waiting for other ranks. By it stragglers are found.
+  virtual void SetOwnWork(double seconds, int64_t steps) {}
   // Rank 0.
   virtual void ReportProgress(const TrainingProgress& progress) = 0;
   virtual void ReportCheckpoint(const std::string& path, int64_t step) = 0;

@@ -40,19 +40,25 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
   return ConfigFromProto(assignment.spec(), ranks, config);
 }
 
-// Lets heartbeats tell the position of a communicator as long as it lives, also when the attempt
-// ends with an exception.
+// Lets heartbeats and the watchdog know the position of a communicator as long as it lives, also
+// when the attempt ends with an exception.
 class PositionSource {
  public:
-  PositionSource(CoordinatorClient* client, const Communicator* communicator) : client_(client) {
+  PositionSource(CoordinatorClient* client, Watchdog* watchdog, const Communicator* communicator)
+      : client_(client), watchdog_(watchdog) {
     client_->SetCommunicator(communicator);
+    watchdog_->SetCommunicator(communicator);
   }
-  ~PositionSource() { client_->SetCommunicator(nullptr); }
+  ~PositionSource() {
+    watchdog_->SetCommunicator(nullptr);
+    client_->SetCommunicator(nullptr);
+  }
   PositionSource(const PositionSource&) = delete;
   PositionSource& operator=(const PositionSource&) = delete;
 
  private:
   CoordinatorClient* const client_;
+  Watchdog* const watchdog_;
 };
 
 AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignment,
@@ -72,10 +78,16 @@ AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignm
   options.job_id = assignment.job_id();
   options.attempt = assignment.attempt();
   options.resume_from = assignment.resume_from();
+  WatchdogOptions watch;
+  watch.run_dir = options.config.run_dir;
+  watch.attempt = options.attempt;
+  watch.rank = environment.rank;
+  watch.on_stuck = environment.on_stuck;
+  Watchdog watchdog(watch, client);
   const std::unique_ptr<Communicator> group =
       environment.make_group(static_cast<int>(assignment.ranks()), TagOf(assignment));
-  const PositionSource position(client, group.get());
-  const AttemptResult result = environment.run_attempt(options, group.get(), client);
+  const PositionSource position(client, &watchdog, group.get());
+  const AttemptResult result = environment.run_attempt(options, group.get(), &watchdog);
   // mpirun ends all ranks as soon as one has left: the last checkpoint must be reported before.
   if (result.outcome == Outcome::kStopped) client->Flush(kLeaveSeconds);
   // Rank 0 reports the end only when all ranks are idle again.

@@ -10,6 +10,7 @@
 #include "worker/attempt.h"
 #include "worker/coordinator_client.h"
 #include "worker/reporter.h"
+#include "worker/watchdog.h"
 
 namespace swinfleet {
 
@@ -22,6 +23,8 @@ struct ServeEnvironment {
   std::function<std::unique_ptr<Communicator>(int ranks, int tag)> make_group;
   // RunAttempt, or a test's own.
   std::function<AttemptResult(const AttemptOptions&, Communicator*, Reporter*)> run_attempt;
+  // Ends the process, on the watchdog's thread: this rank has waited past the deadline.
+  std::function<void(const StuckNews&)> on_stuck;
 };
 
 // Takes assignments until the coordinator shuts the worker down or `client` is told to stop;

@@ -29,6 +29,7 @@
 #include "worker/print_reporter.h"
 #include "worker/serve.h"
 #include "worker/signals.h"
+#include "worker/watchdog.h"
 
 namespace swinfleet {
 namespace {
@@ -37,6 +38,9 @@ namespace {
 constexpr auto kFinalizeGrace = std::chrono::seconds(10);
 // How long a dying rank tries to get its last words to the coordinator.
 constexpr double kLastWordsSeconds = 3;
+// Of ranks that wait past the deadline the first one to leave ends the others: it gives them time
+// to save their flight recorders too.
+constexpr auto kOthersGrace = std::chrono::seconds(1);
 
 struct Arguments {
   std::string job_file;
@@ -105,6 +109,14 @@ void LogResult(const JobConfig& config, const AttemptResult& result) {
             << (result.last_checkpoint.empty() ? "none" : result.last_checkpoint);
 }
 
+std::string StuckText(const StuckNews& news) {
+  return news.text + ". " +
+         (news.flight_recorder.empty()
+              ? ""
+              : "Its last collectives are in " + news.flight_recorder + ". ") +
+         "This process ends, and the whole mpirun with it";
+}
+
 // ---- A job file, no coordinator ----
 
 // The number of this attempt at the run: rank 0's finding, on all ranks.
@@ -153,7 +165,18 @@ int RunJobFile(const Arguments& arguments, World* world, SignalWatcher* signals)
   try {
     const std::unique_ptr<Communicator> communicator = world->All();
     options->attempt = ChooseAttempt(options->config.run_dir, communicator.get());
-    result = RunAttempt(*options, communicator.get(), &reporter);
+    WatchdogOptions watch;
+    watch.run_dir = options->config.run_dir;
+    watch.attempt = options->attempt;
+    watch.rank = world->rank();
+    watch.on_stuck = [](const StuckNews& news) {
+      LOG(ERROR) << StuckText(news) << "; the same command goes on from the last checkpoint";
+      std::this_thread::sleep_for(kOthersGrace);
+      EndAtOnce(kExitStuck);
+    };
+    Watchdog watchdog(watch, &reporter);
+    watchdog.SetCommunicator(communicator.get());
+    result = RunAttempt(*options, communicator.get(), &watchdog);
   } catch (const std::exception& error) {
     LOG(ERROR) << error.what();
     EndAtOnce(kExitFailed);
@@ -215,6 +238,14 @@ int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* si
   environment.run_attempt = [&](AttemptOptions attempt, Communicator* ranks, Reporter* reporter) {
     attempt.pin = arguments.pin == "auto";
     return RunAttempt(attempt, ranks, reporter);
+  };
+  environment.on_stuck = [&client](const StuckNews& news) {
+    client.ReportStuck(news);
+    LOG(ERROR) << StuckText(news) << "; the job goes on from its last checkpoint";
+    client.Flush(kLastWordsSeconds);
+    client.Close();
+    std::this_thread::sleep_for(kOthersGrace);
+    EndAtOnce(kExitStuck);
   };
   int code = kExitSuccess;
   try {
@@ -281,7 +312,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "One rank of training. Without a coordinator it trains the job of a file, alone or under\n"
       "mpirun; with one it waits for jobs. Exit codes: 0 done, 1 failed, 2 wrong arguments or job\n"
-      "file, 3 refused by the coordinator, 130 cancelled, 143 told to leave while training.");
+      "file, 3 refused by the coordinator, 4 waited for another rank in vain, 130 cancelled, 143 "
+      "told to leave while training.");
   app.set_version_flag("--version", SWINFLEET_VERSION);
   CLI::Option* job = app.add_option("--job", arguments.job_file, "Train the job of this YAML file");
   app.add_option("--run-dir", arguments.run_dir, "Run folder instead of the job file's")

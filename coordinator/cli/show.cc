@@ -92,17 +92,19 @@ std::string JoinComma(const std::vector<std::string>& items) {
 std::string RankTable(const google::protobuf::RepeatedPtrField<RankStatus>& ranks,
                       const Screen& screen) {
   std::vector<std::vector<std::string>> rows = {
-      {"RANK", "HOST", "PID", "PHASE", "STEP", "HEARTBEAT", "MEMORY", "COLLECTIVE"}};
+      {"RANK", "HOST", "PID", "PHASE", "STEP", "HEARTBEAT", "MEMORY", "OWN WORK", "COLLECTIVE"}};
   for (const RankStatus& rank : ranks) {
-    const std::string collective =
-        rank.collective().empty()
-            ? "-"
-            : Safe(rank.collective(), screen) + " #" + std::to_string(rank.collective_sequence());
-    rows.push_back({std::to_string(rank.rank()), Safe(rank.host(), screen),
-                    std::to_string(rank.pid()), Safe(rank.phase(), screen),
-                    std::to_string(rank.step()),
-                    FormatDuration(rank.seconds_since_heartbeat()) + " ago",
-                    FormatBytes(rank.memory_bytes()), collective});
+    const std::string collective = rank.collective().empty()
+                                       ? "-"
+                                       : std::string(rank.in_collective() ? "in " : "after ") +
+                                             Safe(rank.collective(), screen) + " #" +
+                                             std::to_string(rank.collective_sequence());
+    const std::string own = rank.own_seconds() > 0 ? FormatNumber(rank.own_seconds()) + " s" : "-";
+    rows.push_back(
+        {std::to_string(rank.rank()), Safe(rank.host(), screen), std::to_string(rank.pid()),
+         Safe(rank.phase(), screen), std::to_string(rank.step()),
+         FormatDuration(rank.seconds_since_heartbeat()) + " ago", FormatBytes(rank.memory_bytes()),
+         own + (rank.straggler() ? " (slow)" : ""), collective});
   }
   return FormatTable(rows);
 }
@@ -160,6 +162,9 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
     sheet.Add("Waiting", FormatShare(progress.exposed_communication()) + " communication, " +
                              FormatShare(progress.input_wait()) + " input");
   }
+  for (const std::string& straggler : job.stragglers()) {
+    sheet.Add("Straggler", Safe(straggler, screen));
+  }
   sheet.Add("Restarts", std::to_string(job.restarts()));
   if (!job.last_checkpoint().empty()) {
     sheet.Add("Checkpoint", "step " + std::to_string(job.last_checkpoint_step()) + ", " +
@@ -200,6 +205,9 @@ std::vector<std::string> WatchBlock(const JobStatus& job, const Screen& screen) 
     items.push_back("checkpoint at step " + std::to_string(job.last_checkpoint_step()));
   }
   for (const std::string& line : FlowItems(items, width)) lines.push_back(line);
+  for (const std::string& straggler : job.stragglers()) {
+    lines.push_back("straggler: " + Safe(straggler, screen));
+  }
   if (!job.reason().empty()) lines.push_back(Safe(job.reason(), screen));
   for (std::string& line : lines) line = Shorten(line, width, screen);
   return lines;

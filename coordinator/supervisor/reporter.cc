@@ -66,6 +66,7 @@ void LaunchReporter::Set(const LaunchReport& report) {
     report_.set_host(host_);
     acknowledged_ = false;
     fenced_ = false;
+    ending_ = false;
     ++generation_;
   }
   changed_.notify_all();
@@ -79,6 +80,11 @@ bool LaunchReporter::IsAcknowledged() const {
 bool LaunchReporter::IsFenced() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return fenced_;
+}
+
+bool LaunchReporter::IsEnding() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return ending_;
 }
 
 std::vector<std::string> LaunchReporter::excluded_hosts() const {
@@ -124,6 +130,7 @@ void LaunchReporter::Apply(uint64_t generation, const grpc::Status& status,
   if (generation != generation_) return;
   if (report_.state() == LAUNCH_ENDED) acknowledged_ = true;
   if (report_.state() == LAUNCH_RUNNING && directive.fenced()) fenced_ = true;
+  if (report_.state() == LAUNCH_RUNNING && directive.ending()) ending_ = true;
   const uint64_t one = 1;
   // Full only when the owner hasn't read for 2^64 changes.
   CHECK_EQ(write(event_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));

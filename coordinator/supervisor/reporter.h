@@ -35,6 +35,8 @@ class LaunchReporter {
   bool IsAcknowledged() const;
   // An operator has fenced the launch that Running() named.
   bool IsFenced() const;
+  // Ranks of that launch have left it, so that it has to end.
+  bool IsEnding() const;
   // Hosts to leave out of the next start, by the newest answer.
   std::vector<std::string> excluded_hosts() const;
 
@@ -61,6 +63,7 @@ class LaunchReporter {
   LaunchReport report_;
   bool acknowledged_ = false;
   bool fenced_ = false;
+  bool ending_ = false;
   std::vector<std::string> excluded_hosts_;
   std::string last_failure_;
   grpc::ClientContext* call_ = nullptr;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -30,6 +31,8 @@ constexpr auto kFirstObservations = std::chrono::seconds(10);
 // How long a supervisor that was told to stop tries to report its launch's end. The record on disk
 // keeps what the coordinator couldn't be told.
 constexpr auto kStopPatience = std::chrono::seconds(5);
+// How long an mpirun that ranks have left may take to end by itself.
+constexpr auto kEndingPatience = std::chrono::seconds(5);
 constexpr auto kKillPatience = std::chrono::seconds(30);
 
 sigset_t StopSignals() {
@@ -127,7 +130,7 @@ void Supervisor::SettlePrevious() {
     std::string exit = record_.exit;
     if (exit.empty()) exit = same_boot ? "gone, exit code unknown" : "gone after a reboot";
     LOG(INFO) << "launch " << record_.launch_id << " of an earlier supervisor: " << exit;
-    FinishLaunch(exit);
+    FinishLaunch(exit, /*gently=*/true);
   }
   WaitForAcknowledgement();
   // An adopted fleet that ended while this supervisor runs is started again like any other.
@@ -182,7 +185,10 @@ void Supervisor::Supervise() {
   reporter_->Running(record_.launch_id);
   const Clock::time_point began = Clock::now();
   Clock::time_point next_look = began;
+  std::optional<Clock::time_point> ending;
   while (!launch_->HasEnded() && stop_signal_ == 0 && !reporter_->IsFenced()) {
+    if (!ending && reporter_->IsEnding()) ending = Clock::now();
+    if (ending && Clock::now() > *ending + kEndingPatience) break;
     if (Clock::now() >= next_look) {
       Observe();
       const bool young = Clock::now() - began < kFirstObservations;
@@ -196,11 +202,13 @@ void Supervisor::Supervise() {
     ended_cleanly_ = launch_->exited_with_zero();
   } else if (stop_signal_ != 0) {
     exit = "the supervisor was stopped by signal " + std::to_string(stop_signal_);
-  } else {
+  } else if (reporter_->IsFenced()) {
     exit = "fenced by an operator";
+  } else {
+    exit = "ranks waited for others in vain, and mpirun did not end by itself";
   }
   LOG(INFO) << "launch " << record_.launch_id << ": " << exit;
-  FinishLaunch(exit);
+  FinishLaunch(exit, /*gently=*/!ending);
 }
 
 // Notes the launch's processes and shared memory while they can still be seen.
@@ -219,8 +227,8 @@ void Supervisor::Observe() {
 }
 
 // Ends what is left of the launch, and only then calls it ended.
-void Supervisor::FinishLaunch(const std::string& exit) {
-  if (!EndProcesses(launch_ != nullptr && !launch_->HasEnded())) {
+void Supervisor::FinishLaunch(const std::string& exit, bool gently) {
+  if (!EndProcesses(gently && launch_ != nullptr && !launch_->HasEnded())) {
     LOG(ERROR) << "processes of launch " << record_.launch_id
                << " can't be killed; its end is not reported";
     return;

@@ -189,6 +189,15 @@ void BeginAttempt(const std::string& run_dir, int attempt, int64_t resumed_step,
   SyncFolder(run_dir, ops);
 }
 
+void CheckAttemptFolder(const std::string& run_dir, int attempt) {
+  const std::string path = AttemptFolder(run_dir, attempt) + "/" + kAttemptName;
+  std::error_code code;
+  if (fs::exists(path, code)) return;
+  throw Error("the run folder " + run_dir + " has vanished: " + path +
+              ", with which this attempt began, is not there" +
+              (code ? " (" + code.message() + ")" : "") + "; is its filesystem still mounted?");
+}
+
 std::vector<CheckpointInfo> ResumeCandidates(const std::string& run_dir, int attempt,
                                              const std::string& named) {
   CHECK_GE(attempt, 1);

@@ -49,6 +49,10 @@ int NextAttempt(const std::string& run_dir);
 void BeginAttempt(const std::string& run_dir, int attempt, int64_t resumed_step,
                   FileOps& ops = FileOps::System());
 
+// Throws Error when what BeginAttempt wrote is not there any more: the folder at `run_dir` is not
+// the run's, as where its filesystem is not mounted any more.
+void CheckAttemptFolder(const std::string& run_dir, int attempt);
+
 // What may be resumed from in attempt `attempt`, in the order in which to try it, and, with a
 // `problem`, what is passed over. Only older attempts count. `named` is the path of the checkpoint
 // that the assignment names, or empty. Throws Error if `named` is no checkpoint folder of this run.

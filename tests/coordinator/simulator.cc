@@ -386,6 +386,8 @@ void Simulator::Receive(const Link& link, const WorkerMessage& message) {
       return Deliver(CheckpointEvent{link->id, message.checkpoint()}, nullptr);
     case WorkerMessage::kEnded:
       return Deliver(AttemptEndedEvent{link->id, message.ended()}, nullptr);
+    case WorkerMessage::kStuck:
+      return Deliver(StuckEvent{link->id, message.stuck()}, nullptr);
     default:
       return Deliver(AliveEvent{link->id}, nullptr);
   }
@@ -494,7 +496,7 @@ void Simulator::Beat(Launch* launch, uint32_t rank) {
 void Simulator::Train(Launch* launch) {
   // A rank that is dead blocks the others in their next collective.
   for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
-    if (!launch->ranks[r].alive) return;
+    if (!launch->ranks[r].alive) return GiveUp(launch);
   }
   ++launch->step;
   const RankProcess& first = launch->ranks[0];
@@ -514,6 +516,21 @@ void Simulator::Train(Launch* launch) {
     ToServer(first.link, launch->checkpoint);
   }
   At(Uniform(1, 4), [this, launch] { Train(launch); });
+}
+
+// The ranks that wait in vain say so and leave.
+void Simulator::GiveUp(Launch* launch) {
+  for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
+    At(Uniform(10, 12), [this, launch, r] {
+      const RankProcess& process = launch->ranks[r];
+      if (!process.alive) return;
+      WorkerMessage message;
+      message.mutable_stuck()->set_job_id(process.job);
+      message.mutable_stuck()->set_attempt(process.attempt);
+      ToServer(process.link, message);
+      At(Uniform(1, 5), [this, launch, r] { KillRank(launch, r); });
+    });
+  }
 }
 
 void Simulator::EndAttempt(Launch* launch, AttemptOutcome outcome) {
@@ -556,7 +573,7 @@ void Simulator::Supervise(FleetWorld* fleet) {
   Call(event, [this, fleet, launch, dead, start](const Reply& reply) {
     if (!reply.status.ok() || fleet->current != launch || fleet->starting) return;
     if (dead) return start();
-    if (!reply.directive.fenced()) return;
+    if (!reply.directive.fenced() && !reply.directive.ending()) return;
     for (uint32_t r = 0; r < launch->ranks.size(); ++r) KillRank(launch, r);
   });
 }

@@ -139,6 +139,7 @@ class Simulator {
   void TakeAssignment(Launch* launch, uint32_t rank, const Assignment& assignment);
   void Beat(Launch* launch, uint32_t rank);
   void Train(Launch* launch);
+  void GiveUp(Launch* launch);
   void EndAttempt(Launch* launch, AttemptOutcome outcome);
   void CheckGangs(const std::string& job, const Launch* launch, uint32_t attempt);
 

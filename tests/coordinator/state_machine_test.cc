@@ -214,6 +214,169 @@ TEST_F(Machine, SilenceOnlyNamesARank) {
   EXPECT_EQ(job(id).attempt, 1u);
 }
 
+class Faults : public Machine {
+ protected:
+  // Four ranks on a job.
+  void Start() {
+    id_ = Submit("/r");
+    for (uint32_t r = 0; r < 4; ++r) streams_[r] = SayHello("l1", r, 4);
+  }
+  void BeatOf(uint32_t rank, uint64_t sequence, bool in_collective, double own_seconds = 0,
+              uint64_t own_steps = 0) {
+    HeartbeatEvent event{streams_[rank], {}};
+    event.heartbeat.set_job_id(id_);
+    event.heartbeat.set_attempt(1);
+    event.heartbeat.set_phase("train");
+    event.heartbeat.set_step(9);
+    event.heartbeat.set_collective_sequence(sequence);
+    event.heartbeat.set_collective("reduce-scatter u" + std::to_string(sequence));
+    event.heartbeat.set_in_collective(in_collective);
+    event.heartbeat.set_own_seconds(own_seconds);
+    event.heartbeat.set_own_steps(own_steps);
+    last_ = Do(event);
+  }
+  Effects SayStuck(uint32_t rank, uint64_t sequence) {
+    StuckEvent event{streams_[rank], {}};
+    event.report.set_job_id(id_);
+    event.report.set_attempt(1);
+    event.report.set_phase("train");
+    event.report.set_step(9);
+    event.report.set_collective_sequence(sequence);
+    event.report.set_collective("reduce-scatter u" + std::to_string(sequence));
+    event.report.set_waited_seconds(10.2);
+    event.report.set_deadline_seconds(10);
+    event.report.set_flight_recorder("/r/flight/attempt-001/rank-0000.json");
+    return Do(event);
+  }
+
+  std::string id_;
+  uint64_t streams_[4] = {};
+};
+
+TEST_F(Faults, ASilentRankIsStuckIfOthersWaitForIt) {
+  Start();
+  for (uint32_t r = 0; r < 4; ++r) BeatOf(r, 41, true);
+  now_ += 4.5;
+  for (const uint32_t r : {0, 1, 3}) BeatOf(r, 41, true);
+  Effects effects = Do(TickEvent{});
+  ASSERT_EQ(effects.job_lines.size(), 1u);
+  EXPECT_EQ(effects.job_lines[0].job_id, id_);
+  EXPECT_EQ(effects.job_lines[0].attempt, 1u);
+  EXPECT_EQ(effects.job_lines[0].rank, 2u);
+  EXPECT_THAT(effects.job_lines[0].text,
+              HasSubstr("silent for 4.5 s in collective 41 reduce-scatter u41 (step 9, train)"));
+  now_ += 6;
+  EXPECT_FALSE(Report("l1", LAUNCH_RUNNING).reply->directive.ending());
+  effects = SayStuck(0, 41);
+  ASSERT_EQ(effects.job_lines.size(), 1u);
+  EXPECT_EQ(effects.job_lines[0].rank, 2u);
+  const std::string who =
+      "rank 2 (node1, process 102), silent for 10 s, is stuck in collective 41 reduce-scatter u41 "
+      "(step 9, train); ";
+  EXPECT_THAT(Reason(id_), HasSubstr(who + "rank 0 waited in collective 41 reduce-scatter u41 "
+                                           "(step 9, train) past the deadline of 10 s; last "
+                                           "collectives in /r/flight/attempt-001"));
+  EXPECT_TRUE(Report("l1", LAUNCH_RUNNING).reply->directive.ending());
+  SayStuck(1, 41);
+  SayStuck(3, 41);
+  EXPECT_THAT(Reason(id_), HasSubstr(who + "ranks 0, 1 and 3 waited"));
+  EXPECT_EQ(job(id_).state, RUNNING);
+  Report("l1", LAUNCH_ENDED);
+  EXPECT_EQ(job(id_).state, RECOVERING);
+  EXPECT_THAT(Reason(id_),
+              HasSubstr("attempt 1 died: its launch on fleet f ended (exit code 137); " + who));
+}
+
+// It beats, but does not come: as when it waits for a disk.
+TEST_F(Faults, ARankThatIsBehindIsStuck) {
+  Start();
+  for (uint32_t r = 0; r < 4; ++r) BeatOf(r, 41, r != 3);
+  SayStuck(1, 41);
+  EXPECT_THAT(Reason(id_), HasSubstr("rank 3 (node1, process 103) is stuck after collective 41 "));
+  // A rank that was ended because rank 1 left is not to blame.
+  Do(StreamClosedEvent{streams_[0]});
+  SayStuck(2, 41);
+  EXPECT_THAT(Reason(id_), HasSubstr("rank 3 (node1, process 103) is stuck after collective 41 "));
+  EXPECT_THAT(Reason(id_), HasSubstr("; ranks 1 and 2 waited in collective 41 "));
+}
+
+TEST_F(Faults, AllInTheSameCollective) {
+  Start();
+  for (uint32_t r = 0; r < 4; ++r) BeatOf(r, 41, true);
+  for (uint32_t r = 0; r < 4; ++r) SayStuck(r, 41);
+  EXPECT_THAT(Reason(id_), HasSubstr("look at the network between their hosts"));
+}
+
+TEST_F(Faults, WordsOfAnOlderAttemptAreIgnored) {
+  Start();
+  StuckEvent event{streams_[0], {}};
+  event.report.set_job_id(id_);
+  event.report.set_attempt(7);
+  EXPECT_TRUE(Do(event).job_lines.empty());
+  EXPECT_FALSE(Report("l1", LAUNCH_RUNNING).reply->directive.ending());
+}
+
+TEST_F(Faults, WhoLeftFirstIsNamedWhenTheLaunchEnds) {
+  Start();
+  for (uint32_t r = 0; r < 4; ++r) BeatOf(r, 40 + r, r == 1);
+  for (const uint32_t r : {1, 0, 3, 2}) {
+    now_ += 0.01;
+    Do(StreamClosedEvent{streams_[r]});
+  }
+  const Effects effects = Report("l1", LAUNCH_ENDED);
+  const std::string why =
+      "attempt 1 died: its launch on fleet f ended (exit code 137); the first to leave was rank 1 "
+      "(node1, process 101) in collective 41 reduce-scatter u41 (step 9, train)";
+  EXPECT_THAT(Reason(id_), HasSubstr(why));
+  ASSERT_FALSE(effects.job_lines.empty());
+  EXPECT_EQ(effects.job_lines.back().text, why);
+}
+
+TEST_F(Faults, StragglersAreNamedWhenTheyPersist) {
+  Start();
+  double own[4] = {};
+  uint64_t steps = 0;
+  int lines = 0;
+  // A second, of ten steps; rank 1's take so many times as long as the others'.
+  const auto second = [&](double slower) {
+    now_ += 1;
+    steps += 10;
+    for (uint32_t r = 0; r < 4; ++r) {
+      own[r] += 10 * 0.04 * (r == 1 ? slower : 1 + 0.01 * r);
+      BeatOf(r, 41, false, own[r], steps);
+    }
+    lines += static_cast<int>(Do(TickEvent{}).job_lines.size());
+  };
+  const auto stragglers = [&] {
+    const JobStatus status = ViewJob(state_, job(id_), nullptr, now_, RankDetail::kWithRanks);
+    for (uint32_t r = 0; r < 4; ++r) {
+      EXPECT_EQ(status.ranks(static_cast<int>(r)).straggler(), r == 1 && status.stragglers_size());
+    }
+    return std::vector<std::string>(status.stragglers().begin(), status.stragglers().end());
+  };
+  const auto seconds = [&](int count, double slower) {
+    for (int i = 0; i < count; ++i) second(slower);
+  };
+  seconds(12, 1.2);
+  EXPECT_TRUE(stragglers().empty());
+  // A hiccup of one window.
+  seconds(5, 2);
+  seconds(10, 1);
+  EXPECT_TRUE(stragglers().empty());
+  EXPECT_EQ(lines, 0);
+  seconds(16, 1.5);
+  ASSERT_EQ(stragglers().size(), 1u);
+  EXPECT_THAT(stragglers()[0], HasSubstr("rank 1 (node1, process 101): its own work takes 0.06 s a "
+                                         "step, the median of the ranks 0.041 s"));
+  EXPECT_EQ(lines, 1);
+  // Nearly as fast as the others is not fast enough to be taken back at once.
+  seconds(15, 1.25);
+  EXPECT_EQ(stragglers().size(), 1u);
+  seconds(15, 1);
+  EXPECT_TRUE(stragglers().empty());
+  EXPECT_EQ(lines, 1);
+}
+
 TEST_F(Machine, DeadLaunchMakesANewAttemptFromTheLastCheckpoint) {
   const std::string id = Submit("/r");
   stream_ = SayHello("l1", 0, 1);

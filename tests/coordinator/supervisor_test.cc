@@ -35,6 +35,7 @@ class FakeFleetService : public FleetService::Service {
     }
     *response = directive_;
     response->set_fenced(request->launch_id() == fenced_);
+    response->set_ending(request->launch_id() == ending_);
     return grpc::Status::OK;
   }
   std::vector<LaunchReport> reports() const {
@@ -59,6 +60,11 @@ class FakeFleetService : public FleetService::Service {
     }
     return ids;
   }
+  // Ranks have left the launch.
+  void Left(const std::string& launch_id) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = launch_id;
+  }
   void Fence(const std::string& launch_id) {
     const std::lock_guard<std::mutex> lock(mutex_);
     fenced_ = launch_id;
@@ -68,6 +74,7 @@ class FakeFleetService : public FleetService::Service {
   std::vector<LaunchReport> reports_;
   LaunchDirective directive_;
   std::string fenced_;
+  std::string ending_;
   int refusals_ = 0;
 };
 
@@ -411,6 +418,20 @@ TEST_F(SupervisorTest, FencedLaunchIsKilledAndFollowedByANewOne) {
   EXPECT_EQ(fake_.ended()[0].exit(), "fenced by an operator");
   ASSERT_TRUE(WaitUntil([&] { return fake_.launches().size() == 2; }));
   EXPECT_FALSE(supervisor->Wait(0.1).has_value());
+}
+
+// Such an mpirun waits for a host that is out of reach, and does not listen to SIGTERM either.
+TEST_F(SupervisorTest, LaunchThatRanksHaveLeftIsKilledUnlessItEndsByItself) {
+  Start("if [ -e " + path("second") + " ]; then sleep 2; exit 4; fi; touch " + path("second") +
+        "; trap '' TERM; while :; do sleep 0.1; done");
+  ASSERT_TRUE(WaitForStarts(1));
+  fake_.Left(Starts()[0].launch_id);
+  ASSERT_TRUE(WaitForStarts(2));
+  EXPECT_THAT(fake_.ended()[0].exit(), HasSubstr("mpirun did not end by itself"));
+  EXPECT_TRUE(FindLaunchProcesses(Starts()[0].launch_id).empty());
+  fake_.Left(Starts()[1].launch_id);
+  ASSERT_TRUE(WaitForEnded(2));
+  EXPECT_EQ(fake_.ended()[1].exit(), "exit code 4");
 }
 
 TEST_F(SupervisorTest, FleetRunsWithoutACoordinator) {

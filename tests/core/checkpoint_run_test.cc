@@ -168,6 +168,9 @@ TEST(RunCheckpoints, AnAttemptBeginsOnce) {
   BeginAttempt(run.path(), 4, 0);
   EXPECT_EQ(NextAttempt(run.path()), 5);
   EXPECT_THAT(MessageOf([&] { BeginAttempt(run.path(), 4, 0); }), HasSubstr("has begun before"));
+  CheckAttemptFolder(run.path(), 4);
+  EXPECT_THAT(MessageOf([&] { CheckAttemptFolder(run.path(), 5); }),
+              HasSubstr("the run folder " + run.path() + " has vanished"));
   // A damaged record is passed over.
   WriteBytes(AttemptFolder(run.path(), 4) + "/attempt.json", "{");
   Save(run.path(), 3, 10, Tiny());

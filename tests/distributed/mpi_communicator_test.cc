@@ -223,6 +223,13 @@ TEST(MpiCommunicator, ReportsWhereItIsAndWhatItSent) {
   if (ranks > 1 && world.rank() == 1) {
     EXPECT_GT(world.wait_seconds() - waited_before, 0.03);
   }
+  const CollectiveRecord last = world.recent().back();
+  EXPECT_EQ(last.sequence, before.sequence + 1);
+  EXPECT_EQ(last.operation, "all-reduce");
+  EXPECT_EQ(last.name, "gradients of a unit");
+  EXPECT_EQ(last.bytes, kElements * sizeof(float));
+  EXPECT_GE(last.started, last.posted);
+  EXPECT_GE(last.ended, last.started);
   world.Barrier("after");
 }
 

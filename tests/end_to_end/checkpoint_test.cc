@@ -199,5 +199,51 @@ TEST_F(FullDiskTest, TheLastCheckpointWaitsForRoom) {
   EXPECT_TRUE(Weights(job) == UndisturbedWeights(job));
 }
 
+// Its checkpoints alone, in the midst of training: as when a filesystem with errors turns
+// read-only.
+TEST_F(FullDiskTest, ADiskThatTurnsReadOnlyDoesNotEndTraining) {
+  TestJob job = job_;
+  job.epochs = 100;
+  fs::create_directories(RunDir(job));
+  fs::create_directory_symlink(disk_, RunDir(job) + "/checkpoints");
+  const auto remount = [this](unsigned long flags) {
+    // Not while a save has a file open.
+    return WaitUntil(
+        [&] { return mount(nullptr, disk_.c_str(), nullptr, MS_REMOUNT | flags, nullptr) == 0; });
+  };
+  const Process& training = Start(LocalCommand(WriteJob(job), 2));
+  ASSERT_TRUE(WaitUntil([&] { return fs::exists(CheckpointDir(job, 1, 10) + "/manifest.json"); }));
+  ASSERT_TRUE(remount(MS_RDONLY)) << std::strerror(errno);
+  ASSERT_TRUE(training.WaitForErr("Read-only file system")) << training.Err();
+  ASSERT_TRUE(training.WaitForErr("Training goes on; the next try is after step"));
+  ASSERT_TRUE(remount(0)) << std::strerror(errno);
+  ASSERT_EQ(training.Wait(), 0) << training.Err();
+  EXPECT_TRUE(fs::exists(CheckpointDir(job, 1, 400) + "/manifest.json"));
+  EXPECT_TRUE(Weights(job) == UndisturbedWeights(job));
+}
+
+// As when its filesystem is unmounted under it, and mounted again.
+TEST_F(CheckpointTest, ARunFolderThatVanishesIsNotMadeAnew) {
+  TestJob job = job_;
+  job.epochs = 100;
+  const Process& training = Start(LocalCommand(WriteJob(job), 2));
+  ASSERT_TRUE(WaitUntil([&] { return fs::exists(CheckpointDir(job, 1, 10) + "/manifest.json"); }));
+  fs::rename(RunDir(job), Path("away"));
+  ASSERT_TRUE(training.WaitForErr("the run folder " + RunDir(job) + " has vanished"))
+      << training.Err();
+  EXPECT_THAT(training.Err(), AllOf(HasSubstr("is its filesystem still mounted?"),
+                                    HasSubstr("Training goes on; the next try is after step")));
+  EXPECT_TRUE(WaitUntil([&] {
+    // A save may be under way there.
+    std::error_code error;
+    fs::remove_all(RunDir(job), error);
+    fs::rename(Path("away"), RunDir(job), error);
+    return !error;
+  }));
+  ASSERT_EQ(training.Wait(), 0) << training.Err();
+  EXPECT_TRUE(fs::exists(CheckpointDir(job, 1, 400) + "/manifest.json"));
+  EXPECT_TRUE(Weights(job) == UndisturbedWeights(job));
+}
+
 }  // namespace
 }  // namespace swinfleet

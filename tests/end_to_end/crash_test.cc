@@ -7,55 +7,18 @@
 #include <string>
 #include <vector>
 
-#include "tests/end_to_end/harness.h"
+#include "tests/end_to_end/fleet_test.h"
 
 namespace swinfleet {
 namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-class CrashTest : public EndToEndTest {
- protected:
-  CrashTest() {
-    job_.epochs = 75;
-    job_.eval_every_epochs = 25;
-  }
-
-  // A job in the middle of an epoch on a fleet of two ranks. Sets job_id_.
-  void TrainOnAFleet() {
-    StartCoordinator();
-    supervisor_ = &StartFleet(2);
-    job_id_ = Submit(job_);
-    ASSERT_TRUE(WaitForMidEpoch(job_, 1)) << Status(job_id_).dump(1);
-  }
-  // The job has succeeded after so many restarts, with the right weights.
-  void ExpectTheSameEnd(int restarts) {
-    const json status = WaitForEnd(job_id_);
-    EXPECT_EQ(status.at("state"), "SUCCEEDED") << status.dump(1);
-    EXPECT_EQ(status.at("restarts"), restarts);
-    EXPECT_EQ(status.at("progress").at("step"), std::to_string(job_.epochs * kStepsPerEpoch));
-    EXPECT_EQ(Swinfleet({"watch", job_id_}).Wait(), 0);
-    EXPECT_TRUE(Weights(job_) == UndisturbedWeights(job_));
-    // Each attempt but the first has gone on from a checkpoint.
-    for (int attempt = 1; attempt <= restarts + 1; ++attempt) {
-      const std::vector<json> lines = Metrics(job_, attempt);
-      ASSERT_FALSE(lines.empty()) << "attempt " << attempt;
-      EXPECT_EQ(lines.front().at("step") == 1, attempt == 1) << lines.front();
-    }
-    EXPECT_THAT(Metrics(job_, restarts + 2), IsEmpty());
-  }
-  pid_t PidOfRank(size_t rank) {
-    const json status = Status(job_id_);
-    return status.at("ranks").at(rank).at("pid").get<pid_t>();
-  }
-
-  TestJob job_;
-  std::string job_id_;
-  const Process* supervisor_ = nullptr;
-};
+using CrashTest = FleetTest;
 
 TEST_F(CrashTest, AWorkerIsKilled) {
   TrainOnAFleet();
@@ -64,7 +27,9 @@ TEST_F(CrashTest, AWorkerIsKilled) {
   EXPECT_THAT(processes_.Find("swinfleet-worker"), testing::Contains(pid));
   ASSERT_EQ(kill(pid, SIGKILL), 0);
   ExpectTheSameEnd(1);
-  EXPECT_THAT(Logs(job_id_), HasSubstr("going on from checkpoint"));
+  EXPECT_THAT(Logs(job_id_), AllOf(HasSubstr("going on from checkpoint"),
+                                   HasSubstr("attempt 1 died: its launch on fleet test ended"),
+                                   HasSubstr("the first to leave was " + Named(1, pid))));
   EXPECT_FALSE(supervisor_->Ended());
 }
 

@@ -110,7 +110,9 @@ std::string EndToEndTest::Yaml(const TestJob& job) const {
   std::ostringstream yaml;
   yaml << "name: " << job.name << "\nrun_dir: " << RunDir(job)
        << "\nmodel:\n  image_size: 12\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
-          "  embed_dim: 16\n  depths: [2, 1]\n  num_heads: [1, 2]\n  window_size: 3\n"
+          "  embed_dim: "
+       << job.embed_dim
+       << "\n  depths: [2, 1]\n  num_heads: [1, 2]\n  window_size: 3\n"
           "  mlp_ratio: 2\n  drop_path_rate: 0.1\n"
           "data:\n  path: "
        << (job.data_path.empty() ? Path("data") : job.data_path)
@@ -232,11 +234,11 @@ const Process& EndToEndTest::StartCoordinator() {
   fs::remove(port_file);
   const Process& coordinator =
       Start({Program("swinfleet-coordinator"), "--store", Path("store"), "--port-file", port_file,
-             "--listen", address_.empty() ? "127.0.0.1:0" : address_});
+             "--insecure", "--listen", address_.empty() ? listen_host_ + ":0" : address_});
   EXPECT_TRUE(WaitUntil([&] { return coordinator.Ended() || !ReadFile(port_file).empty(); }));
   EXPECT_FALSE(coordinator.Ended()) << coordinator.Err();
   if (address_.empty()) {
-    address_ = "127.0.0.1:" + std::to_string(std::stoi(ReadFile(port_file)));
+    address_ = listen_host_ + ":" + std::to_string(std::stoi(ReadFile(port_file)));
     setenv("SWINFLEET_COORDINATOR", address_.c_str(), 1);
   }
   return coordinator;
@@ -246,7 +248,7 @@ std::vector<std::string> EndToEndTest::FleetCommand(int ranks) const {
   std::vector<std::string> command = {
       Program("swinfleet"), "fleet",     "--name", kFleet, "--state-dir",
       Path("fleet"),        "--backoff", "0.2",    "--"};
-  const std::vector<std::string> mpirun = Mpirun(ranks);
+  const std::vector<std::string> mpirun = FleetMpirun(ranks);
   command.insert(command.end(), mpirun.begin(), mpirun.end());
   command.insert(command.end(), {Program("swinfleet-worker"), "--coordinator", address_});
   return command;

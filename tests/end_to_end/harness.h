@@ -26,6 +26,7 @@ struct TestJob {
   int epochs = 4;
   int eval_every_epochs = 2;
   int zero_stage = 1;
+  int embed_dim = 16;
   // 0: all of the fleet.
   int ranks = 0;
   int checkpoint_every = 10;
@@ -59,6 +60,8 @@ class EndToEndTest : public testing::Test {
   // The command that trains a job file without a coordinator; one rank needs no mpirun.
   static std::vector<std::string> LocalCommand(const std::string& job_file, int ranks);
   static std::vector<std::string> Mpirun(int ranks);
+  // The same for a fleet; here its ranks are on this machine.
+  virtual std::vector<std::string> FleetMpirun(int ranks) const { return Mpirun(ranks); }
   // Trains the job to its end, which has to be a success.
   void TrainLocally(const TestJob& job, int ranks);
   // The exported weights of a run, all bytes of the file.
@@ -95,6 +98,8 @@ class EndToEndTest : public testing::Test {
 
   ProcessTree processes_;
   std::string folder_;
+  // Where coordinators listen.
+  std::string listen_host_ = "127.0.0.1";
 
  private:
   void Show() const;

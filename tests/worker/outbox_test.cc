@@ -33,6 +33,7 @@ std::string Drain(Outbox* outbox, Time now) {
              : message.has_log()       ? 'l'
              : message.has_progress()  ? 'p'
              : message.has_ended()     ? 'e'
+             : message.has_stuck()     ? 's'
              : message.has_heartbeat() ? 'h'
                                        : '?';
   }
@@ -75,6 +76,34 @@ TEST(Outbox, EverythingOfAnAttemptComesBeforeItsEnd) {
   outbox.SetCheckpoint("/c", 5);
   outbox.EndAttempt(EndOf("j", 1));
   EXPECT_EQ(Drain(&outbox, kStart), "clpeh");
+}
+
+// Of the last words of a rank the first is that it is stuck: the process is about to end.
+TEST(Outbox, AStuckRankSaysSoFirst) {
+  Outbox outbox = MakeOutbox();
+  outbox.OnWelcome(60);
+  outbox.BeginAttempt("j", 4);
+  outbox.SetOwnWork(12.5, 10);
+  WorkerMessage message;
+  ASSERT_TRUE(outbox.Next(kStart, &message));
+  EXPECT_EQ(message.heartbeat().own_seconds(), 12.5);
+  EXPECT_EQ(message.heartbeat().own_steps(), 10u);
+  Drain(&outbox, kStart);
+  outbox.logs().Append("ERROR", "stuck", 1);
+  outbox.SetProgress(Progress());
+  StuckReport report;
+  report.set_collective("reduce-scatter head");
+  outbox.SetStuck(report);
+  EXPECT_FALSE(outbox.AllOut());
+  ASSERT_TRUE(outbox.Next(kStart, &message));
+  EXPECT_EQ(message.stuck().job_id(), "j");
+  EXPECT_EQ(message.stuck().attempt(), 4u);
+  EXPECT_EQ(message.stuck().collective(), "reduce-scatter head");
+  // The connection broke: it may not have arrived.
+  outbox.OnDisconnected();
+  outbox.OnWelcome(60);
+  EXPECT_EQ(Drain(&outbox, kStart), "slph");
+  EXPECT_TRUE(outbox.AllOut());
 }
 
 TEST(Outbox, AnEndIsRepeatedUntilItIsAcknowledged) {

@@ -1,0 +1,144 @@
+#include "worker/watchdog.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "worker/print_reporter.h"
+
+namespace swinfleet {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+using namespace std::chrono_literals;
+
+// Where a rank is, and how it came there.
+class StillCommunicator : public Communicator {
+ public:
+  explicit StillCommunicator(bool in_progress) : in_progress_(in_progress) {}
+  int rank() const override { return 3; }
+  int size() const override { return 4; }
+  std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<float>, const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t>, const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> AllReduce(std::span<float>, const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t>,
+                                                      const std::string&) override {
+    return nullptr;
+  }
+  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t>,
+                                                  const std::string&) override {
+    return nullptr;
+  }
+  void AllReduceSum(std::span<double>, const std::string&) override {}
+  void AllGather(std::span<const double>, std::span<double>, const std::string&) override {}
+  std::vector<std::string> AllGatherText(const std::string&, const std::string&) override {
+    return {};
+  }
+  void Barrier(const std::string&) override {}
+  CollectivePosition position() const override { return {17, "reduce-scatter head", in_progress_}; }
+  std::vector<CollectiveRecord> recent() const override {
+    return {{16, "all-reduce", "losses and flags", 72, 1.5, 2.5, 3.5},
+            {17, "reduce-scatter", "reduce-scatter head", 4096, 4.5, 5.5, 0}};
+  }
+  double wait_seconds() const override { return 0; }
+  uint64_t bytes_sent() const override { return 0; }
+
+ private:
+  const bool in_progress_;
+};
+
+class WatchdogTest : public testing::Test {
+ protected:
+  WatchdogTest() {
+    std::string pattern = (fs::temp_directory_path() / "swinfleet-watchdog-XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    options_.run_dir = folder_ + "/run";
+    options_.attempt = 2;
+    options_.rank = 3;
+    options_.deadlines = {.median_steps = 0, .least = 0.3, .patient = 0.3};
+    options_.on_stuck = [this](const StuckNews& news) { stuck_.set_value(news); };
+  }
+  ~WatchdogTest() override { fs::remove_all(folder_); }
+  json Flight() const {
+    std::ifstream file(FlightPath(options_.run_dir, 2, 3));
+    return json::parse(file, nullptr, /*allow_exceptions=*/false);
+  }
+
+  std::string folder_;
+  WatchdogOptions options_;
+  PrintReporter reporter_;
+  std::promise<StuckNews> stuck_;
+};
+
+TEST_F(WatchdogTest, AStuckRankSavesItsFlightRecorderAndSaysWhereItIs) {
+  StillCommunicator communicator(/*in_progress=*/true);
+  Watchdog watchdog(options_, &reporter_);
+  watchdog.SetCommunicator(&communicator);
+  watchdog.SetPhase(Phase::kTrain);
+  watchdog.SetStep(41);
+  const StuckNews news = stuck_.get_future().get();
+  watchdog.SetCommunicator(nullptr);
+  EXPECT_EQ(news.position.sequence, 17u);
+  EXPECT_EQ(news.step, 41);
+  EXPECT_THAT(news.text, HasSubstr("rank 3 has waited"));
+  EXPECT_THAT(news.text, HasSubstr("in collective 17, reduce-scatter head, at step 41 (train): the "
+                                   "deadline is 0.3 s"));
+  EXPECT_EQ(news.flight_recorder, folder_ + "/run/flight/attempt-002/rank-00003.json");
+  const json flight = Flight();
+  ASSERT_FALSE(flight.is_discarded());
+  EXPECT_EQ(flight.at("rank"), 3);
+  EXPECT_EQ(flight.at("step"), 41);
+  EXPECT_EQ(flight.at("phase"), "train");
+  EXPECT_EQ(flight.at("collectives"),
+            json::parse(R"([{"sequence": 16, "operation": "all-reduce", "unit": "losses and flags",
+                             "bytes": 72, "posted": 1.5, "start": 2.5, "end": 3.5},
+                            {"sequence": 17, "operation": "reduce-scatter", "unit": "head",
+                             "bytes": 4096, "posted": 4.5, "start": 5.5, "end": 0.0}])"));
+}
+
+// The others never come: there is no communicator yet.
+TEST_F(WatchdogTest, FormingTheGroupCountsAsACollective) {
+  const Watchdog watchdog(options_, &reporter_);
+  EXPECT_THAT(stuck_.get_future().get().text, HasSubstr("forming the group"));
+}
+
+TEST_F(WatchdogTest, AFolderThatCannotBeWrittenKeepsNobody) {
+  std::ofstream(folder_ + "/run") << "a file";
+  const Watchdog watchdog(options_, &reporter_);
+  EXPECT_EQ(stuck_.get_future().get().flight_recorder, "");
+}
+
+// A rank that another one has ended, by giving up first, has its part to tell.
+TEST_F(WatchdogTest, ARankThatIsToldToLeaveWhileNothingMovesSavesItToo) {
+  StillCommunicator communicator(/*in_progress=*/false);
+  Watchdog watchdog(options_, &reporter_);
+  watchdog.SetCommunicator(&communicator);
+  reporter_.Cancel();
+  while (!fs::exists(FlightPath(options_.run_dir, 2, 3))) std::this_thread::sleep_for(1ms);
+  watchdog.SetCommunicator(nullptr);
+  EXPECT_THAT(Flight().at("why").get<std::string>(), HasSubstr("told to leave"));
+  EXPECT_EQ(Flight().at("in_collective"), false);
+  EXPECT_EQ(stuck_.get_future().wait_for(0s), std::future_status::timeout);
+}
+
+}  // namespace
+}  // namespace swinfleet
