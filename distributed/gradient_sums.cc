@@ -128,7 +128,7 @@ class SplitSums : public Base {
       : Base(setting),
         leaves_(OwnLeaves(Accumulation::kSplit)),
         rounds_(ShardLayout::Rounds(setting.communicator->size(), setting.micro_batches)) {
-    CHECK_EQ(setting.stage, 1) << "split accumulation at a stage that keeps whole gradients";
+    CHECK_GE(setting.stage, 1) << "split accumulation at a stage that keeps whole gradients";
     for (TensorView& scratch : scratch_)
       scratch = memory->gradients.Allocate({LargestPaddedSize()});
     const int levels = std::bit_width(static_cast<uint64_t>(rounds_) + 1) - 1;

@@ -44,8 +44,8 @@ class GradientSums {
 
   // The reduced gradient, float32 or bfloat16, (shard).
   virtual TensorView OwnShard(int unit) const = 0;
-  // The reduced gradient that this rank updates with, float32: (padded) at stage 0, (shard) at
-  // stage 1. Valid until the next call.
+  // The reduced gradient that this rank updates with, float32: (padded) at stage 0, (shard)
+  // above. Valid until the next call.
   virtual TensorView Reduced(int unit) = 0;
 
   // Float32 memory that is free between steps: for one unit at a time, (padded), ...

@@ -110,7 +110,9 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       context(context),
       layout(table, communicator->size()),
       units(table.units().size()) {
-  CHECK(options.stage == 0 || options.stage == 1) << "ZeRO stage " << options.stage;
+  CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
+  CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
+      << "whole gradients at ZeRO stage " << options.stage;
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   dry = memory->parameters.device() == Device::kDryRun;
   const int rank = communicator->rank();

@@ -22,6 +22,7 @@ namespace swinfleet {
 struct ZeroOptions {
   // 0: gradients are all-reduced and every rank keeps the optimizer state of everything.
   // 1: gradients are reduce-scattered, a rank updates its shard, and parameters are all-gathered.
+  // 2: the same, and of gradients too a rank keeps its shard alone.
   int stage = 1;
   OptimizerConfig optimizer;
   // One a parameter.
@@ -31,7 +32,7 @@ struct ZeroOptions {
   int64_t micro_batches = 1;
   // Of the weights: float32, bfloat16 or float16.
   DType dtype = DType::kF32;
-  // Split accumulation needs stage 1.
+  // Split accumulation needs stage 1 or more, and stage 2 needs it: the sums of both are the same.
   Accumulation accumulation = Accumulation::kPlain;
 };
 
@@ -58,8 +59,9 @@ struct GradientNorm {
 // all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
 // masters, so that they don't depend on the dtype.
 //
-// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much), with M
-// micro-batches of which a rank has L, R = ceil(M / P), and the largest unit of U elements:
+// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
+// is split alone), with M micro-batches of which a rank has L, R = ceil(M / P), and the largest
+// unit of U elements:
 //
 //   form           bytes of gradients                  bytes of them that a rank sends in a step
 //   plain          4 N (floor(log2 L) + 1)             4 N (P - 1) / P
@@ -109,7 +111,7 @@ class ZeroEngine : public ParameterAccess {
   std::string FirstNonfiniteWeight();
 
   // Between FinishReduction and Update: the unit's reduced gradient as this rank updates with it,
-  // float32, (padded) at stage 0 and this rank's shard at stage 1. Valid until the next call.
+  // float32, (padded) at stage 0 and this rank's shard above. Valid until the next call.
   TensorView ReducedGradient(int unit);
 
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the

@@ -51,7 +51,7 @@ TEST_F(ParityTest, RanksAndZeroStagesGiveTheSameBits) {
   ASSERT_FALSE(HasFatalFailure());
   EXPECT_FALSE(Weights(different) == weights);
 
-  for (const int zero_stage : {0, 1}) {
+  for (const int zero_stage : {0, 1, 2}) {
     for (const int ranks : {1, 2, 4}) {
       if (ranks == 1 && zero_stage == job.zero_stage) continue;
       TestJob other = job;
