@@ -34,8 +34,8 @@ class GradientSums {
  public:
   virtual ~GradientSums() = default;
 
-  // Where the unit's gradient of this rank's leaf number `leaf` is to be added up: float32,
-  // (padded), zero.
+  // Where the unit's gradient of this rank's leaf number `leaf`, or of a round in which it has
+  // none, is to be added up: float32, (padded), zero.
   virtual TensorView Open(int unit, int64_t leaf) = 0;
   // That gradient is complete. Starts the unit's exchange with the other ranks when it's due.
   virtual void Close(int unit, int64_t leaf) = 0;

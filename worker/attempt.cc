@@ -165,7 +165,7 @@ class Attempt {
   // Since the last line of progress.
   double step_seconds_ = 0;
   int64_t counted_steps_ = 0;
-  double comm_wait_before_ = 0;
+  double exposed_seconds_ = 0;
   double input_wait_before_ = 0;
 };
 
@@ -545,11 +545,11 @@ void Attempt::Report() {
     const double steps = static_cast<double>(counted_steps_);
     progress_.images_per_second = steps * static_cast<double>(config_.train.global_batch) / seconds;
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * seconds / steps;
-    progress_.exposed_communication =
-        std::min(1.0, (communicator_->wait_seconds() - comm_wait_before_) / seconds);
+    progress_.exposed_communication = std::min(1.0, exposed_seconds_ / seconds);
+    progress_.exposed_communication_seconds = exposed_seconds_ / steps;
     progress_.input_wait = std::min(1.0, (loader_->wait_seconds() - input_wait_before_) / seconds);
   }
-  comm_wait_before_ = communicator_->wait_seconds();
+  exposed_seconds_ = 0;
   input_wait_before_ = loader_->wait_seconds();
   step_seconds_ = 0;
   counted_steps_ = 0;
@@ -606,6 +606,7 @@ Outcome Attempt::TrainToTheEnd() {
       });
     }
     step_seconds_ += SecondsSince(begin);
+    exposed_seconds_ += result.exposed_seconds;
     ++counted_steps_;
     Account(result);
 

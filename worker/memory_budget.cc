@@ -511,6 +511,18 @@ Changed WithAccumulation(Changed changed, Accumulation form) {
   return changed;
 }
 
+// The stage that holds least, with the form that it has.
+Changed WithAllShards(Changed changed) {
+  std::string phrase = "parallel.zero_stage " + std::to_string(kMostZeroStage);
+  changed.config.parallel.zero_stage = kMostZeroStage;
+  if (changed.config.train.accumulation != Accumulation::kSplit) {
+    changed.config.train.accumulation = Accumulation::kSplit;
+    phrase += " with train.accumulation split";
+  }
+  changed.Add(phrase);
+  return changed;
+}
+
 Changed WithBf16(Changed changed) {
   std::string phrase = "train.dtype bf16";
   changed.config.train.dtype = DType::kBF16;
@@ -526,12 +538,15 @@ Changed WithBf16(Changed changed) {
 // rounds sums alone, then each of these in 16 bits.
 std::vector<Changed> Forms(const Changed& own) {
   std::vector<Changed> forms = {own};
+  const JobConfig& job = own.config;
   // Above stage 1 there is one form.
-  const bool choice = own.config.parallel.zero_stage < 2;
-  for (const Accumulation form : {Accumulation::kSplit, Accumulation::kLowPrecision}) {
-    if (choice && form != own.config.train.accumulation) {
-      forms.push_back(WithAccumulation(own, form));
-    }
+  const bool choice = job.parallel.zero_stage < 2;
+  if (choice && job.train.accumulation != Accumulation::kSplit) {
+    forms.push_back(WithAccumulation(own, Accumulation::kSplit));
+  }
+  if (job.parallel.zero_stage < kMostZeroStage) forms.push_back(WithAllShards(own));
+  if (choice && job.train.accumulation != Accumulation::kLowPrecision) {
+    forms.push_back(WithAccumulation(own, Accumulation::kLowPrecision));
   }
   const size_t alone = forms.size();
   for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {

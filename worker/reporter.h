@@ -32,8 +32,9 @@ struct TrainingProgress {
   int64_t skipped_steps = 0;
   // How often in training another picture stood for one that couldn't be decoded.
   int64_t replaced_pictures = 0;
-  // Shares of the time since the last line, 0..1.
+  // Of the steps since the last line: shares of their time, 0..1, and seconds of each.
   double exposed_communication = 0;
+  double exposed_communication_seconds = 0;
   double input_wait = 0;
 };
 

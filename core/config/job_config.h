@@ -261,7 +261,7 @@ struct TrainConfig {
 };
 
 // The highest stage of ZeRO that there is.
-inline constexpr int kMostZeroStage = 2;
+inline constexpr int kMostZeroStage = 3;
 
 struct ParallelConfig {
   // 0 means all ranks of the fleet.

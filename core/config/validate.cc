@@ -171,7 +171,7 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   errors.CheckRange("parallel.ranks", parallel.ranks, 0, kMaxRanks);
   errors.CheckRange("parallel.threads_per_rank", parallel.threads_per_rank, 1, 1024);
   if (parallel.zero_stage < 0 || parallel.zero_stage > kMostZeroStage) {
-    errors.Add("parallel.zero_stage is ", parallel.zero_stage, "; use 0, 1 or 2");
+    errors.Add("parallel.zero_stage is ", parallel.zero_stage, "; use 0, 1, 2 or 3");
   }
   if (parallel.zero_stage == 0 && job.train.accumulation == Accumulation::kSplit) {
     errors.Add(

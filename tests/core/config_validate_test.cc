@@ -67,7 +67,7 @@ TEST(ValidateJob, CollectsAllErrorsAtOnce) {
   EXPECT_THAT(errors, Contains(HasSubstr("data.path")));
   EXPECT_THAT(errors, Contains(HasSubstr("model.num_heads of stage 1 is 3")));
   EXPECT_THAT(errors, Contains(HasSubstr("train.optimizer.learning_rate")));
-  EXPECT_THAT(errors, Contains(HasSubstr("parallel.zero_stage is 4; use 0, 1")));
+  EXPECT_THAT(errors, Contains(HasSubstr("parallel.zero_stage is 4; use 0, 1, 2 or 3")));
 }
 
 // Maps that windows do not divide are padded.
@@ -280,7 +280,7 @@ TEST(ValidateJob, SplitAccumulationNeedsShards) {
   const std::vector<std::string> errors = ValidateJob(job, 2);
   ASSERT_EQ(errors.size(), 1u);
   EXPECT_THAT(errors[0], HasSubstr("use zero_stage 1"));
-  for (const int stage : {1, 2}) {
+  for (const int stage : {1, 2, 3}) {
     job.parallel.zero_stage = stage;
     EXPECT_TRUE(ValidateJob(job, 2).empty());
   }
@@ -290,7 +290,7 @@ TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
   JobConfig job = GoodJob();
   for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {
     job.train.accumulation = form;
-    for (const int stage : {2}) {
+    for (const int stage : {2, 3}) {
       job.parallel.zero_stage = stage;
       EXPECT_THAT(ValidateJob(job, 2),
                   ElementsAre(HasSubstr("leave train.accumulation out, which then means split")));

@@ -53,7 +53,7 @@ TEST_P(EngineOverRanks, GivesTheBitsOfOneProcess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stages, EngineOverRanks,
-                         testing::Combine(testing::Values(0, 1, 2),
+                         testing::Combine(testing::Values(0, 1, 2, 3),
                                           testing::Values(OptimizerConfig::Kind::kAdamW,
                                                           OptimizerConfig::Kind::kSgd),
                                           testing::Values(0.0, 1.0)));
@@ -88,7 +88,7 @@ std::vector<FormCase> AllForms() {
     for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {
       for (const int stage : {0, 1}) cases.push_back({stage, dtype, form});
     }
-    for (const int stage : {1, 2}) cases.push_back({stage, dtype, Accumulation::kSplit});
+    for (const int stage : {1, 2, 3}) cases.push_back({stage, dtype, Accumulation::kSplit});
   }
   return cases;
 }
@@ -132,10 +132,11 @@ INSTANTIATE_TEST_SUITE_P(All, FormsOverRanks, testing::ValuesIn(AllForms()),
 TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   const auto self = MakeSelfCommunicator();
   const int64_t leaves = TestWorld().size() + 1;
-  for (const Accumulation form :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+  for (const FormCase& c : AllForms()) {
+    if (c.dtype != DType::kF32) continue;
+    const Accumulation form = c.form;
     FakeTraining alone(self.get(), {.leaves = leaves});
-    FakeTraining together(&TestWorld(), {.leaves = leaves, .accumulation = form});
+    FakeTraining together(&TestWorld(), {.stage = c.stage, .leaves = leaves, .accumulation = form});
     for (int step = 0; step < 2; ++step) {
       const double norm = alone.Step().norm;
       const double tolerance = form == Accumulation::kLowPrecision ? 1e-3 : 1e-6;

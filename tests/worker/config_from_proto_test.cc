@@ -409,7 +409,7 @@ TEST(ConfigFromProto, PretrainingNeedsAMethod) {
 }
 
 TEST(ConfigFromProto, AStageThatFreesGradientsSumsThemSplit) {
-  for (const int stage : {0, 1, 2}) {
+  for (const int stage : {0, 1, 2, 3}) {
     JobSpec spec = SmallJob();
     spec.mutable_parallel()->set_zero_stage(stage);
     JobConfig config;
