@@ -126,9 +126,8 @@ class SplitSums : public Base {
  public:
   SplitSums(const GradientSetting& setting, MemoryClasses* memory)
       : Base(setting),
-        leaves_(OwnLeaves(Accumulation::kSplit)),
         rounds_(ShardLayout::Rounds(setting.communicator->size(), setting.micro_batches)) {
-    CHECK_EQ(setting.stage, 1) << "split accumulation at a stage that keeps whole gradients";
+    CHECK_GE(setting.stage, 1) << "split accumulation at a stage that keeps whole gradients";
     for (TensorView& scratch : scratch_)
       scratch = memory->gradients.Allocate({LargestPaddedSize()});
     const int levels = std::bit_width(static_cast<uint64_t>(rounds_) + 1) - 1;
@@ -138,11 +137,9 @@ class SplitSums : public Base {
         stack.push_back(memory->gradients.Allocate({ShardSize(static_cast<int>(u))}));
       }
     }
-    order_.reserve(units());
   }
 
   TensorView Open(int unit, int64_t leaf) override {
-    if (leaf == 0 && order_.size() == units()) order_.clear();
     Land(next_);
     const TensorView gradient = scratch_[next_].Rows(0, PaddedSize(unit));
     Zero(gradient);
@@ -150,7 +147,6 @@ class SplitSums : public Base {
   }
 
   void Close(int unit, int64_t leaf) override {
-    if (leaf == 0) order_.push_back(unit);
     const TensorView gradient = scratch_[next_].Rows(0, PaddedSize(unit));
     flights_[next_] = {
         .unit = unit,
@@ -160,14 +156,6 @@ class SplitSums : public Base {
   }
 
   void Finish() override {
-    CHECK_EQ(order_.size(), units()) << "units without a gradient";
-    // A rank without a leaf in the last round gives zeros, in the order of the others.
-    for (int64_t round = leaves_; round < rounds_; ++round) {
-      for (const int unit : order_) {
-        Open(unit, round);
-        Close(unit, round);
-      }
-    }
     Land(next_);
     Land(1 - next_);
   }
@@ -205,14 +193,11 @@ class SplitSums : public Base {
     for (; waiting > 1; --waiting) Add(sums[waiting - 1], sums[waiting - 2]);
   }
 
-  const int64_t leaves_;
   const int64_t rounds_;
   std::array<TensorView, 2> scratch_;  // (largest padded) each
   std::array<Flight, 2> flights_;
   int next_ = 0;
   std::vector<std::vector<TensorView>> sums_;  // (shard) each
-  // The units as they came in the first leaf.
-  std::vector<int> order_;
 };
 
 // A running sum of each unit and what its rounding left.

@@ -34,8 +34,8 @@ class GradientSums {
  public:
   virtual ~GradientSums() = default;
 
-  // Where the unit's gradient of this rank's leaf number `leaf` is to be added up: float32,
-  // (padded), zero.
+  // Where the unit's gradient of this rank's leaf number `leaf`, or of a round in which it has
+  // none, is to be added up: float32, (padded), zero.
   virtual TensorView Open(int unit, int64_t leaf) = 0;
   // That gradient is complete. Starts the unit's exchange with the other ranks when it's due.
   virtual void Close(int unit, int64_t leaf) = 0;
@@ -44,8 +44,8 @@ class GradientSums {
 
   // The reduced gradient, float32 or bfloat16, (shard).
   virtual TensorView OwnShard(int unit) const = 0;
-  // The reduced gradient that this rank updates with, float32: (padded) at stage 0, (shard) at
-  // stage 1. Valid until the next call.
+  // The reduced gradient that this rank updates with, float32: (padded) at stage 0, (shard)
+  // above. Valid until the next call.
   virtual TensorView Reduced(int unit) = 0;
 
   // Float32 memory that is free between steps: for one unit at a time, (padded), ...

@@ -46,6 +46,14 @@ class ShardLayout {
     return (micro_batches + ranks - 1) / ranks;
   }
 
+  // Passes over the model that a rank takes part in: its leaves, and with split accumulation all
+  // rounds, where it exchanges with ranks that have a leaf in the last one.
+  static int64_t PassesOf(Accumulation accumulation, int rank, int ranks, int64_t micro_batches) {
+    return accumulation == Accumulation::kSplit
+               ? Rounds(ranks, micro_batches)
+               : LeavesOf(accumulation, rank, ranks, micro_batches).count;
+  }
+
   // A rank's part of `leaves` things: [begin, end), contiguous, in rank order.
   static int64_t LeafBegin(int rank, int ranks, int64_t leaves) { return rank * leaves / ranks; }
   static int64_t LeafCount(int rank, int ranks, int64_t leaves) {

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "core/optim/optimizer.h"
+#include "distributed/gathered_units.h"
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
 #include "kernels/error.h"
@@ -28,8 +29,12 @@ TensorView Slice(const TensorView& flat, int64_t begin, int64_t size) {
 struct ZeroEngine::Impl {
   // Everything that belongs to one unit.
   struct UnitState {
-    TensorView values;  // (padded)
-    // Of the elements that this rank updates.
+    // The parameters that this rank keeps: all, or its shard.
+    TensorView values;  // (kept size)
+    int64_t kept_begin = 0;
+    int64_t kept_size = 0;
+    std::vector<ShardLayout::Segment> kept;
+    // Of the elements that this rank updates, which are among those.
     OptimizerState optimizer;  // (owned size) each
     int64_t owned_begin = 0;
     int64_t owned_size = 0;
@@ -39,6 +44,8 @@ struct ZeroEngine::Impl {
     int64_t first_chunk = 0;
     // This leaf's gradient is complete.
     bool ready = false;
+    // Of the exchange of new parameters, until somebody waits for it.
+    std::unique_ptr<CollectiveHandle> published;
     std::string name;
     std::string publish_name;
   };
@@ -46,7 +53,8 @@ struct ZeroEngine::Impl {
   Impl(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
        MemoryClasses* memory, Context* context);
 
-  void AllocateUnit(UnitState& unit, int64_t padded, MemoryClasses* memory);
+  void PlaceUnit(int index);
+  void AllocateUnit(UnitState& unit, MemoryClasses* memory);
   void AllocateSums(MemoryClasses* memory);
   // All bits zero, which is zero in every dtype; sizes are whole chunks.
   void Zero(const TensorView& view) {
@@ -61,7 +69,27 @@ struct ZeroEngine::Impl {
   std::string FirstNonfinite(
       const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
       const std::string& name);
-  void UpdateUnit(int index, std::span<const double> rates, int64_t update, float grad_scale);
+  // What an update of a unit works on: of the elements that this rank updates, all alike.
+  struct OwnedPart {
+    TensorView weights;        // (owned size)
+    TensorView gradient;       // (owned size)
+    OptimizerState optimizer;  // (owned size) each
+  };
+  // One optimizer step on them.
+  void UpdateOwned(const UnitState& unit, const OwnedPart& owned, std::span<const double> rates,
+                   int64_t update, float grad_scale);
+  // Those of the unit's parameters that this rank updates.
+  TensorView OwnedValues(const UnitState& unit) const {
+    return Slice(unit.values, unit.owned_begin - unit.kept_begin, unit.owned_size);
+  }
+  // Waits until a unit's new parameters are all there.
+  static void WaitForParameters(UnitState* unit) {
+    if (unit->published == nullptr) return;
+    unit->published->Wait();
+    unit->published.reset();
+  }
+  // Parameters are about to be written.
+  void BeforeWriting();
   // The states of the configured optimizer and the prefix of their tensors' names.
   std::vector<std::pair<std::string, TensorView>> States(const UnitState& unit) const;
   // Elements [begin, begin + size) of its unit among those that this rank updates.
@@ -72,12 +100,14 @@ struct ZeroEngine::Impl {
   // The masters of a segment that this rank saves; `staging` holds the unit's shard of them.
   std::span<const float> Masters(UnitState& unit, const ShardLayout::Segment& segment,
                                  const TensorView& staging);
-  // Sets elements [begin, begin + masters.size()) of a parameter.
+  // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
   void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
   // The tensor is there with this shape; throws Error.
   void CheckTensor(const CheckpointReader& reader, const std::string& tensor,
                    const Shape& shape) const;
-  void LoadParameter(const CheckpointReader& reader, int parameter, std::span<float> buffer);
+  // The part of a parameter that this rank keeps.
+  void LoadParameter(const CheckpointReader& reader, const ShardLayout::Segment& segment,
+                     std::span<float> buffer);
 
   const ParameterTable& table;
   Communicator* communicator;
@@ -87,8 +117,10 @@ struct ZeroEngine::Impl {
   bool dry = false;
   std::vector<UnitState> units;
   std::unique_ptr<GradientSums> sums;
+  // At stage 3 on several ranks.
+  std::unique_ptr<GatheredUnits> gathered;
   // Of this rank in a step.
-  int64_t leaves = 0;
+  int64_t passes = 0;
   // The present leaf; -1 before the first of a step.
   int64_t leaf = -1;
   // The unit whose gradient is in use, and where it is; -1: none.
@@ -110,12 +142,13 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       context(context),
       layout(table, communicator->size()),
       units(table.units().size()) {
-  CHECK(options.stage == 0 || options.stage == 1) << "ZeRO stage " << options.stage;
+  CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
+  CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
+      << "whole gradients at ZeRO stage " << options.stage;
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   dry = memory->parameters.device() == Device::kDryRun;
-  const int rank = communicator->rank();
-  leaves = ShardLayout::LeavesOf(options.accumulation, rank, layout.ranks(), options.micro_batches)
-               .count;
+  passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
+                                 options.micro_batches);
   sums = MakeGradientSums(options.accumulation,
                           {.table = &table,
                            .layout = &layout,
@@ -125,25 +158,44 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
                            .micro_batches = options.micro_batches},
                           memory);
   for (size_t u = 0; u < units.size(); ++u) {
-    UnitState& unit = units[u];
-    const int index = static_cast<int>(u);
-    const bool everything = options.stage == 0;
-    unit.owned_begin = everything ? 0 : layout.ShardBegin(index, rank);
-    unit.owned_size = everything ? layout.PaddedSize(index) : layout.ShardSize(index);
-    unit.saved = layout.ShardSegments(index, rank);
-    unit.updated = everything ? layout.UnitSegments(index) : unit.saved;
-    unit.first_chunk = own_chunks;
-    unit.name = table.units()[u].name;
-    unit.publish_name = "all-gather " + unit.name;
-    own_chunks += layout.ShardSize(index) / kNormChunk;
-    AllocateUnit(unit, layout.PaddedSize(index), memory);
+    PlaceUnit(static_cast<int>(u));
+    AllocateUnit(units[u], memory);
+  }
+  if (options.stage == 3 && layout.ranks() > 1) {
+    std::vector<TensorView> shards;
+    for (const UnitState& unit : units) shards.push_back(unit.values);
+    gathered = std::make_unique<GatheredUnits>(table, layout, std::move(shards), communicator,
+                                               context, &memory->parameters);
   }
   AllocateSums(memory);
 }
 
-void ZeroEngine::Impl::AllocateUnit(UnitState& unit, int64_t padded, MemoryClasses* memory) {
+void ZeroEngine::Impl::PlaceUnit(int index) {
+  UnitState& unit = units[index];
+  const int rank = communicator->rank();
+  unit.name = table.units()[index].name;
+  unit.publish_name = "all-gather " + unit.name;
+  unit.saved = layout.ShardSegments(index, rank);
+  unit.owned_begin = unit.kept_begin = layout.ShardBegin(index, rank);
+  unit.owned_size = unit.kept_size = layout.ShardSize(index);
+  unit.updated = unit.kept = unit.saved;
+  if (options.stage < 3) {
+    unit.kept_begin = 0;
+    unit.kept_size = layout.PaddedSize(index);
+    unit.kept = layout.UnitSegments(index);
+  }
+  if (options.stage == 0) {
+    unit.owned_begin = 0;
+    unit.owned_size = unit.kept_size;
+    unit.updated = unit.kept;
+  }
+  unit.first_chunk = own_chunks;
+  own_chunks += layout.ShardSize(index) / kNormChunk;
+}
+
+void ZeroEngine::Impl::AllocateUnit(UnitState& unit, MemoryClasses* memory) {
   const Shape owned{unit.owned_size};
-  unit.values = memory->parameters.Allocate({padded}, options.dtype);
+  unit.values = memory->parameters.Allocate({unit.kept_size}, options.dtype);
   Zero(unit.values);
   unit.optimizer.first = memory->optimizer.Allocate(owned);
   Zero(unit.optimizer.first);
@@ -212,21 +264,24 @@ std::string ZeroEngine::Impl::FirstNonfinite(
   return table.parameters()[static_cast<int>(least)].name;
 }
 
-void ZeroEngine::Impl::UpdateUnit(int index, std::span<const double> rates, int64_t update,
-                                  float grad_scale) {
-  UnitState& unit = units[index];
-  const TensorView gradient = sums->Reduced(index);
+void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned,
+                                   std::span<const double> rates, int64_t update,
+                                   float grad_scale) {
   for (const ShardLayout::Segment& segment : unit.updated) {
-    const auto part = [&](const TensorView& owned) {
-      return owned.empty() ? owned : OfOwned(unit, owned, segment.unit_begin, segment.size);
+    const auto part = [&](const TensorView& all) {
+      return all.empty() ? all : OfOwned(unit, all, segment.unit_begin, segment.size);
     };
-    const OptimizerState state = {.first = part(unit.optimizer.first),
-                                  .second = part(unit.optimizer.second),
-                                  .master = part(unit.optimizer.master)};
+    const OptimizerState state = {.first = part(owned.optimizer.first),
+                                  .second = part(owned.optimizer.second),
+                                  .master = part(owned.optimizer.master)};
     UpdateSegment(options.optimizer, options.hypers[segment.parameter], rates[segment.parameter],
-                  update, grad_scale, Slice(unit.values, segment.unit_begin, segment.size),
-                  part(gradient), state, *context);
+                  update, grad_scale, part(owned.weights), part(owned.gradient), state, *context);
   }
+}
+
+void ZeroEngine::Impl::BeforeWriting() {
+  for (UnitState& unit : units) WaitForParameters(&unit);
+  if (gathered != nullptr) gathered->Forget();
 }
 
 std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
@@ -240,7 +295,7 @@ std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
 std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
                                                  const ShardLayout::Segment& segment,
                                                  const TensorView& staging) {
-  const TensorView values = Slice(unit.values, segment.unit_begin, segment.size);
+  const TensorView values = OfOwned(unit, OwnedValues(unit), segment.unit_begin, segment.size);
   const auto size = static_cast<size_t>(segment.size);
   if (options.dtype == DType::kF32) return {values.f32(), size};
   const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
@@ -255,18 +310,23 @@ std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
   const ParameterInfo& info = table.parameters()[parameter];
   UnitState& unit = units[info.unit];
-  const int64_t at = info.offset + begin;
-  const auto size = static_cast<int64_t>(masters.size());
-  if (!RoundWeights(masters, Slice(unit.values, at, size))) {
+  const int64_t at = info.offset + begin, end = at + static_cast<int64_t>(masters.size());
+  // Those among [first, first + size) of the unit.
+  const auto within = [&](int64_t first, int64_t size, const auto& set) {
+    const int64_t from = std::max(at, first), to = std::min(end, first + size);
+    if (from < to) set(masters.subspan(from - at, to - from), from);
+  };
+  within(unit.kept_begin, unit.kept_size, [&](std::span<const float> kept, int64_t from) {
+    const auto size = static_cast<int64_t>(kept.size());
+    if (RoundWeights(kept, Slice(unit.values, from - unit.kept_begin, size))) return;
     throw Error("parameter " + info.name + " holds a weight that " + NameOf(options.dtype) +
                 " can't: use train.dtype bf16 or fp32");
-  }
+  });
   if (options.dtype == DType::kF32) return;
-  const int64_t first = std::max(at, unit.owned_begin);
-  const int64_t last = std::min(at + size, unit.owned_begin + unit.owned_size);
-  if (first >= last) return;
-  KeepMasters(masters.subspan(first - at, last - first),
-              OfOwned(unit, unit.optimizer.master, first, last - first));
+  within(unit.owned_begin, unit.owned_size, [&](std::span<const float> owned, int64_t from) {
+    KeepMasters(owned,
+                OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())));
+  });
 }
 
 void ZeroEngine::Impl::CheckTensor(const CheckpointReader& reader, const std::string& tensor,
@@ -282,15 +342,15 @@ void ZeroEngine::Impl::CheckTensor(const CheckpointReader& reader, const std::st
   }
 }
 
-void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader, int parameter,
-                                     std::span<float> buffer) {
-  const ParameterInfo& info = table.parameters()[parameter];
+void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader,
+                                     const ShardLayout::Segment& segment, std::span<float> buffer) {
+  const ParameterInfo& info = table.parameters()[segment.parameter];
   const std::string tensor = "param/" + info.name;
   CheckTensor(reader, tensor, info.shape);
-  for (int64_t begin = 0; begin < info.size(); begin += kReadChunk) {
-    const std::span<float> part = buffer.first(std::min(kReadChunk, info.size() - begin));
-    reader.Read(tensor, begin, part);
-    SetWeights(parameter, begin, part);
+  for (int64_t done = 0; done < segment.size; done += kReadChunk) {
+    const std::span<float> part = buffer.first(std::min(kReadChunk, segment.size - done));
+    reader.Read(tensor, segment.parameter_begin + done, part);
+    SetWeights(segment.parameter, segment.parameter_begin + done, part);
   }
 }
 
@@ -312,6 +372,7 @@ ZeroEngine::~ZeroEngine() = default;
 void ZeroEngine::Initialize(uint64_t seed) {
   if (impl_->dry) return;
   impl_->reduced = false;
+  impl_->BeforeWriting();
   for (size_t u = 0; u < impl_->units.size(); ++u) {
     Impl::UnitState& unit = impl_->units[u];
     const int index = static_cast<int>(u);
@@ -326,9 +387,15 @@ void ZeroEngine::Initialize(uint64_t seed) {
   }
 }
 
-TensorView ZeroEngine::Acquire(int unit) { return impl_->units[unit].values; }
+TensorView ZeroEngine::Acquire(int unit) {
+  if (impl_->gathered != nullptr) return impl_->gathered->Acquire(unit);
+  Impl::WaitForParameters(&impl_->units[unit]);
+  return impl_->units[unit].values;
+}
 
-void ZeroEngine::Release(int unit) {}
+void ZeroEngine::Release(int unit) {
+  if (impl_->gathered != nullptr) impl_->gathered->Release(unit);
+}
 
 TensorView ZeroEngine::Gradient(int unit) {
   Impl::UnitState& state = impl_->units[unit];
@@ -360,7 +427,7 @@ void ZeroEngine::BeginStep() {
 
 void ZeroEngine::BeginMicroBatch(int64_t leaf) {
   CHECK_EQ(leaf, impl_->leaf + 1) << "micro-batches come in order";
-  CHECK_LT(leaf, impl_->leaves);
+  CHECK_LT(leaf, impl_->passes);
   for (Impl::UnitState& unit : impl_->units) {
     CHECK(leaf == 0 || unit.ready) << unit.name << ": no gradient of leaf " << leaf - 1;
     unit.ready = false;
@@ -369,7 +436,7 @@ void ZeroEngine::BeginMicroBatch(int64_t leaf) {
 }
 
 GradientNorm ZeroEngine::FinishReduction() {
-  CHECK_EQ(impl_->leaf + 1, impl_->leaves) << "micro-batches are missing";
+  CHECK_EQ(impl_->leaf + 1, impl_->passes) << "micro-batches are missing";
   for (const Impl::UnitState& unit : impl_->units) {
     CHECK(unit.ready) << unit.name << ": no gradient of the last leaf";
   }
@@ -394,29 +461,35 @@ void ZeroEngine::Update(std::span<const double> rates, int64_t update, float gra
   const ProfileScope profile(*impl_->context, "optimizer");
   CHECK_EQ(rates.size(), impl_->table.parameters().size());
   CHECK(impl_->reduced) << "an update without a reduced gradient";
+  impl_->BeforeWriting();
   for (size_t u = 0; u < impl_->units.size(); ++u) {
-    impl_->UpdateUnit(static_cast<int>(u), rates, update, grad_scale);
+    const Impl::UnitState& unit = impl_->units[u];
+    impl_->UpdateOwned(unit,
+                       {.weights = impl_->OwnedValues(unit),
+                        .gradient = impl_->sums->Reduced(static_cast<int>(u)),
+                        .optimizer = unit.optimizer},
+                       rates, update, grad_scale);
   }
   impl_->reduced = false;
 }
 
 void ZeroEngine::PublishParameters() {
-  if (impl_->options.stage == 0) return;
-  std::vector<std::unique_ptr<CollectiveHandle>> handles;
+  // At stage 3 whoever needs them gathers them.
+  if (impl_->options.stage == 0 || impl_->options.stage == 3) return;
+  Communicator* communicator = impl_->communicator;
   for (Impl::UnitState& unit : impl_->units) {
     const auto size = static_cast<size_t>(unit.values.NumElements());
-    Communicator* communicator = impl_->communicator;
-    handles.push_back(
+    unit.published =
         impl_->options.dtype == DType::kF32
             ? communicator->AllGather(std::span(unit.values.f32(), size), unit.publish_name)
-            : communicator->AllGather(std::span(unit.values.u16(), size), unit.publish_name));
+            : communicator->AllGather(std::span(unit.values.u16(), size), unit.publish_name);
   }
-  for (const auto& handle : handles) handle->Wait();
 }
 
 std::string ZeroEngine::FirstNonfiniteWeight() {
   const auto weights = [&](int unit, const ShardLayout::Segment& segment) {
-    return Slice(impl_->units[unit].values, segment.unit_begin, segment.size);
+    const Impl::UnitState& state = impl_->units[unit];
+    return impl_->OfOwned(state, impl_->OwnedValues(state), segment.unit_begin, segment.size);
   };
   return impl_->FirstNonfinite(weights, "first non-finite weight");
 }
@@ -452,10 +525,11 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
 void ZeroEngine::Load(const CheckpointReader& reader) {
   CHECK(!impl_->dry) << "a dry run has no state";
   std::vector<float> buffer(kReadChunk);
-  for (size_t p = 0; p < impl_->table.parameters().size(); ++p) {
-    impl_->LoadParameter(reader, static_cast<int>(p), buffer);
-  }
+  impl_->BeforeWriting();
   for (Impl::UnitState& unit : impl_->units) {
+    for (const ShardLayout::Segment& segment : unit.kept) {
+      impl_->LoadParameter(reader, segment, buffer);
+    }
     for (const auto& [prefix, owned] : impl_->States(unit)) {
       for (const ShardLayout::Segment& segment : unit.updated) {
         const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
@@ -471,13 +545,15 @@ void ZeroEngine::Load(const CheckpointReader& reader) {
 void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {
   CHECK(!impl_->dry) << "a dry run has no state";
   CHECK_EQ(static_cast<int64_t>(values.size()), impl_->table.parameters()[parameter].size());
+  impl_->BeforeWriting();
   impl_->SetWeights(parameter, 0, values);
 }
 
-void ZeroEngine::GetParameter(int parameter, std::span<float> values) const {
+void ZeroEngine::GetParameter(int parameter, std::span<float> values) {
   CHECK(!impl_->dry) << "a dry run has no state";
   const ParameterInfo& info = impl_->table.parameters()[parameter];
-  WidenWeights(Slice(impl_->units[info.unit].values, info.offset, info.size()), values);
+  WidenWeights(Slice(Acquire(info.unit), info.offset, info.size()), values);
+  Release(info.unit);
 }
 
 }  // namespace swinfleet

@@ -22,6 +22,9 @@ namespace swinfleet {
 struct ZeroOptions {
   // 0: gradients are all-reduced and every rank keeps the optimizer state of everything.
   // 1: gradients are reduce-scattered, a rank updates its shard, and parameters are all-gathered.
+  // 2: the same, and of gradients too a rank keeps its shard alone.
+  // 3: the same, and of parameters too; units are gathered before they are used, and freed after
+  //    (GatheredUnits says when).
   int stage = 1;
   OptimizerConfig optimizer;
   // One a parameter.
@@ -31,7 +34,7 @@ struct ZeroOptions {
   int64_t micro_batches = 1;
   // Of the weights: float32, bfloat16 or float16.
   DType dtype = DType::kF32;
-  // Split accumulation needs stage 1.
+  // Split accumulation needs stage 1 or more, and stages 2 and 3 need it: the sums are the same.
   Accumulation accumulation = Accumulation::kPlain;
 };
 
@@ -50,16 +53,22 @@ struct GradientNorm {
 // All memory comes from `memory`, all of it in the constructor. On dry-run memory nothing is
 // touched.
 //
-// A step: BeginStep; for each of the rank's leaves BeginMicroBatch, Forward, Backward;
-// FinishReduction; Update; PublishParameters.
+// A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
+// Forward, Backward; FinishReduction; Update; PublishParameters.
 //
-// Weights below float32. Every rank has all of them in 16 bits; the rank that updates one keeps its
+// Parameters. At stage 3 a rank of several keeps its shard, and two buffers of the largest unit's
+// size; below, and alone, it has all of them. There Acquire exchanges with the other ranks: all of
+// them acquire the same units in the same order, in training and in evaluation, also ranks without
+// a micro-batch (worker/follow.h).
+//
+// Weights below float32. They are in 16 bits wherever they are; the rank that updates one keeps its
 // float32 master beside the moments (of bfloat16 the 16 bits that rounding took away, of float16
 // all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
 // masters, so that they don't depend on the dtype.
 //
-// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much), with M
-// micro-batches of which a rank has L, R = ceil(M / P), and the largest unit of U elements:
+// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
+// is split alone), with M micro-batches of which a rank has L, R = ceil(M / P), and the largest
+// unit of U elements:
 //
 //   form           bytes of gradients                  bytes of them that a rank sends in a step
 //   plain          4 N (floor(log2 L) + 1)             4 N (P - 1) / P
@@ -87,29 +96,33 @@ class ZeroEngine : public ParameterAccess {
   void Initialize(uint64_t seed);
 
   // ParameterAccess. Values are of the options' dtype, gradients float32. One unit's gradient is in
-  // use at a time: from Gradient to GradientReady of the same unit.
+  // use at a time: from Gradient to GradientReady of the same unit. At stage 3 so are its
+  // parameters.
   TensorView Acquire(int unit) override;
   void Release(int unit) override;
   TensorView Gradient(int unit) override;
   void GradientReady(int unit) override;
 
   void BeginStep();
-  // Leaves are numbered from 0 on each rank and come in order.
+  // The rank's leaves are numbered from 0 and come in order, then the passes in which it has none:
+  // there each unit's gradient stays as it is, zero.
   void BeginMicroBatch(int64_t leaf);
   // Waits for the reductions. Collective.
   GradientNorm FinishReduction();
   // One optimizer step on what this rank owns, on gradients times grad_scale, with a rate for each
   // parameter, in the table's order. `update` counts updates made before (0 for the first).
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
-  // Afterwards every rank has all new parameters. Collective.
+  // From then on Acquire gives the new parameters. Collective: at stages 1 and 2 the exchange
+  // starts, and Acquire waits for the unit's, so that it runs under the next forward pass.
   void PublishParameters();
   // The first parameter, in the table's order, with a weight that is infinite or NaN in the
-  // options' dtype; empty when there is none. Nothing mends such a weight, and Load refuses a
-  // checkpoint with one that float16 or bfloat16 can't hold. Collective.
+  // options' dtype; empty when there is none. Before or after they are published. Nothing mends
+  // such a weight, and Load refuses a checkpoint with one that float16 or bfloat16 can't hold.
+  // Collective.
   std::string FirstNonfiniteWeight();
 
   // Between FinishReduction and Update: the unit's reduced gradient as this rank updates with it,
-  // float32, (padded) at stage 0 and this rank's shard at stage 1. Valid until the next call.
+  // float32, (padded) at stage 0 and this rank's shard above. Valid until the next call.
   TensorView ReducedGradient(int unit);
 
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the
@@ -125,8 +138,8 @@ class ZeroEngine : public ParameterAccess {
   // Sets a parameter and its master from float32 values; to be called on all ranks alike. Throws
   // Error for a weight that the dtype can't hold.
   void SetParameter(int parameter, std::span<const float> values);
-  // A parameter's values as the model computes with them (16 bits widened).
-  void GetParameter(int parameter, std::span<float> values) const;
+  // A parameter's values as the model computes with them (16 bits widened). Acquires its unit.
+  void GetParameter(int parameter, std::span<float> values);
 
  private:
   struct Impl;

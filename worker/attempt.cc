@@ -135,11 +135,13 @@ class Attempt {
   CheckpointMeta Meta() const;
   // A line of progress, on all ranks at the same steps.
   void Report();
-  // What there was since the line before: of this rank, shares of the time, 0..1.
+  // What there was since the line before, of this rank.
   struct Interval {
     int64_t steps = 0;
     double seconds = 0;
-    double exposed_communication = 0;
+    // Of them, those that computing waited for communication.
+    double exposed_seconds = 0;
+    // Share of the time that the step waited for its pictures, 0..1.
     double input_wait = 0;
   };
   Interval TakeInterval();
@@ -187,7 +189,7 @@ class Attempt {
   // Since the last line of progress.
   double step_seconds_ = 0;
   int64_t counted_steps_ = 0;
-  double comm_wait_before_ = 0;
+  double exposed_seconds_ = 0;
   double input_wait_before_ = 0;
 };
 
@@ -597,15 +599,13 @@ void Attempt::FillPosition() {
 }
 
 Attempt::Interval Attempt::TakeInterval() {
-  const double communicated = communicator_->wait_seconds(), waited = loader_->wait_seconds();
+  const double waited = loader_->wait_seconds();
   Interval interval = {.steps = std::exchange(counted_steps_, 0),
-                       .seconds = std::max(std::exchange(step_seconds_, 0), 1e-9)};
+                       .seconds = std::max(std::exchange(step_seconds_, 0), 1e-9),
+                       .exposed_seconds = std::exchange(exposed_seconds_, 0)};
   if (interval.steps > 0) {
-    interval.exposed_communication =
-        std::min(1.0, (communicated - comm_wait_before_) / interval.seconds);
     interval.input_wait = std::min(1.0, (waited - input_wait_before_) / interval.seconds);
   }
-  comm_wait_before_ = communicated;
   input_wait_before_ = waited;
   return interval;
 }
@@ -643,7 +643,8 @@ void Attempt::Report() {
     progress_.images_per_second =
         steps * static_cast<double>(config_.train.global_batch) / interval.seconds;
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
-    progress_.exposed_communication = interval.exposed_communication;
+    progress_.exposed_communication = std::min(1.0, interval.exposed_seconds / interval.seconds);
+    progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -700,6 +701,7 @@ Outcome Attempt::TrainToTheEnd() {
     }
     step_seconds_ += SecondsSince(begin);
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
+    exposed_seconds_ += result.exposed_seconds;
     ++counted_steps_;
     Account(result);
 

@@ -82,6 +82,7 @@ Progress ToProto(const TrainingProgress& from) {
   to.set_replaced_pictures(from.replaced_pictures);
   to.set_eval_replaced_pictures(from.eval_replaced_pictures);
   to.set_exposed_communication(from.exposed_communication);
+  to.set_exposed_communication_seconds(from.exposed_communication_seconds);
   to.set_input_wait(from.input_wait);
   return to;
 }

@@ -1,11 +1,15 @@
 #include "worker/evaluate.h"
 
+#include <algorithm>
+#include <exception>
 #include <limits>
 #include <vector>
 
 #include "core/loss/objective.h"
 #include "core/loss/targets.h"
 #include "distributed/shard_layout.h"
+#include "kernels/error.h"
+#include "worker/follow.h"
 
 namespace swinfleet {
 namespace {
@@ -58,19 +62,31 @@ std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& datase
   options.micro_batch = batch_size;
   options.first_leaf = first;
   options.leaves = count;
-  Loader loader(&dataset, options);
 
   std::vector<double> sums(batches * kFields, 0.0);
-  for (int64_t i = first; i < first + count; ++i) {
-    const EvaluatedBatch batch =
-        EvaluateBatch(config, *loader.Next(), model, parameters, memory, context);
-    double* fields = &sums[i * kFields];
-    fields[0] = batch.loss_sum;
-    fields[1] = batch.top1;
-    fields[2] = batch.top5;
-    fields[3] = batch.pictures;
-    fields[4] = batch.replaced;
+  int64_t done = 0;
+  std::exception_ptr problem;
+  try {
+    Loader loader(&dataset, options);
+    for (; done < count; ++done) {
+      const EvaluatedBatch batch =
+          EvaluateBatch(config, *loader.Next(), model, parameters, memory, context);
+      double* fields = &sums[(first + done) * kFields];
+      fields[0] = batch.loss_sum;
+      fields[1] = batch.top1;
+      fields[2] = batch.top5;
+      fields[3] = batch.pictures;
+      fields[4] = batch.replaced;
+    }
+  } catch (const Error&) {
+    problem = std::current_exception();
   }
+  // The others may have a batch more, or this rank none that can be read.
+  const int64_t most = (batches + ranks - 1) / ranks;
+  for (; config.parallel.zero_stage == 3 && done < most; ++done) {
+    FollowEvaluation(config, model, parameters);
+  }
+  if (problem) std::rethrow_exception(problem);
   return sums;
 }
 

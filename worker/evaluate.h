@@ -25,7 +25,8 @@ struct Evaluation {
 };
 
 // Evaluates one rank's share of the split's batches: for each batch of the split its sums, zeros
-// for those of other ranks. No collective. Throws as Loader does; `names` are for its errors.
+// for those of other ranks. Collective at ZeRO stage 3, also on ranks that throw. Throws as Loader
+// does; `names` are for its errors.
 std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& dataset, Model* model,
                                   ParameterAccess* parameters, int rank, int ranks,
                                   MemoryClasses* memory, Context* context,

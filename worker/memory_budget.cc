@@ -503,9 +503,21 @@ struct Changed {
 Changed WithAccumulation(Changed changed, Accumulation form) {
   std::string phrase = std::string("train.accumulation ") + NameIn(AccumulationNames(), form);
   changed.config.train.accumulation = form;
-  if (form == Accumulation::kSplit && changed.config.parallel.zero_stage != 1) {
+  if (form == Accumulation::kSplit && changed.config.parallel.zero_stage == 0) {
     changed.config.parallel.zero_stage = 1;
     phrase += " with parallel.zero_stage 1";
+  }
+  changed.Add(phrase);
+  return changed;
+}
+
+// The stage that holds least, with the form that it has.
+Changed WithAllShards(Changed changed) {
+  std::string phrase = "parallel.zero_stage " + std::to_string(kMostZeroStage);
+  changed.config.parallel.zero_stage = kMostZeroStage;
+  if (changed.config.train.accumulation != Accumulation::kSplit) {
+    changed.config.train.accumulation = Accumulation::kSplit;
+    phrase += " with train.accumulation split";
   }
   changed.Add(phrase);
   return changed;
@@ -526,8 +538,15 @@ Changed WithBf16(Changed changed) {
 // rounds sums alone, then each of these in 16 bits.
 std::vector<Changed> Forms(const Changed& own) {
   std::vector<Changed> forms = {own};
-  for (const Accumulation form : {Accumulation::kSplit, Accumulation::kLowPrecision}) {
-    if (form != own.config.train.accumulation) forms.push_back(WithAccumulation(own, form));
+  const JobConfig& job = own.config;
+  // Above stage 1 there is one form.
+  const bool choice = job.parallel.zero_stage < 2;
+  if (choice && job.train.accumulation != Accumulation::kSplit) {
+    forms.push_back(WithAccumulation(own, Accumulation::kSplit));
+  }
+  if (job.parallel.zero_stage < kMostZeroStage) forms.push_back(WithAllShards(own));
+  if (choice && job.train.accumulation != Accumulation::kLowPrecision) {
+    forms.push_back(WithAccumulation(own, Accumulation::kLowPrecision));
   }
   const size_t alone = forms.size();
   for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {
@@ -570,14 +589,15 @@ class Proposer {
 
   // The same on the fewest ranks that are more than there are, with shards.
   bool TryMoreRanks(Changed changed) {
-    changed.config.parallel.zero_stage = 1;
+    int& stage = changed.config.parallel.zero_stage;
+    stage = std::max(stage, 1);
     const int64_t most = std::min(changed.config.train.micro_batches(), kMostRanks);
     for (auto more = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(ranks_) + 1));
          more <= most && InTime(); more *= 2) {
       if (!Fits(changed.config, static_cast<int>(more), limit_, options_)) continue;
       found_.push_back((changed.changes == 0 ? "" : changed.phrase + " on ") +
                        std::to_string(more) + " ranks" +
-                       (config_.parallel.zero_stage == 1 ? "" : " with parallel.zero_stage 1"));
+                       (config_.parallel.zero_stage > 0 ? "" : " with parallel.zero_stage 1"));
       return true;
     }
     return false;
@@ -624,7 +644,7 @@ class Proposer {
   }
 
   void ProposeForms() {
-    if (ranks_ > 1 && config_.parallel.zero_stage != 1) Try(WithShards({.config = config_}));
+    if (ranks_ > 1 && config_.parallel.zero_stage == 0) Try(WithShards({.config = config_}));
     for (const Changed& form : Forms({.config = config_})) {
       if (form.changes == 1) Try(form);
     }
@@ -680,11 +700,12 @@ class Proposer {
   void ProposeTogether() {
     Changed base = {.config = WithBudget(config_, limit_)};
     if (config_.memory.budget == 0) base.Add("memory.budget " + BudgetText(limit_));
-    const bool shards = ranks_ > 1 && config_.parallel.zero_stage != 1;
+    const bool shards = ranks_ > 1 && config_.parallel.zero_stage == 0;
     for (const Changed& changed : Together(shards ? WithShards(base) : base)) {
       if (changed.changes > 1 && Try(changed)) break;
     }
-    base.config.parallel.zero_stage = 1;
+    int& stage = base.config.parallel.zero_stage;
+    stage = std::max(stage, 1);
     for (const Changed& changed : Together(base)) {
       // What fits without more ranks.
       if (!found_.empty() && changed.phrase == found_.front()) break;

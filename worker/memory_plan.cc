@@ -47,10 +47,12 @@ struct DryRun {
   }
 
   void EvaluateOnce() {
-    // Its work is not the step's.
+    // Its work is not the step's, nor are its gathers.
     context.count = nullptr;
+    const Traffic of_step = traffic;
     const Batch batch = DryBatch(config, config.train.eval_batch);
     EvaluateBatch(config, batch, model.get(), &engine, &memory, &context);
+    traffic = of_step;
   }
 
   const JobConfig config;

@@ -44,9 +44,10 @@ void MetricsLog::Step(int64_t step, const StepResult& result, double input_wait)
   pending_ += "{\"step\": " + std::to_string(step) + ", \"loss\": " + Number(result.loss) +
               ", \"grad_norm\": " + Number(result.grad_norm) +
               ", \"learning_rate\": " + Number(result.learning_rate) +
+              ", \"exposed_communication_seconds\": " + Number(result.exposed_seconds) +
               ", \"skipped\": " + (result.skipped ? "true" : "false") +
               ", \"replaced_pictures\": " + std::to_string(result.replaced_pictures) +
-              ", \"input_wait_s\": " + Number(input_wait) + "}\n";
+              ", \"input_wait_seconds\": " + Number(input_wait) + "}\n";
   if (pending_.size() > kPendingBytes) Flush();
 }
 

@@ -32,9 +32,10 @@ struct TrainingProgress {
   int64_t skipped_steps = 0;
   // How often in training another picture stood for one that couldn't be decoded.
   int64_t replaced_pictures = 0;
-  // Shares of the time since the last line, 0..1: of this rank, and of the rank that waited for its
-  // pictures the longest.
+  // Of the steps since the last line, of this rank: a share of their time, 0..1, and seconds of
+  // each; and the share of the rank that waited for its pictures the longest.
   double exposed_communication = 0;
+  double exposed_communication_seconds = 0;
   double input_wait = 0;
 };
 

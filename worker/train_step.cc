@@ -8,6 +8,7 @@
 #include "core/optim/schedule.h"
 #include "core/rng/counter_rng.h"
 #include "kernels/profile.h"
+#include "worker/follow.h"
 #include "worker/memory_plan.h"
 
 namespace swinfleet {
@@ -66,6 +67,8 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* mo
       drop_path_rates_(model->DropPathRates()),
       leaves_(ShardLayout::LeavesOf(config.train.accumulation, communicator->rank(),
                                     communicator->size(), config.train.micro_batches())),
+      passes_(ShardLayout::PassesOf(config.train.accumulation, communicator->rank(),
+                                    communicator->size(), config.train.micro_batches())),
       hypers_(GroupsOf(config, model->parameters())),
       rates_(hypers_.size()),
       losses_(config.train.micro_batches() + kFlags),
@@ -79,14 +82,21 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   std::ranges::fill(losses_, 0.0);
   without_input_ = false;
   replaced_pictures_ = 0;
+  const double waited = communicator_->wait_seconds();
   engine_->BeginStep();
-  for (int64_t leaf = 0; leaf < leaves_.count; ++leaf) {
-    engine_->BeginMicroBatch(leaf);
+  for (int64_t pass = 0; pass < passes_; ++pass) {
+    engine_->BeginMicroBatch(pass);
+    if (pass >= leaves_.count) {
+      FollowTraining(config_, model_, engine_);
+      continue;
+    }
     const Batch& batch = Checked(next_batch());
-    losses_[leaves_[leaf]] = ForwardBackward(batch, step);  // reduce-scatter, overlapped
+    // All-gather and reduce-scatter of units, overlapped.
+    losses_[leaves_[pass]] = ForwardBackward(batch, step);
   }
   const GradientNorm gradient = engine_->FinishReduction();  // all-gather of the chunks' norms
   Reduce(flags, &result);                                    // all-reduce
+  result.exposed_seconds = communicator_->wait_seconds() - waited;
   if (result.without_input > 0) return result;
   const float scale = loss_scaler_.scale();
   result.grad_norm = gradient.norm / scale;
@@ -101,8 +111,9 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   const float clip = ClipFactor(result.grad_norm, config_.train.clip_grad_norm);
   RatesOfUpdate(config_.train, hypers_, steps_per_epoch_, step, rates_);
   engine_->Update(rates_, updates, clip / scale);
-  engine_->PublishParameters();                               // all-gather
   result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
+  engine_->PublishParameters();  // all-gather, overlapped with what comes next
+  result.exposed_seconds = communicator_->wait_seconds() - waited;
   return result;
 }
 

@@ -40,6 +40,8 @@ struct StepResult {
   double loss = 0;
   double grad_norm = 0;
   double learning_rate = 0;
+  // How long this rank's computing waited for communication: what of it did not run beside.
+  double exposed_seconds = 0;
   // The step changed nothing, because its loss or its norm was not finite.
   bool skipped = false;
   // Then: the first tensor of the gradient that is not finite, or "loss".
@@ -93,6 +95,7 @@ class TrainStep {
   Context* context_;
   std::vector<double> drop_path_rates_;
   const ShardLayout::Leaves leaves_;
+  const int64_t passes_;
   const std::vector<ParameterHyper> hypers_;
   std::vector<double> rates_;
   // Of the step's micro-batches, those of other ranks zero until they are reduced; then the flags.

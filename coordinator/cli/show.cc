@@ -159,8 +159,9 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
                             FormatBytes(progress.peak_memory_total_bytes()) + " in all");
   }
   if (progress.step() > 0) {
-    sheet.Add("Waiting", FormatShare(progress.exposed_communication()) + " communication, " +
-                             FormatShare(progress.input_wait()) + " input");
+    sheet.Add("Waiting", FormatShare(progress.exposed_communication()) + " communication (" +
+                             FormatNumber(progress.exposed_communication_seconds()) +
+                             " s a step), " + FormatShare(progress.input_wait()) + " input");
   }
   for (const std::string& straggler : job.stragglers()) {
     sheet.Add("Straggler", Safe(straggler, screen));
@@ -199,6 +200,9 @@ std::vector<std::string> WatchBlock(const JobStatus& job, const Screen& screen) 
     for (const std::string& line : FlowItems(items, width)) lines.push_back(line);
   }
   std::vector<std::string> items = TrainingItems(progress);
+  if (progress.exposed_communication() > 0) {
+    items.push_back(FormatShare(progress.exposed_communication()) + " waiting for communication");
+  }
   if (progress.evaluated_step() > 0) items.push_back(AccuracyText(progress));
   if (job.restarts() > 0) items.push_back(Plural(job.restarts(), "restart"));
   if (!job.last_checkpoint().empty()) {

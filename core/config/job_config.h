@@ -226,7 +226,8 @@ struct ScheduleConfig {
 enum class Accumulation {
   // Full gradients, in float32, along the tree.
   kPlain,
-  // Each unit is reduced at every micro-batch, and a rank keeps the sums of its part alone.
+  // Each unit is reduced at every micro-batch, and a rank keeps the sums of its part alone: what
+  // ZeRO stages 2 and 3 are about, and possible at stage 1, which is then the same as stage 2.
   kSplit,
   // As plain, in bfloat16, with what rounding leaves carried along.
   kLowPrecision
@@ -259,9 +260,13 @@ struct TrainConfig {
   int64_t micro_batches() const { return global_batch / micro_batch; }
 };
 
+// The highest stage of ZeRO that there is.
+inline constexpr int kMostZeroStage = 3;
+
 struct ParallelConfig {
   // 0 means all ranks of the fleet.
   int64_t ranks = 0;
+  // From stage 2 on gradients are summed in the form kSplit, and in no other.
   int zero_stage = 1;
   int threads_per_rank = 1;
   // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.

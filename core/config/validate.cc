@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/config/errors.h"
+#include "core/config/names.h"
 
 namespace swinfleet {
 namespace {
@@ -169,14 +170,21 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   const ParallelConfig& parallel = job.parallel;
   errors.CheckRange("parallel.ranks", parallel.ranks, 0, kMaxRanks);
   errors.CheckRange("parallel.threads_per_rank", parallel.threads_per_rank, 1, 1024);
-  if (parallel.zero_stage != 0 && parallel.zero_stage != 1) {
-    errors.Add("parallel.zero_stage ", parallel.zero_stage, " is not supported yet: use 0 or 1");
+  if (parallel.zero_stage < 0 || parallel.zero_stage > kMostZeroStage) {
+    errors.Add("parallel.zero_stage is ", parallel.zero_stage, "; use 0, 1, 2 or 3");
   }
   if (parallel.zero_stage == 0 && job.train.accumulation == Accumulation::kSplit) {
     errors.Add(
         "train.accumulation split keeps a rank's part of the gradients, and at",
         " parallel.zero_stage 0 that is all of them; use zero_stage 1, or accumulation plain",
         " or low_precision");
+  }
+  if (parallel.zero_stage >= 2 && job.train.accumulation != Accumulation::kSplit) {
+    errors.Add("parallel.zero_stage ", parallel.zero_stage,
+               " frees each gradient once it is reduced, and train.accumulation ",
+               NameIn(AccumulationNames(), job.train.accumulation),
+               " sums whole ones; leave train.accumulation out, which then means split, or use",
+               " zero_stage 0 or 1");
   }
   if (ranks > 0 && parallel.ranks > ranks) {
     errors.Add("parallel.ranks asks for ", parallel.ranks, " ranks and there are ", ranks,

@@ -59,14 +59,15 @@ TEST(ValidateJob, CollectsAllErrorsAtOnce) {
     job.data.path.clear();
     job.model.num_heads = {1, 3, 4};
     job.train.optimizer.learning_rate = 0;
-    job.parallel.zero_stage = 3;
+    job.parallel.zero_stage = 4;
+    job.train.accumulation = Accumulation::kSplit;
   });
   EXPECT_THAT(errors, SizeIs(5));
   EXPECT_THAT(errors, Contains(HasSubstr("run_dir")));
   EXPECT_THAT(errors, Contains(HasSubstr("data.path")));
   EXPECT_THAT(errors, Contains(HasSubstr("model.num_heads of stage 1 is 3")));
   EXPECT_THAT(errors, Contains(HasSubstr("train.optimizer.learning_rate")));
-  EXPECT_THAT(errors, Contains(HasSubstr("not supported yet: use 0 or 1")));
+  EXPECT_THAT(errors, Contains(HasSubstr("parallel.zero_stage is 4; use 0, 1, 2 or 3")));
 }
 
 // Maps that windows do not divide are padded.
@@ -279,8 +280,22 @@ TEST(ValidateJob, SplitAccumulationNeedsShards) {
   const std::vector<std::string> errors = ValidateJob(job, 2);
   ASSERT_EQ(errors.size(), 1u);
   EXPECT_THAT(errors[0], HasSubstr("use zero_stage 1"));
-  job.parallel.zero_stage = 1;
-  EXPECT_TRUE(ValidateJob(job, 2).empty());
+  for (const int stage : {1, 2, 3}) {
+    job.parallel.zero_stage = stage;
+    EXPECT_TRUE(ValidateJob(job, 2).empty());
+  }
+}
+
+TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
+  JobConfig job = GoodJob();
+  for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {
+    job.train.accumulation = form;
+    for (const int stage : {2, 3}) {
+      job.parallel.zero_stage = stage;
+      EXPECT_THAT(ValidateJob(job, 2),
+                  ElementsAre(HasSubstr("leave train.accumulation out, which then means split")));
+    }
+  }
 }
 
 TEST(ValidateJob, MoreRanksThanMicroBatches) {

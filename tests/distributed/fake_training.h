@@ -58,6 +58,11 @@ struct FakeOptions {
   Accumulation accumulation = Accumulation::kPlain;
 };
 
+// The form of accumulation that a stage has unless a test asks for another.
+inline Accumulation FormOf(int stage) {
+  return stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
+}
+
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
 inline std::map<std::string, std::vector<float>> StateIn(const std::vector<TensorPiece>& pieces) {
   std::map<std::string, std::vector<float>> state;
@@ -86,11 +91,17 @@ class FakeTraining {
   GradientNorm Step(const std::vector<std::string>& poisoned = {}, int64_t poisoned_leaf = 0) {
     engine_->BeginStep();
     const ShardLayout::Leaves own = leaves();
-    for (int64_t i = 0; i < own.count; ++i) {
+    const int64_t passes = ShardLayout::PassesOf(options_.accumulation, communicator_->rank(),
+                                                 communicator_->size(), options_.leaves);
+    for (int64_t i = 0; i < passes; ++i) {
       engine_->BeginMicroBatch(i);
-      const bool poison = own[i] == poisoned_leaf;
+      const bool poison = i < own.count && own[i] == poisoned_leaf;
+      for (int unit = 0; unit < units(); ++unit) Use(unit);
       for (int unit = units() - 1; unit >= 0; --unit) {
-        AddGradient(unit, own[i], poison ? poisoned : std::vector<std::string>{});
+        Use(unit);
+        if (i < own.count) {
+          AddGradient(unit, own[i], poison ? poisoned : std::vector<std::string>{});
+        }
         engine_->GradientReady(unit);
       }
     }
@@ -144,6 +155,12 @@ class FakeTraining {
     const auto silent = MakeDryRunCommunicator(communicator_->rank(), communicator_->size());
     ZeroEngine engine(table_, silent.get(), zero_, &memory, &context);
     return memory;
+  }
+
+  // As a module does.
+  void Use(int unit) {
+    engine_->Acquire(unit);
+    engine_->Release(unit);
   }
 
   void AddGradient(int unit, int64_t leaf, const std::vector<std::string>& poisoned) {

@@ -34,7 +34,8 @@ class EngineOverRanks
 TEST_P(EngineOverRanks, GivesTheBitsOfOneProcess) {
   const auto& [stage, kind, clip] = GetParam();
   const auto self = MakeSelfCommunicator();
-  const FakeOptions options{.stage = stage, .optimizer = kind, .leaves = 8, .clip = clip};
+  const FakeOptions options{
+      .stage = stage, .optimizer = kind, .leaves = 8, .clip = clip, .accumulation = FormOf(stage)};
   FakeTraining alone(self.get(), {.stage = 0, .optimizer = kind, .leaves = 8, .clip = clip});
   FakeTraining together(&TestWorld(), options);
   ExpectSameWeights(together.Weights(), alone.Weights(), true);
@@ -52,7 +53,7 @@ TEST_P(EngineOverRanks, GivesTheBitsOfOneProcess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stages, EngineOverRanks,
-                         testing::Combine(testing::Values(0, 1),
+                         testing::Combine(testing::Values(0, 1, 2, 3),
                                           testing::Values(OptimizerConfig::Kind::kAdamW,
                                                           OptimizerConfig::Kind::kSgd),
                                           testing::Values(0.0, 1.0)));
@@ -84,12 +85,10 @@ struct FormCase {
 std::vector<FormCase> AllForms() {
   std::vector<FormCase> cases;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const int stage : {0, 1}) {
-      for (const Accumulation form :
-           {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
-        if (stage == 1 || form != Accumulation::kSplit) cases.push_back({stage, dtype, form});
-      }
+    for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {
+      for (const int stage : {0, 1}) cases.push_back({stage, dtype, form});
     }
+    for (const int stage : {1, 2, 3}) cases.push_back({stage, dtype, Accumulation::kSplit});
   }
   return cases;
 }
@@ -133,10 +132,11 @@ INSTANTIATE_TEST_SUITE_P(All, FormsOverRanks, testing::ValuesIn(AllForms()),
 TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   const auto self = MakeSelfCommunicator();
   const int64_t leaves = TestWorld().size() + 1;
-  for (const Accumulation form :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+  for (const FormCase& c : AllForms()) {
+    if (c.dtype != DType::kF32) continue;
+    const Accumulation form = c.form;
     FakeTraining alone(self.get(), {.leaves = leaves});
-    FakeTraining together(&TestWorld(), {.leaves = leaves, .accumulation = form});
+    FakeTraining together(&TestWorld(), {.stage = c.stage, .leaves = leaves, .accumulation = form});
     for (int step = 0; step < 2; ++step) {
       const double norm = alone.Step().norm;
       const double tolerance = form == Accumulation::kLowPrecision ? 1e-3 : 1e-6;
@@ -183,11 +183,12 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
   const SharedFolder folder;
   const auto self = MakeSelfCommunicator();
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const int stage : {0, 1}) {
+    for (int stage = 0; stage <= kMostZeroStage; ++stage) {
       const std::string dir =
           folder / (swinfleet::NameOf(dtype) + ("-stage-" + std::to_string(stage)));
-      const auto form = stage == 1 ? Accumulation::kSplit : Accumulation::kPlain;
-      FakeTraining together(&TestWorld(), {.stage = stage, .dtype = dtype, .accumulation = form});
+      const int other = kMostZeroStage - stage;
+      FakeTraining together(&TestWorld(),
+                            {.stage = stage, .dtype = dtype, .accumulation = FormOf(stage)});
       for (int step = 0; step < 2; ++step) together.Step();
       Save(together, dir);
       const auto reader = CheckpointReader::Open(dir);
@@ -197,7 +198,8 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
       resumed_alone.set_step(2);
       ExpectSameWeights(resumed_alone.Weights(), together.Weights(), true);
       ExpectSameState(together, resumed_alone);
-      FakeTraining resumed_together(&TestWorld(), {.stage = 1 - stage, .dtype = dtype});
+      FakeTraining resumed_together(
+          &TestWorld(), {.stage = other, .dtype = dtype, .accumulation = FormOf(other)});
       resumed_together.engine().Load(*reader);
       resumed_together.set_step(2);
       for (int step = 0; step < 2; ++step) {

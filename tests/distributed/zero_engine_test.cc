@@ -142,18 +142,27 @@ TEST(ZeroEngine, MemoryIsWhatTheStagePromises) {
   for (const auto kind : {OptimizerConfig::Kind::kAdamW, OptimizerConfig::Kind::kSgd}) {
     for (const auto dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       for (const int ranks : {1, 2, 3, 8}) {
-        for (const int stage : {0, 1}) {
+        for (int stage = 0; stage <= kMostZeroStage; ++stage) {
           const auto dry = MakeDryRunCommunicator(ranks - 1, ranks);
-          FakeTraining training(
-              dry.get(), {.stage = stage, .optimizer = kind, .leaves = 8, .dtype = dtype}, true);
-          const size_t all = SizesOf(training, ranks).all;
+          FakeTraining training(dry.get(),
+                                {.stage = stage,
+                                 .optimizer = kind,
+                                 .leaves = 8,
+                                 .dtype = dtype,
+                                 .accumulation = FormOf(stage)},
+                                true);
+          const auto [all, largest] = SizesOf(training, ranks);
+          // Sums that wait: of whole gradients, or of a rank's shard over the rounds.
           const size_t levels = ranks == 1 ? 4 : ranks == 2 ? 3 : ranks == 3 ? 2 : 1;
+          const size_t waiting = ranks == 1 ? 3 : ranks <= 3 ? 2 : 1;
           const size_t states = kind == OptimizerConfig::Kind::kAdamW ? 8 : 4;
           const size_t master = dtype == DType::kF32 ? 0 : dtype == DType::kBF16 ? 2 : 4;
-          EXPECT_EQ(training.memory().parameters.high_water(), all * SizeOf(dtype));
-          EXPECT_EQ(training.memory().gradients.high_water(), 4 * levels * all);
+          const size_t parameters = stage < 3 || ranks == 1 ? all : all / ranks + 2 * largest;
+          EXPECT_EQ(training.memory().parameters.high_water(), parameters * SizeOf(dtype));
+          EXPECT_EQ(training.memory().gradients.high_water(),
+                    stage < 2 ? 4 * levels * all : 4 * waiting * all / ranks + 8 * largest);
           EXPECT_EQ(training.memory().optimizer.high_water(),
-                    (states + master) * all / (stage == 1 ? ranks : 1));
+                    (states + master) * all / (stage >= 1 ? ranks : 1));
         }
       }
     }
@@ -200,11 +209,35 @@ TEST(ZeroEngine, ADryStepTouchesNothingAndCountsItsTraffic) {
   }
 }
 
+// At stage 3 a unit is gathered in each forward and each backward pass, but where one of them ends
+// the other begins with what is in the buffers; an update makes them stale.
+TEST(ZeroEngine, AStepGathersEachUnitAsOftenAsItIsUsed) {
+  for (const auto dtype : {DType::kF32, DType::kBF16}) {
+    const auto dry = MakeDryRunCommunicator(0, 2);
+    FakeTraining training(dry.get(),
+                          {.stage = 3, .dtype = dtype, .accumulation = Accumulation::kSplit}, true);
+    const ShardLayout layout(training.table(), 2);
+    // 8 leaves on 2 ranks.
+    const size_t rounds = 4;
+    size_t sent = SizesOf(training, 2).all / 2 / kNormChunk * sizeof(double);
+    for (int unit = 0; unit < 5; ++unit) {
+      const size_t gathers = unit < 2 ? rounds + 1 : unit < 3 ? 2 * rounds : rounds;
+      sent += (gathers * SizeOf(dtype) + rounds * 4) * layout.ShardSize(unit);
+    }
+    for (int step = 0; step < 3; ++step) {
+      const uint64_t before = dry->bytes_sent();
+      training.Step();
+      EXPECT_EQ(dry->bytes_sent() - before, sent) << "step " << step;
+    }
+  }
+}
+
 TEST(ZeroEngine, PlanAndUseAgree) {
   const auto self = MakeSelfCommunicator();
   for (const Accumulation form :
        {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
-    const FakeOptions options{.dtype = DType::kBF16, .accumulation = form};
+    const FakeOptions options{
+        .stage = form == Accumulation::kSplit ? 3 : 1, .dtype = DType::kBF16, .accumulation = form};
     FakeTraining training(self.get(), options);
     training.Step();
     EXPECT_EQ(training.memory().workspace.high_water(), training.memory().workspace.used());

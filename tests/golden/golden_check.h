@@ -19,6 +19,7 @@
 #include "core/config/job_config.h"
 #include "core/nn/model.h"
 #include "core/nn/parameters.h"
+#include "distributed/communicator.h"
 #include "kernels/error.h"
 #include "kernels/ops.h"
 
@@ -215,13 +216,15 @@ class ModelRunner {
     std::map<std::string, std::vector<float>> captured;
     double MeanLoss() const;
   };
-  // Forward and backward; parameters' gradients are added up.
-  Result Run(Pass pass);
+  // Forward and backward; parameters' gradients are added up. `parameters`: where these are, if not
+  // here.
+  Result Run(Pass pass, ParameterAccess* parameters = nullptr);
   // The norm of all gradients.
   double GradientNorm();
 
  private:
-  void Execute(Pass& pass, Result& result, bool capture, Arena& activations, Context& context);
+  void Execute(Pass& pass, ParameterAccess& parameters, Result& result, bool capture,
+               Arena& activations, Context& context);
 
   std::unique_ptr<Model> model_;
   LocalParameters parameters_;
@@ -236,11 +239,19 @@ ModelRunner::Pass Slice(const ModelRunner::Pass& batch, int64_t begin, int64_t c
 std::vector<float> LoadTargets(const Golden& golden, const std::string& loss, double smoothing,
                                int64_t pictures, int64_t classes);
 
+// Ranks that train together by the ZeRO engine.
+struct EngineRanks {
+  Communicator* communicator = nullptr;
+  int zero_stage = 0;
+};
+
 // One a kind.
 void CheckClassification(const Golden& golden, int threads, Comparison& comparison);
 void CheckVideo(const Golden& golden, int threads, Comparison& comparison);
 void CheckAccumulation(const Golden& golden, int threads, Comparison& comparison);
 void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison);
+void CheckTrajectoryOverRanks(const Golden& golden, int threads, const EngineRanks& ranks,
+                              Comparison& comparison);
 void CheckSchedule(const Golden& golden, int threads, Comparison& comparison);
 void CheckParameterGroups(const Golden& golden, int threads, Comparison& comparison);
 void CheckOp(const Golden& golden, int threads, Comparison& comparison);
@@ -298,7 +309,9 @@ void CompareExactLoss(const Golden& golden, std::span<const double> losses, Comp
 
 // How a file fared; also the exit codes, of which the smallest above 0 over all files is returned.
 enum class Outcome { kPassed = 0, kFailed = 1, kUnsupported = 3, kUnreadable = 4 };
-Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out);
+// With `ranks` the golden is a trajectory, and trained by all of them.
+Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out,
+                  const EngineRanks* ranks = nullptr);
 
 }  // namespace swinfleet::golden
 

@@ -25,16 +25,24 @@ KindCheck FindKind(const std::string& kind) {
   return found->second;
 }
 
-Outcome RunKind(const Golden& golden, int threads, bool verbose, std::ostream& out) {
+Outcome RunKind(const Golden& golden, int threads, bool verbose, std::ostream& out,
+                const EngineRanks* ranks) {
   const KindCheck check = FindKind(golden.kind());
   Comparison comparison(golden, FindTolerances(golden), verbose, out);
-  check(golden, threads, comparison);
+  if (ranks == nullptr) {
+    check(golden, threads, comparison);
+  } else if (check == CheckTrajectory) {
+    CheckTrajectoryOverRanks(golden, threads, *ranks, comparison);
+  } else {
+    throw Unsupported("kind \"" + golden.kind() + "\" trains nothing");
+  }
   return comparison.Finish() ? Outcome::kPassed : Outcome::kFailed;
 }
 
 }  // namespace
 
-Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out) {
+Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out,
+                  const EngineRanks* ranks) {
   std::unique_ptr<Golden> golden;
   try {
     golden = std::make_unique<Golden>(path);
@@ -44,7 +52,7 @@ Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostre
   }
   if (verbose) out << golden->name() << " (" << golden->kind() << ")\n";
   try {
-    return RunKind(*golden, threads, verbose, out);
+    return RunKind(*golden, threads, verbose, out, ranks);
   } catch (const Unsupported& e) {
     out << "UNSUPPORTED " << golden->name() << " (" << golden->kind() << "): " << e.what() << "\n";
     return Outcome::kUnsupported;

@@ -5,7 +5,10 @@
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <memory>
+#include <sstream>
 
+#include "distributed/mpi_runtime.h"
 #include "tests/golden/golden_check.h"
 
 int main(int argc, char** argv) {
@@ -15,21 +18,38 @@ int main(int argc, char** argv) {
   std::vector<std::string> files;
   int threads = 1;
   bool quiet = false;
+  int zero_stage = -1;
   app.add_option("files", files, "Goldens")->required();
   app.add_option("--threads", threads, "Threads of the operations")->check(CLI::Range(1, 1024));
   app.add_flag("--quiet", quiet, "Only failures and one line a file");
+  app.add_option(
+         "--zero", zero_stage,
+         "Trajectories are trained by the engine, at this ZeRO stage, on all ranks of mpirun")
+      ->check(CLI::Range(0, 3));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     const int code = app.exit(e);
     return code == 0 ? 0 : 2;
   }
+  std::unique_ptr<swinfleet::MpiRuntime> mpi;
+  std::unique_ptr<swinfleet::Communicator> world;
+  swinfleet::golden::EngineRanks ranks;
+  if (zero_stage >= 0) {
+    mpi = std::make_unique<swinfleet::MpiRuntime>();
+    world = mpi->World();
+    ranks = {.communicator = world.get(), .zero_stage = zero_stage};
+  }
+  // What other ranks say is of interest if it differs.
+  std::ostringstream aside;
+  std::ostream& out = world != nullptr && world->rank() > 0 ? aside : std::cout;
   int result = 0;
   for (const std::string& file : files) {
-    const int outcome =
-        static_cast<int>(swinfleet::golden::CheckFile(file, threads, !quiet, std::cout));
+    const int outcome = static_cast<int>(swinfleet::golden::CheckFile(
+        file, threads, !quiet, out, world == nullptr ? nullptr : &ranks));
     if (outcome != 0 && (result == 0 || outcome < result)) result = outcome;
     std::cout.flush();
   }
+  if (result != 0) std::cout << aside.str() << std::flush;
   return result;
 }

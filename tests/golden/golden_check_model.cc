@@ -135,8 +135,8 @@ double ModelRunner::Result::MeanLoss() const {
   return sum / static_cast<double>(loss.size());
 }
 
-void ModelRunner::Execute(Pass& pass, Result& result, bool capture, Arena& activations,
-                          Context& context) {
+void ModelRunner::Execute(Pass& pass, ParameterAccess& parameters, Result& result, bool capture,
+                          Arena& activations, Context& context) {
   const Shape output_shape = model_->OutputShape(pass.pictures);
   std::vector<float> doutput_values(result.logits.size());
   ForwardOptions options;
@@ -152,7 +152,7 @@ void ModelRunner::Execute(Pass& pass, Result& result, bool capture, Arena& activ
   const TensorView output = ViewOf(result.logits.data(), output_shape);
   const TensorView doutput = ViewOf(doutput_values.data(), output_shape);
   const TensorView loss = ViewOf(result.loss.data(), Shape{pass.pictures});
-  model_->Forward(input, output, options, parameters_, activations, context);
+  model_->Forward(input, output, options, parameters, activations, context);
   if (pass.loss) {
     pass.loss(output, loss, doutput, activations, context);
   } else {
@@ -166,10 +166,10 @@ void ModelRunner::Execute(Pass& pass, Result& result, bool capture, Arena& activ
   const TensorView dimage = pass.want_image_gradient
                                 ? ViewOf(result.image_gradient.data(), pass.image_shape)
                                 : TensorView{};
-  model_->Backward(doutput, dimage, parameters_, activations, context);
+  model_->Backward(doutput, dimage, parameters, activations, context);
 }
 
-ModelRunner::Result ModelRunner::Run(Pass pass) {
+ModelRunner::Result ModelRunner::Run(Pass pass, ParameterAccess* parameters) {
   CHECK_EQ(static_cast<int64_t>(pass.image.size()), pass.image_shape.NumElements());
   Result result;
   result.logits.resize(model_->OutputShape(pass.pictures).NumElements());
@@ -180,11 +180,12 @@ ModelRunner::Result ModelRunner::Run(Pass pass) {
   std::unique_ptr<Arena> activations;
   OpRunner(threads_).WithContext([&](Context& context) {
     if (activations == nullptr && context.ops == &DryRunOps()) {
-      Execute(pass, result, /*capture=*/false, dry, context);
+      Execute(pass, parameters_, result, /*capture=*/false, dry, context);
       activations = std::make_unique<Arena>(Arena::OnHost("activations", dry.high_water()));
       return;
     }
-    Execute(pass, result, /*capture=*/true, *activations, context);
+    ParameterAccess& used = parameters == nullptr ? parameters_ : *parameters;
+    Execute(pass, used, result, /*capture=*/true, *activations, context);
   });
   return result;
 }

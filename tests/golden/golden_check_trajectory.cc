@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "core/optim/optimizer.h"
 #include "core/optim/parameter_groups.h"
 #include "core/optim/schedule.h"
 #include "tests/golden/golden_check.h"
+#include "tests/golden/golden_check_trainer.h"
 
 namespace swinfleet::golden {
 namespace {
@@ -33,28 +35,6 @@ Recipe ParseRecipe(const Json& train) {
   return recipe;
 }
 
-// What the optimizer keeps of each parameter.
-struct States {
-  std::vector<std::vector<float>> first, second;
-
-  States(const ParameterTable& table, OptimizerConfig::Kind kind) {
-    for (const ParameterInfo& info : table.parameters()) {
-      first.emplace_back(info.size());
-      second.emplace_back(OptimizerStateTensors(kind) > 1 ? info.size() : 0);
-    }
-  }
-  OptimizerState Of(int parameter) {
-    OptimizerState state;
-    const auto view = [](std::vector<float>& values) {
-      return values.empty() ? TensorView{}
-                            : ViewOf(values.data(), Shape{static_cast<int64_t>(values.size())});
-    };
-    state.first = view(first[parameter]);
-    state.second = view(second[parameter]);
-    return state;
-  }
-};
-
 // Groups of parameters of the golden's task.
 using MakeGroups = std::vector<ParameterHyper> (*)(const ParameterTable&, double weight_decay);
 
@@ -78,107 +58,99 @@ void CompareNoWeightDecay(const Golden& golden, const ParameterTable& table,
   }
 }
 
-void Update(const Recipe& recipe, const std::vector<ParameterHyper>& groups, int64_t step,
-            float grad_scale, ModelRunner& runner, States& states) {
-  const std::vector<ParameterInfo>& infos = runner.table().parameters();
-  for (int i = 0; i < static_cast<int>(infos.size()); ++i) {
-    const Shape shape{infos[i].size()};
-    const TensorView value = ViewOf(runner.parameters().Value(i).data(), shape);
-    const TensorView gradient = ViewOf(runner.parameters().GradientOf(i).data(), shape);
-    const double rate = RateOfUpdate(recipe.schedule, BaseRate(recipe.optimizer, groups[i]),
-                                     recipe.epochs, recipe.steps_per_epoch, step);
-    OpRunner(runner.threads()).WithContext([&](Context& context) {
-      UpdateSegment(recipe.optimizer, groups[i], rate, step, grad_scale, value, gradient,
-                    states.Of(i), context);
-    });
-  }
-}
-
-void CompareAfterSteps(const std::vector<std::vector<float>>& before, ModelRunner& runner,
-                       const Golden& golden, Comparison& comparison) {
+void CompareAfterSteps(const ParameterTable& table, const std::vector<std::vector<float>>& before,
+                       Trainer& trainer, const Golden& golden, Comparison& comparison) {
   std::vector<Comparison::Moved> moved;
-  const std::vector<ParameterInfo>& infos = runner.table().parameters();
+  const std::vector<ParameterInfo>& infos = table.parameters();
   for (int i = 0; i < static_cast<int>(infos.size()); ++i) {
-    const std::span<float> value = runner.parameters().Value(i);
-    comparison.Compare("after_steps/" + infos[i].name, value);
+    const std::vector<float> value = trainer.Value(i);
+    comparison.Compare("after_steps/" + infos[i].name, std::span<const float>(value));
     if (!golden.Has("after_steps/" + infos[i].name)) continue;
-    moved.push_back({infos[i].name, before[i], std::vector<float>(value.begin(), value.end())});
+    moved.push_back({infos[i].name, before[i], value});
   }
   comparison.CompareMovement(moved);
 }
 
-// Forward and backward of one step; returns the loss.
-double RunStep(const ModelRunner::Pass& batch, int64_t micro_batches, ModelRunner& runner) {
-  runner.parameters().ZeroGradients();
-  const int64_t size = batch.pictures / micro_batches;
-  double loss = 0;
-  for (int64_t i = 0; i < micro_batches; ++i) {
-    const ModelRunner::Result result =
-        runner.Run(micro_batches == 1 ? batch : Slice(batch, i * size, size));
-    loss += result.MeanLoss() / static_cast<double>(micro_batches);
-  }
-  return loss;
-}
-
 // The norm of the step's gradients. The reference took one of the two signs of SimMIM's pixels at
 // the kink; where its norm says that it was the other one, the step is run again with that.
-double StepNorm(const SimMimCase& simmim, double reference, ModelRunner& runner,
+double StepNorm(const SimMimCase& simmim, double reference, Trainer& trainer,
                 const Comparison& comparison) {
-  const double norm = runner.GradientNorm();
+  const double norm = trainer.GradientNorm();
   const auto fits = [&](double x) {
     return std::abs(x - reference) <= comparison.tolerances().outputs * reference;
   };
   if (simmim.kink == nullptr || simmim.kink->count == 0 || fits(norm)) return norm;
   simmim.kink->flip = true;
-  RunStep(simmim.pass, 1, runner);
+  trainer.RunStep();
   simmim.kink->flip = false;
-  return runner.GradientNorm();
+  return trainer.GradientNorm();
 }
 
-}  // namespace
+using MakeTrainer = std::function<std::unique_ptr<Trainer>(const Training&)>;
 
-void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison) {
+// What a golden trains, and by which groups it expects no decay.
+struct Case {
+  Training training;
+  SimMimCase masked;
+  MakeGroups make_groups = nullptr;
+};
+
+Case LoadCase(const Golden& golden, const Recipe& recipe) {
   const auto task = golden.config().value("task", std::string("classification"));
   const bool simmim = task == "simmim";
   if (!simmim && task != "classification") {
     throw Unsupported("task \"" + task + "\" is not supported yet");
   }
-  const SimMimCase masked = simmim ? LoadSimMim(golden) : SimMimCase();
-  const ModelConfig config = simmim ? masked.model : ParseModel(golden.config().at("model"));
-  const MakeGroups make_groups = simmim ? SimMimGroups : ClassificationGroups;
-  const Recipe recipe = ParseRecipe(golden.config().at("train"));
-  ModelRunner runner(golden, MakeModel(config, masked.pretrain, MemoryConfig()), threads);
-  const ModelRunner::Pass batch = simmim ? masked.pass : LoadBatch(golden, config);
-  const std::vector<ParameterHyper> groups =
-      make_groups(runner.table(), recipe.optimizer.weight_decay);
-  CompareNoWeightDecay(golden, runner.table(), make_groups, comparison);
-  std::vector<std::vector<float>> before;
-  for (int i = 0; i < static_cast<int>(groups.size()); ++i) {
-    const std::span<float> value = runner.parameters().Value(i);
-    before.emplace_back(value.begin(), value.end());
-  }
-
-  States states(runner.table(), recipe.optimizer.kind);
-  std::vector<double> losses, norms, rates;
-  const std::vector<float> reference_norms = golden.Load("output/grad_norm").values;
-  const auto steps = static_cast<int64_t>(reference_norms.size());
-  const int64_t micro_batches = golden.config().value("accumulation_steps", int64_t{1});
-  if (micro_batches < 1 || batch.pictures % micro_batches != 0 || (simmim && micro_batches > 1)) {
+  Case found;
+  Training& training = found.training;
+  if (simmim) found.masked = LoadSimMim(golden);
+  training.model = simmim ? found.masked.model : ParseModel(golden.config().at("model"));
+  training.pretrain = found.masked.pretrain;
+  training.batch = simmim ? found.masked.pass : LoadBatch(golden, training.model);
+  training.micro_batches = golden.config().value("accumulation_steps", int64_t{1});
+  training.optimizer = recipe.optimizer;
+  found.make_groups = simmim ? SimMimGroups : ClassificationGroups;
+  const int64_t micro_batches = training.micro_batches;
+  if (micro_batches < 1 || training.batch.pictures % micro_batches != 0 ||
+      (simmim && micro_batches > 1)) {
     throw Error(golden.path() + ": accumulation_steps " + std::to_string(micro_batches));
   }
-  for (int64_t step = 0; step < steps; ++step) {
-    losses.push_back(RunStep(batch, micro_batches, runner));
-    norms.push_back(StepNorm(masked, reference_norms[step], runner, comparison));
-    rates.push_back(RateOfUpdate(recipe.schedule, recipe.optimizer.learning_rate, recipe.epochs,
-                                 recipe.steps_per_epoch, step));
+  return found;
+}
+
+void Check(const Golden& golden, const MakeTrainer& make_trainer, Comparison& comparison) {
+  const Recipe recipe = ParseRecipe(golden.config().at("train"));
+  Case trained = LoadCase(golden, recipe);
+  Training& training = trained.training;
+  const std::unique_ptr<Model> model = MakeModel(training.model, training.pretrain, MemoryConfig());
+  const ParameterTable& table = model->parameters();
+  training.groups = trained.make_groups(table, recipe.optimizer.weight_decay);
+  CompareNoWeightDecay(golden, table, trained.make_groups, comparison);
+  const std::unique_ptr<Trainer> trainer = make_trainer(training);
+  const auto count = static_cast<int>(training.groups.size());
+  std::vector<std::vector<float>> before;
+  for (int i = 0; i < count; ++i) before.push_back(trainer->Value(i));
+
+  std::vector<double> losses, norms, rates, all_rates(count);
+  const std::vector<float> reference_norms = golden.Load("output/grad_norm").values;
+  for (size_t step = 0; step < reference_norms.size(); ++step) {
+    losses.push_back(trainer->RunStep());
+    norms.push_back(StepNorm(trained.masked, reference_norms[step], *trainer, comparison));
+    const auto rate_from = [&](double base) {
+      return RateOfUpdate(recipe.schedule, base, recipe.epochs, recipe.steps_per_epoch,
+                          static_cast<int64_t>(step));
+    };
+    rates.push_back(rate_from(recipe.optimizer.learning_rate));
     if (!std::isfinite(norms.back())) {
       throw Error("the gradient of step " + std::to_string(step) + " is not finite");
     }
-    for (size_t i = 0; step == 0 && i < groups.size(); ++i) {
-      comparison.Compare("grad/" + runner.table().parameters()[i].name,
-                         runner.parameters().GradientOf(static_cast<int>(i)));
+    for (int i = 0; i < count; ++i) {
+      all_rates[i] = rate_from(BaseRate(recipe.optimizer, training.groups[i]));
+      if (step > 0) continue;
+      const std::vector<float> gradient = trainer->Gradient(i);
+      comparison.Compare("grad/" + table.parameters()[i].name, std::span<const float>(gradient));
     }
-    Update(recipe, groups, step, ClipFactor(norms.back(), recipe.clip), runner, states);
+    trainer->Update(static_cast<int64_t>(step), all_rates, ClipFactor(norms.back(), recipe.clip));
   }
   comparison.Compare("output/loss", std::span<const double>(losses));
   comparison.Compare("output/grad_norm", std::span<const double>(norms));
@@ -188,7 +160,24 @@ void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison) 
   if (!exact.is_null()) {
     comparison.CompareNumbers("lr_exact", rates, exact.get<std::vector<double>>(), kExactRate);
   }
-  CompareAfterSteps(before, runner, golden, comparison);
+  CompareAfterSteps(table, before, *trainer, golden, comparison);
+}
+
+}  // namespace
+
+void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison) {
+  const auto make = [&](const Training& training) {
+    return MakeLocalTrainer(golden, training, threads);
+  };
+  Check(golden, make, comparison);
+}
+
+void CheckTrajectoryOverRanks(const Golden& golden, int threads, const EngineRanks& ranks,
+                              Comparison& comparison) {
+  const auto make = [&](const Training& training) {
+    return MakeEngineTrainer(golden, training, threads, ranks);
+  };
+  Check(golden, make, comparison);
 }
 
 }  // namespace swinfleet::golden

@@ -408,6 +408,18 @@ TEST(ConfigFromProto, PretrainingNeedsAMethod) {
   EXPECT_THAT(Problems(spec), Contains(HasSubstr("pretrain.method is missing")));
 }
 
+TEST(ConfigFromProto, AStageThatFreesGradientsSumsThemSplit) {
+  for (const int stage : {0, 1, 2, 3}) {
+    JobSpec spec = SmallJob();
+    spec.mutable_parallel()->set_zero_stage(stage);
+    JobConfig config;
+    EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+    EXPECT_EQ(config.train.accumulation, stage < 2 ? Accumulation::kPlain : Accumulation::kSplit);
+    spec.mutable_train()->set_accumulation("plain");
+    EXPECT_EQ(ConfigFromProto(spec, 0, &config).empty(), stage < 2);
+  }
+}
+
 TEST(ConfigFromProto, AllProblemsAtOnce) {
   JobSpec spec = SmallJob();
   spec.clear_run_dir();
@@ -415,7 +427,7 @@ TEST(ConfigFromProto, AllProblemsAtOnce) {
   spec.mutable_model()->set_window_size(0);
   spec.mutable_train()->set_dtype("fp8");
   spec.mutable_train()->set_micro_batch(0);
-  spec.mutable_parallel()->set_zero_stage(2);
+  spec.mutable_parallel()->set_zero_stage(4);
   const std::vector<std::string> problems = Problems(spec);
   for (const char* key : {"run_dir", "data.path", "model.window_size", "train.dtype",
                           "train.micro_batch", "parallel.zero_stage"}) {

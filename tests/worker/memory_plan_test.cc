@@ -161,6 +161,31 @@ TEST(MemoryPlan, CountsTheTrafficOfEachStage) {
   EXPECT_GT(whole.memory.optimizer.high_water(), sharded.memory.optimizer.high_water());
 }
 
+TEST(MemoryPlan, CountsWhatEachStageHolds) {
+  JobConfig job = SmallJob(Architecture::kSwinV1);
+  job.train.global_batch = 16;
+  const auto high = [](const MemoryPlan& plan) {
+    return std::array{plan.memory.parameters.high_water(), plan.memory.gradients.high_water(),
+                      plan.memory.optimizer.high_water()};
+  };
+  const MemoryPlan one = PlanMemory(job, 0, 4);
+  job.train.accumulation = Accumulation::kSplit;
+  const MemoryPlan split = PlanMemory(job, 0, 4);
+  job.parallel.zero_stage = 2;
+  const MemoryPlan two = PlanMemory(job, 0, 4);
+  job.parallel.zero_stage = 3;
+  const MemoryPlan three = PlanMemory(job, 0, 4);
+  EXPECT_EQ(high(two), high(split));
+  EXPECT_LT(two.memory.gradients.high_water(), one.memory.gradients.high_water());
+  EXPECT_LT(three.memory.parameters.high_water(), two.memory.parameters.high_water());
+  EXPECT_EQ(three.memory.gradients.high_water(), two.memory.gradients.high_water());
+  EXPECT_EQ(three.memory.optimizer.high_water(), two.memory.optimizer.high_water());
+  // Weights come before they are used, forward and backward, instead of once.
+  EXPECT_EQ(two.traffic.all_gather, one.traffic.all_gather);
+  EXPECT_GT(three.traffic.all_gather, two.traffic.all_gather);
+  EXPECT_LT(three.traffic.all_gather, 2 * two.traffic.all_gather);
+}
+
 TEST(MemoryPlan, CountsEverythingElseThatAProcessHolds) {
   JobConfig job = SmallJob(Architecture::kSwinV2);
   job.data.prefetch = 2;

@@ -386,7 +386,7 @@ TEST_F(ProgramsTest, WorkerTrainsAJobFileAndCanBeAskedAgain) {
   EXPECT_THAT(train.Err(), HasSubstr("epoch 2/2 step 8/8"));
   EXPECT_THAT(train.Err(), HasSubstr("done: "));
   EXPECT_FALSE(fs::exists(folder_ + "/run"));
-  EXPECT_THAT(ReadAll(run + "/metrics/attempt-001.jsonl"), HasSubstr("\"input_wait_s\": "));
+  EXPECT_THAT(ReadAll(run + "/metrics/attempt-001.jsonl"), HasSubstr("\"input_wait_seconds\": "));
   Child again = Run({Program("worker"), "--job", job, "--run-dir", run});
   EXPECT_EQ(again.Wait(), 0) << again.Err();
   Child exported = Run({Program("export"), run, folder_ + "/out.safetensors"});

@@ -33,6 +33,25 @@ inline JobConfig SmallJob(Architecture arch) {
   return job;
 }
 
+// The same for pre-training.
+inline JobConfig SmallPretraining(PretrainConfig::Method method) {
+  JobConfig job =
+      SmallJob(method == PretrainConfig::Method::kMae ? Architecture::kVit : Architecture::kSwinV1);
+  job.pretrain.method = method;
+  job.pretrain.mask_ratio = 0.5;
+  job.pretrain.mask_unit = 4;
+  job.pretrain.decoder_dim = 8;
+  job.pretrain.decoder_depth = 1;
+  job.pretrain.decoder_heads = 2;
+  if (method == PretrainConfig::Method::kMae) {
+    job.model.depths = {2};
+    job.model.num_heads = {2};
+    job.model.patch_norm = false;
+    job.model.drop_path_rate = 0;
+  }
+  return job;
+}
+
 }  // namespace swinfleet
 
 #endif  // SWINFLEET_TESTS_WORKER_SMALL_JOBS_H_

@@ -193,7 +193,7 @@ TEST(StepAllocation, NoneInPretraining) {
   for (const auto method : {PretrainConfig::Method::kSimMim, PretrainConfig::Method::kMae,
                             PretrainConfig::Method::kGreenMim}) {
     SCOPED_TRACE(static_cast<int>(method));
-    ExpectNothingTaken(Larger(Pretraining(method)));
+    ExpectNothingTaken(Larger(SmallPretraining(method)));
   }
 }
 

@@ -46,7 +46,7 @@ TEST(TrainStep, WithoutInputChangesNothingInPretraining) {
   for (const auto method : {PretrainConfig::Method::kSimMim, PretrainConfig::Method::kMae,
                             PretrainConfig::Method::kGreenMim}) {
     SCOPED_TRACE(static_cast<int>(method));
-    ExpectHarmless(TwoLeaves(Pretraining(method)));
+    ExpectHarmless(TwoLeaves(SmallPretraining(method)));
   }
 }
 

@@ -45,7 +45,7 @@ class Trainer {
       return *next++;
     });
   }
-  std::vector<float> Weights() const {
+  std::vector<float> Weights() {
     std::vector<float> weights;
     const auto& parameters = model_->parameters().parameters();
     for (int i = 0; i < static_cast<int>(parameters.size()); ++i) {
@@ -80,24 +80,6 @@ inline Batch RandomBatch(const JobConfig& job, uint64_t number) {
 
 inline JobConfig TwoLeaves(JobConfig job) {
   job.train.global_batch = 2 * job.train.micro_batch;
-  return job;
-}
-
-inline JobConfig Pretraining(PretrainConfig::Method method) {
-  JobConfig job =
-      SmallJob(method == PretrainConfig::Method::kMae ? Architecture::kVit : Architecture::kSwinV1);
-  job.pretrain.method = method;
-  job.pretrain.mask_ratio = 0.5;
-  job.pretrain.mask_unit = 4;
-  job.pretrain.decoder_dim = 8;
-  job.pretrain.decoder_depth = 1;
-  job.pretrain.decoder_heads = 2;
-  if (method == PretrainConfig::Method::kMae) {
-    job.model.depths = {2};
-    job.model.num_heads = {2};
-    job.model.patch_norm = false;
-    job.model.drop_path_rate = 0;
-  }
   return job;
 }
 

@@ -17,6 +17,7 @@
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
 #include "worker/bench/bench.h"
+#include "worker/follow.h"
 #include "worker/processor.h"
 
 namespace swinfleet::bench {
@@ -78,7 +79,10 @@ std::vector<Batch> PicturesOfRank(const JobConfig& job, const Communicator& comm
 class GradientOfStep {
  public:
   GradientOfStep(const JobConfig& job, Communicator* communicator)
-      : job_(job), scale_(LossScaler(job.train.dtype).scale()) {
+      : job_(job),
+        passes_(ShardLayout::PassesOf(job.train.accumulation, communicator->rank(),
+                                      communicator->size(), job.train.micro_batches())),
+        scale_(LossScaler(job.train.dtype).scale()) {
     MemoryPlan plan = PlanMemory(
         job, communicator->rank(), communicator->size(),
         {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
@@ -123,15 +127,20 @@ class GradientOfStep {
   // The whole step's gradient, over all ranks.
   void Run(const std::vector<Batch>& batches) {
     engine_->BeginStep();
-    for (size_t i = 0; i < batches.size(); ++i) {
-      engine_->BeginMicroBatch(static_cast<int64_t>(i));
-      Leaf(batches[i], *engine_);
+    for (int64_t i = 0; i < passes_; ++i) {
+      engine_->BeginMicroBatch(i);
+      if (i < std::ssize(batches)) {
+        Leaf(batches[i], *engine_);
+      } else {
+        FollowTraining(job_, model_.get(), engine_.get());
+      }
     }
     engine_->FinishReduction();
   }
 
  private:
   JobConfig job_;
+  int64_t passes_;
   float scale_;
   MemoryClasses planned_ = MemoryClasses::DryRun();
   std::unique_ptr<MemoryClasses> memory_;
