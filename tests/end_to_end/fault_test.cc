@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -129,6 +131,41 @@ TEST_F(FaultTest, AWorkerThatCrashesAtEveryStartFailsTheJobByName) {
   TestJob good;
   good.name = "good";
   EXPECT_EQ(WaitForEnd(Submit(good)).at("state"), "SUCCEEDED");
+}
+
+// The kernel kills the largest process of a fleet that may take 400 MiB, as it would on a host that
+// has no more. A job that fits trains on the same fleet afterwards.
+TEST_F(FaultTest, ARankThatRunsOutOfMemoryIsNamed) {
+  // Both versions of the kernel's interface.
+  const bool first = fs::exists("/sys/fs/cgroup/memory");
+  const std::string group = std::string("/sys/fs/cgroup/") + (first ? "memory/" : "") +
+                            "swinfleet-test-" + std::to_string(getpid());
+  std::error_code error;
+  if (!fs::create_directory(group, error)) GTEST_SKIP() << "no memory groups: " << error.message();
+  std::ofstream(group + (first ? "/memory.limit_in_bytes" : "/memory.max")) << (400 << 20) << "\n";
+  const bool limited = ReadFile(group + (first ? "/memory.limit_in_bytes" : "/memory.max")) ==
+                       std::to_string(400 << 20) + "\n";
+  if (limited) {
+    StartCoordinator();
+    std::vector<std::string> command = {"sh", "-c",
+                                        "echo $$ >" + group + "/cgroup.procs; exec \"$@\"", "sh"};
+    const std::vector<std::string> fleet = FleetCommand(2);
+    command.insert(command.end(), fleet.begin(), fleet.end());
+    Start(command);
+    job_.embed_dim = 640;
+    const json status = WaitForEnd(Submit(job_));
+    EXPECT_EQ(status.at("state"), "FAILED");
+    EXPECT_THAT(status.at("reason").get<std::string>(),
+                AllOf(HasSubstr("3 attempts died without a new checkpoint between them"),
+                      HasSubstr("exit code 137"), HasSubstr("the first to leave was rank "),
+                      HasSubstr("(step 0, load)")));
+    TestJob good;
+    good.name = "good";
+    EXPECT_EQ(WaitForEnd(Submit(good)).at("state"), "SUCCEEDED");
+    processes_.KillAll();
+  }
+  EXPECT_TRUE(WaitUntil([&] { return rmdir(group.c_str()) == 0; }, 10)) << group;
+  if (!limited) GTEST_SKIP() << "memory can't be limited in " << group;
 }
 
 // A rank that runs half of the time only, as on a processor that it shares with another program.
