@@ -55,6 +55,10 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
+  // With `use` ReduceScatter and AllReduce of floats leave the sums to the MPI library, whose bits
+  // are its own; at first they don't. Collective.
+  virtual void UseLibrarySums(bool use) = 0;
+
   // Sums over ranks; afterwards this rank's shard of `data` holds the sum, the rest is unspecified.
   virtual std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
                                                           const std::string& name) = 0;

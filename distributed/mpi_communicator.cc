@@ -6,9 +6,11 @@
 #include <array>
 #include <bit>
 #include <chrono>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
+#include "distributed/shard_layout.h"
 #include "kernels/cpu/element.h"
 #include "kernels/error.h"
 
@@ -105,7 +107,19 @@ MpiCollectives::MpiCollectives(MpiThread* thread, MPI_Comm comm)
   requests_.assign(2 * static_cast<size_t>(size_), MPI_REQUEST_NULL);
 }
 
-void MpiCollectives::Free() { MpiThread::Check(MPI_Comm_free(&comm_), "MPI_Comm_free"); }
+void MpiCollectives::Free() {
+  if (by_shard_ != MPI_COMM_NULL) MpiThread::Check(MPI_Comm_free(&by_shard_), "MPI_Comm_free");
+  MpiThread::Check(MPI_Comm_free(&comm_), "MPI_Comm_free");
+}
+
+void MpiCollectives::UseLibrarySums(bool use) {
+  library_sums_ = use;
+  if (!use || by_shard_ != MPI_COMM_NULL) return;
+  // MPI's own call would spin until the last rank is there.
+  Barrier();
+  MpiThread::Check(MPI_Comm_split(comm_, 0, ShardLayout::ShardIndex(rank_, size_), &by_shard_),
+                   "MPI_Comm_split");
+}
 
 template <typename T>
 std::span<T> MpiCollectives::Halved(std::span<T> data, int rounds, int rank) const {
@@ -123,7 +137,35 @@ std::span<T> MpiCollectives::ShardOf(std::span<T> data, int rank) const {
   return data.subspan(begin, data.size() * (rank + 1) / size_ - begin);
 }
 
+void MpiCollectives::AllReduce(std::span<float> data) {
+  if (!library_sums_) {
+    ReduceScatter(data);
+    return AllGather(data);
+  }
+  MPI_Request request = MPI_REQUEST_NULL;
+  MpiThread::Check(MPI_Iallreduce(MPI_IN_PLACE, data.data(), CheckedCount(data.size()), MPI_FLOAT,
+                                  MPI_SUM, comm_, &request),
+                   "MPI_Iallreduce");
+  // What it sends at least.
+  CountSent(2 * (data.size_bytes() - data.size_bytes() / size_));
+  thread_->WaitAll({&request, 1});
+}
+
+void MpiCollectives::ReduceScatterByLibrary(std::span<float> data) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  MpiThread::Check(
+      MPI_Ireduce_scatter_block(MPI_IN_PLACE, data.data(), CheckedCount(data.size() / size_),
+                                MPI_FLOAT, MPI_SUM, by_shard_, &request),
+      "MPI_Ireduce_scatter_block");
+  // What it sends at least.
+  CountSent(data.size_bytes() - data.size_bytes() / size_);
+  thread_->WaitAll({&request, 1});
+  const std::span<float> own = ShardOf(data, rank_);
+  std::memmove(own.data(), data.data(), own.size_bytes());
+}
+
 void MpiCollectives::ReduceScatter(std::span<float> data) {
+  if (library_sums_) return ReduceScatterByLibrary(data);
   if (rounds_ < 0) return ReduceScatterDirect(data);
   for (int round = 0; round < rounds_; ++round) {
     const std::span<float> all = Halved(data, round, rank_);
@@ -417,6 +459,10 @@ void MpiCommunicator::RunBlocking(const Label& label, std::function<void()> work
   PostAsync(label, std::move(work))->Wait();
 }
 
+void MpiCommunicator::UseLibrarySums(bool use) {
+  RunBlocking({"switch", "who sums"}, [this, use] { collectives_->UseLibrarySums(use); });
+}
+
 std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatter(std::span<float> data,
                                                                  const std::string& name) {
   CHECK_EQ(data.size() % size(), 0u) << name;
@@ -440,10 +486,8 @@ std::unique_ptr<CollectiveHandle> MpiCommunicator::AllGather(std::span<uint16_t>
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::AllReduce(std::span<float> data,
                                                              const std::string& name) {
-  return PostAsync({"all-reduce", name, data.size_bytes()}, [c = collectives_, data] {
-    c->ReduceScatter(data);
-    c->AllGather(data);
-  });
+  return PostAsync({"all-reduce", name, data.size_bytes()},
+                   [c = collectives_, data] { c->AllReduce(data); });
 }
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::ReduceScatterBf16(std::span<uint16_t> data,

@@ -33,7 +33,9 @@ class MpiCollectives {
   int size() const { return size_; }
   uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }
 
+  void UseLibrarySums(bool use);
   void ReduceScatter(std::span<float> data);
+  void AllReduce(std::span<float> data);
   void ReduceScatterBf16(std::span<uint16_t> data);
   template <typename T>
   void AllGather(std::span<T> data);
@@ -68,6 +70,7 @@ class MpiCollectives {
   void StartReceive(const Exchange<T>& exchange, int slot, Progress* progress);
   template <typename T>
   void StartSend(const Exchange<T>& exchange, int slot, Progress* progress);
+  void ReduceScatterByLibrary(std::span<float> data);
   template <typename T>
   void ReduceScatterDirect(std::span<T> data);
   template <typename T>
@@ -83,6 +86,9 @@ class MpiCollectives {
 
   MpiThread* thread_;
   MPI_Comm comm_;
+  // The same ranks, numbered by the places of their shards; null until the library sums.
+  MPI_Comm by_shard_ = MPI_COMM_NULL;
+  bool library_sums_ = false;
   int rank_ = 0;
   int size_ = 1;
   // log2(size), or -1 for other sizes.
@@ -104,6 +110,7 @@ class MpiCommunicator : public Communicator {
 
   int rank() const override { return collectives_->rank(); }
   int size() const override { return collectives_->size(); }
+  void UseLibrarySums(bool use) override;
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
                                                   const std::string& name) override;
   std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,

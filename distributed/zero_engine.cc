@@ -146,6 +146,10 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
       << "whole gradients at ZeRO stage " << options.stage;
   CHECK_EQ(options.hypers.size(), table.parameters().size());
+  CHECK(options.reduction == Reduction::kReproducible ||
+        options.accumulation != Accumulation::kLowPrecision)
+      << "the library does not sum bfloat16";
+  communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
   dry = memory->parameters.device() == Device::kDryRun;
   passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
                                  options.micro_batches);
@@ -360,7 +364,8 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
           .hypers = GroupsOf(config, table),
           .micro_batches = config.train.micro_batches(),
           .dtype = config.train.dtype,
-          .accumulation = config.train.accumulation};
+          .accumulation = config.train.accumulation,
+          .reduction = config.parallel.reduction};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,

@@ -36,6 +36,8 @@ struct ZeroOptions {
   DType dtype = DType::kF32;
   // Split accumulation needs stage 1 or more, and stages 2 and 3 need it: the sums are the same.
   Accumulation accumulation = Accumulation::kPlain;
+  // The library's goes with any form but low precision.
+  Reduction reduction = Reduction::kReproducible;
 };
 
 // What follows from the job.
@@ -50,8 +52,8 @@ struct GradientNorm {
   std::string first_nonfinite;
 };
 
-// All memory comes from `memory`, all of it in the constructor. On dry-run memory nothing is
-// touched.
+// All memory comes from `memory`, all of it in the constructor, which is collective. On dry-run
+// memory nothing is touched.
 //
 // A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
 // Forward, Backward; FinishReduction; Update; PublishParameters.

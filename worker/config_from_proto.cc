@@ -294,6 +294,10 @@ void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems)
 void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problems* problems) {
   SWINFLEET_TAKE(ranks, parallel->ranks);
   SWINFLEET_TAKE_INT("parallel", zero_stage, parallel->zero_stage);
+  if (spec.has_reduction()) {
+    TakeEnum(spec.reduction(), ReductionNames(), "parallel.reduction", &parallel->reduction,
+             problems);
+  }
   SWINFLEET_TAKE_INT("parallel", threads_per_rank, parallel->threads_per_rank);
   parallel->threads_follow_cores = !spec.has_threads_per_rank();
 }

@@ -646,7 +646,10 @@ class Proposer {
   void ProposeForms() {
     if (ranks_ > 1 && config_.parallel.zero_stage == 0) Try(WithShards({.config = config_}));
     for (const Changed& form : Forms({.config = config_})) {
-      if (form.changes == 1) Try(form);
+      // One rank shares nothing: there a higher stage is what its form of accumulation is.
+      const int stage = form.config.parallel.zero_stage;
+      const bool higher = stage > std::max(config_.parallel.zero_stage, 1);
+      if (form.changes == 1 && (ranks_ > 1 || !higher)) Try(form);
     }
   }
 

@@ -21,8 +21,8 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();
   key.dtype = StoredName(config.train.dtype);
-  key.accumulation =
-      config.train.accumulation == Accumulation::kLowPrecision ? "low precision" : "tree";
+  if (config.train.accumulation == Accumulation::kLowPrecision) key.accumulation = "low precision";
+  if (config.parallel.reduction == Reduction::kLibrary) key.accumulation = "library";
   // A budget that nothing was chosen for yet leaves them open.
   if (config.memory.budget > 0 && config.memory.sequential_windows.empty()) return key;
   for (int stage = 0; stage < config.model.num_stages(); ++stage) {

@@ -68,8 +68,9 @@ struct ReproducibilityKey {
   int64_t micro_batches = 0;
   // Of weights and activations: "F32", "BF16" or "F16".
   std::string dtype = "F32";
-  // How gradients are summed: "tree", which plain and split accumulation share, or "low precision",
-  // whose bits also depend on the number of ranks.
+  // How gradients are summed: "tree", which plain and split accumulation share; "low
+  // precision", whose bits also depend on the number of ranks; or "library", whose bits depend on
+  // the MPI library too.
   std::string accumulation = "tree";
   // Windows in a group of sequential self-attention, one a stage, 0 where there are no groups: what
   // the job says, or what its memory budget led to. Empty: not known.

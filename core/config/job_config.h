@@ -260,6 +260,14 @@ struct TrainConfig {
   int64_t micro_batches() const { return global_batch / micro_batch; }
 };
 
+// Who adds gradients up over ranks.
+enum class Reduction {
+  // We do, along the tree: the same bits on 1, 2, 4, ... ranks.
+  kReproducible,
+  // The MPI library, in an order of its own choice.
+  kLibrary
+};
+
 // The highest stage of ZeRO that there is.
 inline constexpr int kMostZeroStage = 3;
 
@@ -268,6 +276,7 @@ struct ParallelConfig {
   int64_t ranks = 0;
   // From stage 2 on gradients are summed in the form kSplit, and in no other.
   int zero_stage = 1;
+  Reduction reduction = Reduction::kReproducible;
   int threads_per_rank = 1;
   // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.
   bool threads_follow_cores = false;

@@ -23,6 +23,12 @@ const EnumNames<Accumulation>& AccumulationNames() {
   return names;
 }
 
+const EnumNames<Reduction>& ReductionNames() {
+  static const EnumNames<Reduction> names = {{"reproducible", Reduction::kReproducible},
+                                             {"library", Reduction::kLibrary}};
+  return names;
+}
+
 const EnumNames<DataConfig::Interpolation>& InterpolationNames() {
   using Interpolation = DataConfig::Interpolation;
   static const EnumNames<Interpolation> names = {{"bilinear", Interpolation::kBilinear},

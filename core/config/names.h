@@ -19,6 +19,7 @@ const EnumNames<Architecture>& ArchitectureNames();
 // Of train.dtype: "fp32", "bf16", "fp16".
 const EnumNames<DType>& DTypeNames();
 const EnumNames<Accumulation>& AccumulationNames();
+const EnumNames<Reduction>& ReductionNames();
 const EnumNames<DataConfig::Interpolation>& InterpolationNames();
 const EnumNames<OptimizerConfig::Kind>& OptimizerNames();
 const EnumNames<ScheduleConfig::Kind>& ScheduleNames();

@@ -186,6 +186,12 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
                " sums whole ones; leave train.accumulation out, which then means split, or use",
                " zero_stage 0 or 1");
   }
+  if (parallel.reduction == Reduction::kLibrary &&
+      job.train.accumulation == Accumulation::kLowPrecision) {
+    errors.Add(
+        "parallel.reduction library sums float32, and train.accumulation low_precision has sums of"
+        " bfloat16; use reduction reproducible, or accumulation plain or split");
+  }
   if (ranks > 0 && parallel.ranks > ranks) {
     errors.Add("parallel.ranks asks for ", parallel.ranks, " ranks and there are ", ranks,
                "; start the fleet with more, or ask for at most ", ranks);

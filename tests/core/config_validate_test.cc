@@ -286,6 +286,14 @@ TEST(ValidateJob, SplitAccumulationNeedsShards) {
   }
 }
 
+TEST(ValidateJob, TheLibraryDoesNotSumBf16) {
+  JobConfig job = GoodJob();
+  job.parallel.reduction = Reduction::kLibrary;
+  EXPECT_TRUE(ValidateJob(job, 2).empty());
+  job.train.accumulation = Accumulation::kLowPrecision;
+  EXPECT_THAT(ValidateJob(job, 2), ElementsAre(HasSubstr("use reduction reproducible")));
+}
+
 TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
   JobConfig job = GoodJob();
   for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {

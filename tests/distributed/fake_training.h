@@ -56,6 +56,7 @@ struct FakeOptions {
   double clip = 1.0;
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
+  Reduction reduction = Reduction::kReproducible;
 };
 
 // The form of accumulation that a stage has unless a test asks for another.
@@ -146,6 +147,7 @@ class FakeTraining {
     zero.micro_batches = options_.leaves;
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
+    zero.reduction = options_.reduction;
     return zero;
   }
 

@@ -128,6 +128,22 @@ INSTANTIATE_TEST_SUITE_P(All, FormsOverRanks, testing::ValuesIn(AllForms()),
                                   std::to_string(info.param.stage) + "_" + NameOf(info.param.form);
                          });
 
+// In whatever order the library adds.
+TEST(EngineOverRanks, TheLibrarysSumsComeClose) {
+  const auto self = MakeSelfCommunicator();
+  for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+    FakeTraining alone(self.get(), {});
+    FakeTraining together(
+        &TestWorld(),
+        {.stage = stage, .accumulation = FormOf(stage), .reduction = Reduction::kLibrary});
+    for (int step = 0; step < 3; ++step) {
+      const double norm = alone.Step().norm;
+      ASSERT_NEAR(together.Step().norm, norm, 1e-6 * norm) << "stage " << stage;
+    }
+    ExpectSameWeights(together.Weights(), alone.Weights(), false);
+  }
+}
+
 // More ranks than leaves in the last round: the others give zeros.
 TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   const auto self = MakeSelfCommunicator();

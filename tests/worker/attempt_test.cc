@@ -170,6 +170,20 @@ TEST_F(AttemptTest, ReplacedPicturesAreCountedOverAllAttempts) {
   EXPECT_EQ(result.progress.replaced_pictures, 3);
 }
 
+TEST_F(AttemptTest, EachStepSaysHowLongItWaitedForOthers) {
+  EXPECT_EQ(Run().outcome, Outcome::kSucceeded);
+  std::ifstream metrics(folder_ + "/run/metrics/attempt-001.jsonl");
+  int steps = 0;
+  for (std::string line; std::getline(metrics, line);) {
+    if (line.find("grad_norm") == std::string::npos) continue;
+    ++steps;
+    // There are none here.
+    EXPECT_THAT(line, HasSubstr("\"exposed_communication_seconds\": 0, "));
+  }
+  EXPECT_EQ(steps, 8);
+  EXPECT_EQ(reporter_.last.exposed_communication_seconds, 0);
+}
+
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
   reporter_.at_step = [&](int64_t) { fs::remove_all(folder_ + "/train"); };
   EXPECT_THROW(Run(), FileError);

@@ -1,4 +1,4 @@
-// swinfleet-bench inference and data, as their users meet them.
+// swinfleet-bench inference, data and ranks, as their users meet them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -77,6 +77,14 @@ TEST_F(BenchProgramTest, DataIsTimed) {
   EXPECT_NEAR(line.at("images_per_s").get<double>(), 2 * line.at("images_per_s_core").get<double>(),
               1e-6);
   EXPECT_THAT(Refused({"data", "--data", folder_, "--split", "none"}), HasSubstr("none"));
+}
+
+TEST_F(BenchProgramTest, StagesAreTimed) {
+  Child bench = Bench({"ranks", "--batch", "1", "--micro-batches", "1", "--steps", "1", "--threads",
+                       "2", "--stages", "3", "--reductions", "library"});
+  EXPECT_EQ(bench.Wait(110), 0) << bench.Err();
+  EXPECT_THAT(bench.Out(), HasSubstr("\n| 3 | split | library | "));
+  EXPECT_THAT(Refused({"ranks", "--stages", "4"}), HasSubstr("--stages"));
 }
 
 }  // namespace

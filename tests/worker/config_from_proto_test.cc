@@ -296,7 +296,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
   EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
-  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 3);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
@@ -418,6 +418,18 @@ TEST(ConfigFromProto, AStageThatFreesGradientsSumsThemSplit) {
     spec.mutable_train()->set_accumulation("plain");
     EXPECT_EQ(ConfigFromProto(spec, 0, &config).empty(), stage < 2);
   }
+}
+
+TEST(ConfigFromProto, WhoSumsIsChosenByName) {
+  JobSpec spec = SmallJob();
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.parallel.reduction, Reduction::kReproducible);
+  spec.mutable_parallel()->set_reduction("library");
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.parallel.reduction, Reduction::kLibrary);
+  spec.mutable_parallel()->set_reduction("plain");
+  EXPECT_THAT(Problems(spec), ElementsAre(HasSubstr("parallel.reduction")));
 }
 
 TEST(ConfigFromProto, AllProblemsAtOnce) {

@@ -83,6 +83,7 @@ class FixedPosition : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
+  void UseLibrarySums(bool) override {}
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
     return nullptr;
   }

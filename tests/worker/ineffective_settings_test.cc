@@ -296,6 +296,18 @@ TEST(IneffectiveSettings, OfPretraining) {
   });
 }
 
+TEST(IneffectiveSettings, OfRanks) {
+  ExpectRefused({
+      {"parallel: {ranks: 1, reduction: library}",
+       "parallel.reduction is set, and a single rank reduces nothing; leave it out, or use more"
+       " parallel.ranks"},
+  });
+  ExpectAccepted({
+      "parallel: {ranks: 1, reduction: reproducible}",
+      "train: {micro_batch: 64}\nparallel: {ranks: 2, reduction: library}",
+  });
+}
+
 TEST(IneffectiveSettings, OfOptimizers) {
   ExpectRefused({
       {"train: {optimizer: {momentum: 0.9}}",

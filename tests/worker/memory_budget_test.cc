@@ -184,6 +184,12 @@ TEST(MemoryBudget, ProposesOtherFormsOfAccumulationAndDtypes) {
   JobConfig split = job;
   split.train.accumulation = Accumulation::kSplit;
   works(split, "train.accumulation split");
+  JobConfig shards = job;
+  shards.parallel.zero_stage = 3;
+  shards.train.accumulation = Accumulation::kSplit;
+  works(shards, "parallel.zero_stage 3 with train.accumulation split");
+  const size_t alone = PlanMemory(split, 0, 1).PredictedProcessBytes();
+  EXPECT_THAT(WhatWouldFit(job, 1, alone), Not(testing::Contains(HasSubstr("zero_stage"))));
   JobConfig low = job;
   low.train.accumulation = Accumulation::kLowPrecision;
   works(low, "train.accumulation low_precision");

@@ -70,6 +70,7 @@ void AddInferenceCommand(CLI::App* app);
 void AddDataCommand(CLI::App* app);
 void AddMemoryCommands(CLI::App* app, const std::string& program);
 void AddAccumulationCommand(CLI::App* app);
+void AddRanksCommand(CLI::App* app);
 
 }  // namespace swinfleet::bench
 
