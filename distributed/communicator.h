@@ -23,7 +23,7 @@ struct CollectivePosition {
 // One collective, as the flight recorder keeps it. Times are seconds since 1970; 0: not yet.
 struct CollectiveRecord {
   uint64_t sequence = 0;
-  // "reduce-scatter", "all-gather", "all-reduce", "barrier".
+  // "reduce-scatter", "all-gather", "all-reduce", "barrier", "switch".
   std::string operation;
   // What was given as its name: most often the operation and the unit.
   std::string name;

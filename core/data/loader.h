@@ -96,9 +96,10 @@ struct LoaderOptions {
 LoaderOptions LoaderOptionsFor(const JobConfig& config, const LoaderSettingNames& names = {});
 
 // Decodes and augments on `data.loader_threads` threads, at most `data.prefetch` micro-batches
-// ahead, in the order of the steps. These threads give way to those that compute. The result is a function of the options, never of the threads'
-// timing, nor of how the leaves are spread over ranks: augmentation and masks of a picture are
-// functions of (seed, epoch, sample index), mixing and GreenMIM's masks of (seed, step, leaf).
+// ahead, in the order of the steps. These threads give way to those that compute. The result is a
+// function of the options, never of the threads' timing, nor of how the leaves are spread over
+// ranks: augmentation and masks of a picture are functions of (seed, epoch, sample index), mixing
+// and GreenMIM's masks of (seed, step, leaf).
 //
 // With data.broken_pictures kReplace, a picture that can't be decoded is replaced by the next
 // sample of the data set that can (the first follows the last), augmented as the broken one would
