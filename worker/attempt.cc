@@ -741,6 +741,8 @@ AttemptResult Attempt::Run() {
                            << " steps of " << config_.train.global_batch << " pictures, "
                            << steps_per_epoch_ << " an epoch; " << communicator_->size()
                            << " ranks, ZeRO " << config_.parallel.zero_stage;
+    // Masters and two moments in float32, at most.
+    reporter_->SetStateBytes(static_cast<uint64_t>(elements) * 3 * sizeof(float));
     RestoreState();
     if (leader()) metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt);
     MakeLoader();

@@ -127,6 +127,11 @@ void Watchdog::SetStep(int64_t step) {
   reporter_->SetOwnWork(own, steps);
 }
 
+void Watchdog::SetStateBytes(uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  detector_.SetStateBytes(bytes);
+}
+
 void Watchdog::ReportProgress(const TrainingProgress& progress) {
   reporter_->ReportProgress(progress);
 }
