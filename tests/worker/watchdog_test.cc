@@ -28,6 +28,7 @@ class StillCommunicator : public Communicator {
   explicit StillCommunicator(bool in_progress) : in_progress_(in_progress) {}
   int rank() const override { return 3; }
   int size() const override { return 4; }
+  void UseLibrarySums(bool) override {}
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
     return nullptr;
   }
