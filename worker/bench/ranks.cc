@@ -60,9 +60,7 @@ Figures TimeStage(const JobConfig& job, const MemoryPlan& plan, int steps,
 }
 
 void PrintStage(const JobConfig& job, int steps, Communicator* communicator) {
-  const MemoryPlan plan =
-      PlanMemory(job, communicator->rank(), communicator->size(),
-                 {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+  const MemoryPlan plan = PlanSteps(job, communicator->rank(), communicator->size());
   const Figures figures = TimeStage(job, plan, steps, communicator);
   if (communicator->rank() != 0) return;
   const auto mib = [](double bytes) { return bytes / (1 << 20); };
@@ -107,7 +105,7 @@ void RunRanks(const RanksCommand& command) {
     job.parallel.reduction = *ValueIn(ReductionNames(), name);
     for (const int stage : command.stages) {
       job.parallel.zero_stage = stage;
-      job.train.accumulation = stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
+      job.train.accumulation = DefaultAccumulation(stage);
       PrintStage(job, command.steps, communicator.get());
     }
   }
