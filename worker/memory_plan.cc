@@ -109,8 +109,8 @@ void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation,
   work(&WorkCount::matrix_flops);
   work(&WorkCount::bytes);
   plan->step.calls = Extrapolate(one.work.calls, plan->step.calls, leaves);
-  // With split accumulation ranks exchange in every round, whether they have a leaf in it or not.
-  const int64_t rounds = config.train.accumulation == Accumulation::kSplit
+  // Ranks that sum in rounds exchange in every one, whether they have a leaf in it or not.
+  const int64_t rounds = SumsInRounds(config.train.accumulation)
                              ? ShardLayout::Rounds(ranks, config.train.micro_batches())
                              : leaves;
   const auto sent = [&](uint64_t Traffic::*field) {

@@ -230,8 +230,19 @@ enum class Accumulation {
   // ZeRO stages 2 and 3 are about, and possible at stage 1, which is then the same as stage 2.
   kSplit,
   // As plain, in bfloat16, with what rounding leaves carried along.
-  kLowPrecision
+  kLowPrecision,
+  // As split, in bfloat16: exchanged in it, and kept with what rounding leaves.
+  kSplitLowPrecision
 };
+
+// Ranks take the micro-batches of a step in turn, one each a round, and exchange in every round.
+inline bool SumsInRounds(Accumulation form) {
+  return form == Accumulation::kSplit || form == Accumulation::kSplitLowPrecision;
+}
+// Gradients are exchanged and kept in bfloat16.
+inline bool SumsBf16(Accumulation form) {
+  return form == Accumulation::kLowPrecision || form == Accumulation::kSplitLowPrecision;
+}
 
 struct TrainConfig {
   // Of activations, weights and activations' gradients. Below float32 the rank that updates a
@@ -271,7 +282,7 @@ enum class Reduction {
 // The highest stage of ZeRO that there is.
 inline constexpr int kMostZeroStage = 3;
 
-// The form that a stage has if nothing is said; from stage 2 on there is no other.
+// The form that a stage has if nothing is said.
 inline Accumulation DefaultAccumulation(int zero_stage) {
   return zero_stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
 }
@@ -279,7 +290,7 @@ inline Accumulation DefaultAccumulation(int zero_stage) {
 struct ParallelConfig {
   // 0 means all ranks of the fleet.
   int64_t ranks = 0;
-  // From stage 2 on gradients are summed in the form kSplit, and in no other.
+  // From stage 2 on gradients are summed in rounds: kSplit or kSplitLowPrecision.
   int zero_stage = 1;
   Reduction reduction = Reduction::kReproducible;
   int threads_per_rank = 1;
