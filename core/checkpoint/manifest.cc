@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/checkpoint/safetensors.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -200,7 +201,7 @@ void CheckShard(const ShardRecord& shard, const std::string& source) {
                          std::to_string(piece->offset) + ", not where the bytes before it end, " +
                          std::to_string(end));
     }
-    end += static_cast<uint64_t>(piece->count) * sizeof(float);
+    end += piece->Bytes();
   }
   if (end != shard.bytes) {
     Reject(source, shard.file + " has " + std::to_string(shard.bytes) +
@@ -413,11 +414,40 @@ uint64_t Checksum(std::span<const std::byte> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
+struct StreamingChecksum::State {
+  XXH3_state_t* xxh = XXH3_createState();
+  ~State() { XXH3_freeState(xxh); }
+};
+
+StreamingChecksum::StreamingChecksum() : state_(std::make_unique<State>()) {
+  CHECK(state_->xxh != nullptr);
+  Reset();
+}
+
+StreamingChecksum::~StreamingChecksum() = default;
+
+void StreamingChecksum::Update(std::span<const std::byte> bytes) {
+  CHECK_EQ(XXH3_64bits_update(state_->xxh, bytes.data(), bytes.size()), XXH_OK);
+}
+
+uint64_t StreamingChecksum::Digest() const { return XXH3_64bits_digest(state_->xxh); }
+
+void StreamingChecksum::Reset() { CHECK_EQ(XXH3_64bits_reset(state_->xxh), XXH_OK); }
+
+std::string StoredName(const std::string& tensor, const Shape& shape, int64_t begin,
+                       int64_t count) {
+  return count == shape.NumElements() ? tensor : tensor + "@" + std::to_string(begin);
+}
+
 std::string HexOf(uint64_t value) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text(16, '0');
   for (int i = 15; i >= 0; --i, value >>= 4) text[i] = kDigits[value & 15];
   return text;
+}
+
+uint64_t PieceRecord::Bytes() const {
+  return static_cast<uint64_t>(count) * StoredElementSize(dtype);
 }
 
 std::string ShardRecord::ToJson() const { return Dump(ShardToJson(*this), -1); }

@@ -282,30 +282,18 @@ void SafetensorsFile::ReadAsF32(const StoredTensor& tensor, int64_t begin,
   }
 }
 
-SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
-                                    const std::map<std::string, std::string>& metadata) {
-  SafetensorsLayout layout;
-  for (const TensorSpec& spec : specs) {
-    CHECK_NE(StoredElementSize(spec.dtype), 0U) << spec.name << " " << spec.dtype;
-    CHECK_NE(spec.name, kMetadataKey);
-    layout.tensors.push_back({spec.name, spec.dtype, spec.shape, 0, 0});
-  }
-  std::sort(layout.tensors.begin(), layout.tensors.end(),
-            [](const StoredTensor& a, const StoredTensor& b) {
-              const uint64_t wide_a = StoredElementSize(a.dtype);
-              const uint64_t wide_b = StoredElementSize(b.dtype);
-              return wide_a != wide_b ? wide_a > wide_b : a.name < b.name;
-            });
+std::string SafetensorsHeaderBytes(const std::vector<StoredTensor>& tensors,
+                                   const std::map<std::string, std::string>& metadata,
+                                   uint64_t alignment) {
+  CHECK_EQ(alignment % 8, 0u);
   json header = json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
-  uint64_t offset = 0;
-  for (StoredTensor& tensor : layout.tensors) {
+  for (const StoredTensor& tensor : tensors) {
+    CHECK_NE(StoredElementSize(tensor.dtype), 0U) << tensor.name << " " << tensor.dtype;
+    CHECK_NE(tensor.name, kMetadataKey);
     CHECK(!header.contains(tensor.name)) << tensor.name << " is there twice";
-    const uint64_t bytes = tensor.shape.NumElements() * StoredElementSize(tensor.dtype);
     std::vector<int64_t> dims;
     for (int i = 0; i < tensor.shape.rank(); ++i) dims.push_back(tensor.shape[i]);
-    tensor.begin = offset;
-    tensor.end = offset += bytes;
     header[tensor.name] = {
         {"dtype", tensor.dtype}, {"shape", dims}, {"data_offsets", {tensor.begin, tensor.end}}};
   }
@@ -317,11 +305,32 @@ SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
                             "valid UTF-8: ") +
                 error.what());
   }
-  text.append((8 - text.size() % 8) % 8, ' ');
+  text.append((alignment - (kLengthBytes + text.size()) % alignment) % alignment, ' ');
   const uint64_t length = text.size();
-  layout.header.resize(kLengthBytes);
-  std::memcpy(layout.header.data(), &length, kLengthBytes);
-  layout.header += text;
+  std::string bytes(kLengthBytes, '\0');
+  std::memcpy(bytes.data(), &length, kLengthBytes);
+  return bytes + text;
+}
+
+SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
+                                    const std::map<std::string, std::string>& metadata) {
+  SafetensorsLayout layout;
+  for (const TensorSpec& spec : specs) {
+    layout.tensors.push_back({spec.name, spec.dtype, spec.shape, 0, 0});
+  }
+  std::sort(layout.tensors.begin(), layout.tensors.end(),
+            [](const StoredTensor& a, const StoredTensor& b) {
+              const uint64_t wide_a = StoredElementSize(a.dtype);
+              const uint64_t wide_b = StoredElementSize(b.dtype);
+              return wide_a != wide_b ? wide_a > wide_b : a.name < b.name;
+            });
+  uint64_t offset = 0;
+  for (StoredTensor& tensor : layout.tensors) {
+    tensor.begin = offset;
+    offset += tensor.shape.NumElements() * StoredElementSize(tensor.dtype);
+    tensor.end = offset;
+  }
+  layout.header = SafetensorsHeaderBytes(layout.tensors, metadata, 8);
   for (StoredTensor& tensor : layout.tensors) {
     tensor.begin += layout.header.size();
     tensor.end += layout.header.size();

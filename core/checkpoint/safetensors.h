@@ -76,6 +76,13 @@ struct TensorSpec {
   Shape shape;
 };
 
+// Length and JSON of a file with these tensors, whose offsets are from the end of the header and
+// tile the data. Padded with spaces to a multiple of `alignment`, itself a multiple of 8. Throws
+// Error for a name or metadata that is not UTF-8. Names are unique and dtypes known (CHECK).
+std::string SafetensorsHeaderBytes(const std::vector<StoredTensor>& tensors,
+                                   const std::map<std::string, std::string>& metadata,
+                                   uint64_t alignment);
+
 // What a file with these tensors looks like: the same bytes whatever the order of `specs`. Wide
 // dtypes come first, then names in order.
 struct SafetensorsLayout {

@@ -57,6 +57,7 @@ struct FakeOptions {
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
+  OffloadOptions offload = {};
 };
 
 // The form of accumulation that a stage has unless a test asks for another.
@@ -148,6 +149,7 @@ class FakeTraining {
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
     zero.reduction = options_.reduction;
+    zero.offload = options_.offload;
     return zero;
   }
 
