@@ -17,8 +17,10 @@ constexpr uint64_t kAlignment = ScratchFile::kAlignment;
 
 // The name in safetensors files.
 const char* StoredDType(DType dtype) {
-  CHECK(dtype == DType::kF32 || dtype == DType::kU16) << NameOf(dtype);
-  return dtype == DType::kF32 ? "F32" : "U16";
+  if (dtype == DType::kF32) return "F32";
+  if (dtype == DType::kBF16) return "BF16";
+  CHECK(dtype == DType::kU16) << NameOf(dtype);
+  return "U16";
 }
 
 // Waits at the end of a scope for all that is under way, however the scope ends.
@@ -35,13 +37,15 @@ class DrainAtEnd {
 
 }  // namespace
 
-OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
-    : setting_(setting), dry_(arena->device() == Device::kDryRun) {
+OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena, Context* context)
+    : setting_(setting), dry_(arena->device() == Device::kDryRun), context_(context) {
+  CHECK(setting.moments == DType::kF32 || setting.moments == DType::kBF16);
   const bool adamw = setting.optimizer == OptimizerConfig::Kind::kAdamW;
   tensors_[0].there = true;
   tensors_[0].prefix = adamw ? "adamw_m/" : "sgd_momentum/";
   tensors_[1].there = adamw;
   tensors_[1].prefix = "adamw_v/";
+  tensors_[0].dtype = tensors_[1].dtype = setting.moments;
   const bool narrow = setting.dtype != DType::kF32;
   tensors_[kMaster].there = narrow;
   tensors_[kMaster].prefix = "master/";
@@ -152,6 +156,10 @@ void OffloadedState::AllocateSlots(Arena* arena) {
       at += slot.memory[t].Bytes();
     }
   }
+  if (setting_.moments == DType::kF32) return;
+  for (int t = 0; t < kMaster; ++t) {
+    if (tensors_[t].there) wide_[t] = arena->Allocate({largest});
+  }
 }
 
 ScratchFile& OffloadedState::FileOf(int tensor, bool next) {
@@ -202,7 +210,9 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
     const Slot& slot = slots_[piece % kSlots];
     const auto view = [&](int t) {
       const bool used = tensors_[t].there && (pass.read[t] || pass.write[t]);
-      return used ? slot.memory[t].Rows(0, p.size) : TensorView{};
+      if (!used) return TensorView{};
+      const bool wide = t < kMaster && !wide_[t].empty();
+      return (wide ? wide_[t] : slot.memory[t]).Rows(0, p.size);
     };
     return Part{.unit = p.unit,
                 .begin = p.begin,
@@ -210,7 +220,11 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
                 .state = {.first = view(0), .second = view(1), .master = view(kMaster)}};
   };
   if (dry_) {
-    for (size_t i = 0; i < pieces_.size(); ++i) work(part_of(i));
+    for (size_t i = 0; i < pieces_.size(); ++i) {
+      if (pass.read[0]) Widen(slots_[i % kSlots], pieces_[i].size);
+      work(part_of(i));
+      if (pass.write[0]) Round(slots_[i % kSlots], pieces_[i].size);
+    }
     return;
   }
   // What an earlier pass that failed left.
@@ -222,11 +236,31 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
     Slot& slot = slots_[i % kSlots];
     Settle(&slot);
     if (i + kAhead < pieces_.size()) StartReads(pass, i + kAhead);
+    if (pass.read[0]) Widen(slot, pieces_[i].size);
     work(part_of(i));
-    if (pass.write[0]) AddToChecksums(slot, pieces_[i].size);
+    if (pass.write[0]) {
+      Round(slot, pieces_[i].size);
+      AddToChecksums(slot, pieces_[i].size);
+    }
     StartWrites(pass, i);
   }
   for (Slot& slot : slots_) Settle(&slot);
+}
+
+void OffloadedState::Widen(const Slot& slot, int64_t size) {
+  for (int t = 0; t < kMaster; ++t) {
+    if (wide_[t].empty()) continue;
+    context_->ops->cast({.x = slot.memory[t].Rows(0, size), .y = wide_[t].Rows(0, size)},
+                        *context_);
+  }
+}
+
+void OffloadedState::Round(const Slot& slot, int64_t size) {
+  for (int t = 0; t < kMaster; ++t) {
+    if (wide_[t].empty()) continue;
+    context_->ops->cast({.x = wide_[t].Rows(0, size), .y = slot.memory[t].Rows(0, size)},
+                        *context_);
+  }
 }
 
 void OffloadedState::BeginChecksums() {

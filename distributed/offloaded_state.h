@@ -40,6 +40,8 @@ struct OffloadSetting {
   OptimizerConfig::Kind optimizer = OptimizerConfig::Kind::kAdamW;
   // Of the weights.
   DType dtype = DType::kF32;
+  // Of the moments on disk: float32 or bfloat16. Work has them in float32.
+  DType moments = DType::kF32;
   int rank = 0;
   // OffloadFolder's; unused in a dry run.
   std::string folder;
@@ -63,6 +65,10 @@ struct OffloadSetting {
 // before is being written. An update so takes as long as the slowest of reading, writing and
 // computing.
 //
+// Moments in bfloat16 are widened to float32 for the update and rounded to the nearest after it:
+// each is then off by at most 2^-8 of itself for every update, and one that should change by less
+// than half of its last place stays as it is.
+//
 // Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
 // what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
 // is as good as before.
@@ -70,7 +76,7 @@ class OffloadedState {
  public:
   // Takes the buffers from `arena`. On dry-run memory there are no files, and all that follows
   // touches nothing. Throws FileError.
-  OffloadedState(const OffloadSetting& setting, Arena* arena);
+  OffloadedState(const OffloadSetting& setting, Arena* arena, Context* context);
   ~OffloadedState();
 
   // A piece of a unit: elements [begin, begin + size), with their state, (size) each.
@@ -153,6 +159,9 @@ class OffloadedState {
   void StartReads(const Pass& pass, size_t piece);
   void StartWrites(const Pass& pass, size_t piece);
   void StartOne(int tensor, size_t piece, bool write);
+  // Float32 moments of a piece in `slot`, from what was read, and back to what is to be written.
+  void Widen(const Slot& slot, int64_t size);
+  void Round(const Slot& slot, int64_t size);
   // Waits for what is under way in a buffer.
   void Settle(Slot* slot);
   void BeginChecksums();
@@ -162,9 +171,12 @@ class OffloadedState {
 
   const OffloadSetting setting_;
   const bool dry_;
+  Context* context_;
   std::array<Tensor, kTensors> tensors_;
   std::vector<Piece> pieces_;
   std::array<Slot, kSlots> slots_;
+  // Float32 moments of the piece that is being updated, where the files have others.
+  std::array<TensorView, kMaster> wide_;
   uint64_t moment_bytes_ = 0;
   uint64_t master_bytes_ = 0;
   // Of the moments' file: what is current, and what is being written.

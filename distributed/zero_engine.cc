@@ -160,6 +160,8 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
   CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
       << "whole gradients at ZeRO stage " << options.stage;
+  CHECK(options.optimizer.moments == DType::kF32 || !options.offload.run_folder.empty())
+      << "moments in memory are float32";
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   CHECK(options.reduction == Reduction::kReproducible ||
         options.accumulation != Accumulation::kLowPrecision)
@@ -195,6 +197,7 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
                          .units = {},
                          .optimizer = options.optimizer.kind,
                          .dtype = options.dtype,
+                         .moments = options.optimizer.moments,
                          .rank = communicator->rank(),
                          .folder = "",
                          .piece_elements = options.offload.piece_elements,
@@ -212,10 +215,10 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
       problem = error.what();
     }
     Arena counted = Arena::DryRun("offload");
-    CheckOffloadSpace(setting.folder, OffloadedState(setting, &counted).DiskBytes(), problem,
-                      communicator, *setting.ops);
+    CheckOffloadSpace(setting.folder, OffloadedState(setting, &counted, context).DiskBytes(),
+                      problem, communicator, *setting.ops);
   }
-  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer, context);
 }
 
 void ZeroEngine::Impl::PlaceUnit(int index) {
@@ -485,6 +488,10 @@ void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader) {
 }
 
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table) {
+  OffloadOptions offload;
+  if (config.parallel.offload == Offload::kDisk) {
+    offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
+  }
   return {.stage = config.parallel.zero_stage,
           .optimizer = config.train.optimizer,
           .hypers = GroupsOf(config, table),
@@ -492,7 +499,7 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
           .reduction = config.parallel.reduction,
-          .offload = {}};
+          .offload = std::move(offload)};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,

@@ -51,10 +51,10 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
   // The library's goes with any form but low precision.
   Reduction reduction = Reduction::kReproducible;
-  OffloadOptions offload;
+  OffloadOptions offload = {};
 };
 
-// What follows from the job.
+// What follows from the job. The attempt of offloaded state is the caller's to set.
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table);
 
 // The reduced gradient of a step.

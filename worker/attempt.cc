@@ -141,6 +141,8 @@ class Attempt {
     double seconds = 0;
     // Of them, those that computing waited for communication.
     double exposed_seconds = 0;
+    // And those that updates waited for the disk of offloaded state.
+    double disk_wait_seconds = 0;
     // Share of the time that the step waited for its pictures, 0..1.
     double input_wait = 0;
   };
@@ -190,6 +192,7 @@ class Attempt {
   double step_seconds_ = 0;
   int64_t counted_steps_ = 0;
   double exposed_seconds_ = 0;
+  double disk_wait_seconds_ = 0;
   double input_wait_before_ = 0;
 };
 
@@ -359,9 +362,12 @@ void Attempt::ReserveMemory() {
               .workspace = &memory_->workspace,
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
-  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_,
-                                         ZeroOptionsFor(config_, model_->parameters()), &*memory_,
-                                         &context_);
+  ZeroOptions zero = ZeroOptionsFor(config_, model_->parameters());
+  zero.offload.attempt = options_.attempt;
+  AgreeOrRetry("prepare the optimizer's state", [&] {
+    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero, &*memory_,
+                                           &context_);
+  });
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
                                             communicator_, &*memory_, &context_);
 }
@@ -602,7 +608,8 @@ Attempt::Interval Attempt::TakeInterval() {
   const double waited = loader_->wait_seconds();
   Interval interval = {.steps = std::exchange(counted_steps_, 0),
                        .seconds = std::max(std::exchange(step_seconds_, 0), 1e-9),
-                       .exposed_seconds = std::exchange(exposed_seconds_, 0)};
+                       .exposed_seconds = std::exchange(exposed_seconds_, 0),
+                       .disk_wait_seconds = std::exchange(disk_wait_seconds_, 0)};
   if (interval.steps > 0) {
     interval.input_wait = std::min(1.0, (waited - input_wait_before_) / interval.seconds);
   }
@@ -645,6 +652,7 @@ void Attempt::Report() {
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
     progress_.exposed_communication = std::min(1.0, interval.exposed_seconds / interval.seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
+    progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -702,6 +710,7 @@ Outcome Attempt::TrainToTheEnd() {
     step_seconds_ += SecondsSince(begin);
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
     exposed_seconds_ += result.exposed_seconds;
+    disk_wait_seconds_ += result.disk_wait_seconds;
     ++counted_steps_;
     Account(result);
 

@@ -185,6 +185,14 @@ ShardRecord AddSharedShard(const std::string& dir, int rank, int ranks, const Sh
   return record;
 }
 
+std::vector<ShardRecord> WritePart(const std::string& dir, int rank, int ranks,
+                                   std::span<const TensorPiece> pieces,
+                                   const std::optional<SharedShard>& shared, FileOps& ops) {
+  std::vector<ShardRecord> records = {WriteShard(dir, rank, ranks, pieces, ops)};
+  if (shared.has_value()) records.push_back(AddSharedShard(dir, rank, ranks, *shared, ops));
+  return records;
+}
+
 void CommitManifest(const std::string& dir, const CheckpointMeta& meta,
                     std::vector<ShardRecord> records, FileOps& ops) {
   CheckCoverage(records, dir);
@@ -324,8 +332,9 @@ void CheckpointReader::Read(const std::string& tensor, int64_t begin, std::span<
     const PieceRecord& piece = *place->piece;
     const int64_t skip = begin - piece.begin;
     const size_t part = std::min<size_t>(out.size(), piece.count - skip);
-    Shard(place->shard)
-        ->ReadAt(piece.offset + skip * sizeof(float), std::as_writable_bytes(out.first(part)));
+    const uint64_t offset = piece.offset + skip * StoredElementSize(piece.dtype);
+    CHECK(ReadStoredAsF32(*Shard(place->shard), offset, piece.dtype, out.first(part)))
+        << piece.dtype;
     begin += static_cast<int64_t>(part);
     out = out.subspan(part);
   }

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -51,6 +52,12 @@ struct SharedShard {
 // with nothing left behind.
 ShardRecord AddSharedShard(const std::string& dir, int rank, int ranks, const SharedShard& shard,
                            FileOps& ops = FileOps::System());
+
+// A rank's part of a checkpoint: WriteShard, and AddSharedShard if there is one.
+std::vector<ShardRecord> WritePart(const std::string& dir, int rank, int ranks,
+                                   std::span<const TensorPiece> pieces,
+                                   const std::optional<SharedShard>& shared,
+                                   FileOps& ops = FileOps::System());
 
 // Makes `dir` a checkpoint: checks the coverage of `records` and that every shard is there with its
 // size, then puts the manifest into place. Throws Error; then `dir` holds no checkpoint. A shard

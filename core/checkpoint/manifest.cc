@@ -168,9 +168,9 @@ PieceRecord PieceFromJson(const json& value, const std::string& source) {
   piece.tensor = fields.Text("tensor");
   piece.shape = ShapeFromJson(fields.At("shape"), piece.tensor, source);
   piece.dtype = fields.Text("dtype");
-  if (piece.dtype != "F32") {
-    Reject(source,
-           "tensor " + piece.tensor + " is " + piece.dtype + "; this program reads F32 only");
+  if (piece.dtype != "F32" && piece.dtype != "BF16") {
+    Reject(source, "tensor " + piece.tensor + " is " + piece.dtype +
+                       "; this program reads F32 and BF16 only");
   }
   piece.begin = fields.Count("begin");
   piece.count = fields.Count("count");
@@ -290,6 +290,7 @@ json MetaToJson(const CheckpointMeta& meta) {
             {"micro_batch_size", meta.reproducibility.micro_batch_size},
             {"micro_batches", meta.reproducibility.micro_batches},
             {"dtype", meta.reproducibility.dtype},
+            {"moments", meta.reproducibility.moments},
             {"accumulation", meta.reproducibility.accumulation},
             {"sequential_windows", meta.reproducibility.sequential_windows}}},
           {"model", meta.model},
@@ -328,6 +329,7 @@ CheckpointMeta MetaFromJson(const json& value, int version, const std::string& s
     meta.loss_scale = LossScaleFromJson(fields.At("loss_scale"), source);
   }
   if (version >= 3) meta.reproducibility.sequential_windows = key.Counts("sequential_windows");
+  if (version >= 5) meta.reproducibility.moments = key.Text("moments");
   if (version >= 4) {
     meta.normalisation = NormalisationFromJson(fields.At("normalisation"), source);
   }
@@ -466,6 +468,7 @@ std::string ReproducibilityKey::Differences(const ReproducibilityKey& now) const
           std::to_string(now.micro_batch_size), &text);
   Compare("micro-batches", std::to_string(micro_batches), std::to_string(now.micro_batches), &text);
   Compare("dtype", dtype, now.dtype, &text);
+  Compare("moments", moments, now.moments, &text);
   Compare("accumulation", accumulation, now.accumulation, &text);
   if (!sequential_windows.empty() && !now.sequential_windows.empty()) {
     Compare("sequential windows", json(sequential_windows).dump(),

@@ -34,6 +34,7 @@ struct TensorPiece {
 struct PieceRecord {
   std::string tensor;
   Shape shape;
+  // "F32", or "BF16" of moments.
   std::string dtype = "F32";
   int64_t begin = 0;
   int64_t count = 0;
@@ -72,6 +73,8 @@ struct ReproducibilityKey {
   int64_t micro_batches = 0;
   // Of weights and activations: "F32", "BF16" or "F16".
   std::string dtype = "F32";
+  // Of the optimizer's moments: "F32" or "BF16".
+  std::string moments = "F32";
   // How gradients are summed: "tree", which plain and split accumulation share; "low
   // precision", whose bits also depend on the number of ranks; or "library", whose bits depend on
   // the MPI library too.
@@ -124,8 +127,8 @@ struct CheckpointMeta {
 struct Manifest {
   // The format's version that this program writes, and the newest that it reads. Version 1 lacked
   // the accumulation and the loss scale, version 2 the groups of sequential attention, version
-  // 3 the normalisation.
-  static constexpr int kVersion = 4;
+  // 3 the normalisation, version 4 the moments' dtype and pieces of BF16.
+  static constexpr int kVersion = 5;
   CheckpointMeta meta;
   std::vector<ShardRecord> shards;
 

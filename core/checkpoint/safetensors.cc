@@ -268,18 +268,25 @@ void SafetensorsFile::ReadAsF32(const StoredTensor& tensor, int64_t begin,
   CHECK(begin >= 0 && begin <= tensor.shape.NumElements() - count)
       << tensor.name << " " << tensor.shape << ": elements " << begin << "+" << count;
   const uint64_t offset = tensor.begin + begin * StoredElementSize(tensor.dtype);
-  if (tensor.dtype == "F32") {
-    file_.ReadAt(offset, std::as_writable_bytes(out));
-  } else if (tensor.dtype == "BF16") {
-    ReadConverted<uint16_t>(file_, offset, out, BFloatToFloat);
-  } else if (tensor.dtype == "F16") {
-    ReadConverted<uint16_t>(file_, offset, out, HalfToFloat);
-  } else if (tensor.dtype == "F64") {
-    ReadConverted<double>(file_, offset, out, [](double v) { return static_cast<float>(v); });
+  if (ReadStoredAsF32(file_, offset, tensor.dtype, out)) return;
+  throw Error(path() + ": tensor \"" + tensor.name + "\" is " + tensor.dtype +
+              ", which is no floating-point type that can be read as F32");
+}
+
+bool ReadStoredAsF32(const InputFile& file, uint64_t offset, std::string_view dtype,
+                     std::span<float> out) {
+  if (dtype == "F32") {
+    file.ReadAt(offset, std::as_writable_bytes(out));
+  } else if (dtype == "BF16") {
+    ReadConverted<uint16_t>(file, offset, out, BFloatToFloat);
+  } else if (dtype == "F16") {
+    ReadConverted<uint16_t>(file, offset, out, HalfToFloat);
+  } else if (dtype == "F64") {
+    ReadConverted<double>(file, offset, out, [](double v) { return static_cast<float>(v); });
   } else {
-    throw Error(path() + ": tensor \"" + tensor.name + "\" is " + tensor.dtype +
-                ", which is no floating-point type that can be read as F32");
+    return false;
   }
+  return true;
 }
 
 std::string SafetensorsHeaderBytes(const std::vector<StoredTensor>& tensors,

@@ -69,6 +69,11 @@ class SafetensorsFile {
   std::map<std::string, size_t> by_name_;
 };
 
+// Reads out.size() elements stored from byte `offset` on in F32, F16, BF16 or F64, as float32.
+// False for another dtype. Throws Error when the file can't be read or ends before.
+bool ReadStoredAsF32(const InputFile& file, uint64_t offset, std::string_view dtype,
+                     std::span<float> out);
+
 // A tensor to be written.
 struct TensorSpec {
   std::string name;

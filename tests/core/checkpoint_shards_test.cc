@@ -135,6 +135,7 @@ TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
     root.erase("normalisation");
     root.at("reproducibility").erase("accumulation");
     root.at("reproducibility").erase("sequential_windows");
+    root.at("reproducibility").erase("moments");
     root["version"] = 1;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
@@ -148,6 +149,7 @@ TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.at("reproducibility").erase("sequential_windows");
     root.erase("normalisation");
+    root.at("reproducibility").erase("moments");
     root["version"] = 2;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
@@ -158,11 +160,20 @@ TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
 TEST(CheckpointShards, ManifestsOfVersion3AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.erase("normalisation");
+    root.at("reproducibility").erase("moments");
     root["version"] = 3;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
   EXPECT_EQ(manifest.meta.reproducibility, MetaOf(1, 1, 1).reproducibility);
   EXPECT_FALSE(manifest.meta.normalisation.has_value());
+}
+
+TEST(CheckpointShards, ManifestsOfVersion4AreRead) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root.at("reproducibility").erase("moments");
+    root["version"] = 4;
+  });
+  EXPECT_EQ(Manifest::FromText(text, "m").meta.reproducibility, MetaOf(1, 1, 1).reproducibility);
 }
 
 TEST(CheckpointShards, ANormalisationWithoutNumbersIsRefused) {
@@ -302,7 +313,7 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
   EXPECT_THAT(change("\"file\": \"rank", "\"file\": \"../rank"), HasSubstr("no name of a shard"));
   EXPECT_THAT(
       change("\"dtype\": \"F32\",\n     \"offset\"", "\"dtype\": \"F16\",\n     \"offset\""),
-      HasSubstr("reads F32 only"));
+      HasSubstr("reads F32 and BF16 only"));
   EXPECT_THAT(change("\"count\": 4", "\"count\": 5"), HasSubstr("outside of tensor"));
   EXPECT_THAT(change("\"count\": 4", "\"count\": 3"), HasSubstr("begins at byte"));
   EXPECT_THAT(change("swinfleet-checkpoint", "other"), HasSubstr("no manifest"));

@@ -58,6 +58,7 @@ struct FakeOptions {
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
   OffloadOptions offload = {};
+  DType moments = DType::kF32;
 };
 
 // The form of accumulation that a stage has unless a test asks for another.
@@ -142,6 +143,7 @@ class FakeTraining {
     ZeroOptions zero;
     zero.stage = options_.stage;
     zero.optimizer.kind = options_.optimizer;
+    zero.optimizer.moments = options_.moments;
     for (const ParameterInfo& info : table_.parameters()) {
       zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
     }

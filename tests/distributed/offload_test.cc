@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -196,6 +197,59 @@ TEST_F(Offload, GoesOnFromACheckpointOfStateInMemory) {
   disk.engine().Load(*reader);
   for (int step = 0; step < 2; ++step) EXPECT_EQ(memory.Step().norm, disk.Step().norm);
   EXPECT_EQ(memory.Weights(), disk.Weights());
+}
+
+// One update from the same moments: what is kept is what float32 would be, rounded.
+TEST_F(Offload, MomentsInBf16AreRoundedToTheNearest) {
+  for (const auto dtype : {DType::kF32, DType::kBF16}) {
+    const std::string name = NameOf(dtype);
+    FakeTraining wide(self_.get(), {.dtype = dtype});
+    FakeTraining narrow(self_.get(), Offloaded({.dtype = dtype, .moments = DType::kBF16}));
+    // From moments that are zero both take the same step.
+    wide.Step();
+    narrow.Step();
+    EXPECT_EQ(wide.Weights(), narrow.Weights());
+    const auto exact = Save(wide, "exact-" + name), rounded = Save(narrow, "rounded-" + name);
+    for (const std::string tensor : {"adamw_m/block.weight", "adamw_v/block.weight"}) {
+      std::vector<float> expected(201 * 173), got(expected.size());
+      exact->Read(tensor, 0, expected);
+      rounded->Read(tensor, 0, got);
+      for (size_t i = 0; i < got.size(); ++i) {
+        const uint32_t bits = std::bit_cast<uint32_t>(expected[i]);
+        const uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+        ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), nearest) << tensor << " at " << i;
+      }
+    }
+    // The sum over updates stays close.
+    for (int step = 0; step < 3; ++step) {
+      wide.Step();
+      narrow.Step();
+    }
+    const std::vector<float> a = wide.Weights(), b = narrow.Weights();
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 4 * 0.01 * 0x1p-6) << i;
+  }
+}
+
+TEST_F(Offload, MomentsInBf16GoOnToTheBit) {
+  FakeTraining original(self_.get(), Offloaded({.dtype = DType::kBF16, .moments = DType::kBF16}));
+  original.Step();
+  original.Step();
+  const auto reader = Save(original, "step");
+  original.Step();
+  reader->Verify();
+  FakeOptions elsewhere{.dtype = DType::kBF16, .moments = DType::kBF16};
+  elsewhere.offload = OffloadTo(At("other"));
+  FakeTraining resumed(self_.get(), elsewhere);
+  resumed.engine().Load(*reader);
+  resumed.set_step(2);
+  resumed.Step();
+  EXPECT_EQ(original.Weights(), resumed.Weights());
+  // Moments in float32, and in memory, start from the rounded ones.
+  FakeTraining in_memory(self_.get(), {.dtype = DType::kBF16});
+  in_memory.engine().Load(*reader);
+  in_memory.set_step(2);
+  in_memory.Step();
+  EXPECT_EQ(original.Weights(), in_memory.Weights());
 }
 
 TEST_F(Offload, AnotherFilesystemGetsACopy) {

@@ -58,10 +58,8 @@ inline OffloadOptions OffloadTo(const std::string& folder, FileOps& ops = FileOp
 // A rank's part of a checkpoint, with what is offloaded.
 inline std::vector<ShardRecord> SavePart(FakeTraining& training, const std::string& dir, int rank,
                                          int ranks, FileOps& ops = FileOps::System()) {
-  std::vector<ShardRecord> records = {WriteShard(dir, rank, ranks, training.engine().OwnedState())};
-  const auto pinned = training.engine().PinState();
-  if (pinned.has_value()) records.push_back(AddSharedShard(dir, rank, ranks, *pinned, ops));
-  return records;
+  return WritePart(dir, rank, ranks, training.engine().OwnedState(), training.engine().PinState(),
+                   ops);
 }
 
 }  // namespace swinfleet
