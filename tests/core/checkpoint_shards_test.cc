@@ -296,12 +296,13 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
     const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
     return MessageOf([&] { Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m"); });
   };
-  EXPECT_EQ(change("\"version\": 4", "\"version\": 4 "), "");
-  EXPECT_THAT(change("\"version\": 4", "\"version\": 5"), HasSubstr("version 5"));
-  EXPECT_THAT(change("\"version\": 4", "\"version\": 0"), HasSubstr("version 0"));
+  EXPECT_EQ(change("\"version\": 5", "\"version\": 5 "), "");
+  EXPECT_THAT(change("\"version\": 5", "\"version\": 6"), HasSubstr("version 6"));
+  EXPECT_THAT(change("\"version\": 5", "\"version\": 0"), HasSubstr("version 0"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": 0.5"), HasSubstr("the loss scale 0.5"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": \"x\""), HasSubstr("the loss scale"));
-  // What versions 1 to 3 lacked.
+  // What versions 1 to 4 lacked.
+  EXPECT_THAT(change("\"moments\"", "\"momenta\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"loss_scale\"", "\"loss_sale\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"accumulation\"", "\"accommodation\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"sequential_windows\"", "\"windows\""), HasSubstr("is missing"));
