@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/tensor.h"
+
 namespace swinfleet {
 
 // Where a rank is in its sequence of collectives: what heartbeats and the flight recorder tell.
@@ -68,6 +70,12 @@ class Communicator {
   // The same for elements of 16 bits, whatever they mean.
   virtual std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t> data,
                                                       const std::string& name) = 0;
+  // The same for a tensor of either size of element.
+  std::unique_ptr<CollectiveHandle> AllGather(const TensorView& data, const std::string& name) {
+    const auto size = static_cast<size_t>(data.NumElements());
+    return data.dtype == DType::kF32 ? AllGather(std::span(data.f32(), size), name)
+                                     : AllGather(std::span(data.u16(), size), name);
+  }
   // Sums over ranks, on all of them.
   virtual std::unique_ptr<CollectiveHandle> AllReduce(std::span<float> data,
                                                       const std::string& name) = 0;

@@ -64,10 +64,7 @@ GatheredUnits::Buffer* GatheredUnits::Start(int unit) {
   const TensorView own =
       whole.Rows(layout_.ShardBegin(unit, communicator_->rank()), layout_.ShardSize(unit));
   context_->ops->cast({.x = shards_[unit], .y = own}, *context_);
-  const auto size = static_cast<size_t>(whole.NumElements());
-  buffer->handle = whole.dtype == DType::kF32
-                       ? communicator_->AllGather(std::span(whole.f32(), size), names_[unit])
-                       : communicator_->AllGather(std::span(whole.u16(), size), names_[unit]);
+  buffer->handle = communicator_->AllGather(whole, names_[unit]);
   return buffer;
 }
 

@@ -614,13 +614,8 @@ void ZeroEngine::Update(std::span<const double> rates, int64_t update, float gra
 void ZeroEngine::PublishParameters() {
   // At stage 3 whoever needs them gathers them.
   if (impl_->options.stage == 0 || impl_->options.stage == 3) return;
-  Communicator* communicator = impl_->communicator;
   for (Impl::UnitState& unit : impl_->units) {
-    const auto size = static_cast<size_t>(unit.values.NumElements());
-    unit.published =
-        impl_->options.dtype == DType::kF32
-            ? communicator->AllGather(std::span(unit.values.f32(), size), unit.publish_name)
-            : communicator->AllGather(std::span(unit.values.u16(), size), unit.publish_name);
+    unit.published = impl_->communicator->AllGather(unit.values, unit.publish_name);
   }
 }
 

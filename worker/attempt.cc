@@ -135,18 +135,19 @@ class Attempt {
   CheckpointMeta Meta() const;
   // A line of progress, on all ranks at the same steps.
   void Report();
-  // What there was since the line before, of this rank.
+  // Steps of this rank.
   struct Interval {
     int64_t steps = 0;
-    double seconds = 0;
-    // Of them, those that computing waited for communication.
+    // Never zero, since it is divided by.
+    double seconds = 1e-9;
+    // Of them, those that computing waited for communication, updates for the disk of offloaded
+    // state, and steps for pictures.
     double exposed_seconds = 0;
-    // And those that updates waited for the disk of offloaded state.
     double disk_wait_seconds = 0;
-    // Share of the time that the step waited for its pictures, 0..1.
-    double input_wait = 0;
+    double input_wait_seconds = 0;
+    // Of the time, 0..1.
+    double ShareOf(double part) const { return steps > 0 ? std::min(1.0, part / seconds) : 0; }
   };
-  Interval TakeInterval();
   // Memory of all ranks and their waiting for pictures, into progress_.
   void GatherFigures(const Interval& interval);
   // How far the training is, into progress_.
@@ -189,11 +190,7 @@ class Attempt {
   // Of the last step, on this rank.
   double input_wait_seconds_ = 0;
   // Since the last line of progress.
-  double step_seconds_ = 0;
-  int64_t counted_steps_ = 0;
-  double exposed_seconds_ = 0;
-  double disk_wait_seconds_ = 0;
-  double input_wait_before_ = 0;
+  Interval interval_;
 };
 
 void Attempt::Agree(const std::string& what, const std::function<void()>& work) {
@@ -604,21 +601,9 @@ void Attempt::FillPosition() {
   progress_.replaced_pictures = replaced_;
 }
 
-Attempt::Interval Attempt::TakeInterval() {
-  const double waited = loader_->wait_seconds();
-  Interval interval = {.steps = std::exchange(counted_steps_, 0),
-                       .seconds = std::max(std::exchange(step_seconds_, 0), 1e-9),
-                       .exposed_seconds = std::exchange(exposed_seconds_, 0),
-                       .disk_wait_seconds = std::exchange(disk_wait_seconds_, 0)};
-  if (interval.steps > 0) {
-    interval.input_wait = std::min(1.0, (waited - input_wait_before_) / interval.seconds);
-  }
-  input_wait_before_ = waited;
-  return interval;
-}
-
 void Attempt::GatherFigures(const Interval& interval) {
-  const double own[] = {static_cast<double>(ProcessPeakBytes()), interval.input_wait};
+  const double own[] = {static_cast<double>(ProcessPeakBytes()),
+                        interval.ShareOf(interval.input_wait_seconds)};
   std::vector<double> all(2 * communicator_->size());
   communicator_->AllGather(own, all, "figures of the ranks");
   progress_.peak_memory_rank_bytes = 0;
@@ -641,7 +626,7 @@ void Attempt::GatherFigures(const Interval& interval) {
 }
 
 void Attempt::Report() {
-  const Interval interval = TakeInterval();
+  const Interval interval = std::exchange(interval_, {});
   GatherFigures(interval);
   if (!leader()) return;
   FillPosition();
@@ -650,7 +635,7 @@ void Attempt::Report() {
     progress_.images_per_second =
         steps * static_cast<double>(config_.train.global_batch) / interval.seconds;
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
-    progress_.exposed_communication = std::min(1.0, interval.exposed_seconds / interval.seconds);
+    progress_.exposed_communication = interval.ShareOf(interval.exposed_seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
     progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
   }
@@ -707,11 +692,12 @@ Outcome Attempt::TrainToTheEnd() {
         if (!input_problem_.empty()) throw Error(input_problem_);
       });
     }
-    step_seconds_ += SecondsSince(begin);
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
-    exposed_seconds_ += result.exposed_seconds;
-    disk_wait_seconds_ += result.disk_wait_seconds;
-    ++counted_steps_;
+    interval_.seconds += SecondsSince(begin);
+    interval_.exposed_seconds += result.exposed_seconds;
+    interval_.disk_wait_seconds += result.disk_wait_seconds;
+    interval_.input_wait_seconds += input_wait_seconds_;
+    ++interval_.steps;
     Account(result);
 
     // Before an evaluation, which may take long: a crash in it must not cost what is written.
@@ -750,6 +736,8 @@ AttemptResult Attempt::Run() {
                            << " steps of " << config_.train.global_batch << " pictures, "
                            << steps_per_epoch_ << " an epoch; " << communicator_->size()
                            << " ranks, ZeRO " << config_.parallel.zero_stage;
+    // Masters and two moments in float32, at most.
+    reporter_->SetStateBytes(static_cast<uint64_t>(elements) * 3 * sizeof(float));
     RestoreState();
     if (leader()) metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt);
     MakeLoader();

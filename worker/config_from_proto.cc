@@ -348,9 +348,8 @@ bool Convert(const JobSpec& spec, JobConfig* config, Problems* problems) {
   ChooseNormalisation(config->model, &config->data);
   ConvertTrain(spec.train(), &config->train, problems);
   ConvertParallel(spec.parallel(), &config->parallel, problems);
-  // Above stage 1 there is one form.
-  if (config->parallel.zero_stage >= 2 && !spec.train().has_accumulation()) {
-    config->train.accumulation = Accumulation::kSplit;
+  if (!spec.train().has_accumulation()) {
+    config->train.accumulation = DefaultAccumulation(config->parallel.zero_stage);
   }
   ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
   return model_known;

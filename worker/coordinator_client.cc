@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "proto/coordinator.grpc.pb.h"
+#include "worker/host_name.h"
 #include "worker/outbox.h"
 #include "worker/print_reporter.h"
 #include "worker/utf8.h"
@@ -37,12 +38,6 @@ constexpr size_t kNameBytes = 256;
 
 Clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
-}
-
-std::string HostName() {
-  char name[256] = "";
-  if (gethostname(name, sizeof(name) - 1) != 0) return "unknown";
-  return name;
 }
 
 Hello MakeIdentity(const WorkerIdentity& identity) {

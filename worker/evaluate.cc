@@ -82,10 +82,8 @@ std::vector<double> EvaluateShare(const JobConfig& config, const Dataset& datase
     problem = std::current_exception();
   }
   // The others may have a batch more, or this rank none that can be read.
-  const int64_t most = (batches + ranks - 1) / ranks;
-  for (; config.parallel.zero_stage == 3 && done < most; ++done) {
-    FollowEvaluation(config, model, parameters);
-  }
+  const int64_t most = config.parallel.zero_stage == 3 ? ShardLayout::Rounds(ranks, batches) : 0;
+  for (; done < most; ++done) FollowEvaluation(config, model, parameters);
   if (problem) std::rethrow_exception(problem);
   return sums;
 }

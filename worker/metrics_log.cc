@@ -10,6 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/checkpoint/checkpoint.h"
+
 namespace swinfleet {
 namespace {
 
@@ -29,9 +31,7 @@ std::string Number(double value) {
 }  // namespace
 
 MetricsLog::MetricsLog(const std::string& run_dir, int64_t attempt) {
-  char name[40];
-  std::snprintf(name, sizeof(name), "attempt-%03ld.jsonl", static_cast<long>(attempt));
-  path_ = (std::filesystem::path(run_dir) / "metrics" / name).string();
+  path_ = (std::filesystem::path(run_dir) / "metrics" / (AttemptName(attempt) + ".jsonl")).string();
   Flush();
 }
 

@@ -54,6 +54,8 @@ class Reporter {
   // Every rank, at each change.
   virtual void SetPhase(Phase phase) = 0;
   virtual void SetStep(int64_t step) = 0;
+  // Every rank, once it is known: the bytes of a checkpoint of the job.
+  virtual void SetStateBytes(uint64_t bytes) {}
   // Every rank, after each step: what of the attempt's steps but the first two was its own work,
   // and not waiting for other ranks. By it stragglers are found.
   virtual void SetOwnWork(double seconds, int64_t steps) {}

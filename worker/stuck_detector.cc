@@ -35,6 +35,7 @@ double StepTimes::MedianStep() const {
 void StuckDetector::SetPhase(Phase phase, double now, double waited) {
   phase_ = phase;
   patient_ = true;
+  disk_ = disk_ || phase == Phase::kLoad || phase == Phase::kSave;
   if (phase == Phase::kTrain) times_.Begin(now, waited);
 }
 
@@ -44,10 +45,13 @@ void StuckDetector::SetStep(int64_t step, double now, double waited) {
   if (phase_ != Phase::kTrain) return;
   times_.End(now, waited);
   patient_ = times_.steps() < StepTimes::kWarmUp;
+  disk_ = false;
 }
 
 double StuckDetector::Deadline() const {
-  if (patient_) return deadlines_.patient;
+  if (patient_) {
+    return deadlines_.patient + (disk_ ? state_bytes_ / deadlines_.disk_bytes_per_second : 0);
+  }
   return std::max(deadlines_.least, deadlines_.median_steps * times_.MedianStep());
 }
 

@@ -20,6 +20,9 @@ struct Deadlines {
   // In an attempt's first two steps, while it loads, saves or evaluates, and in the step after
   // that.
   double patient = 120;
+  // Where it is a load or a save, one rank may have to read or write all of the job's state alone,
+  // from a slow disk: so much longer.
+  double disk_bytes_per_second = 32 << 20;
 };
 
 // The last steps of a rank.
@@ -53,6 +56,8 @@ class StuckDetector {
  public:
   explicit StuckDetector(const Deadlines& deadlines) : deadlines_(deadlines) {}
 
+  // Of a checkpoint of the job; 0 as long as it is not known.
+  void SetStateBytes(uint64_t bytes) { state_bytes_ = static_cast<double>(bytes); }
   void SetPhase(Phase phase, double now, double waited);
   // A step is done.
   void SetStep(int64_t step, double now, double waited);
@@ -76,6 +81,9 @@ class StuckDetector {
   // The step under way began with a save or an evaluation, or is one of the first two: one rank may
   // have more to do than the others.
   bool patient_ = true;
+  // It began with a load or a save.
+  bool disk_ = true;
+  double state_bytes_ = 0;
   StepTimes times_;
   CollectivePosition seen_;
   double observed_ = 0;

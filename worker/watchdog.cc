@@ -12,8 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/file_ops.h"
-#include "worker/utf8.h"
+#include "worker/host_name.h"
 
 namespace swinfleet {
 namespace {
@@ -33,12 +34,6 @@ std::string Seconds(double seconds) {
   char text[32];
   std::snprintf(text, sizeof(text), seconds < 10 ? "%.1f s" : "%.0f s", seconds);
   return text;
-}
-
-std::string HostName() {
-  char name[256] = "";
-  if (gethostname(name, sizeof(name) - 1) != 0) return "unknown";
-  return ToUtf8(name, sizeof(name));
 }
 
 std::string Text(const StuckNews& news, int rank) {
@@ -71,10 +66,9 @@ bool WriteSoon(const std::string& path, std::string text) {
 }  // namespace
 
 std::string FlightPath(const std::string& run_dir, int64_t attempt, int rank) {
-  char name[80];
-  std::snprintf(name, sizeof(name), "/flight/attempt-%03lld/rank-%05d.json",
-                static_cast<long long>(attempt), rank);
-  return run_dir + name;
+  char name[40];
+  std::snprintf(name, sizeof(name), "/rank-%05d.json", rank);
+  return run_dir + "/flight/" + AttemptName(attempt) + name;
 }
 
 Watchdog::Watchdog(const WatchdogOptions& options, Reporter* reporter)
@@ -125,6 +119,11 @@ void Watchdog::SetStep(int64_t step) {
   }
   reporter_->SetStep(step);
   reporter_->SetOwnWork(own, steps);
+}
+
+void Watchdog::SetStateBytes(uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  detector_.SetStateBytes(bytes);
 }
 
 void Watchdog::ReportProgress(const TrainingProgress& progress) {

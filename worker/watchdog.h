@@ -61,6 +61,7 @@ class Watchdog : public Reporter {
   // Reporter.
   void SetPhase(Phase phase) override;
   void SetStep(int64_t step) override;
+  void SetStateBytes(uint64_t bytes) override;
   void ReportProgress(const TrainingProgress& progress) override;
   void ReportCheckpoint(const std::string& path, int64_t step) override;
   bool CancelRequested() override { return reporter_->CancelRequested(); }

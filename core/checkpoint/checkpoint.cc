@@ -98,9 +98,11 @@ void AwaitShard(const std::string& path, uint64_t bytes, FileOps& ops) {
 
 std::string CheckpointsFolder(const std::string& run_dir) { return run_dir + "/checkpoints"; }
 
+std::string AttemptName(int64_t attempt) { return Formatted("attempt-%03lld", attempt); }
+
 std::string AttemptFolder(const std::string& run_dir, int attempt) {
   CHECK_GE(attempt, 0);
-  return CheckpointsFolder(run_dir) + Formatted("/attempt-%03lld", attempt);
+  return CheckpointsFolder(run_dir) + "/" + AttemptName(attempt);
 }
 
 std::string CheckpointDir(const std::string& run_dir, int attempt, int64_t step) {

@@ -27,6 +27,8 @@ namespace swinfleet {
 
 // "<run_dir>/checkpoints".
 std::string CheckpointsFolder(const std::string& run_dir);
+// "attempt-001": what an attempt's folders and files are called, here and elsewhere in a run.
+std::string AttemptName(int64_t attempt);
 // "<run_dir>/checkpoints/attempt-001". Attempts count from 1; 0 is where imported weights are put,
 // for the first attempt to go on from.
 std::string AttemptFolder(const std::string& run_dir, int attempt);

@@ -283,6 +283,11 @@ enum class Offload {
 // The highest stage of ZeRO that there is.
 inline constexpr int kMostZeroStage = 3;
 
+// The form that a stage has if nothing is said; from stage 2 on there is no other.
+inline Accumulation DefaultAccumulation(int zero_stage) {
+  return zero_stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
+}
+
 struct ParallelConfig {
   // 0 means all ranks of the fleet.
   int64_t ranks = 0;

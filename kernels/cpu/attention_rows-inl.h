@@ -269,10 +269,16 @@ HWY_INLINE RowGradient SoftmaxGradientRow(float lse, int64_t n, float* p, float*
   return {hn::Set(d, inverse), hn::Set(d, Total(sum) * inverse)};
 }
 
-// dbias (N, N), row of token i += ds, where tokens are left out.
+// dbias (N, N), row of token i += ds, where tokens are left out or padded.
 HWY_INLINE void AddBiasRow(const AttentionSizes& s, const WindowMap& map, int64_t i,
                            const float* ds, float* dbias) {
   float* to = dbias + map.place[i] * s.window_tokens;
+  if (s.tokens == s.window_tokens) {
+    ForEachVector(s.tokens, [&](int64_t j, int64_t count) {
+      StorePart(hn::Add(LoadPart(to + j, count), LoadPart(ds + j, count)), to + j, count);
+    });
+    return;
+  }
   for (int64_t j = 0; j < s.tokens; ++j) to[map.place[j]] += ds[j];
 }
 

@@ -48,26 +48,25 @@ PatchGrid GridOf(const Args& args) {
 }
 
 // Calls move(element of the rows, pixel, pixels) for each line of each patch: patch_w elements, of
-// which so many are in the image.
+// which so many are in the image. Goes along the axes, for divisions would take longer than a line.
 template <typename Move>
 void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
-  const int64_t lines = g.channels * g.patch_t * g.patch_h;
   ParallelFor(threads, g.rows, 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t at = g.first_row + r;
+    int64_t element = begin * g.channels * g.patch_t * g.patch_h * g.patch_w;
+    for (int64_t at = g.first_row + begin; at < g.first_row + end; ++at) {
       const int64_t column = at % g.grid_w * g.patch_w;
       const int64_t top = at / g.grid_w % g.grid_h * g.patch_h;
       const int64_t start = at / (g.grid_w * g.grid_h) % g.grid_t * g.patch_t;
       const int64_t b = at / (g.grid_w * g.grid_h * g.grid_t);
-      for (int64_t line = 0; line < lines; ++line) {
-        const int64_t row = top + line % g.patch_h;
-        const int64_t frame = start + line / g.patch_h % g.patch_t;
-        const int64_t channel = line / (g.patch_h * g.patch_t);
-        const bool inside = row < g.height && frame < g.frames;
-        const int64_t pixel =
-            (((b * g.channels + channel) * g.frames + frame) * g.height + row) * g.width + column;
-        move((r * lines + line) * g.patch_w, pixel,
-             inside ? std::min(g.patch_w, g.width - column) : 0);
+      const int64_t inside = std::min(g.patch_w, g.width - column);
+      for (int64_t channel = b * g.channels; channel < (b + 1) * g.channels; ++channel) {
+        for (int64_t frame = start; frame < start + g.patch_t; ++frame) {
+          for (int64_t row = top; row < top + g.patch_h; ++row, element += g.patch_w) {
+            const int64_t pixel =
+                ((channel * g.frames + frame) * g.height + row) * g.width + column;
+            move(element, pixel, row < g.height && frame < g.frames ? inside : 0);
+          }
+        }
       }
     }
   });

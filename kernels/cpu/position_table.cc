@@ -54,22 +54,45 @@ void FirstLayer(const Args& args, const PositionTableScratch& s, const Context& 
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-// dw1 and db1 (+)= through the first layer, from s.dhidden.
+// Units of the hidden layer whose sums are made at once: a vector of any instruction set.
+constexpr int64_t kUnits = 16;
+
+// Adds to dw1 and db1 of units [first, first + count), at most kUnits of them.
+void AddFirstLayerGradients(const PositionTableBackwardArgs& args, const PositionTableScratch& s,
+                            int64_t first, int64_t count) {
+  float *dw1 = args.dw1.f32() + 2 * first, *db1 = args.db1.f32() + first;
+  float y_sums[kUnits] = {}, x_sums[kUnits] = {}, sums[kUnits] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    y_sums[i] = dw1[2 * i];
+    x_sums[i] = dw1[2 * i + 1];
+    sums[i] = db1[i];
+  }
+  const float* coords = args.coords.f32();
+  for (int64_t t = 0; t < args.coords.shape[0]; ++t) {
+    const float y = coords[2 * t], x = coords[2 * t + 1];
+    const float* values = s.hidden.f32() + t * s.hidden.shape[1] + first;
+    const float* gradients = s.dhidden.f32() + t * s.hidden.shape[1] + first;
+    for (int64_t i = 0; i < count; ++i) {
+      const float gradient = values[i] > 0 ? gradients[i] : 0.0f;
+      y_sums[i] += gradient * y;
+      x_sums[i] += gradient * x;
+      sums[i] += gradient;
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    dw1[2 * i] = y_sums[i];
+    dw1[2 * i + 1] = x_sums[i];
+    db1[i] = sums[i];
+  }
+}
+
+// dw1 and db1 += through the first layer, from s.dhidden.
 void FirstLayerBackward(const PositionTableBackwardArgs& args, const PositionTableScratch& s,
                         const Context& context) {
-  const int64_t entries = args.coords.shape[0], hidden = s.hidden.shape[1];
   // Each unit's sums are made by one thread, in one order, whatever the number of threads.
-  ParallelFor(context.threads, hidden, 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = 0; t < entries; ++t) {
-      const float y = args.coords.f32()[2 * t], x = args.coords.f32()[2 * t + 1];
-      const float* values = s.hidden.f32() + t * hidden;
-      const float* gradients = s.dhidden.f32() + t * hidden;
-      for (int64_t i = begin; i < end; ++i) {
-        const float gradient = values[i] > 0 ? gradients[i] : 0.0f;
-        args.dw1.f32()[2 * i] += gradient * y;
-        args.dw1.f32()[2 * i + 1] += gradient * x;
-        args.db1.f32()[i] += gradient;
-      }
+  ParallelFor(context.threads, s.hidden.shape[1], kUnits, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i += kUnits) {
+      AddFirstLayerGradients(args, s, i, std::min(kUnits, end - i));
     }
   });
 }

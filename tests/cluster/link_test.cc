@@ -19,11 +19,19 @@ constexpr double kDeadline = 10 + 30;
 
 class LinkTest : public ClusterTest {
  protected:
+  // On a machine that is busy with other things, four ranks on a network take a second a step.
+  LinkTest() {
+    job_.epochs = 40;
+    // The cut is to come in a step that doesn't follow a save or an evaluation: those have 120 s.
+    job_.eval_every_epochs = 0;
+    job_.checkpoint_every = 60;
+  }
   // Cuts the link of node2 in the middle of training, and waits until its rank is named.
   void Cut() {
     TrainOnAFleet(kHosts);
     ASSERT_FALSE(HasFatalFailure());
     named_ = "rank 2 (node2, process " + std::to_string(PidOfRank(2)) + ")";
+    ASSERT_TRUE(WaitForStep(job_, 1, job_.checkpoint_every + 5));
     EXPECT_EQ(Cluster({"link", "node2", "down"}).Wait(), 0);
     std::string reason;
     EXPECT_TRUE(WaitUntil(

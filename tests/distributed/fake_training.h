@@ -61,11 +61,6 @@ struct FakeOptions {
   DType moments = DType::kF32;
 };
 
-// The form of accumulation that a stage has unless a test asks for another.
-inline Accumulation FormOf(int stage) {
-  return stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
-}
-
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
 inline std::map<std::string, std::vector<float>> StateIn(const std::vector<TensorPiece>& pieces) {
   std::map<std::string, std::vector<float>> state;

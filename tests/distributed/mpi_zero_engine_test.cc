@@ -37,8 +37,11 @@ class EngineOverRanks
 TEST_P(EngineOverRanks, GivesTheBitsOfOneProcess) {
   const auto& [stage, kind, clip] = GetParam();
   const auto self = MakeSelfCommunicator();
-  const FakeOptions options{
-      .stage = stage, .optimizer = kind, .leaves = 8, .clip = clip, .accumulation = FormOf(stage)};
+  const FakeOptions options{.stage = stage,
+                            .optimizer = kind,
+                            .leaves = 8,
+                            .clip = clip,
+                            .accumulation = DefaultAccumulation(stage)};
   FakeTraining alone(self.get(), {.stage = 0, .optimizer = kind, .leaves = 8, .clip = clip});
   FakeTraining together(&TestWorld(), options);
   ExpectSameWeights(together.Weights(), alone.Weights(), true);
@@ -136,9 +139,9 @@ TEST(EngineOverRanks, TheLibrarysSumsComeClose) {
   const auto self = MakeSelfCommunicator();
   for (int stage = 0; stage <= kMostZeroStage; ++stage) {
     FakeTraining alone(self.get(), {});
-    FakeTraining together(
-        &TestWorld(),
-        {.stage = stage, .accumulation = FormOf(stage), .reduction = Reduction::kLibrary});
+    FakeTraining together(&TestWorld(), {.stage = stage,
+                                         .accumulation = DefaultAccumulation(stage),
+                                         .reduction = Reduction::kLibrary});
     for (int step = 0; step < 3; ++step) {
       const double norm = alone.Step().norm;
       ASSERT_NEAR(together.Step().norm, norm, 1e-6 * norm) << "stage " << stage;
@@ -239,8 +242,9 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
       const std::string dir =
           folder / (swinfleet::NameOf(dtype) + ("-stage-" + std::to_string(stage)));
       const int other = kMostZeroStage - stage;
-      FakeTraining together(&TestWorld(),
-                            {.stage = stage, .dtype = dtype, .accumulation = FormOf(stage)});
+      FakeTraining together(
+          &TestWorld(),
+          {.stage = stage, .dtype = dtype, .accumulation = DefaultAccumulation(stage)});
       for (int step = 0; step < 2; ++step) together.Step();
       Save(together, dir);
       const auto reader = CheckpointReader::Open(dir);
@@ -251,7 +255,8 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
       ExpectSameWeights(resumed_alone.Weights(), together.Weights(), true);
       ExpectSameState(together, resumed_alone);
       FakeTraining resumed_together(
-          &TestWorld(), {.stage = other, .dtype = dtype, .accumulation = FormOf(other)});
+          &TestWorld(),
+          {.stage = other, .dtype = dtype, .accumulation = DefaultAccumulation(other)});
       resumed_together.engine().Load(*reader);
       resumed_together.set_step(2);
       for (int step = 0; step < 2; ++step) {

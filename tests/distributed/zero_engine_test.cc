@@ -149,7 +149,7 @@ TEST(ZeroEngine, MemoryIsWhatTheStagePromises) {
                                  .optimizer = kind,
                                  .leaves = 8,
                                  .dtype = dtype,
-                                 .accumulation = FormOf(stage)},
+                                 .accumulation = DefaultAccumulation(stage)},
                                 true);
           const auto [all, largest] = SizesOf(training, ranks);
           // Sums that wait: of whole gradients, or of a rank's shard over the rounds.

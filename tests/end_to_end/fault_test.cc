@@ -56,9 +56,13 @@ class FaultTest : public FleetTest {
 };
 
 TEST_F(FaultTest, AStoppedRankIsNamedWithItsOperationAndTheJobGoesOn) {
+  // It is to stop in a step that doesn't follow a save or an evaluation: those have 120 s.
+  job_.eval_every_epochs = 0;
+  job_.checkpoint_every = 100;
   TrainOnAFleet();
   ASSERT_FALSE(HasFatalFailure());
   const pid_t pid = PidOfRank(1);
+  ASSERT_TRUE(WaitForStep(job_, 1, job_.checkpoint_every + 5));
   ASSERT_EQ(kill(pid, SIGSTOP), 0);
   // Lost, for whoever asks, long before the others give up.
   const std::string silent = "; " + Named(1, pid) + " silent for ";
@@ -86,6 +90,7 @@ TEST_F(FaultTest, AStoppedRankIsNamedWithItsOperationAndTheJobGoesOn) {
 TEST_F(FaultTest, AStoppedRankEndsARunOfAJobFile) {
   job_.epochs = 100000;
   job_.eval_every_epochs = 0;
+  job_.checkpoint_every = 100000;
   const Process& training = Start(LocalCommand(WriteJob(job_), 3));
   ASSERT_TRUE(WaitForStep(job_, 1, 3));
   const std::vector<pid_t> workers = processes_.Find("swinfleet-worker");

@@ -136,7 +136,7 @@ class EngineTrainer : public Trainer {
             .optimizer = training_.optimizer,
             .hypers = training_.groups,
             .micro_batches = training_.micro_batches * communicator_.size(),
-            .accumulation = ranks.zero_stage < 2 ? Accumulation::kPlain : Accumulation::kSplit};
+            .accumulation = DefaultAccumulation(ranks.zero_stage)};
   }
 
   MemoryClasses Planned() const {

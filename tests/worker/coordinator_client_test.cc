@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "tests/worker/fake_coordinator.h"
+#include "tests/worker/still_communicator.h"
 
 namespace swinfleet {
 namespace {
@@ -78,43 +79,6 @@ class ClientTest : public testing::Test {
   std::unique_ptr<CoordinatorClient> client_;
 };
 
-// Where a rank is in its collectives, and nothing else.
-class FixedPosition : public Communicator {
- public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void UseLibrarySums(bool) override {}
-  std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllGather(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllReduce(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t>,
-                                                      const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t>,
-                                                  const std::string&) override {
-    return nullptr;
-  }
-  void AllReduceSum(std::span<double>, const std::string&) override {}
-  void AllGather(std::span<const double>, std::span<double>, const std::string&) override {}
-  std::vector<std::string> AllGatherText(const std::string&, const std::string&) override {
-    return {};
-  }
-  void Barrier(const std::string&) override {}
-  CollectivePosition position() const override { return {17, "reduce-scatter head", true}; }
-  double wait_seconds() const override { return 0; }
-  uint64_t bytes_sent() const override { return 0; }
-};
-
 TEST_F(ClientTest, SaysWhoItIs) {
   Start();
   WorkerMessage message;
@@ -134,7 +98,7 @@ TEST_F(ClientTest, SaysWhoItIs) {
 
 TEST_F(ClientTest, HeartbeatsGoOnWhateverTheTrainingThreadDoes) {
   Start();
-  FixedPosition communicator;
+  StillCommunicator communicator(/*in_progress=*/true);
   client_->BeginAttempt("job-1", 3);
   client_->SetCommunicator(&communicator);
   client_->SetPhase(Phase::kEvaluate);

@@ -9,14 +9,10 @@
 #include <vector>
 
 #include "core/data/dataset.h"
-#include "core/rng/counter_rng.h"
-#include "distributed/zero_engine.h"
 #include "kernels/error.h"
 #include "tests/distributed/mpi_test_main.h"
-#include "tests/worker/small_jobs.h"
+#include "tests/worker/trainer.h"
 #include "worker/evaluate.h"
-#include "worker/memory_plan.h"
-#include "worker/train_step.h"
 
 namespace swinfleet {
 namespace {
@@ -27,18 +23,6 @@ using Method = PretrainConfig::Method;
 constexpr int64_t kMicroBatches = 4;
 
 bool PowerOfTwoRanks() { return std::has_single_bit(static_cast<unsigned>(TestWorld().size())); }
-
-Batch RandomBatch(const JobConfig& job, int64_t number) {
-  CounterRng random(0, RandomPurpose::kBenchmarkData, number);
-  Batch batch = DryBatch(job, job.train.micro_batch);
-  batch.image.resize(job.model.ImageShape(batch.pictures).NumElements());
-  for (float& value : batch.image) value = static_cast<float>(random.Normal());
-  for (int64_t i = 0; i < batch.pictures; ++i) {
-    batch.label.push_back(static_cast<int32_t>((number + i) % job.model.num_classes));
-    batch.sample.push_back(number * batch.pictures + i);
-  }
-  return batch;
-}
 
 // Seven pictures; one of them may be out of reach.
 class FewPictures : public Dataset {
@@ -68,21 +52,9 @@ class FewPictures : public Dataset {
   int64_t broken_;
 };
 
-class Trainer {
+class RankTrainer : public Trainer {
  public:
-  Trainer(const JobConfig& job, Communicator* communicator)
-      : job_(job),
-        communicator_(communicator),
-        plan_(PlanMemory(job, communicator->rank(), communicator->size())),
-        memory_(MemoryClasses::OnHost(plan_.memory)),
-        context_{.ops = &CpuOps(), .workspace = &memory_.workspace, .threads = 1, .count = nullptr},
-        model_(MakeModel(job.model, job.pretrain, job.memory)),
-        engine_(model_->parameters(), communicator, ZeroOptionsFor(job, model_->parameters()),
-                &memory_, &context_),
-        step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, communicator, &memory_,
-              &context_) {
-    engine_.Initialize(1);
-  }
+  using Trainer::Trainer;
 
   StepResult Step(int64_t step) {
     int64_t leaf = 0;
@@ -101,30 +73,10 @@ class Trainer {
     std::vector<double> sums = Share();
     return SumShares(&sums, communicator_).loss;
   }
-  std::vector<float> Weights() {
-    std::vector<float> weights;
-    const auto& parameters = model_->parameters().parameters();
-    for (int i = 0; i < static_cast<int>(parameters.size()); ++i) {
-      std::vector<float> values(parameters[i].size());
-      engine_.GetParameter(i, values);
-      weights.insert(weights.end(), values.begin(), values.end());
-    }
-    return weights;
-  }
 
   const ParameterTable& table() const { return model_->parameters(); }
   const MemoryPlan& plan() const { return plan_; }
   const MemoryClasses& memory() const { return memory_; }
-
- private:
-  const JobConfig job_;
-  Communicator* communicator_;
-  MemoryPlan plan_;
-  MemoryClasses memory_;
-  Context context_;
-  std::unique_ptr<Model> model_;
-  ZeroEngine engine_;
-  TrainStep step_;
 };
 
 JobConfig WithStage(JobConfig job, int stage) {
@@ -134,12 +86,12 @@ JobConfig WithStage(JobConfig job, int stage) {
   job.data.mean.assign(job.model.in_chans, 0.5);
   job.data.std.assign(job.model.in_chans, 0.25);
   job.parallel.zero_stage = stage;
-  job.train.accumulation = stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
+  job.train.accumulation = DefaultAccumulation(stage);
   return job;
 }
 
 // Bytes that parameters, gradients and optimizer state may take in fp32 with AdamW.
-void ExpectPromisedMemory(const Trainer& trainer, int stage) {
+void ExpectPromisedMemory(const RankTrainer& trainer, int stage) {
   const int ranks = TestWorld().size();
   const ShardLayout layout(trainer.table(), ranks);
   size_t all = 0, largest = 0;
@@ -163,7 +115,7 @@ void ExpectPromisedMemory(const Trainer& trainer, int stage) {
 
 void ExpectSameTraining(const JobConfig& job) {
   const auto self = MakeSelfCommunicator();
-  Trainer alone(WithStage(job, 0), self.get());
+  RankTrainer alone(WithStage(job, 0), self.get());
   const double tolerance = PowerOfTwoRanks() ? 0 : 1e-4;
   std::vector<StepResult> expected;
   std::vector<double> losses;
@@ -175,7 +127,7 @@ void ExpectSameTraining(const JobConfig& job) {
   const std::vector<float> weights = alone.Weights();
   for (int stage = 0; stage <= kMostZeroStage; ++stage) {
     SCOPED_TRACE("stage " + std::to_string(stage));
-    Trainer together(WithStage(job, stage), &TestWorld());
+    RankTrainer together(WithStage(job, stage), &TestWorld());
     for (int step = 0; step < 2; ++step) {
       const StepResult got = together.Step(step);
       ASSERT_NEAR(got.loss, expected[step].loss, tolerance * expected[step].loss);
@@ -214,7 +166,7 @@ TEST(ShardedTraining, GivesTheBitsOfOneProcessInPretraining) {
 
 // Whoever meets it takes part in the gathers of those that don't.
 TEST(ShardedTraining, AnEvaluationThatFailsOnOneRankLeavesNobodyWaiting) {
-  Trainer trainer(WithStage(SmallJob(Architecture::kSwinV2), 3), &TestWorld());
+  RankTrainer trainer(WithStage(SmallJob(Architecture::kSwinV2), 3), &TestWorld());
   trainer.Step(0);
   const double loss = trainer.Evaluate();
   std::string problem;

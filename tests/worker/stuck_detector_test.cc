@@ -54,6 +54,25 @@ TEST_F(StuckDetectorTest, DeadlinesFollowPhasesAndSteps) {
   }
 }
 
+// One rank verifies the checkpoint that all go on from, or has the slowest disk.
+TEST_F(StuckDetectorTest, LoadsAndSavesOfMuchStateMayTakeLonger) {
+  detector_.SetStateBytes(uint64_t{3200} << 20);
+  EXPECT_EQ(detector_.Deadline(), 120 + 100);
+  detector_.SetPhase(Phase::kTrain, now_, 0);
+  EXPECT_EQ(detector_.Deadline(), 120 + 100);
+  Steps(1, 1);
+  EXPECT_EQ(detector_.Deadline(), 120);
+  Steps(1, 1);
+  EXPECT_EQ(detector_.Deadline(), 10);
+  detector_.SetPhase(Phase::kEvaluate, now_, 0);
+  EXPECT_EQ(detector_.Deadline(), 120);
+  detector_.SetPhase(Phase::kSave, now_, 0);
+  detector_.SetPhase(Phase::kTrain, now_, 0);
+  EXPECT_EQ(detector_.Deadline(), 120 + 100);
+  Steps(1, 1);
+  EXPECT_EQ(detector_.Deadline(), 10);
+}
+
 TEST_F(StuckDetectorTest, FiveMedianStepsWhereThatIsLonger) {
   detector_.SetPhase(Phase::kTrain, now_, 0);
   // The first step, and now and then one, takes much longer.

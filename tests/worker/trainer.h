@@ -1,4 +1,4 @@
-// A training step and all that it needs, on one rank.
+// A training step and all that it needs.
 #ifndef SWINFLEET_TESTS_WORKER_TRAINER_H_
 #define SWINFLEET_TESTS_WORKER_TRAINER_H_
 
@@ -16,26 +16,28 @@
 
 namespace swinfleet {
 
-// A job of two micro-batches a step, on one rank.
+// Of one rank, by default of one alone.
 class Trainer {
  public:
-  explicit Trainer(const JobConfig& job)
+  explicit Trainer(const JobConfig& job, Communicator* communicator = nullptr)
       : job_(job),
-        memory_(MemoryClasses::OnHost(PlanMemory(job, 0, 1).memory)),
+        alone_(communicator == nullptr ? MakeSelfCommunicator() : nullptr),
+        communicator_(communicator == nullptr ? alone_.get() : communicator),
+        plan_(PlanMemory(job, communicator_->rank(), communicator_->size())),
+        memory_(MemoryClasses::OnHost(plan_.memory)),
         context_{.ops = &CpuOps(),
                  .workspace = &memory_.workspace,
                  .threads = job.parallel.threads_per_rank,
                  .count = nullptr},
         model_(MakeModel(job.model, job.pretrain, job.memory)),
-        communicator_(MakeSelfCommunicator()),
-        engine_(model_->parameters(), communicator_.get(),
-                ZeroOptionsFor(job, model_->parameters()), &memory_, &context_),
-        step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, communicator_.get(), &memory_,
+        engine_(model_->parameters(), communicator_, ZeroOptionsFor(job, model_->parameters()),
+                &memory_, &context_),
+        step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, communicator_, &memory_,
               &context_) {
     engine_.Initialize(1);
   }
 
-  // Null stands for a micro-batch that can't be had.
+  // A job of two micro-batches a step; null stands for one that can't be had.
   // `aside` is called with each of them.
   StepResult Step(
       int64_t step, std::vector<const Batch*> batches, const std::function<void()>& aside = [] {}) {
@@ -56,24 +58,28 @@ class Trainer {
     return weights;
   }
 
- private:
+ protected:
   const JobConfig job_;
+  const std::unique_ptr<Communicator> alone_;
+  Communicator* const communicator_;
+  MemoryPlan plan_;
   MemoryClasses memory_;
   Context context_;
   std::unique_ptr<Model> model_;
-  std::unique_ptr<Communicator> communicator_;
   ZeroEngine engine_;
   TrainStep step_;
 };
 
+// The micro-batch of that number: noise, and labels and samples that follow it.
 inline Batch RandomBatch(const JobConfig& job, uint64_t number) {
   CounterRng random(0, RandomPurpose::kBenchmarkData, number);
   Batch batch = DryBatch(job, job.train.micro_batch);
   batch.image.resize(job.model.ImageShape(batch.pictures).NumElements());
   for (float& value : batch.image) value = static_cast<float>(random.Normal());
   for (int64_t i = 0; i < batch.pictures; ++i) {
-    batch.label.push_back(i % job.model.num_classes);
-    batch.sample.push_back(i);
+    const int64_t sample = static_cast<int64_t>(number) * batch.pictures + i;
+    batch.label.push_back(sample % job.model.num_classes);
+    batch.sample.push_back(sample);
   }
   return batch;
 }

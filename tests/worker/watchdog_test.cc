@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/worker/still_communicator.h"
 #include "worker/print_reporter.h"
 
 namespace swinfleet {
@@ -21,50 +22,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::HasSubstr;
 using namespace std::chrono_literals;
-
-// Where a rank is, and how it came there.
-class StillCommunicator : public Communicator {
- public:
-  explicit StillCommunicator(bool in_progress) : in_progress_(in_progress) {}
-  int rank() const override { return 3; }
-  int size() const override { return 4; }
-  std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllGather(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllGather(std::span<uint16_t>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllReduce(std::span<float>, const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> ReduceScatterBf16(std::span<uint16_t>,
-                                                      const std::string&) override {
-    return nullptr;
-  }
-  std::unique_ptr<CollectiveHandle> AllReduceBf16(std::span<uint16_t>,
-                                                  const std::string&) override {
-    return nullptr;
-  }
-  void AllReduceSum(std::span<double>, const std::string&) override {}
-  void AllGather(std::span<const double>, std::span<double>, const std::string&) override {}
-  std::vector<std::string> AllGatherText(const std::string&, const std::string&) override {
-    return {};
-  }
-  void Barrier(const std::string&) override {}
-  CollectivePosition position() const override { return {17, "reduce-scatter head", in_progress_}; }
-  std::vector<CollectiveRecord> recent() const override {
-    return {{16, "all-reduce", "losses and flags", 72, 1.5, 2.5, 3.5},
-            {17, "reduce-scatter", "reduce-scatter head", 4096, 4.5, 5.5, 0}};
-  }
-  double wait_seconds() const override { return 0; }
-  uint64_t bytes_sent() const override { return 0; }
-
- private:
-  const bool in_progress_;
-};
 
 class WatchdogTest : public testing::Test {
  protected:

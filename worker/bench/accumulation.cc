@@ -83,9 +83,7 @@ class GradientOfStep {
         passes_(ShardLayout::PassesOf(job.train.accumulation, communicator->rank(),
                                       communicator->size(), job.train.micro_batches())),
         scale_(LossScaler(job.train.dtype).scale()) {
-    MemoryPlan plan = PlanMemory(
-        job, communicator->rank(), communicator->size(),
-        {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+    MemoryPlan plan = PlanSteps(job, communicator->rank(), communicator->size());
     planned_ = std::move(plan.memory);
     memory_ = std::make_unique<MemoryClasses>(MemoryClasses::OnHost(planned_));
     context_ = {.ops = &CpuOps(),

@@ -101,9 +101,10 @@ double SecondsOf(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-MemoryPlan PlanSteps(const JobConfig& job) {
+MemoryPlan PlanSteps(const JobConfig& job, int rank, int ranks) {
   return PlanMemory(
-      job, 0, 1, {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+      job, rank, ranks,
+      {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
 }
 
 StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile) {

@@ -56,8 +56,8 @@ struct StepFigures {
 // update. Throws Error for a dtype that the processor would emulate, unless the job allows it. With
 // a profile as many steps again are recorded after them, and the fastest one's record is kept.
 StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr);
-// What TimeSteps takes: no evaluation, no checkpoints, one micro-batch.
-MemoryPlan PlanSteps(const JobConfig& job);
+// What a rank's steps take by themselves: no evaluation, no checkpoints, no loader.
+MemoryPlan PlanSteps(const JobConfig& job, int rank = 0, int ranks = 1);
 
 double SecondsOf(const std::function<void()>& work);
 
