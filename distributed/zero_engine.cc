@@ -10,6 +10,7 @@
 #include "distributed/gathered_units.h"
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
+#include "distributed/offload_files.h"
 #include "kernels/error.h"
 #include "kernels/profile.h"
 
@@ -69,15 +70,26 @@ struct ZeroEngine::Impl {
   std::string FirstNonfinite(
       const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
       const std::string& name);
-  // What an update of a unit works on: of the elements that this rank updates, all alike.
+  // What an update works on: elements [begin, begin + size) of a unit, among those that this rank
+  // updates, all alike.
   struct OwnedPart {
-    TensorView weights;        // (owned size)
-    TensorView gradient;       // (owned size)
-    OptimizerState optimizer;  // (owned size) each
+    int64_t begin = 0;
+    int64_t size = 0;
+    TensorView weights;        // (size)
+    TensorView gradient;       // (size)
+    OptimizerState optimizer;  // (size) each
   };
   // One optimizer step on them.
   void UpdateOwned(const UnitState& unit, const OwnedPart& owned, std::span<const double> rates,
                    int64_t update, float grad_scale);
+  // One optimizer step on everything, with the state in memory or on disk.
+  void UpdateAll(std::span<const double> rates, int64_t update, float grad_scale);
+  // Takes the state's place on the disk. Collective.
+  void Offload(MemoryClasses* memory);
+  // Offloaded masters of what this rank saves go to the place for the unit's shard of them.
+  void StageMasters();
+  // The moments from a checkpoint.
+  void LoadMoments(const CheckpointReader& reader);
   // Those of the unit's parameters that this rank updates.
   TensorView OwnedValues(const UnitState& unit) const {
     return Slice(unit.values, unit.owned_begin - unit.kept_begin, unit.owned_size);
@@ -90,14 +102,14 @@ struct ZeroEngine::Impl {
   }
   // Parameters are about to be written.
   void BeforeWriting();
-  // The states of the configured optimizer and the prefix of their tensors' names.
-  std::vector<std::pair<std::string, TensorView>> States(const UnitState& unit) const;
+  // The moments of the configured optimizer and the prefix of their tensors' names.
+  std::vector<std::pair<std::string, TensorView>> States(const OptimizerState& state) const;
   // Elements [begin, begin + size) of its unit among those that this rank updates.
   TensorView OfOwned(const UnitState& unit, const TensorView& owned, int64_t begin,
                      int64_t size) const {
     return Slice(owned, begin - unit.owned_begin, size);
   }
-  // The masters of a segment that this rank saves; `staging` holds the unit's shard of them.
+  // The masters of a segment that this rank saves; `staging` holds the unit's shard of them, where
   std::span<const float> Masters(UnitState& unit, const ShardLayout::Segment& segment,
                                  const TensorView& staging);
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
@@ -117,6 +129,9 @@ struct ZeroEngine::Impl {
   bool dry = false;
   std::vector<UnitState> units;
   std::unique_ptr<GradientSums> sums;
+  // Where state is on disk; then the units have none. The folder outlives what is in it.
+  std::unique_ptr<OffloadFolder> folder;
+  std::unique_ptr<OffloadedState> offloaded;
   // At stage 3 on several ranks.
   std::unique_ptr<GatheredUnits> gathered;
   // Of this rank in a step.
@@ -145,6 +160,8 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
   CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
       << "whole gradients at ZeRO stage " << options.stage;
+  CHECK(options.optimizer.moments == DType::kF32 || !options.offload.run_folder.empty())
+      << "moments in memory are float32";
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   CHECK(options.reduction == Reduction::kReproducible ||
         options.accumulation != Accumulation::kLowPrecision)
@@ -172,6 +189,36 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
                                                context, &memory->parameters);
   }
   AllocateSums(memory);
+  if (!options.offload.run_folder.empty()) Offload(memory);
+}
+
+void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
+  OffloadSetting setting{.table = &table,
+                         .units = {},
+                         .optimizer = options.optimizer.kind,
+                         .dtype = options.dtype,
+                         .moments = options.optimizer.moments,
+                         .rank = communicator->rank(),
+                         .folder = "",
+                         .piece_elements = options.offload.piece_elements,
+                         .ops = options.offload.ops};
+  for (const UnitState& unit : units) {
+    setting.units.push_back({unit.name, unit.owned_begin, unit.owned_size, unit.updated});
+  }
+  if (!dry) {
+    std::string problem;
+    try {
+      folder = std::make_unique<OffloadFolder>(options.offload.run_folder, options.offload.attempt,
+                                               setting.rank, *setting.ops);
+      setting.folder = folder->path();
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    Arena counted = Arena::DryRun("offload");
+    CheckOffloadSpace(setting.folder, OffloadedState(setting, &counted, context).DiskBytes(),
+                      problem, communicator, *setting.ops);
+  }
+  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer, context);
 }
 
 void ZeroEngine::Impl::PlaceUnit(int index) {
@@ -201,6 +248,7 @@ void ZeroEngine::Impl::AllocateUnit(UnitState& unit, MemoryClasses* memory) {
   const Shape owned{unit.owned_size};
   unit.values = memory->parameters.Allocate({unit.kept_size}, options.dtype);
   Zero(unit.values);
+  if (!options.offload.run_folder.empty()) return;
   unit.optimizer.first = memory->optimizer.Allocate(owned);
   Zero(unit.optimizer.first);
   if (OptimizerStateTensors(options.optimizer.kind) == 2) {
@@ -272,8 +320,11 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
                                    std::span<const double> rates, int64_t update,
                                    float grad_scale) {
   for (const ShardLayout::Segment& segment : unit.updated) {
+    const int64_t begin = std::max(segment.unit_begin, owned.begin);
+    const int64_t end = std::min(segment.unit_begin + segment.size, owned.begin + owned.size);
+    if (begin >= end) continue;
     const auto part = [&](const TensorView& all) {
-      return all.empty() ? all : OfOwned(unit, all, segment.unit_begin, segment.size);
+      return all.empty() ? all : Slice(all, begin - owned.begin, end - begin);
     };
     const OptimizerState state = {.first = part(owned.optimizer.first),
                                   .second = part(owned.optimizer.second),
@@ -283,17 +334,47 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
   }
 }
 
+void ZeroEngine::Impl::UpdateAll(std::span<const double> rates, int64_t update, float grad_scale) {
+  if (offloaded == nullptr) {
+    for (size_t u = 0; u < units.size(); ++u) {
+      const UnitState& unit = units[u];
+      UpdateOwned(unit,
+                  {.begin = unit.owned_begin,
+                   .size = unit.owned_size,
+                   .weights = OwnedValues(unit),
+                   .gradient = sums->Reduced(static_cast<int>(u)),
+                   .optimizer = unit.optimizer},
+                  rates, update, grad_scale);
+    }
+    return;
+  }
+  int present = -1;
+  TensorView gradient;
+  offloaded->Update([&](const OffloadedState::Part& part) {
+    if (part.unit != present) gradient = sums->Reduced(part.unit);
+    present = part.unit;
+    const UnitState& unit = units[part.unit];
+    UpdateOwned(unit,
+                {.begin = part.begin,
+                 .size = part.size,
+                 .weights = OfOwned(unit, OwnedValues(unit), part.begin, part.size),
+                 .gradient = OfOwned(unit, gradient, part.begin, part.size),
+                 .optimizer = part.state},
+                rates, update, grad_scale);
+  });
+}
+
 void ZeroEngine::Impl::BeforeWriting() {
   for (UnitState& unit : units) WaitForParameters(&unit);
   if (gathered != nullptr) gathered->Forget();
 }
 
 std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
-    const UnitState& unit) const {
+    const OptimizerState& state) const {
   if (options.optimizer.kind == OptimizerConfig::Kind::kAdamW) {
-    return {{"adamw_m/", unit.optimizer.first}, {"adamw_v/", unit.optimizer.second}};
+    return {{"adamw_m/", state.first}, {"adamw_v/", state.second}};
   }
-  return {{"sgd_momentum/", unit.optimizer.first}};
+  return {{"sgd_momentum/", state.first}};
 }
 
 std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
@@ -302,13 +383,30 @@ std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
   const TensorView values = OfOwned(unit, OwnedValues(unit), segment.unit_begin, segment.size);
   const auto size = static_cast<size_t>(segment.size);
   if (options.dtype == DType::kF32) return {values.f32(), size};
-  const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
-  if (options.dtype == DType::kF16) return {kept.f32(), size};
   const int64_t shard_begin =
       layout.ShardBegin(table.parameters()[segment.parameter].unit, communicator->rank());
   const TensorView place = Slice(staging, segment.unit_begin - shard_begin, segment.size);
+  if (offloaded != nullptr) return {place.f32(), size};
+  const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
+  if (options.dtype == DType::kF16) return {kept.f32(), size};
   if (!dry) RestoreMasters(values, kept, place.span());
   return {place.f32(), size};
+}
+
+void ZeroEngine::Impl::StageMasters() {
+  offloaded->ReadMasters([&](const OffloadedState::Part& part) {
+    const UnitState& unit = units[part.unit];
+    const TensorView staging = sums->ShardStaging(part.unit);
+    const int64_t shard_begin = layout.ShardBegin(part.unit, communicator->rank());
+    for (const ShardLayout::Segment& segment : unit.saved) {
+      const int64_t begin = std::max(segment.unit_begin, part.begin);
+      const int64_t end = std::min(segment.unit_begin + segment.size, part.begin + part.size);
+      if (dry || begin >= end) continue;
+      RestoreMasters(OfOwned(unit, OwnedValues(unit), begin, end - begin),
+                     Slice(part.state.master, begin - part.begin, end - begin),
+                     Slice(staging, begin - shard_begin, end - begin).span());
+    }
+  });
 }
 
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
@@ -328,6 +426,7 @@ void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const 
   });
   if (options.dtype == DType::kF32) return;
   within(unit.owned_begin, unit.owned_size, [&](std::span<const float> owned, int64_t from) {
+    if (offloaded != nullptr) return offloaded->SetMasters(info.unit, from, owned);
     KeepMasters(owned,
                 OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())));
   });
@@ -358,14 +457,49 @@ void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader,
   }
 }
 
+void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader) {
+  // Elements [begin, begin + size) of a unit, of which `state` is the part that this rank updates.
+  const auto load = [&](const UnitState& unit, int64_t begin, int64_t size,
+                        const OptimizerState& state) {
+    for (const auto& [prefix, part] : States(state)) {
+      for (const ShardLayout::Segment& segment : unit.updated) {
+        const int64_t from = std::max(segment.unit_begin, begin);
+        const int64_t to = std::min(segment.unit_begin + segment.size, begin + size);
+        if (from >= to) continue;
+        const ParameterInfo& info = table.parameters()[segment.parameter];
+        const std::string tensor = prefix + info.name;
+        CheckTensor(reader, tensor, info.shape);
+        reader.Read(tensor, segment.parameter_begin + from - segment.unit_begin,
+                    Slice(part, from - begin, to - from).span());
+      }
+    }
+  };
+  if (offloaded == nullptr) {
+    for (const UnitState& unit : units) {
+      load(unit, unit.owned_begin, unit.owned_size, unit.optimizer);
+    }
+    return;
+  }
+  offloaded->SetMoments([&](const OffloadedState::Part& part) {
+    // Padding is zero.
+    for (const auto& [prefix, moments] : States(part.state)) Zero(moments);
+    load(units[part.unit], part.begin, part.size, part.state);
+  });
+}
+
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table) {
+  OffloadOptions offload;
+  if (config.parallel.offload == Offload::kDisk) {
+    offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
+  }
   return {.stage = config.parallel.zero_stage,
           .optimizer = config.train.optimizer,
           .hypers = GroupsOf(config, table),
           .micro_batches = config.train.micro_batches(),
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
-          .reduction = config.parallel.reduction};
+          .reduction = config.parallel.reduction,
+          .offload = std::move(offload)};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
@@ -387,9 +521,15 @@ void ZeroEngine::Initialize(uint64_t seed) {
       const ParameterInfo& info = impl_->table.parameters()[p];
       impl_->SetWeights(p, 0, initial.subspan(info.offset, info.size()));
     }
+    if (impl_->offloaded != nullptr) continue;
     impl_->Zero(unit.optimizer.first);
     if (!unit.optimizer.second.empty()) impl_->Zero(unit.optimizer.second);
   }
+  if (impl_->offloaded == nullptr) return;
+  impl_->offloaded->SetMoments([&](const OffloadedState::Part& part) {
+    impl_->Zero(part.state.first);
+    if (!part.state.second.empty()) impl_->Zero(part.state.second);
+  });
 }
 
 TensorView ZeroEngine::Acquire(int unit) {
@@ -467,14 +607,7 @@ void ZeroEngine::Update(std::span<const double> rates, int64_t update, float gra
   CHECK_EQ(rates.size(), impl_->table.parameters().size());
   CHECK(impl_->reduced) << "an update without a reduced gradient";
   impl_->BeforeWriting();
-  for (size_t u = 0; u < impl_->units.size(); ++u) {
-    const Impl::UnitState& unit = impl_->units[u];
-    impl_->UpdateOwned(unit,
-                       {.weights = impl_->OwnedValues(unit),
-                        .gradient = impl_->sums->Reduced(static_cast<int>(u)),
-                        .optimizer = unit.optimizer},
-                       rates, update, grad_scale);
-  }
+  impl_->UpdateAll(rates, update, grad_scale);
   impl_->reduced = false;
 }
 
@@ -502,17 +635,20 @@ TensorView ZeroEngine::ReducedGradient(int unit) {
 std::vector<TensorPiece> ZeroEngine::OwnedState() {
   // Whoever skipped the update doesn't need the gradient any more.
   impl_->reduced = false;
+  const bool offloaded = impl_->offloaded != nullptr;
+  if (offloaded && impl_->options.dtype != DType::kF32) impl_->StageMasters();
   std::vector<TensorPiece> pieces;
   for (size_t u = 0; u < impl_->units.size(); ++u) {
     Impl::UnitState& unit = impl_->units[u];
     const TensorView staging = impl_->sums->ShardStaging(static_cast<int>(u));
-    const auto states = impl_->States(unit);
+    const auto states = impl_->States(unit.optimizer);
     for (const ShardLayout::Segment& segment : unit.saved) {
       const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
       const auto add = [&](const std::string& prefix, std::span<const float> data) {
         pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, data});
       };
       add("param/", impl_->Masters(unit, segment, staging));
+      if (offloaded) continue;
       for (const auto& [prefix, owned] : states) {
         const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
         add(prefix, {part.f32(), static_cast<size_t>(segment.size)});
@@ -520,6 +656,25 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
     }
   }
   return pieces;
+}
+
+std::optional<SharedShard> ZeroEngine::PinState() {
+  // At stage 0 all ranks have the same.
+  const bool another = impl_->options.stage == 0 && impl_->communicator->rank() > 0;
+  if (impl_->offloaded == nullptr || another) return std::nullopt;
+  return impl_->offloaded->Pin();
+}
+
+uint64_t ZeroEngine::disk_bytes() const {
+  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->DiskBytes();
+}
+
+uint64_t ZeroEngine::disk_update_bytes() const {
+  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->UpdateBytes();
+}
+
+double ZeroEngine::disk_wait_seconds() const {
+  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->wait_seconds();
 }
 
 void ZeroEngine::Load(const CheckpointReader& reader) {
@@ -530,16 +685,8 @@ void ZeroEngine::Load(const CheckpointReader& reader) {
     for (const ShardLayout::Segment& segment : unit.kept) {
       impl_->LoadParameter(reader, segment, buffer);
     }
-    for (const auto& [prefix, owned] : impl_->States(unit)) {
-      for (const ShardLayout::Segment& segment : unit.updated) {
-        const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-        const std::string tensor = prefix + info.name;
-        impl_->CheckTensor(reader, tensor, info.shape);
-        const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
-        reader.Read(tensor, segment.parameter_begin, part.span());
-      }
-    }
   }
+  impl_->LoadMoments(reader);
 }
 
 void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {

@@ -4,6 +4,7 @@
 #define SWINFLEET_DISTRIBUTED_ZERO_ENGINE_H_
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,10 +15,22 @@
 #include "core/nn/parameters.h"
 #include "core/optim/parameter_groups.h"
 #include "distributed/communicator.h"
+#include "distributed/offloaded_state.h"
 #include "distributed/shard_layout.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
+
+// Where the optimizer's state is kept on disk (OffloadedState). An empty folder: nowhere, it is in
+// memory.
+struct OffloadOptions {
+  // OffloadRunFolder's. In a dry run any name will do.
+  std::string run_folder;
+  int64_t attempt = 1;
+  // OffloadSetting's.
+  int64_t piece_elements = OffloadSetting::kPieceElements;
+  FileOps* ops = &FileOps::System();
+};
 
 struct ZeroOptions {
   // 0: gradients are all-reduced and every rank keeps the optimizer state of everything.
@@ -38,9 +51,10 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
   // The library's goes with any form but low precision.
   Reduction reduction = Reduction::kReproducible;
+  OffloadOptions offload = {};
 };
 
-// What follows from the job.
+// What follows from the job. The attempt of offloaded state is the caller's to set.
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table);
 
 // The reduced gradient of a step.
@@ -68,6 +82,10 @@ struct GradientNorm {
 // all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
 // masters, so that they don't depend on the dtype.
 //
+// Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's, and
+// of the optimizer's class only the buffers are left that they stream through in an update. The
+// bits are the same.
+//
 // Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
 // is split alone), with M micro-batches of which a rank has L, R = ceil(M / P), and the largest
 // unit of U elements:
@@ -90,6 +108,8 @@ struct GradientNorm {
 // others.
 class ZeroEngine : public ParameterAccess {
  public:
+  // Throws Error when state is to be kept on a disk that has not the room, or whose folder can't be
+  // used.
   ZeroEngine(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
              MemoryClasses* memory, Context* context);
   ~ZeroEngine() override;
@@ -112,7 +132,8 @@ class ZeroEngine : public ParameterAccess {
   // Waits for the reductions. Collective.
   GradientNorm FinishReduction();
   // One optimizer step on what this rank owns, on gradients times grad_scale, with a rate for each
-  // parameter, in the table's order. `update` counts updates made before (0 for the first).
+  // parameter, in the table's order. `update` counts updates made before (0 for the first). Throws
+  // Error when the disk of offloaded state is full or fails: the engine is then of no further use.
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
   // From then on Acquire gives the new parameters. Collective: at stages 1 and 2 the exchange
   // starts, and Acquire waits for the unit's, so that it runs under the next forward pass.
@@ -130,12 +151,21 @@ class ZeroEngine : public ParameterAccess {
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the
   // whole state once; parameters are float32 masters. Not between FinishReduction and Update, and
   // valid until the next BeginStep: bfloat16's masters are put together in the gradients' memory.
-  // Of a dry run only the sizes mean something.
+  // Of a dry run only the sizes mean something. Of offloaded state only the parameters are here.
   std::vector<TensorPiece> OwnedState();
+  // Offloaded moments for a checkpoint, as they are now: what comes after writes other files.
+  // Nothing where there are none, or where another rank has them to give.
+  std::optional<SharedShard> PinState();
   // Sets parameters and optimizer state from a checkpoint of any number of ranks, any stage and any
   // dtype. Throws Error when it lacks a tensor, has another shape, or holds a weight that the dtype
   // can't.
   void Load(const CheckpointReader& reader);
+
+  // Of offloaded state, else 0: bytes that this rank takes on its disk, bytes that it reads there
+  // in an update (it writes as many), and the time that computing has waited for the disk so far.
+  uint64_t disk_bytes() const;
+  uint64_t disk_update_bytes() const;
+  double disk_wait_seconds() const;
 
   // Sets a parameter and its master from float32 values; to be called on all ranks alike. Throws
   // Error for a weight that the dtype can't hold.

@@ -140,8 +140,10 @@ class Attempt {
     int64_t steps = 0;
     // Never zero, since it is divided by.
     double seconds = 1e-9;
-    // Of them, those that computing waited for communication, and for pictures.
+    // Of them, those that computing waited for communication, updates for the disk of offloaded
+    // state, and steps for pictures.
     double exposed_seconds = 0;
+    double disk_wait_seconds = 0;
     double input_wait_seconds = 0;
     // Of the time, 0..1.
     double ShareOf(double part) const { return steps > 0 ? std::min(1.0, part / seconds) : 0; }
@@ -357,9 +359,12 @@ void Attempt::ReserveMemory() {
               .workspace = &memory_->workspace,
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
-  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_,
-                                         ZeroOptionsFor(config_, model_->parameters()), &*memory_,
-                                         &context_);
+  ZeroOptions zero = ZeroOptionsFor(config_, model_->parameters());
+  zero.offload.attempt = options_.attempt;
+  AgreeOrRetry("prepare the optimizer's state", [&] {
+    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero, &*memory_,
+                                           &context_);
+  });
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
                                             communicator_, &*memory_, &context_);
 }
@@ -632,6 +637,7 @@ void Attempt::Report() {
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
     progress_.exposed_communication = interval.ShareOf(interval.exposed_seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
+    progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -689,6 +695,7 @@ Outcome Attempt::TrainToTheEnd() {
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
     interval_.seconds += SecondsSince(begin);
     interval_.exposed_seconds += result.exposed_seconds;
+    interval_.disk_wait_seconds += result.disk_wait_seconds;
     interval_.input_wait_seconds += input_wait_seconds_;
     ++interval_.steps;
     Account(result);

@@ -61,6 +61,11 @@ struct MemoryPlan {
   // Code, libraries and what they allocate: measured, not planned.
   size_t program_bytes = 0;
 
+  // Of offloaded state: bytes that this rank takes on its disk, and that it reads there, and
+  // writes, in an update.
+  uint64_t disk_bytes = 0;
+  uint64_t disk_update_bytes = 0;
+
   // Every class with its bytes; they add up to PredictedProcessBytes.
   std::vector<std::pair<std::string, size_t>> Classes() const;
   // What the process's largest resident size (VmHWM) will be, to within 5% and 150 MB.

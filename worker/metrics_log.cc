@@ -45,6 +45,7 @@ void MetricsLog::Step(int64_t step, const StepResult& result, double input_wait)
               ", \"grad_norm\": " + Number(result.grad_norm) +
               ", \"learning_rate\": " + Number(result.learning_rate) +
               ", \"exposed_communication_seconds\": " + Number(result.exposed_seconds) +
+              ", \"disk_wait_seconds\": " + Number(result.disk_wait_seconds) +
               ", \"skipped\": " + (result.skipped ? "true" : "false") +
               ", \"replaced_pictures\": " + std::to_string(result.replaced_pictures) +
               ", \"input_wait_seconds\": " + Number(input_wait) + "}\n";

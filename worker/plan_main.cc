@@ -134,6 +134,7 @@ nlohmann::json DescribeMemory(const Planned& job) {
   nlohmann::json classes;
   for (const auto& [name, bytes] : job.plan.Classes()) classes[name] = bytes;
   return {{"classes", classes},
+          {"disk_bytes", job.plan.disk_bytes},
           {"process_bytes", job.plan.PredictedProcessBytes()},
           {"limit_bytes", job.limit},
           {"fits", job.Fits()}};
@@ -149,7 +150,9 @@ nlohmann::json DescribeStep(const MemoryPlan& plan) {
            {{"reduce_scatter", sent.reduce_scatter},
             {"all_gather", sent.all_gather},
             {"all_reduce", sent.all_reduce},
-            {"small", sent.small}}}};
+            {"small", sent.small}}},
+          {"disk_bytes_read", plan.disk_update_bytes},
+          {"disk_bytes_written", plan.disk_update_bytes}};
 }
 
 nlohmann::json Describe(const Arguments& arguments, const Planned& job,
@@ -275,6 +278,11 @@ void PrintStep(const Planned& job) {
               BytesText(plan.traffic.reduce_scatter).c_str(),
               BytesText(plan.traffic.all_gather).c_str(),
               BytesText(plan.traffic.all_reduce).c_str(), BytesText(plan.traffic.small).c_str());
+  if (plan.disk_bytes > 0) {
+    std::printf("its disk    %s of %s; an update reads %s there and writes as much\n",
+                BytesText(plan.disk_bytes).c_str(), job.config.parallel.offload_dir.c_str(),
+                BytesText(plan.disk_update_bytes).c_str());
+  }
   const std::string largest =
       job.largest_micro_batch > 0 ? "of " + std::to_string(job.largest_micro_batch) : "of no size";
   std::printf("fits        in %s: a micro-batch %s at most\n",

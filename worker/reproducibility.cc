@@ -21,6 +21,7 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();
   key.dtype = StoredName(config.train.dtype);
+  key.moments = StoredName(config.train.optimizer.moments);
   if (config.train.accumulation == Accumulation::kLowPrecision) key.accumulation = "low precision";
   if (config.train.accumulation == Accumulation::kSplitLowPrecision) {
     key.accumulation = "split low precision";

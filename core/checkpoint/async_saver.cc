@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <utility>
 
 #include "kernels/thread_placement.h"
 
@@ -29,13 +30,14 @@ AsyncSaver::~AsyncSaver() {
 }
 
 void AsyncSaver::Begin(const std::string& dir, int rank, int ranks,
-                       std::span<const TensorPiece> pieces) {
+                       std::span<const TensorPiece> pieces, std::optional<SharedShard> shared) {
   CHECK(!in_flight_) << "a save is in flight; its outcome has to be taken first";
   CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer_.size()));
   // The thread is idle: until begun_ is set, all of this is the owner's.
   dir_ = dir;
   rank_ = rank;
   ranks_ = ranks;
+  shared_ = std::move(shared);
   pieces_.assign(pieces.begin(), pieces.end());
   std::span<float> free = buffer_;
   for (TensorPiece& piece : pieces_) {
@@ -76,10 +78,12 @@ SaveOutcome AsyncSaver::Save() {
   outcome.dir = dir_;
   // A failed save never ends training, whatever the failure is.
   try {
-    outcome.record = WriteShard(dir_, rank_, ranks_, pieces_, ops_);
+    outcome.records = WritePart(dir_, rank_, ranks_, pieces_, shared_, ops_);
   } catch (const std::exception& error) {
     outcome.error = error.what();
   }
+  // Its file may go now.
+  shared_.reset();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;
 }

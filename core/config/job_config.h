@@ -205,6 +205,8 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double eps = 1e-8;
   double momentum = 0.9;
+  // Of the moments on disk: float32, or bfloat16, rounded to the nearest after each update.
+  DType moments = DType::kF32;
   // Factor on the rate from one layer to the one below it (fine-tuning); 1 means none.
   double layer_decay = 1;
 };
@@ -279,6 +281,16 @@ enum class Reduction {
   kLibrary
 };
 
+// Where the optimizer's state and what 16-bit weights lack of their masters are kept.
+enum class Offload {
+  // With the weights.
+  kNone,
+  // In host memory: of backends that compute elsewhere. There is none yet.
+  kHost,
+  // In files on a local disk.
+  kDisk
+};
+
 // The highest stage of ZeRO that there is.
 inline constexpr int kMostZeroStage = 3;
 
@@ -293,6 +305,9 @@ struct ParallelConfig {
   // From stage 2 on gradients are summed in rounds: kSplit or kSplitLowPrecision.
   int zero_stage = 1;
   Reduction reduction = Reduction::kReproducible;
+  Offload offload = Offload::kNone;
+  // A folder on a disk of each host's own, for kDisk.
+  std::string offload_dir;
   int threads_per_rank = 1;
   // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.
   bool threads_follow_cores = false;

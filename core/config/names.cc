@@ -25,6 +25,12 @@ const EnumNames<Accumulation>& AccumulationNames() {
   return names;
 }
 
+const EnumNames<Offload>& OffloadNames() {
+  static const EnumNames<Offload> names = {
+      {"none", Offload::kNone}, {"host", Offload::kHost}, {"disk", Offload::kDisk}};
+  return names;
+}
+
 const EnumNames<Reduction>& ReductionNames() {
   static const EnumNames<Reduction> names = {{"reproducible", Reduction::kReproducible},
                                              {"library", Reduction::kLibrary}};

@@ -166,6 +166,44 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
   }
 }
 
+// The largest beta2 with which a second moment in bfloat16 still moves: it loses the share
+// 1 - beta2 in an update without gradient, which rounding undoes below half of the last place,
+// 2^-8.
+constexpr double kMostBf16Beta2 = 0.996;
+
+void CheckMoments(const JobConfig& job, Errors& errors) {
+  const OptimizerConfig& optimizer = job.train.optimizer;
+  if (optimizer.moments == DType::kF32) return;
+  if (optimizer.moments != DType::kBF16) {
+    errors.Add("train.optimizer.moments is ", NameIn(DTypeNames(), optimizer.moments),
+               "; use fp32 or bf16");
+    return;
+  }
+  if (job.parallel.offload != Offload::kDisk) {
+    errors.Add("train.optimizer.moments bf16 is for moments on disk; use parallel.offload disk, or",
+               " fp32");
+  }
+  if (optimizer.kind == OptimizerConfig::Kind::kAdamW && optimizer.beta2 > kMostBf16Beta2) {
+    errors.Add("train.optimizer.beta2 is ", optimizer.beta2,
+               ", and second moments in bf16 would never get smaller; use at most ", kMostBf16Beta2,
+               ", or train.optimizer.moments fp32");
+  }
+}
+
+void CheckOffload(const ParallelConfig& parallel, Errors& errors) {
+  if (parallel.offload == Offload::kHost) {
+    errors.Add(
+        "parallel.offload host moves the optimizer's state to host memory, where it is anyway when"
+        " the CPU computes; leave it out, or use disk");
+  }
+  if (parallel.offload != Offload::kDisk) return;
+  if (parallel.offload_dir.empty() || parallel.offload_dir[0] != '/') {
+    errors.Add("parallel.offload_dir is \"", parallel.offload_dir,
+               "\"; parallel.offload disk needs the absolute path of a folder on a disk of each"
+               " host's own");
+  }
+}
+
 void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   const ParallelConfig& parallel = job.parallel;
   errors.CheckRange("parallel.ranks", parallel.ranks, 0, kMaxRanks);
@@ -192,6 +230,8 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
                NameIn(AccumulationNames(), job.train.accumulation),
                " has sums of bfloat16; use reduction reproducible, or accumulation plain or split");
   }
+  CheckOffload(parallel, errors);
+  CheckMoments(job, errors);
   if (ranks > 0 && parallel.ranks > ranks) {
     errors.Add("parallel.ranks asks for ", parallel.ranks, " ranks and there are ", ranks,
                "; start the fleet with more, or ask for at most ", ranks);

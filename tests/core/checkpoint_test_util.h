@@ -205,7 +205,7 @@ inline CheckpointMeta MetaOf(int attempt, int64_t step, int ranks) {
   meta.seed = 0xfedcba9876543210;
   meta.data_position = step * 128;
   meta.data = {60000, 1, 28, 28, 10, 0x8000000000000001};
-  meta.reproducibility = {"0.1.0", "AVX2", 1, 32, 4, "F32", "tree", {0, 16}};
+  meta.reproducibility = {"0.1.0", "AVX2", 1, 32, 4, "F32", "F32", "tree", {0, 16}};
   meta.model = "{\"embed_dim\": 8}";
   meta.skipped_steps = 3;
   meta.consecutive_nonfinite = 2;

@@ -306,6 +306,38 @@ TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
   }
 }
 
+TEST(ValidateJob, OffloadNeedsADiskOfItsOwn) {
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kHost; }),
+              ElementsAre(HasSubstr("where it is anyway")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kDisk; }),
+              ElementsAre(HasSubstr("parallel.offload_dir is \"\"")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.parallel.offload = Offload::kDisk;
+                job.parallel.offload_dir = "scratch";
+              }),
+              ElementsAre(HasSubstr("absolute path")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.parallel.offload = Offload::kDisk;
+                job.parallel.offload_dir = "/scratch";
+              }),
+              IsEmpty());
+}
+
+TEST(ValidateJob, MomentsInBf16AreOnDiskAndMove) {
+  const auto with = [](double beta2, Offload offload, DType moments) {
+    return Errors([&](JobConfig& job) {
+      job.train.optimizer.beta2 = beta2;
+      job.train.optimizer.moments = moments;
+      job.parallel.offload = offload;
+      job.parallel.offload_dir = "/scratch";
+    });
+  };
+  EXPECT_THAT(with(0.99, Offload::kDisk, DType::kBF16), IsEmpty());
+  EXPECT_THAT(with(0.99, Offload::kNone, DType::kBF16), ElementsAre(HasSubstr("on disk")));
+  EXPECT_THAT(with(0.999, Offload::kDisk, DType::kBF16), ElementsAre(HasSubstr("at most 0.996")));
+  EXPECT_THAT(with(0.99, Offload::kDisk, DType::kF16), ElementsAre(HasSubstr("fp32 or bf16")));
+}
+
 TEST(ValidateJob, MoreRanksThanMicroBatches) {
   EXPECT_THAT(Errors([](JobConfig& job) {}, 8),
               ElementsAre(AllOf(HasSubstr("more ranks than micro-batches"), HasSubstr("8 ranks"),

@@ -57,6 +57,8 @@ struct FakeOptions {
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
+  OffloadOptions offload = {};
+  DType moments = DType::kF32;
 };
 
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
@@ -136,6 +138,7 @@ class FakeTraining {
     ZeroOptions zero;
     zero.stage = options_.stage;
     zero.optimizer.kind = options_.optimizer;
+    zero.optimizer.moments = options_.moments;
     for (const ParameterInfo& info : table_.parameters()) {
       zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
     }
@@ -143,6 +146,7 @@ class FakeTraining {
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
     zero.reduction = options_.reduction;
+    zero.offload = options_.offload;
     return zero;
   }
 

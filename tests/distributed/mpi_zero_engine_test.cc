@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
 #include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
+#include "tests/distributed/offload_test_util.h"
 
 namespace swinfleet {
 namespace {
@@ -187,15 +190,48 @@ class SharedFolder {
 
 void Save(FakeTraining& training, const std::string& dir) {
   Communicator& world = TestWorld();
-  const ShardRecord record =
-      WriteShard(dir, world.rank(), world.size(), training.engine().OwnedState());
-  const auto texts = world.AllGatherText(record.ToJson(), "shards");
+  std::string lines;
+  for (const ShardRecord& record : SavePart(training, dir, world.rank(), world.size())) {
+    lines += record.ToJson() + "\n";
+  }
+  const auto texts = world.AllGatherText(lines, "shards");
   if (world.rank() == 0) {
     std::vector<ShardRecord> records;
-    for (const std::string& text : texts) records.push_back(ShardRecord::FromJson(text, "a rank"));
+    for (const std::string& text : texts) {
+      std::istringstream in(text);
+      for (std::string line; std::getline(in, line);) {
+        records.push_back(ShardRecord::FromJson(line, "a rank"));
+      }
+    }
     CommitManifest(dir, CheckpointMeta{}, records);
   }
   world.Barrier("committed");
+}
+
+TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
+  const SharedFolder folder;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+      const std::string name = swinfleet::NameOf(dtype) + ("-stage-" + std::to_string(stage));
+      FakeOptions options{.stage = stage, .dtype = dtype, .accumulation = FormOf(stage)};
+      FakeTraining memory(&TestWorld(), options);
+      options.offload = OffloadTo(folder / (name + "-run"));
+      FakeTraining disk(&TestWorld(), options);
+      for (int step = 0; step < 2; ++step) {
+        ASSERT_EQ(memory.Step().norm, disk.Step().norm);
+        ASSERT_EQ(memory.Weights(), disk.Weights()) << name;
+      }
+      Save(disk, folder / name);
+      FakeTraining resumed(&TestWorld(), {.stage = kMostZeroStage - stage,
+                                          .dtype = dtype,
+                                          .accumulation = FormOf(kMostZeroStage - stage)});
+      resumed.engine().Load(*CheckpointReader::Open(folder / name));
+      resumed.set_step(2);
+      memory.Step();
+      resumed.Step();
+      ExpectSameWeights(memory.Weights(), resumed.Weights(), PowerOfTwoRanks(), 5e-2);
+    }
+  }
 }
 
 TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {

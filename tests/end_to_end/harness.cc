@@ -187,7 +187,7 @@ std::string EndToEndTest::MetricsText(const TestJob& job, int attempt) const {
   std::snprintf(name, sizeof(name), "/metrics/attempt-%03d.jsonl", attempt);
   // How long a step waited is never the same twice.
   static const std::regex waited(
-      ", \"(exposed_communication_seconds|input_wait_seconds)\": [^,}]*");
+      ", \"(exposed_communication_seconds|disk_wait_seconds|input_wait_seconds)\": [^,}]*");
   return std::regex_replace(ReadFile(RunDir(job) + name), waited, "");
 }
 

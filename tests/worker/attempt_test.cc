@@ -184,6 +184,48 @@ TEST_F(AttemptTest, EachStepSaysHowLongItWaitedForOthers) {
   EXPECT_EQ(reporter_.last.exposed_communication_seconds, 0);
 }
 
+// With clipping, over two micro-batches, with a save that is written beside the training: weights
+// and moments of the last checkpoint are the same, and an attempt goes on from one to the bit.
+TEST_F(AttemptTest, OffloadedStateChangesNoBit) {
+  options_.config.train.micro_batch = 1;
+  options_.config.train.clip_grad_norm = 0.1;
+  options_.config.checkpoint.every_steps = 3;
+  const AttemptResult memory = Run();
+  EXPECT_EQ(memory.outcome, Outcome::kSucceeded) << memory.message;
+  options_.config.run_dir = folder_ + "/offloaded";
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = folder_ + "/scratch";
+  AttemptResult disk = Run();
+  EXPECT_EQ(disk.outcome, Outcome::kSucceeded) << disk.message;
+  const auto expected = CheckpointReader::Open(memory.last_checkpoint);
+  const auto expect_same = [&] {
+    const auto got = CheckpointReader::Open(disk.last_checkpoint);
+    for (const auto& [tensor, shape] : expected->tensors()) {
+      std::vector<float> a(shape.NumElements()), b(a.size());
+      expected->Read(tensor, 0, a);
+      got->Read(tensor, 0, b);
+      EXPECT_EQ(a, b) << tensor;
+    }
+  };
+  expect_same();
+  EXPECT_GT(reporter_.last.disk_wait_seconds, 0);
+  EXPECT_TRUE(fs::is_empty(folder_ + "/scratch")) << "the files go with the attempt";
+  fs::remove_all(disk.last_checkpoint);
+  options_.attempt = 2;
+  options_.resume_from = folder_ + "/offloaded/checkpoints/attempt-001/step-00000006";
+  disk = Run();
+  EXPECT_EQ(disk.outcome, Outcome::kSucceeded) << disk.message;
+  expect_same();
+}
+
+TEST_F(AttemptTest, AnOffloadFolderThatCantBeMadeFailsTheJob) {
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = Write("scratch", "a file");
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr(folder_ + "/scratch"));
+}
+
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
   reporter_.at_step = [&](int64_t) { fs::remove_all(folder_ + "/train"); };
   EXPECT_THROW(Run(), FileError);

@@ -432,6 +432,21 @@ TEST(ConfigFromProto, WhoSumsIsChosenByName) {
   EXPECT_THAT(Problems(spec), ElementsAre(HasSubstr("parallel.reduction")));
 }
 
+TEST(ConfigFromProto, Offload) {
+  JobSpec spec = SmallJob();
+  spec.mutable_parallel()->set_offload("disk");
+  spec.mutable_parallel()->set_offload_dir("/scratch");
+  spec.mutable_train()->mutable_optimizer()->set_moments("bf16");
+  spec.mutable_train()->mutable_optimizer()->set_beta2(0.95);
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.parallel.offload, Offload::kDisk);
+  EXPECT_EQ(config.parallel.offload_dir, "/scratch");
+  EXPECT_EQ(config.train.optimizer.moments, DType::kBF16);
+  spec.mutable_parallel()->set_offload("tape");
+  EXPECT_THAT(Problems(spec), Contains(HasSubstr("parallel.offload")));
+}
+
 TEST(ConfigFromProto, AllProblemsAtOnce) {
   JobSpec spec = SmallJob();
   spec.clear_run_dir();

@@ -301,6 +301,9 @@ TEST(IneffectiveSettings, OfRanks) {
       {"parallel: {ranks: 1, reduction: library}",
        "parallel.reduction is set, and a single rank reduces nothing; leave it out, or use more"
        " parallel.ranks"},
+      {"parallel: {offload_dir: /scratch}",
+       "parallel.offload_dir is set, and nothing is offloaded; leave it out, or set"
+       " parallel.offload to disk"},
   });
   ExpectAccepted({
       "parallel: {ranks: 1, reduction: reproducible}",

@@ -56,6 +56,21 @@ constexpr char kTiny[] =
     "run_dir: /r\ndata: {path: /d}\nmodel: {preset: swinv2_tiny_window8_256}\n"
     "train: {micro_batch: 8, global_batch: 64, eval_batch: 8}\n";
 
+TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
+  const std::string job = std::string(kTiny) + "parallel: {offload: disk, offload_dir: /scratch}\n";
+  const auto plan = PlanJson({Write(job), "--ranks", "1"});
+  // Three sets of AdamW's moments, and headers.
+  const uint64_t moments = 8 * 28'000'000;
+  EXPECT_GT(plan.at("memory").at("disk_bytes"), 3 * moments);
+  EXPECT_LT(plan.at("memory").at("disk_bytes"), 3 * moments * 11 / 10);
+  EXPECT_EQ(plan.at("step").at("disk_bytes_read"), plan.at("step").at("disk_bytes_written"));
+  EXPECT_LT(plan.at("memory").at("classes").at("optimizer"), moments);
+  Child text = Plan({Write(job), "--ranks", "1"});
+  EXPECT_EQ(text.Wait(), 0) << text.Err();
+  EXPECT_THAT(text.Out(), HasSubstr("its disk "));
+  EXPECT_THAT(text.Out(), HasSubstr("of /scratch; an update reads "));
+}
+
 TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
   const auto plan = PlanJson({Write(kTiny), "--ranks", "4"});
   EXPECT_EQ(plan.at("architecture"), "swin_v2");
