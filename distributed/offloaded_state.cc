@@ -317,45 +317,49 @@ void OffloadedState::SetMoments(const Work& work) {
   Commit(/*moments=*/true, /*masters=*/false);
 }
 
-void OffloadedState::ReadMasters(const Work& work) {
-  CHECK(tensors_[kMaster].there) << "float32 weights are their own masters";
-  Stream({.read = {false, false, true}}, work);
-}
-
-void OffloadedState::SetMasters(int unit, int64_t begin, std::span<const float> masters) {
+TensorView OffloadedState::Masters(int unit, int64_t begin, int64_t size) {
   CHECK(tensors_[kMaster].there) << "float32 weights are their own masters";
   const Tensor& tensor = tensors_[kMaster];
   const OwnedElements& owned = setting_.units[unit];
-  CHECK(begin >= owned.begin &&
-        begin + static_cast<int64_t>(masters.size()) <= owned.begin + owned.size)
-      << owned.name << ": " << begin << "+" << masters.size();
+  CHECK(begin >= owned.begin && begin + size <= owned.begin + owned.size)
+      << owned.name << ": " << begin << "+" << size;
+  // Direct I/O reads whole blocks. Elements from the shard's begin.
   const auto element = static_cast<int64_t>(SizeOf(tensor.dtype));
   const int64_t per_block = kAlignment / element;
   Slot& slot = slots_[0];
-  const int64_t room = slot.memory[kMaster].NumElements();
-  const DrainAtEnd drain(io_.get());
-  // In place: what the file holds beside these elements stays. Elements from the shard's begin.
-  for (int64_t at = begin - owned.begin; !masters.empty();) {
-    const int64_t first = at / per_block * per_block;
-    const int64_t count = std::min<int64_t>(masters.size(), first + room - at);
-    const int64_t end = (at + count + per_block - 1) / per_block * per_block;
-    ScratchFile& file = masters_->current();
-    DiskRequest& request = slot.requests[kMaster];
-    request.write = false;
-    request.fd = file.fd();
-    request.path = &file.path();
-    request.data = static_cast<std::byte*>(slot.memory[kMaster].data);
-    request.bytes = static_cast<size_t>((end - first) * element);
-    request.offset = tensor.unit_offset[unit] + first * element;
-    io_->Start(&request);
-    io_->Wait(&request);
-    KeepMasters(masters.first(count), slot.memory[kMaster].Rows(at - first, count));
+  const int64_t at = begin - owned.begin;
+  const int64_t first = at / per_block * per_block;
+  const int64_t count = std::min(size, first + slot.memory[kMaster].NumElements() - at);
+  const int64_t end = (at + count + per_block - 1) / per_block * per_block;
+  ScratchFile& file = masters_->current();
+  DiskRequest& request = slot.requests[kMaster];
+  request.write = false;
+  request.fd = file.fd();
+  request.path = &file.path();
+  request.data = static_cast<std::byte*>(slot.memory[kMaster].data);
+  request.bytes = static_cast<size_t>((end - first) * element);
+  request.offset = tensor.unit_offset[unit] + first * element;
+  RunAlone(&request);
+  return slot.memory[kMaster].Rows(at - first, count);
+}
+
+void OffloadedState::SetMasters(int unit, int64_t begin, std::span<const float> masters) {
+  // In place: what the file holds beside these elements stays.
+  while (!masters.empty()) {
+    const TensorView kept = Masters(unit, begin, static_cast<int64_t>(masters.size()));
+    KeepMasters(masters.first(kept.NumElements()), kept);
+    DiskRequest& request = slots_[0].requests[kMaster];
     request.write = true;
-    io_->Start(&request);
-    io_->Wait(&request);
-    masters = masters.subspan(count);
-    at += count;
+    RunAlone(&request);
+    masters = masters.subspan(kept.NumElements());
+    begin += kept.NumElements();
   }
+}
+
+void OffloadedState::RunAlone(DiskRequest* request) {
+  const DrainAtEnd drain(io_.get());
+  io_->Start(request);
+  io_->Wait(request);
 }
 
 SharedShard OffloadedState::Pin() { return {moments_->Pin(), record_}; }

@@ -92,8 +92,10 @@ class OffloadedState {
   void Update(const Work& work);
   // `work` sets the moments of each piece; there are no masters in it.
   void SetMoments(const Work& work);
-  // `work` looks at the masters of each piece; there is nothing else in it. For weights in 16 bits.
-  void ReadMasters(const Work& work);
+  // What weights in 16 bits lack of elements [begin, begin + size) of a unit, all of them owned; as
+  // many of the first ones as one read takes. Valid until the next call of anything. Throws
+  // FileError.
+  TensorView Masters(int unit, int64_t begin, int64_t size);
   // Keeps what weights in 16 bits lack of elements [begin, begin + masters.size()) of a unit, all
   // of them owned.
   void SetMasters(int unit, int64_t begin, std::span<const float> masters);
@@ -162,6 +164,8 @@ class OffloadedState {
   // Float32 moments of a piece in `slot`, from what was read, and back to what is to be written.
   void Widen(const Slot& slot, int64_t size);
   void Round(const Slot& slot, int64_t size);
+  // Reads or writes with nothing else under way.
+  void RunAlone(DiskRequest* request);
   // Waits for what is under way in a buffer.
   void Settle(Slot* slot);
   void BeginChecksums();

@@ -86,8 +86,6 @@ struct ZeroEngine::Impl {
   void UpdateAll(std::span<const double> rates, int64_t update, float grad_scale);
   // Takes the state's place on the disk. Collective.
   void Offload(MemoryClasses* memory);
-  // Offloaded masters of what this rank saves go to the place for the unit's shard of them.
-  void StageMasters();
   // The moments from a checkpoint.
   void LoadMoments(const CheckpointReader& reader);
   // Those of the unit's parameters that this rank updates.
@@ -109,9 +107,9 @@ struct ZeroEngine::Impl {
                      int64_t size) const {
     return Slice(owned, begin - unit.owned_begin, size);
   }
-  // The masters of a segment that this rank saves; `staging` holds the unit's shard of them, where
-  std::span<const float> Masters(UnitState& unit, const ShardLayout::Segment& segment,
-                                 const TensorView& staging);
+  // The masters of elements [begin, begin + scratch.size()) of a unit, which this rank updates:
+  // where they lie, or put together in `scratch`. Throws Error when the disk fails.
+  std::span<const float> Masters(int unit, int64_t begin, std::span<float> scratch);
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
   void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
   // The tensor is there with this shape; throws Error.
@@ -158,13 +156,12 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       layout(table, communicator->size()),
       units(table.units().size()) {
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
-  CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
+  CHECK(options.stage < 2 || SumsInRounds(options.accumulation))
       << "whole gradients at ZeRO stage " << options.stage;
   CHECK(options.optimizer.moments == DType::kF32 || !options.offload.run_folder.empty())
       << "moments in memory are float32";
   CHECK_EQ(options.hypers.size(), table.parameters().size());
-  CHECK(options.reduction == Reduction::kReproducible ||
-        options.accumulation != Accumulation::kLowPrecision)
+  CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
   dry = memory->parameters.device() == Device::kDryRun;
@@ -377,36 +374,23 @@ std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
   return {{"sgd_momentum/", state.first}};
 }
 
-std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
-                                                 const ShardLayout::Segment& segment,
-                                                 const TensorView& staging) {
-  const TensorView values = OfOwned(unit, OwnedValues(unit), segment.unit_begin, segment.size);
-  const auto size = static_cast<size_t>(segment.size);
-  if (options.dtype == DType::kF32) return {values.f32(), size};
-  const int64_t shard_begin =
-      layout.ShardBegin(table.parameters()[segment.parameter].unit, communicator->rank());
-  const TensorView place = Slice(staging, segment.unit_begin - shard_begin, segment.size);
-  if (offloaded != nullptr) return {place.f32(), size};
-  const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
-  if (options.dtype == DType::kF16) return {kept.f32(), size};
-  if (!dry) RestoreMasters(values, kept, place.span());
-  return {place.f32(), size};
-}
-
-void ZeroEngine::Impl::StageMasters() {
-  offloaded->ReadMasters([&](const OffloadedState::Part& part) {
-    const UnitState& unit = units[part.unit];
-    const TensorView staging = sums->ShardStaging(part.unit);
-    const int64_t shard_begin = layout.ShardBegin(part.unit, communicator->rank());
-    for (const ShardLayout::Segment& segment : unit.saved) {
-      const int64_t begin = std::max(segment.unit_begin, part.begin);
-      const int64_t end = std::min(segment.unit_begin + segment.size, part.begin + part.size);
-      if (dry || begin >= end) continue;
-      RestoreMasters(OfOwned(unit, OwnedValues(unit), begin, end - begin),
-                     Slice(part.state.master, begin - part.begin, end - begin),
-                     Slice(staging, begin - shard_begin, end - begin).span());
-    }
-  });
+std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
+                                                 std::span<float> scratch) {
+  const UnitState& state = units[unit];
+  const auto size = static_cast<int64_t>(scratch.size());
+  const TensorView weights = OfOwned(state, OwnedValues(state), begin, size);
+  if (options.dtype == DType::kF32) return {weights.f32(), scratch.size()};
+  if (offloaded == nullptr) {
+    RestoreMasters(weights, OfOwned(state, state.optimizer.master, begin, size), scratch);
+    return scratch;
+  }
+  for (int64_t done = 0; done < size;) {
+    const TensorView kept = offloaded->Masters(unit, begin + done, size - done);
+    const int64_t count = kept.NumElements();
+    RestoreMasters(Slice(weights, done, count), kept, scratch.subspan(done, count));
+    done += count;
+  }
+  return scratch;
 }
 
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
@@ -633,25 +617,22 @@ TensorView ZeroEngine::ReducedGradient(int unit) {
 }
 
 std::vector<TensorPiece> ZeroEngine::OwnedState() {
-  // Whoever skipped the update doesn't need the gradient any more.
-  impl_->reduced = false;
-  const bool offloaded = impl_->offloaded != nullptr;
-  if (offloaded && impl_->options.dtype != DType::kF32) impl_->StageMasters();
   std::vector<TensorPiece> pieces;
   for (size_t u = 0; u < impl_->units.size(); ++u) {
-    Impl::UnitState& unit = impl_->units[u];
-    const TensorView staging = impl_->sums->ShardStaging(static_cast<int>(u));
-    const auto states = impl_->States(unit.optimizer);
+    const Impl::UnitState& unit = impl_->units[u];
     for (const ShardLayout::Segment& segment : unit.saved) {
       const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-      const auto add = [&](const std::string& prefix, std::span<const float> data) {
-        pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, data});
+      const auto masters = [impl = impl_.get(), u, begin = segment.unit_begin](
+                               int64_t first, std::span<float> scratch) {
+        return impl->Masters(static_cast<int>(u), begin + first, scratch);
       };
-      add("param/", impl_->Masters(unit, segment, staging));
-      if (offloaded) continue;
-      for (const auto& [prefix, owned] : states) {
+      pieces.push_back(
+          {"param/" + info.name, info.shape, segment.parameter_begin, segment.size, masters});
+      if (impl_->offloaded != nullptr) continue;
+      for (const auto& [prefix, owned] : impl_->States(unit.optimizer)) {
         const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
-        add(prefix, {part.f32(), static_cast<size_t>(segment.size)});
+        pieces.push_back(PieceInMemory(prefix + info.name, info.shape, segment.parameter_begin,
+                                       {part.f32(), static_cast<size_t>(segment.size)}));
       }
     }
   }

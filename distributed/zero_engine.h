@@ -47,9 +47,9 @@ struct ZeroOptions {
   int64_t micro_batches = 1;
   // Of the weights: float32, bfloat16 or float16.
   DType dtype = DType::kF32;
-  // Split accumulation needs stage 1 or more, and stages 2 and 3 need it: the sums are the same.
+  // Forms that sum in rounds need stage 1 or more, and stages 2 and 3 need one of them.
   Accumulation accumulation = Accumulation::kPlain;
-  // The library's goes with any form but low precision.
+  // The library's goes with sums in float32.
   Reduction reduction = Reduction::kReproducible;
   OffloadOptions offload = {};
 };
@@ -87,13 +87,14 @@ struct GradientNorm {
 // bits are the same.
 //
 // Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
-// is split alone), with M micro-batches of which a rank has L, R = ceil(M / P), and the largest
-// unit of U elements:
+// are the two that split), with M micro-batches of which a rank has L, R = ceil(M / P), and the
+// largest unit of U elements:
 //
-//   form           bytes of gradients                  bytes of them that a rank sends in a step
-//   plain          4 N (floor(log2 L) + 1)             4 N (P - 1) / P
-//   split          4 N / P floor(log2(R + 1)) + 8 U    4 N R (P - 1) / P
-//   low precision  4 N + 4 U                           2 N (P - 1) / P
+//   form                 bytes of gradients                     bytes that a rank sends in a step
+//   plain                4 N (floor(log2 L) + 1)                4 N (P - 1) / P
+//   split                4 N / P floor(log2(R + 1)) + 8 U       4 N R (P - 1) / P
+//   low precision        4 N + 4 U                              2 N (P - 1) / P
+//   split low precision  2 N / P (4 N / P where R > 1) + 6 U    2 N R (P - 1) / P
 //
 // Plain: a rank's leaves are neighbours. They are summed along the binary tree as they come, unit
 // by unit; with the last one each unit's reduction over ranks starts, under the rest of backward.
@@ -106,6 +107,9 @@ struct GradientNorm {
 // whenever the number of ranks is the same (at stages 0 and 1, with any number of threads, after a
 // resume), but other bits on another number of ranks, because the leaves that a rank adds up are
 // others.
+// Split low precision: split's rounds. A leaf is rounded to bfloat16, the ranks' leaves of a round
+// are added in float32 and rounded once, and rounds are added up as low precision adds up leaves.
+// With the same number of ranks it has the same bits at stages 1 to 3.
 class ZeroEngine : public ParameterAccess {
  public:
   // Throws Error when state is to be kept on a disk that has not the room, or whose folder can't be
@@ -149,9 +153,9 @@ class ZeroEngine : public ParameterAccess {
   TensorView ReducedGradient(int unit);
 
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the
-  // whole state once; parameters are float32 masters. Not between FinishReduction and Update, and
-  // valid until the next BeginStep: bfloat16's masters are put together in the gradients' memory.
-  // Of a dry run only the sizes mean something. Of offloaded state only the parameters are here.
+  // whole state once; parameters are float32 masters, those of 16-bit weights put together when
+  // they are read. Valid until the next Update. Of a dry run only the sizes mean something. Of
+  // offloaded state only the parameters are here.
   std::vector<TensorPiece> OwnedState();
   // Offloaded moments for a checkpoint, as they are now: what comes after writes other files.
   // Nothing where there are none, or where another rank has them to give.

@@ -70,13 +70,13 @@ void Checkpointer::Begin(const CheckpointMeta& meta) {
 void Checkpointer::WritePart() {
   const std::vector<TensorPiece> pieces = engine_->OwnedState();
   std::optional<SharedShard> shared = engine_->PinState();
-  if (saver_ != nullptr) {
-    saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces, std::move(shared));
-    return;
-  }
   SaveOutcome outcome;
   outcome.dir = dir_;
   try {
+    if (saver_ != nullptr) {
+      saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces, std::move(shared));
+      return;
+    }
     outcome.records =
         swinfleet::WritePart(dir_, communicator_->rank(), communicator_->size(), pieces, shared);
   } catch (const Error& error) {

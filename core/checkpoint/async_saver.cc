@@ -13,7 +13,7 @@ namespace swinfleet {
 
 int64_t SaveBufferElements(std::span<const TensorPiece> pieces) {
   int64_t elements = 0;
-  for (const TensorPiece& piece : pieces) elements += static_cast<int64_t>(piece.data.size());
+  for (const TensorPiece& piece : pieces) elements += piece.size;
   return elements;
 }
 
@@ -34,18 +34,19 @@ void AsyncSaver::Begin(const std::string& dir, int rank, int ranks,
   CHECK(!in_flight_) << "a save is in flight; its outcome has to be taken first";
   CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer_.size()));
   // The thread is idle: until begun_ is set, all of this is the owner's.
+  pieces_.clear();
+  std::span<float> free = buffer_;
+  for (const TensorPiece& piece : pieces) {
+    const std::span<float> copy = free.first(piece.size);
+    const std::span<const float> data = piece.elements(0, copy);
+    if (data.data() != copy.data()) std::copy(data.begin(), data.end(), copy.begin());
+    pieces_.push_back(PieceInMemory(piece.tensor, piece.shape, piece.begin, copy));
+    free = free.subspan(copy.size());
+  }
   dir_ = dir;
   rank_ = rank;
   ranks_ = ranks;
   shared_ = std::move(shared);
-  pieces_.assign(pieces.begin(), pieces.end());
-  std::span<float> free = buffer_;
-  for (TensorPiece& piece : pieces_) {
-    const std::span<float> copy = free.first(piece.data.size());
-    std::copy(piece.data.begin(), piece.data.end(), copy.begin());
-    piece.data = copy;
-    free = free.subspan(copy.size());
-  }
   in_flight_ = true;
   {
     const std::lock_guard lock(mutex_);

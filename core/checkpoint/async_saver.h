@@ -39,6 +39,7 @@ class AsyncSaver {
 
   // Copies the pieces into the buffer, which is large enough (CHECK), and starts to write them as
   // WritePart does. The caller may change them as soon as this returns. None is in flight (CHECK).
+  // Throws Error, with no save in flight, when elements can't be read.
   void Begin(const std::string& dir, int rank, int ranks, std::span<const TensorPiece> pieces,
              std::optional<SharedShard> shared = std::nullopt);
   // A save was begun whose outcome has not been taken.

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 
 #include "core/checkpoint/safetensors.h"
 
@@ -15,6 +16,7 @@ namespace {
 constexpr char kManifestName[] = "manifest.json";
 // Written, read and hashed at a time.
 constexpr size_t kChunkBytes = size_t{8} << 20;
+constexpr int64_t kChunkElements = kChunkBytes / sizeof(float);
 // A manifest describes at most some hundred thousand pieces.
 constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 constexpr size_t kMaxOpenShards = 64;
@@ -26,9 +28,8 @@ std::string Formatted(const char* format, long long a, long long b = 0) {
 }
 
 void CheckPiece(const TensorPiece& piece) {
-  const int64_t count = static_cast<int64_t>(piece.data.size());
-  CHECK(piece.begin >= 0 && piece.begin <= piece.shape.NumElements() - count)
-      << piece.tensor << " " << piece.shape << ": elements " << piece.begin << "+" << count;
+  CHECK(piece.begin >= 0 && piece.begin <= piece.shape.NumElements() - piece.size)
+      << piece.tensor << " " << piece.shape << ": elements " << piece.begin << "+" << piece.size;
 }
 
 // Writes one shard under the given name; throws FileError with the file removed.
@@ -43,18 +44,18 @@ ShardRecord WriteShardAs(const std::string& dir, const std::string& name,
   record.header_checksum = Checksum(header);
   OutputFile file(dir + "/" + name, ops);
   file.WriteAt(0, header);
+  // Pages of it are only taken where elements have to be put together.
+  const auto scratch = std::make_unique_for_overwrite<float[]>(kChunkElements);
   for (const StoredTensor& tensor : layout.tensors) {
     const TensorPiece& piece = *by_name.at(tensor.name);
-    std::span<const std::byte> bytes = std::as_bytes(piece.data);
-    PieceRecord place{piece.tensor, piece.shape, "F32", piece.begin, 0, tensor.begin, 0};
-    place.count = static_cast<int64_t>(piece.data.size());
+    PieceRecord place{piece.tensor, piece.shape, "F32", piece.begin, piece.size, tensor.begin, 0};
     StreamingChecksum checksum;
-    for (uint64_t offset = tensor.begin; !bytes.empty();) {
-      const auto chunk = bytes.first(std::min(bytes.size(), kChunkBytes));
+    for (int64_t done = 0; done < piece.size;) {
+      const int64_t count = std::min(kChunkElements, piece.size - done);
+      const auto chunk = std::as_bytes(piece.elements(done, {scratch.get(), size_t(count)}));
       checksum.Update(chunk);
-      file.WriteAt(offset, chunk);
-      offset += chunk.size();
-      bytes = bytes.subspan(chunk.size());
+      file.WriteAt(tensor.begin + done * sizeof(float), chunk);
+      done += count;
     }
     place.checksum = checksum.Digest();
     record.pieces.push_back(std::move(place));
@@ -121,11 +122,10 @@ ShardRecord WriteShard(const std::string& dir, int rank, int ranks,
   std::map<std::string, const TensorPiece*> by_name;
   for (const TensorPiece& piece : pieces) {
     CheckPiece(piece);
-    if (piece.data.empty() && piece.shape.NumElements() > 0) continue;
-    Shape shape = piece.shape;
-    const int64_t count = static_cast<int64_t>(piece.data.size());
-    if (count != shape.NumElements()) shape = Shape{count};
-    specs.push_back({StoredName(piece.tensor, piece.shape, piece.begin, count), "F32", shape});
+    if (piece.size == 0 && piece.shape.NumElements() > 0) continue;
+    const bool whole = piece.size == piece.shape.NumElements();
+    specs.push_back({StoredName(piece.tensor, piece.shape, piece.begin, piece.size), "F32",
+                     whole ? piece.shape : Shape{piece.size}});
     by_name[specs.back().name] = &piece;
   }
   const SafetensorsLayout layout = LayOutSafetensors(specs, {{"format", "pt"}});

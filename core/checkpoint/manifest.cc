@@ -518,6 +518,14 @@ Manifest Manifest::FromText(const std::string& text, const std::string& source) 
   return manifest;
 }
 
+TensorPiece PieceInMemory(const std::string& tensor, const Shape& shape, int64_t begin,
+                          std::span<const float> data) {
+  return {tensor, shape, begin, static_cast<int64_t>(data.size()),
+          [data](int64_t first, std::span<float> scratch) {
+            return data.subspan(first, scratch.size());
+          }};
+}
+
 void CheckCoverage(const std::vector<ShardRecord>& shards, const std::string& source) {
   PiecesByTensor tensors;
   std::set<std::string> files;

@@ -4,6 +4,7 @@
 #define SWINFLEET_CORE_CHECKPOINT_MANIFEST_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,7 +18,7 @@
 
 namespace swinfleet {
 
-// Elements [begin, begin + data.size()) of a flattened float32 tensor. Names are "param/<name>"
+// Elements [begin, begin + size) of a flattened float32 tensor. Names are "param/<name>"
 // and, for the state of optimizers, "adamw_m/<name>", "adamw_v/<name>", "sgd_momentum/<name>",
 // where <name> is the parameter's official name. Parameters are the float32 masters, whatever dtype
 // the job computes with.
@@ -26,8 +27,16 @@ struct TensorPiece {
   // Of the whole tensor.
   Shape shape;
   int64_t begin = 0;
-  std::span<const float> data;
+  int64_t size = 0;
+  // Elements [first, first + scratch.size()) of the piece: where they lie, or else put together in
+  // `scratch`, so that what is not kept in float32 never needs to exist as a whole. Throws Error
+  // when they come from a file that can't be read. A dry run has none.
+  std::function<std::span<const float>(int64_t first, std::span<float> scratch)> elements = nullptr;
 };
+
+// Of elements that stay where they are until the piece has been used.
+TensorPiece PieceInMemory(const std::string& tensor, const Shape& shape, int64_t begin,
+                          std::span<const float> data);
 
 // Where a piece lies in a shard. A shard may have padding between its tensors, which are then
 // tensors of their own, "padding/<shard>/<number>", that mean nothing.

@@ -17,11 +17,11 @@ const EnumNames<DType>& DTypeNames() {
 }
 
 const EnumNames<Accumulation>& AccumulationNames() {
-  static const EnumNames<Accumulation> names = {{"plain", Accumulation::kPlain},
-                                                {"split", Accumulation::kSplit},
-                                                {"low_precision", Accumulation::kLowPrecision},
-                                                {"split_low_precision",
-                                                 Accumulation::kSplitLowPrecision}};
+  static const EnumNames<Accumulation> names = {
+      {"plain", Accumulation::kPlain},
+      {"split", Accumulation::kSplit},
+      {"low_precision", Accumulation::kLowPrecision},
+      {"split_low_precision", Accumulation::kSplitLowPrecision}};
   return names;
 }
 

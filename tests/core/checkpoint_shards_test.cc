@@ -62,8 +62,8 @@ TEST(CheckpointShards, MoreShardsThanAreKeptOpen) {
   const std::string dir = CheckpointDir(run.path(), 1, 1);
   std::vector<ShardRecord> records;
   for (int rank = 0; rank < 150; ++rank) {
-    const TensorPiece piece{"param/w", Shape{300}, rank * 2,
-                            std::span(values).subspan(rank * 2, 2)};
+    const TensorPiece piece =
+        PieceInMemory("param/w", Shape{300}, rank * 2, std::span(values).subspan(rank * 2, 2));
     records.push_back(WriteShard(dir, rank, 150, std::span(&piece, 1)));
   }
   CommitManifest(dir, MetaOf(1, 1, 150), records);
@@ -367,7 +367,7 @@ TEST(CheckpointShards, CommitRefusesWhatIsNotCoveredOnce) {
   };
   const auto piece = [&](const std::string& name, int64_t begin, size_t count,
                          Shape shape = Shape{12}) {
-    return TensorPiece{name, shape, begin, std::span(values).first(count)};
+    return PieceInMemory(name, shape, begin, std::span(values).first(count));
   };
   EXPECT_EQ(commit({piece("param/w", 0, 6)}, {piece("param/w", 6, 6)}), "");
   EXPECT_EQ(commit({piece("param/w", 0, 12)}, {}), "");

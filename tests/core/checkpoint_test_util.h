@@ -169,7 +169,9 @@ struct Tensors {
   // All of it in one piece a tensor.
   std::vector<TensorPiece> Whole() const {
     std::vector<TensorPiece> pieces;
-    for (const auto& [name, data] : values) pieces.push_back({name, shapes.at(name), 0, data});
+    for (const auto& [name, data] : values) {
+      pieces.push_back(PieceInMemory(name, shapes.at(name), 0, data));
+    }
     return pieces;
   }
   // Cut at random places and dealt to `ranks` writers, some of which may get nothing.
@@ -182,8 +184,8 @@ struct Tensors {
       std::sort(cuts.begin(), cuts.end());
       for (size_t i = 0; i + 1 < cuts.size(); ++i) {
         dealt[random() % ranks].push_back(
-            {name, shapes.at(name), cuts[i],
-             std::span<const float>(data).subspan(cuts[i], cuts[i + 1] - cuts[i])});
+            PieceInMemory(name, shapes.at(name), cuts[i],
+                          std::span<const float>(data).subspan(cuts[i], cuts[i + 1] - cuts[i])));
       }
     }
     return dealt;

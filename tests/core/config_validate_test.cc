@@ -290,8 +290,10 @@ TEST(ValidateJob, TheLibraryDoesNotSumBf16) {
   JobConfig job = GoodJob();
   job.parallel.reduction = Reduction::kLibrary;
   EXPECT_TRUE(ValidateJob(job, 2).empty());
-  job.train.accumulation = Accumulation::kLowPrecision;
-  EXPECT_THAT(ValidateJob(job, 2), ElementsAre(HasSubstr("use reduction reproducible")));
+  for (const Accumulation form : {Accumulation::kLowPrecision, Accumulation::kSplitLowPrecision}) {
+    job.train.accumulation = form;
+    EXPECT_THAT(ValidateJob(job, 2), ElementsAre(HasSubstr("use reduction reproducible")));
+  }
 }
 
 TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
@@ -303,6 +305,11 @@ TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
       EXPECT_THAT(ValidateJob(job, 2),
                   ElementsAre(HasSubstr("leave train.accumulation out, which then means split")));
     }
+  }
+  job.train.accumulation = Accumulation::kSplitLowPrecision;
+  for (const int stage : {1, 2, 3}) {
+    job.parallel.zero_stage = stage;
+    EXPECT_TRUE(ValidateJob(job, 2).empty());
   }
 }
 

@@ -61,13 +61,27 @@ struct FakeOptions {
   DType moments = DType::kF32;
 };
 
+// All of a piece's, read in parts of uneven sizes.
+inline std::vector<float> ElementsOf(const TensorPiece& piece) {
+  std::vector<float> elements;
+  std::vector<float> scratch(1999);
+  while (std::ssize(elements) < piece.size) {
+    const auto done = std::ssize(elements);
+    const auto count = std::min<int64_t>(scratch.size(), piece.size - done);
+    const auto part = piece.elements(done, std::span(scratch).first(count));
+    elements.insert(elements.end(), part.begin(), part.end());
+  }
+  return elements;
+}
+
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
 inline std::map<std::string, std::vector<float>> StateIn(const std::vector<TensorPiece>& pieces) {
   std::map<std::string, std::vector<float>> state;
   for (const TensorPiece& piece : pieces) {
     std::vector<float>& tensor = state[piece.tensor];
     tensor.resize(piece.shape.NumElements(), std::numeric_limits<float>::quiet_NaN());
-    std::copy(piece.data.begin(), piece.data.end(), tensor.begin() + piece.begin);
+    const std::vector<float> elements = ElementsOf(piece);
+    std::copy(elements.begin(), elements.end(), tensor.begin() + piece.begin);
   }
   return state;
 }

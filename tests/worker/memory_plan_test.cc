@@ -102,7 +102,8 @@ TEST_P(MemoryPlanTest, IsExactForMixedStagesWithoutDropPath) {
 
 TEST_P(MemoryPlanTest, IsExactForEveryAccumulationAndNumberOfLeaves) {
   for (const Accumulation accumulation :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision,
+        Accumulation::kSplitLowPrecision}) {
     for (const int64_t leaves : {1, 2, 4, 8}) {
       JobConfig job = SmallJob(GetParam());
       job.train.accumulation = accumulation;
@@ -140,7 +141,8 @@ TEST(MemoryPlan, CountsTheBuffersAndTheDiskOfOffloadedState) {
 
 TEST(MemoryPlan, CountsAStepOfManyLeavesAsIfAllWereRun) {
   for (const Accumulation accumulation :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision,
+        Accumulation::kSplitLowPrecision}) {
     std::vector<MemoryPlan> plans;
     for (const int64_t leaves : {1, 2, 8}) {
       JobConfig job = SmallJob(Architecture::kSwinV2);
