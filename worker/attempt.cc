@@ -129,7 +129,8 @@ class Attempt {
   const Batch* NextBatch();
   // Counts a step. Fails the job after too many in a row that are not finite, and at once after one
   // whose weights are not: no later step would mend them.
-  void Account(const StepResult& result);
+  // A step that took so many seconds is over.
+  void Account(const StepResult& result, double seconds);
   void EvaluateNow();
   bool EvaluationDue() const;
   CheckpointMeta Meta() const;
@@ -518,11 +519,11 @@ CheckpointMeta Attempt::Meta() const {
   return meta;
 }
 
-void Attempt::Account(const StepResult& result) {
+void Attempt::Account(const StepResult& result, double seconds) {
   ++step_;
   replaced_ += result.replaced_pictures;
   reporter_->SetStep(step_);
-  if (metrics_ != nullptr) metrics_->Step(step_, result, input_wait_seconds_);
+  if (metrics_ != nullptr) metrics_->Step(step_, result, seconds, input_wait_seconds_);
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
@@ -693,12 +694,13 @@ Outcome Attempt::TrainToTheEnd() {
       });
     }
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
-    interval_.seconds += SecondsSince(begin);
+    const double seconds = SecondsSince(begin);
+    interval_.seconds += seconds;
     interval_.exposed_seconds += result.exposed_seconds;
     interval_.disk_wait_seconds += result.disk_wait_seconds;
     interval_.input_wait_seconds += input_wait_seconds_;
     ++interval_.steps;
-    Account(result);
+    Account(result, seconds);
 
     // Before an evaluation, which may take long: a crash in it must not cost what is written.
     if (checkpointer_->InFlight() && result.saved == communicator_->size()) {

@@ -216,7 +216,8 @@ TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (int stage = 0; stage <= kMostZeroStage; ++stage) {
       const std::string name = swinfleet::NameOf(dtype) + ("-stage-" + std::to_string(stage));
-      FakeOptions options{.stage = stage, .dtype = dtype, .accumulation = FormOf(stage)};
+      FakeOptions options{
+          .stage = stage, .dtype = dtype, .accumulation = DefaultAccumulation(stage)};
       FakeTraining memory(&TestWorld(), options);
       options.offload = OffloadTo(folder / (name + "-run"));
       FakeTraining disk(&TestWorld(), options);
@@ -225,9 +226,10 @@ TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
         ASSERT_EQ(memory.Weights(), disk.Weights()) << name;
       }
       Save(disk, folder / name);
-      FakeTraining resumed(&TestWorld(), {.stage = kMostZeroStage - stage,
-                                          .dtype = dtype,
-                                          .accumulation = FormOf(kMostZeroStage - stage)});
+      FakeTraining resumed(&TestWorld(),
+                           {.stage = kMostZeroStage - stage,
+                            .dtype = dtype,
+                            .accumulation = DefaultAccumulation(kMostZeroStage - stage)});
       resumed.engine().Load(*CheckpointReader::Open(folder / name));
       resumed.set_step(2);
       memory.Step();

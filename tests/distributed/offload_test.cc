@@ -85,8 +85,10 @@ TEST_F(Offload, BitsAreThoseOfStateInMemory) {
   for (const auto kind : {OptimizerConfig::Kind::kAdamW, OptimizerConfig::Kind::kSgd}) {
     for (const auto dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       for (int stage = 0; stage <= kMostZeroStage; ++stage) {
-        const FakeOptions options{
-            .stage = stage, .optimizer = kind, .dtype = dtype, .accumulation = FormOf(stage)};
+        const FakeOptions options{.stage = stage,
+                                  .optimizer = kind,
+                                  .dtype = dtype,
+                                  .accumulation = DefaultAccumulation(stage)};
         FakeTraining memory(self_.get(), options);
         FakeTraining disk(self_.get(), Offloaded(options));
         for (int step = 0; step < 4; ++step) {

@@ -37,6 +37,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 
 // PNG's bytes with a header that says `side` rows and columns.
@@ -179,6 +180,7 @@ TEST_F(AttemptTest, EachStepSaysHowLongItWaitedForOthers) {
     ++steps;
     // There are none here.
     EXPECT_THAT(line, HasSubstr("\"exposed_communication_seconds\": 0, "));
+    EXPECT_THAT(line, ContainsRegex("\"seconds\": [0-9]"));
   }
   EXPECT_EQ(steps, 8);
   EXPECT_EQ(reporter_.last.exposed_communication_seconds, 0);
