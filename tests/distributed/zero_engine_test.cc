@@ -85,7 +85,7 @@ TEST(ZeroEngine, LowPrecisionLosesNoMoreThanOneRounding) {
           size += std::abs(FakeGradient(0, leaf, 1, static_cast<int64_t>(i)));
         }
         // Where it is exchanged, each leaf is rounded too.
-        const double each = form == Accumulation::kSplitLowPrecision ? 0x1p-9 : 0;
+        const double each = form == Accumulation::kSplitLowPrecision ? 0x1p-8 : 0;
         ASSERT_NEAR(sum[i], plain[i], std::abs(plain[i]) * 0x1p-8 + size * (0x1p-14 + each))
             << leaves << ", " << i;
         ASSERT_EQ(std::bit_cast<uint32_t>(sum[i]) & 0xffff, 0u) << "is no bfloat16";
