@@ -180,6 +180,35 @@ class ThreadedIo : public DiskIo {
   std::vector<std::thread> threads_;
 };
 
+// Minus the errno with which a request that does nothing fails: a system may let a ring be made and
+// then refuse to enter it, or not know reads and writes of plain buffers (before Linux 5.6). 0: all
+// is well.
+int TryRing(io_uring* ring) {
+  io_uring_probe* probe = io_uring_get_probe_ring(ring);
+  const bool known = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ) != 0 &&
+                     io_uring_opcode_supported(probe, IORING_OP_WRITE) != 0;
+  io_uring_free_probe(probe);
+  if (!known) return -EOPNOTSUPP;
+  io_uring_prep_nop(io_uring_get_sqe(ring));
+  const int submitted = io_uring_submit_and_wait(ring, 1);
+  if (submitted < 0) return submitted;
+  io_uring_cqe* entry = nullptr;
+  const int waited = io_uring_wait_cqe(ring, &entry);
+  if (waited < 0) return waited;
+  const int result = entry->res;
+  io_uring_cqe_seen(ring, entry);
+  return result;
+}
+
+// 0, or minus errno, with nothing left behind.
+int MakeRing(int depth, io_uring* ring) {
+  const int made = io_uring_queue_init(static_cast<unsigned>(depth), ring, 0);
+  if (made < 0) return made;
+  const int tried = TryRing(ring);
+  if (tried < 0) io_uring_queue_exit(ring);
+  return tried;
+}
+
 }  // namespace
 
 void DiskIo::Wait(DiskRequest* request) {
@@ -200,12 +229,13 @@ void DiskIo::Wait(DiskRequest* request) {
 std::unique_ptr<DiskIo> MakeDiskIo(int depth, FileOps& ops) {
   if (&ops != &FileOps::System()) return MakeThreadedDiskIo(depth, ops);
   io_uring ring;
-  const int made = io_uring_queue_init(static_cast<unsigned>(depth), &ring, 0);
+  const int made = MakeRing(depth, &ring);
   if (made == 0) return std::make_unique<UringIo>(ring, depth);
   static std::once_flag once;
   std::call_once(once, [made] {
     LOG(WARNING) << "io_uring is not to be had here (" << std::strerror(-made)
-                 << "): threads read and write the offloaded state";
+                 << "; a container's seccomp profile or kernel.io_uring_disabled may block it):"
+                 << " threads read and write the offloaded state";
   });
   return MakeThreadedDiskIo(depth, ops);
 }

@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -12,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/manifest.h"
+#include "core/checkpoint/run_checkpoints.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -22,9 +25,10 @@ namespace fs = std::filesystem;
 
 constexpr char kLockName[] = "/lock";
 
-std::string Numbered(const char* format, long long number) {
+// "/rank-00000".
+std::string RankName(int rank) {
   char text[40];
-  std::snprintf(text, sizeof(text), format, number);
+  std::snprintf(text, sizeof(text), "/rank-%05d", rank);
   return text;
 }
 
@@ -83,17 +87,22 @@ std::string OffloadRunFolder(const std::string& offload_dir, const std::string& 
 
 OffloadFolder::OffloadFolder(const std::string& run_folder, int64_t attempt, int rank, FileOps& ops)
     : ops_(ops) {
-  const std::string of_attempt = run_folder + Numbered("/attempt-%03lld", attempt);
+  const std::string of_attempt = run_folder + "/" + AttemptName(attempt);
   RemoveLeftovers(run_folder, of_attempt, ops);
-  path_ = of_attempt + Numbered("/rank-%05lld", rank);
-  MakeFolders(path_);
-  lock_ = TakeLock(path_, ops);
+  path_ = of_attempt + RankName(rank);
+  try {
+    MakeFolders(path_);
+    lock_ = TakeLock(path_, ops);
+    if (lock_ < 0 && lock_ != -EWOULDBLOCK) throw FileError(-lock_, "lock", path_ + kLockName);
+  } catch (const FileError& error) {
+    throw Error("parallel.offload_dir " + fs::path(run_folder).parent_path().string() +
+                " can't be used on the host of rank " + std::to_string(rank) + ": " + error.what() +
+                ". It has to be a folder on a disk of each host's own that this user may write to,"
+                " or one that can be made");
+  }
   if (lock_ == -EWOULDBLOCK) {
     throw Error("another process keeps its offloaded state in " + path_ +
                 ": wait for its end, or use another run_dir or parallel.offload_dir");
-  }
-  if (lock_ < 0) {
-    throw FileError(-lock_, "lock", path_ + kLockName);
   }
   // Of a process that crashed under the same number.
   std::error_code code;
@@ -112,39 +121,95 @@ OffloadFolder::~OffloadFolder() {
   if (fs::remove(attempt, code)) fs::remove(attempt.parent_path(), code);
 }
 
-void CheckOffloadSpace(const std::string& folder, uint64_t bytes, const std::string& problem,
-                       Communicator* communicator, FileOps& ops) {
-  std::string own, failure = problem;
+namespace {
+
+// What a rank asks for, and of which filesystem.
+struct Claim {
+  std::string filesystem;
+  uint64_t state = 0;
+  uint64_t checkpoints = 0;
+
+  std::string ToText() const {
+    return filesystem + " " + std::to_string(state) + " " + std::to_string(checkpoints);
+  }
+  // Nothing where the text has none.
+  static Claim FromText(const std::string& text) {
+    Claim claim;
+    std::istringstream words(text);
+    words >> claim.filesystem >> claim.state >> claim.checkpoints;
+    return claim;
+  }
+};
+
+// The first folder on the way up that is there.
+std::string Existing(const std::string& folder) {
+  fs::path path = fs::absolute(folder);
+  std::error_code code;
+  while (!fs::exists(path, code) && path.has_relative_path()) path = path.parent_path();
+  return path;
+}
+
+Claim ClaimOf(const std::string& folder, const DiskUse& use, const CheckpointPlace& place,
+              FileOps& ops) {
+  Claim claim = {.filesystem = FilesystemOf(folder, ops), .state = use.state};
+  if (place.run_dir.empty() || FilesystemOf(Existing(place.run_dir), ops) != claim.filesystem) {
+    return claim;
+  }
+  // Of those that are there as many stay, or are deleted when others are made.
+  const std::vector<CheckpointInfo> there = ListCheckpoints(place.run_dir);
+  const int64_t complete = std::ranges::count_if(there, &CheckpointInfo::complete);
+  claim.checkpoints = use.Checkpoints(place.kept - std::min(complete, place.kept));
+  return claim;
+}
+
+}  // namespace
+
+void CheckOffloadSpace(const std::string& folder, const DiskUse& use, const CheckpointPlace& place,
+                       const std::string& problem, Communicator* communicator, FileOps& ops) {
+  // Before anybody measures, what crashes left is gone.
+  communicator->Barrier("folders of offloaded state");
+  std::string failure = problem;
+  Claim own;
   int64_t free = 0;
   try {
     if (failure.empty()) {
-      own = FilesystemOf(folder, ops);
+      own = ClaimOf(folder, use, place, ops);
       free = ops.FreeBytes(folder);
       if (free < 0) throw FileError(static_cast<int>(-free), "measure the room in", folder);
     }
   } catch (const Error& error) {
     failure = error.what();
   }
-  const std::vector<std::string> all = communicator->AllGatherText(
-      failure.empty() ? own + " " + std::to_string(bytes) : "", "room for offloaded state");
+  const std::vector<std::string> all =
+      communicator->AllGatherText(failure.empty() ? own.ToText() : "", "room for offloaded state");
   if (!failure.empty()) throw Error(failure);
-  uint64_t needed = 0;
+  uint64_t state = 0, checkpoints = 0;
   int ranks = 0;
   for (const std::string& text : all) {
-    std::istringstream words(text);
-    std::string filesystem;
-    uint64_t of_rank = 0;
-    if (!(words >> filesystem >> of_rank) || filesystem != own) continue;
-    needed += of_rank;
+    const Claim claim = Claim::FromText(text);
+    if (claim.filesystem != own.filesystem) continue;
+    state += claim.state;
+    checkpoints += claim.checkpoints;
     ++ranks;
   }
-  if (needed <= static_cast<uint64_t>(free)) return;
-  throw Error("the filesystem of " + folder + " has " + InGb(static_cast<double>(free)) +
-              " free, and the offloaded state of " + std::to_string(ranks) +
-              (ranks == 1 ? " rank" : " ranks") + " needs " + InGb(static_cast<double>(needed)) +
-              " there (two sets, and a third of the moments while a checkpoint holds one): free " +
-              InGb(static_cast<double>(needed) - static_cast<double>(free)) +
-              ", or choose another parallel.offload_dir");
+  const auto needed = static_cast<double>(state + checkpoints);
+  if (needed <= static_cast<double>(free)) return;
+  std::string text = "the filesystem of " + folder + " has " + InGb(static_cast<double>(free)) +
+                     " free, and " + std::to_string(ranks) + (ranks == 1 ? " rank" : " ranks") +
+                     " of this host " + (ranks == 1 ? "needs " : "need ") + InGb(needed) +
+                     " there: " + InGb(static_cast<double>(state)) +
+                     " for offloaded state (two sets, and a third of the moments while a save runs"
+                     " beside the training)";
+  if (checkpoints > 0) {
+    text += ", and " + InGb(static_cast<double>(checkpoints)) +
+            " for checkpoints that are still to be made (checkpoint.keep_last " +
+            std::to_string(place.kept) + ", and one more until it is complete)";
+  }
+  throw Error(text + ". Free " + InGb(needed - static_cast<double>(free)) +
+              ", or choose another parallel.offload_dir" +
+              (checkpoints > 0 ? ", a smaller checkpoint.keep_last or, with which one set fewer is"
+                                 " needed, checkpoint.asynchronous false"
+                               : ""));
 }
 
 AlternatingFile::AlternatingFile(const std::string& folder, const std::string& name,
@@ -157,8 +222,16 @@ AlternatingFile::AlternatingFile(const std::string& folder, const std::string& n
       next_(Make()) {}
 
 std::shared_ptr<ScratchFile> AlternatingFile::Make() {
-  return std::make_shared<ScratchFile>(stem_ + std::to_string(++made_) + ".safetensors", header_,
-                                       bytes_, ops_);
+  const std::string path = stem_ + std::to_string(++made_) + ".safetensors";
+  try {
+    return std::make_shared<ScratchFile>(path, header_, bytes_, ops_);
+  } catch (const FileError& error) {
+    if (error.code() != ENOENT) throw;
+    throw Error("cannot create " + path +
+                ": the folder of offloaded state is gone: somebody removed it, or its disk is not"
+                " mounted any more. Bring parallel.offload_dir back; the job goes on from its last"
+                " checkpoint");
+  }
 }
 
 ScratchFile& AlternatingFile::next() {
@@ -166,8 +239,9 @@ ScratchFile& AlternatingFile::next() {
   return *next_;
 }
 
+void AlternatingFile::FlushNext() { next().Sync(); }
+
 void AlternatingFile::Swap() {
-  next().Sync();
   current_->LeaveCache();
   std::swap(current_, next_);
   if (std::exchange(pinned_, false)) next_.reset();

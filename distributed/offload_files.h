@@ -36,10 +36,35 @@ class OffloadFolder {
   int lock_ = -1;
 };
 
+// What a rank's offloaded state takes and moves on its disk, in bytes.
+struct DiskUse {
+  // Two sets, and a third of the moments while a save that runs beside updates holds one.
+  uint64_t state = 0;
+  // The rank's part of a checkpoint, where that is on the same filesystem, and what more is taken
+  // while one is being made.
+  uint64_t checkpoint = 0;
+  uint64_t saving = 0;
+  // What an update reads; it writes as much.
+  uint64_t update = 0;
+
+  // With so many checkpoints that are kept: the most that they take, beside `state`.
+  uint64_t Checkpoints(int64_t kept) const {
+    return static_cast<uint64_t>(kept) * checkpoint + saving;
+  }
+};
+
+// The checkpoints that a run makes, of which as many are kept. An empty folder: none.
+struct CheckpointPlace {
+  std::string run_dir;
+  int64_t kept = 0;
+};
+
 // Throws Error on every rank of a filesystem that has not the room that all of its ranks on this
-// host need together, with the figures. `bytes` is what this rank needs in `folder`; `problem` is
-// what has gone wrong on this rank already (empty: nothing), which is thrown then. Collective.
-void CheckOffloadSpace(const std::string& folder, uint64_t bytes, const std::string& problem,
+// host need together, with the figures. Checkpoints count where they come to the same filesystem,
+// but for those that are there already. `problem` is what has gone wrong on this rank already
+// (empty: nothing), which is thrown then. Collective, and all ranks have made their folders.
+void CheckOffloadSpace(const std::string& folder, const DiskUse& use,
+                       const CheckpointPlace& checkpoints, const std::string& problem,
                        Communicator* communicator, FileOps& ops = FileOps::System());
 
 // Two files with the same header that take turns: while one is rewritten the other stays whole.
@@ -52,8 +77,9 @@ class AlternatingFile {
   ScratchFile& current() { return *current_; }
   // The one to be rewritten, made anew where a checkpoint has the former one. Throws FileError.
   ScratchFile& next();
-  // The rewriting is over: `next` is durable and becomes the current one. Throws SyncError; then
-  // the current one stays.
+  // The rewriting is over: makes `next` durable. Throws SyncError, after which it is of no use.
+  void FlushNext();
+  // `next`, which is durable, becomes the current one.
   void Swap();
   // The current one, which is then never written again. The other's room is given back.
   std::shared_ptr<const ScratchFile> Pin();

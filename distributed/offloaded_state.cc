@@ -37,8 +37,8 @@ class DrainAtEnd {
 
 }  // namespace
 
-OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena, Context* context)
-    : setting_(setting), dry_(arena->device() == Device::kDryRun), context_(context) {
+OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
+    : setting_(setting), dry_(arena->device() == Device::kDryRun) {
   CHECK(setting.moments == DType::kF32 || setting.moments == DType::kBF16);
   const bool adamw = setting.optimizer == OptimizerConfig::Kind::kAdamW;
   tensors_[0].there = true;
@@ -156,10 +156,6 @@ void OffloadedState::AllocateSlots(Arena* arena) {
       at += slot.memory[t].Bytes();
     }
   }
-  if (setting_.moments == DType::kF32) return;
-  for (int t = 0; t < kMaster; ++t) {
-    if (tensors_[t].there) wide_[t] = arena->Allocate({largest});
-  }
 }
 
 ScratchFile& OffloadedState::FileOf(int tensor, bool next) {
@@ -211,8 +207,7 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
     const auto view = [&](int t) {
       const bool used = tensors_[t].there && (pass.read[t] || pass.write[t]);
       if (!used) return TensorView{};
-      const bool wide = t < kMaster && !wide_[t].empty();
-      return (wide ? wide_[t] : slot.memory[t]).Rows(0, p.size);
+      return slot.memory[t].Rows(0, p.size);
     };
     return Part{.unit = p.unit,
                 .begin = p.begin,
@@ -220,11 +215,7 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
                 .state = {.first = view(0), .second = view(1), .master = view(kMaster)}};
   };
   if (dry_) {
-    for (size_t i = 0; i < pieces_.size(); ++i) {
-      if (pass.read[0]) Widen(slots_[i % kSlots], pieces_[i].size);
-      work(part_of(i));
-      if (pass.write[0]) Round(slots_[i % kSlots], pieces_[i].size);
-    }
+    for (size_t i = 0; i < pieces_.size(); ++i) work(part_of(i));
     return;
   }
   // What an earlier pass that failed left.
@@ -236,31 +227,11 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
     Slot& slot = slots_[i % kSlots];
     Settle(&slot);
     if (i + kAhead < pieces_.size()) StartReads(pass, i + kAhead);
-    if (pass.read[0]) Widen(slot, pieces_[i].size);
     work(part_of(i));
-    if (pass.write[0]) {
-      Round(slot, pieces_[i].size);
-      AddToChecksums(slot, pieces_[i].size);
-    }
+    if (pass.write[0]) AddToChecksums(slot, pieces_[i].size);
     StartWrites(pass, i);
   }
   for (Slot& slot : slots_) Settle(&slot);
-}
-
-void OffloadedState::Widen(const Slot& slot, int64_t size) {
-  for (int t = 0; t < kMaster; ++t) {
-    if (wide_[t].empty()) continue;
-    context_->ops->cast({.x = slot.memory[t].Rows(0, size), .y = wide_[t].Rows(0, size)},
-                        *context_);
-  }
-}
-
-void OffloadedState::Round(const Slot& slot, int64_t size) {
-  for (int t = 0; t < kMaster; ++t) {
-    if (wide_[t].empty()) continue;
-    context_->ops->cast({.x = wide_[t].Rows(0, size), .y = slot.memory[t].Rows(0, size)},
-                        *context_);
-  }
 }
 
 void OffloadedState::BeginChecksums() {
@@ -294,27 +265,30 @@ void OffloadedState::AddToChecksums(const Slot& slot, int64_t size) {
   }
 }
 
-void OffloadedState::Commit(bool moments, bool masters) {
+void OffloadedState::Commit(const Pass& pass) {
   if (dry_) return;
   const auto begin = std::chrono::steady_clock::now();
-  if (moments) {
-    moments_->Swap();
-    for (size_t i = 0; i < written_checksums_.size(); ++i) {
-      record_.pieces[i].checksum = written_checksums_[i];
-    }
+  std::vector<AlternatingFile*> written;
+  if (pass.write[0]) written.push_back(moments_.get());
+  if (pass.write[kMaster] && masters_ != nullptr) written.push_back(masters_.get());
+  for (AlternatingFile* file : written) file->FlushNext();
+  for (AlternatingFile* file : written) file->Swap();
+  for (size_t i = 0; pass.write[0] && i < written_checksums_.size(); ++i) {
+    record_.pieces[i].checksum = written_checksums_[i];
   }
-  if (masters && masters_ != nullptr) masters_->Swap();
   sync_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 void OffloadedState::Update(const Work& work) {
-  Stream({.read = {true, true, true}, .write = {true, true, true}}, work);
-  Commit(/*moments=*/true, /*masters=*/true);
+  const Pass all = {.read = {true, true, true}, .write = {true, true, true}};
+  Stream(all, work);
+  Commit(all);
 }
 
 void OffloadedState::SetMoments(const Work& work) {
-  Stream({.write = {true, true, false}}, work);
-  Commit(/*moments=*/true, /*masters=*/false);
+  const Pass moments = {.write = {true, true, false}};
+  Stream(moments, work);
+  Commit(moments);
 }
 
 TensorView OffloadedState::Masters(int unit, int64_t begin, int64_t size) {
@@ -363,9 +337,5 @@ void OffloadedState::RunAlone(DiskRequest* request) {
 }
 
 SharedShard OffloadedState::Pin() { return {moments_->Pin(), record_}; }
-
-uint64_t OffloadedState::DiskBytes() const { return 3 * moment_bytes_ + 2 * master_bytes_; }
-
-uint64_t OffloadedState::UpdateBytes() const { return moment_bytes_ + master_bytes_; }
 
 }  // namespace swinfleet

@@ -18,7 +18,6 @@
 #include "distributed/offload_files.h"
 #include "distributed/shard_layout.h"
 #include "kernels/arena.h"
-#include "kernels/ops.h"
 
 namespace swinfleet {
 
@@ -40,7 +39,7 @@ struct OffloadSetting {
   OptimizerConfig::Kind optimizer = OptimizerConfig::Kind::kAdamW;
   // Of the weights.
   DType dtype = DType::kF32;
-  // Of the moments on disk: float32 or bfloat16. Work has them in float32.
+  // Of the moments: float32 or bfloat16.
   DType moments = DType::kF32;
   int rank = 0;
   // OffloadFolder's; unused in a dry run.
@@ -65,10 +64,6 @@ struct OffloadSetting {
 // before is being written. An update so takes as long as the slowest of reading, writing and
 // computing.
 //
-// Moments in bfloat16 are widened to float32 for the update and rounded to the nearest after it:
-// each is then off by at most 2^-8 of itself for every update, and one that should change by less
-// than half of its last place stays as it is.
-//
 // Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
 // what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
 // is as good as before.
@@ -76,10 +71,11 @@ class OffloadedState {
  public:
   // Takes the buffers from `arena`. On dry-run memory there are no files, and all that follows
   // touches nothing. Throws FileError.
-  OffloadedState(const OffloadSetting& setting, Arena* arena, Context* context);
+  OffloadedState(const OffloadSetting& setting, Arena* arena);
   ~OffloadedState();
 
-  // A piece of a unit: elements [begin, begin + size), with their state, (size) each.
+  // A piece of a unit: elements [begin, begin + size), with their state, (size) each, whole chunks
+  // of kNormChunk.
   struct Part {
     int unit = 0;
     int64_t begin = 0;
@@ -103,10 +99,10 @@ class OffloadedState {
   // The moments for a checkpoint. What changes them afterwards writes other files.
   SharedShard Pin();
 
-  // Bytes on disk: two sets, and a third of the moments while a checkpoint holds one.
-  uint64_t DiskBytes() const;
-  // Bytes that an update reads; it writes as many.
-  uint64_t UpdateBytes() const;
+  // Bytes of a set on disk: of moments, and of what masters need. An update reads a set and writes
+  // another.
+  uint64_t moment_bytes() const { return moment_bytes_; }
+  uint64_t master_bytes() const { return master_bytes_; }
   // Time that computing has waited for the disk so far.
   double wait_seconds() const { return io_ == nullptr ? 0 : io_->wait_seconds() + sync_seconds_; }
 
@@ -161,26 +157,20 @@ class OffloadedState {
   void StartReads(const Pass& pass, size_t piece);
   void StartWrites(const Pass& pass, size_t piece);
   void StartOne(int tensor, size_t piece, bool write);
-  // Float32 moments of a piece in `slot`, from what was read, and back to what is to be written.
-  void Widen(const Slot& slot, int64_t size);
-  void Round(const Slot& slot, int64_t size);
   // Reads or writes with nothing else under way.
   void RunAlone(DiskRequest* request);
   // Waits for what is under way in a buffer.
   void Settle(Slot* slot);
   void BeginChecksums();
   void AddToChecksums(const Slot& slot, int64_t size);
-  // What was written becomes current.
-  void Commit(bool moments, bool masters);
+  // What was written becomes current: all of it or, when something can't be made durable, nothing.
+  void Commit(const Pass& pass);
 
   const OffloadSetting setting_;
   const bool dry_;
-  Context* context_;
   std::array<Tensor, kTensors> tensors_;
   std::vector<Piece> pieces_;
   std::array<Slot, kSlots> slots_;
-  // Float32 moments of the piece that is being updated, where the files have others.
-  std::array<TensorView, kMaster> wide_;
   uint64_t moment_bytes_ = 0;
   uint64_t master_bytes_ = 0;
   // Of the moments' file: what is current, and what is being written.

@@ -79,15 +79,21 @@ struct ZeroEngine::Impl {
     TensorView gradient;       // (size)
     OptimizerState optimizer;  // (size) each
   };
-  // One optimizer step on them.
+  // One optimizer step on them, in place.
   void UpdateOwned(const UnitState& unit, const OwnedPart& owned, std::span<const double> rates,
                    int64_t update, float grad_scale);
   // One optimizer step on everything, with the state in memory or on disk.
   void UpdateAll(std::span<const double> rates, int64_t update, float grad_scale);
   // Takes the state's place on the disk. Collective.
   void Offload(MemoryClasses* memory);
-  // The moments from a checkpoint.
-  void LoadMoments(const CheckpointReader& reader);
+  // Checkpoints take offloaded moments from this rank. At stage 0 all ranks have the same.
+  bool GivesMoments() const { return options.stage > 0 || communicator->rank() == 0; }
+  DiskUse UseOf(const OffloadedState& state) const;
+  // The moments from a checkpoint; `buffer` has room for kReadChunk.
+  void LoadMoments(const CheckpointReader& reader, std::span<float> buffer);
+  // Those of a parameter from an element on.
+  void LoadMoment(const CheckpointReader& reader, const std::string& prefix, int parameter,
+                  int64_t element, const TensorView& moments, std::span<float> buffer);
   // Those of the unit's parameters that this rank updates.
   TensorView OwnedValues(const UnitState& unit) const {
     return Slice(unit.values, unit.owned_begin - unit.kept_begin, unit.owned_size);
@@ -212,10 +218,30 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
       problem = error.what();
     }
     Arena counted = Arena::DryRun("offload");
-    CheckOffloadSpace(setting.folder, OffloadedState(setting, &counted, context).DiskBytes(),
-                      problem, communicator, *setting.ops);
+    CheckOffloadSpace(setting.folder, UseOf(OffloadedState(setting, &counted)),
+                      options.offload.checkpoints, problem, communicator, *setting.ops);
   }
-  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer, context);
+  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+}
+
+DiskUse ZeroEngine::Impl::UseOf(const OffloadedState& state) const {
+  const uint64_t moments = state.moment_bytes(), masters = state.master_bytes();
+  DiskUse use{.state = 2 * (moments + masters), .update = moments + masters};
+  const uint64_t shared = GivesMoments() ? moments : 0;
+  uint64_t weights = 0;
+  for (const UnitState& unit : units) {
+    for (const ShardLayout::Segment& segment : unit.saved) weights += segment.size * sizeof(float);
+  }
+  use.checkpoint = weights + shared;
+  if (options.offload.asynchronous_saves) {
+    // Updates go on beside the save: the moments that it has are neither set's.
+    use.state += shared;
+    use.saving = weights;
+  } else {
+    // Beside the save there is one set of moments, and it is the checkpoint's.
+    use.saving = weights > shared ? weights - shared : 0;
+  }
+  return use;
 }
 
 void ZeroEngine::Impl::PlaceUnit(int index) {
@@ -323,9 +349,12 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
     const auto part = [&](const TensorView& all) {
       return all.empty() ? all : Slice(all, begin - owned.begin, end - begin);
     };
-    const OptimizerState state = {.first = part(owned.optimizer.first),
-                                  .second = part(owned.optimizer.second),
-                                  .master = part(owned.optimizer.master)};
+    const int64_t element = segment.parameter_begin + begin - segment.unit_begin;
+    const OptimizerState state = {
+        .first = part(owned.optimizer.first),
+        .second = part(owned.optimizer.second),
+        .master = part(owned.optimizer.master),
+        .rounding = MomentRounding(options.seed, update, segment.parameter, element)};
     UpdateSegment(options.optimizer, options.hypers[segment.parameter], rates[segment.parameter],
                   update, grad_scale, part(owned.weights), part(owned.gradient), state, *context);
   }
@@ -441,7 +470,23 @@ void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader,
   }
 }
 
-void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader) {
+void ZeroEngine::Impl::LoadMoment(const CheckpointReader& reader, const std::string& prefix,
+                                  int parameter, int64_t element, const TensorView& moments,
+                                  std::span<float> buffer) {
+  const ParameterInfo& info = table.parameters()[parameter];
+  const std::string tensor = prefix + info.name;
+  CheckTensor(reader, tensor, info.shape);
+  if (moments.dtype == DType::kF32) return reader.Read(tensor, element, moments.span());
+  for (int64_t done = 0; done < moments.NumElements(); done += kReadChunk) {
+    const int64_t size = std::min(kReadChunk, moments.NumElements() - done);
+    reader.Read(tensor, element + done, buffer.first(size));
+    // Those that were kept in bfloat16 stay what they are.
+    context->ops->cast({.x = ViewOf(buffer.data(), {size}), .y = Slice(moments, done, size)},
+                       *context);
+  }
+}
+
+void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader, std::span<float> buffer) {
   // Elements [begin, begin + size) of a unit, of which `state` is the part that this rank updates.
   const auto load = [&](const UnitState& unit, int64_t begin, int64_t size,
                         const OptimizerState& state) {
@@ -450,11 +495,9 @@ void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader) {
         const int64_t from = std::max(segment.unit_begin, begin);
         const int64_t to = std::min(segment.unit_begin + segment.size, begin + size);
         if (from >= to) continue;
-        const ParameterInfo& info = table.parameters()[segment.parameter];
-        const std::string tensor = prefix + info.name;
-        CheckTensor(reader, tensor, info.shape);
-        reader.Read(tensor, segment.parameter_begin + from - segment.unit_begin,
-                    Slice(part, from - begin, to - from).span());
+        LoadMoment(reader, prefix, segment.parameter,
+                   segment.parameter_begin + from - segment.unit_begin,
+                   Slice(part, from - begin, to - from), buffer);
       }
     }
   };
@@ -475,6 +518,8 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
   OffloadOptions offload;
   if (config.parallel.offload == Offload::kDisk) {
     offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
+    offload.checkpoints = {.run_dir = config.run_dir, .kept = config.checkpoint.keep_last};
+    offload.asynchronous_saves = config.checkpoint.asynchronous;
   }
   return {.stage = config.parallel.zero_stage,
           .optimizer = config.train.optimizer,
@@ -483,7 +528,8 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
           .reduction = config.parallel.reduction,
-          .offload = std::move(offload)};
+          .offload = std::move(offload),
+          .seed = config.train.seed};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
@@ -640,18 +686,12 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
 }
 
 std::optional<SharedShard> ZeroEngine::PinState() {
-  // At stage 0 all ranks have the same.
-  const bool another = impl_->options.stage == 0 && impl_->communicator->rank() > 0;
-  if (impl_->offloaded == nullptr || another) return std::nullopt;
+  if (impl_->offloaded == nullptr || !impl_->GivesMoments()) return std::nullopt;
   return impl_->offloaded->Pin();
 }
 
-uint64_t ZeroEngine::disk_bytes() const {
-  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->DiskBytes();
-}
-
-uint64_t ZeroEngine::disk_update_bytes() const {
-  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->UpdateBytes();
+DiskUse ZeroEngine::disk_use() const {
+  return impl_->offloaded == nullptr ? DiskUse() : impl_->UseOf(*impl_->offloaded);
 }
 
 double ZeroEngine::disk_wait_seconds() const {
@@ -667,7 +707,7 @@ void ZeroEngine::Load(const CheckpointReader& reader) {
       impl_->LoadParameter(reader, segment, buffer);
     }
   }
-  impl_->LoadMoments(reader);
+  impl_->LoadMoments(reader, buffer);
 }
 
 void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {

@@ -15,6 +15,7 @@
 #include "core/nn/parameters.h"
 #include "core/optim/parameter_groups.h"
 #include "distributed/communicator.h"
+#include "distributed/offload_files.h"
 #include "distributed/offloaded_state.h"
 #include "distributed/shard_layout.h"
 #include "kernels/ops.h"
@@ -27,6 +28,10 @@ struct OffloadOptions {
   // OffloadRunFolder's. In a dry run any name will do.
   std::string run_folder;
   int64_t attempt = 1;
+  // What they will take is counted where it is the same disk (CheckOffloadSpace).
+  CheckpointPlace checkpoints = {};
+  // Saves run beside updates.
+  bool asynchronous_saves = true;
   // OffloadSetting's.
   int64_t piece_elements = OffloadSetting::kPieceElements;
   FileOps* ops = &FileOps::System();
@@ -52,6 +57,8 @@ struct ZeroOptions {
   // The library's goes with sums in float32.
   Reduction reduction = Reduction::kReproducible;
   OffloadOptions offload = {};
+  // The job's, by which moments in bfloat16 are rounded (MomentRounding).
+  uint64_t seed = 0;
 };
 
 // What follows from the job. The attempt of offloaded state is the caller's to set.
@@ -84,7 +91,7 @@ struct GradientNorm {
 //
 // Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's, and
 // of the optimizer's class only the buffers are left that they stream through in an update. The
-// bits are the same.
+// bits are the same, unless moments are kept in bfloat16: these too depend on nothing but the job.
 //
 // Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
 // are the two that split), with M micro-batches of which a rank has L, R = ceil(M / P), and the
@@ -118,7 +125,8 @@ class ZeroEngine : public ParameterAccess {
              MemoryClasses* memory, Context* context);
   ~ZeroEngine() override;
 
-  // Initial weights (masters) as a function of the seed; optimizer state zero.
+  // Initial weights (masters) as a function of the seed; optimizer state zero. Either this or Load
+  // comes first.
   void Initialize(uint64_t seed);
 
   // ParameterAccess. Values are of the options' dtype, gradients float32. One unit's gradient is in
@@ -165,10 +173,8 @@ class ZeroEngine : public ParameterAccess {
   // can't.
   void Load(const CheckpointReader& reader);
 
-  // Of offloaded state, else 0: bytes that this rank takes on its disk, bytes that it reads there
-  // in an update (it writes as many), and the time that computing has waited for the disk so far.
-  uint64_t disk_bytes() const;
-  uint64_t disk_update_bytes() const;
+  // Of offloaded state, else zero. And the time that computing has waited for the disk so far.
+  DiskUse disk_use() const;
   double disk_wait_seconds() const;
 
   // Sets a parameter and its master from float32 values; to be called on all ranks alike. Throws

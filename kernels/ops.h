@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernels/arena.h"
+#include "kernels/philox.h"
 #include "kernels/tensor.h"
 
 namespace swinfleet {
@@ -475,6 +476,18 @@ struct SumOfSquaresArgs {
   double* sums = nullptr;  // (ceil(n / 4096)), host memory
 };
 
+// How the moments of an update are rounded to bfloat16: to one of the two neighbours, drawn so that
+// the expectation is the number itself. Rounded to the nearest, a moment would stay where it is
+// when it should change by less than half of its last place, as a second moment does with beta2 =
+// 0.999. Number first + i of the stream is for element i: its lower 16 bits for the first moment,
+// its upper 16 bits for the second. A number x goes up with the probability (x - lower neighbour) /
+// (distance of the neighbours), to within 2^-16; infinities and NaN stay what they are.
+struct StochasticRounding {
+  RandomStream stream;
+  // At least 0, and below 2^34 with all elements.
+  int64_t first = 0;
+};
+
 // Weights in 16 bits have a float32 master. Of bfloat16 it is kept as the 16 bits that rounding
 // takes away: bf16 = (bits + 0x8000) >> 16 and remainder = bits & 0xffff, from which bits =
 // (bf16 << 16 | remainder) - (remainder >= 0x8000 ? 0x10000 : 0). Of float16 it is kept whole.
@@ -483,8 +496,8 @@ struct SumOfSquaresArgs {
 struct AdamWArgs {
   TensorView param;  // (n), float32, bfloat16 or float16
   TensorView grad;   // (n), f32
-  TensorView m;      // (n), f32
-  TensorView v;      // (n), f32
+  TensorView m;      // (n), f32 or bf16
+  TensorView v;      // (n), as m
   double learning_rate = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;
@@ -495,6 +508,8 @@ struct AdamWArgs {
   float grad_scale = 1;
   // (n): with a bfloat16 param the remainder, u16; with a float16 one the master, f32; else absent.
   TensorView master;
+  // Of moments in bfloat16.
+  StochasticRounding rounding = {};
 };
 
 // One step of SGD with Nesterov momentum (torch.optim.SGD, no dampening), weight decay added to the
@@ -502,13 +517,14 @@ struct AdamWArgs {
 struct SgdArgs {
   TensorView param;     // (n), float32, bfloat16 or float16
   TensorView grad;      // (n), f32
-  TensorView momentum;  // (n), f32
+  TensorView momentum;  // (n), f32 or bf16
   double learning_rate = 0;
   double momentum_factor = 0.9;
   double weight_decay = 0;
   float grad_scale = 1;
   // As in AdamWArgs.
   TensorView master;
+  StochasticRounding rounding = {};
 };
 
 // sum += x in bfloat16, where `error` carries what rounding left of earlier additions (Kahan).

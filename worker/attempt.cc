@@ -362,7 +362,8 @@ void Attempt::ReserveMemory() {
               .count = nullptr};
   ZeroOptions zero = ZeroOptionsFor(config_, model_->parameters());
   zero.offload.attempt = options_.attempt;
-  AgreeOrRetry("prepare the optimizer's state", [&] {
+  // A folder or a disk that can't be used is not to be had by trying again.
+  Agree("prepare the optimizer's state", [&] {
     engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero, &*memory_,
                                            &context_);
   });
@@ -411,8 +412,8 @@ void Attempt::RestoreState() {
   initial = communicator_->AllGatherText(initial, "initial weights").front();
   dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
   AgreeOrRetry("restore the state", [&] {
-    engine_->Initialize(config_.train.seed);
     if (dir.empty()) {
+      engine_->Initialize(config_.train.seed);
       if (!initial.empty()) ReadInitialWeights([&] { LoadInitialWeights(initial); });
       return;
     }

@@ -523,6 +523,14 @@ Changed WithAllShards(Changed changed, Accumulation form) {
   return changed;
 }
 
+Changed WithOffload(Changed changed) {
+  changed.config.parallel.offload = Offload::kDisk;
+  // For the plan, which looks at no disk.
+  changed.config.parallel.offload_dir = "/";
+  changed.Add("parallel.offload disk with parallel.offload_dir on a disk of each host's own");
+  return changed;
+}
+
 Changed WithBf16(Changed changed) {
   std::string phrase = "train.dtype bf16";
   changed.config.train.dtype = DType::kBF16;
@@ -534,8 +542,8 @@ Changed WithBf16(Changed changed) {
   return changed;
 }
 
-// Ways to sum gradients and to compute: the job's own, then what gives the same bits, then what
-// rounds sums alone, then each of these in 16 bits.
+// Ways to sum gradients, to keep state and to compute: the job's own, then what gives the same
+// bits, then what rounds sums alone, then what needs a disk, then each of these in 16 bits.
 std::vector<Changed> Forms(const Changed& own) {
   std::vector<Changed> forms = {own};
   const JobConfig& job = own.config;
@@ -551,6 +559,10 @@ std::vector<Changed> Forms(const Changed& own) {
   if (job.train.accumulation != low) forms.push_back(WithAccumulation(own, low));
   if (job.parallel.zero_stage < kMostZeroStage) {
     forms.push_back(WithAllShards(own, Accumulation::kSplitLowPrecision));
+  }
+  if (job.parallel.offload == Offload::kNone) {
+    forms.push_back(WithOffload(own));
+    if (job.parallel.zero_stage < kMostZeroStage) forms.push_back(WithOffload(WithAllShards(own)));
   }
   const size_t alone = forms.size();
   for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {

@@ -93,8 +93,7 @@ void PlanShortStep(const JobConfig& config, int rank, int ranks, bool evaluation
   if (config.checkpoint.asynchronous) {
     plan->save_copy_bytes = SaveBufferElements(run.engine.OwnedState()) * sizeof(float);
   }
-  plan->disk_bytes = run.engine.disk_bytes();
-  plan->disk_update_bytes = run.engine.disk_update_bytes();
+  plan->disk = run.engine.disk_use();
   if (evaluation) run.EvaluateOnce();
   TakeRun(&run, plan);
 }

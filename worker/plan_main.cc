@@ -134,7 +134,8 @@ nlohmann::json DescribeMemory(const Planned& job) {
   nlohmann::json classes;
   for (const auto& [name, bytes] : job.plan.Classes()) classes[name] = bytes;
   return {{"classes", classes},
-          {"disk_bytes", job.plan.disk_bytes},
+          {"disk_state_bytes", job.plan.disk.state},
+          {"disk_checkpoint_bytes", job.plan.disk.Checkpoints(job.config.checkpoint.keep_last)},
           {"process_bytes", job.plan.PredictedProcessBytes()},
           {"limit_bytes", job.limit},
           {"fits", job.Fits()}};
@@ -151,8 +152,8 @@ nlohmann::json DescribeStep(const MemoryPlan& plan) {
             {"all_gather", sent.all_gather},
             {"all_reduce", sent.all_reduce},
             {"small", sent.small}}},
-          {"disk_bytes_read", plan.disk_update_bytes},
-          {"disk_bytes_written", plan.disk_update_bytes}};
+          {"disk_bytes_read", plan.disk.update},
+          {"disk_bytes_written", plan.disk.update}};
 }
 
 nlohmann::json Describe(const Arguments& arguments, const Planned& job,
@@ -278,10 +279,12 @@ void PrintStep(const Planned& job) {
               BytesText(plan.traffic.reduce_scatter).c_str(),
               BytesText(plan.traffic.all_gather).c_str(),
               BytesText(plan.traffic.all_reduce).c_str(), BytesText(plan.traffic.small).c_str());
-  if (plan.disk_bytes > 0) {
-    std::printf("its disk    %s of %s; an update reads %s there and writes as much\n",
-                BytesText(plan.disk_bytes).c_str(), job.config.parallel.offload_dir.c_str(),
-                BytesText(plan.disk_update_bytes).c_str());
+  if (plan.disk.state > 0) {
+    std::printf("its disk    %s of %s, and %s more if checkpoints come there too (%" PRId64
+                " kept, one in the making); an update reads %s and writes as much\n",
+                BytesText(plan.disk.state).c_str(), job.config.parallel.offload_dir.c_str(),
+                BytesText(plan.disk.Checkpoints(job.config.checkpoint.keep_last)).c_str(),
+                job.config.checkpoint.keep_last, BytesText(plan.disk.update).c_str());
   }
   const std::string largest =
       job.largest_micro_batch > 0 ? "of " + std::to_string(job.largest_micro_batch) : "of no size";

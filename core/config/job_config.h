@@ -205,7 +205,7 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double eps = 1e-8;
   double momentum = 0.9;
-  // Of the moments on disk: float32, or bfloat16, rounded to the nearest after each update.
+  // Of the moments on disk: float32, or bfloat16, rounded after each update (StochasticRounding).
   DType moments = DType::kF32;
   // Factor on the rate from one layer to the one below it (fine-tuning); 1 means none.
   double layer_decay = 1;

@@ -166,11 +166,6 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
   }
 }
 
-// The largest beta2 with which a second moment in bfloat16 still moves: it loses the share
-// 1 - beta2 in an update without gradient, which rounding undoes below half of the last place,
-// 2^-8.
-constexpr double kMostBf16Beta2 = 0.996;
-
 void CheckMoments(const JobConfig& job, Errors& errors) {
   const OptimizerConfig& optimizer = job.train.optimizer;
   if (optimizer.moments == DType::kF32) return;
@@ -182,11 +177,6 @@ void CheckMoments(const JobConfig& job, Errors& errors) {
   if (job.parallel.offload != Offload::kDisk) {
     errors.Add("train.optimizer.moments bf16 is for moments on disk; use parallel.offload disk, or",
                " fp32");
-  }
-  if (optimizer.kind == OptimizerConfig::Kind::kAdamW && optimizer.beta2 > kMostBf16Beta2) {
-    errors.Add("train.optimizer.beta2 is ", optimizer.beta2,
-               ", and second moments in bf16 would never get smaller; use at most ", kMostBf16Beta2,
-               ", or train.optimizer.moments fp32");
   }
 }
 

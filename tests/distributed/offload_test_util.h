@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,14 @@ class FailingFileOps : public FileOps {
     return FileOps::PRead(fd, data, halve && size > 4096 ? 4096 : size, offset);
   }
   int64_t PWrite(int fd, const void* data, size_t size, uint64_t offset) override {
-    if (writes_left-- == 0) return -write_error;
+    bytes_written += static_cast<int64_t>(size);
+    if (writes_left-- == 0) {
+      if (kill) raise(SIGKILL);
+      return -write_error;
+    }
     return FileOps::PWrite(fd, data, halve && size > 4096 ? 4096 : size, offset);
   }
-  int SyncData(int fd) override { return sync_error != 0 ? -sync_error : FileOps::SyncData(fd); }
+  int SyncData(int fd) override { return syncs_left-- == 0 ? -sync_error : FileOps::SyncData(fd); }
   int Link(const std::string& from, const std::string& to) override {
     return link_error != 0 ? -link_error : FileOps::Link(from, to);
   }
@@ -44,15 +49,22 @@ class FailingFileOps : public FileOps {
 
   std::atomic<bool> no_direct = false, halve = false;
   // Calls that still succeed; below 0: all.
-  std::atomic<int64_t> reads_left = -1, writes_left = -1;
-  std::atomic<int> read_error = EIO, write_error = ENOSPC;
-  std::atomic<int> sync_error = 0, link_error = 0, allocate_error = 0;
+  std::atomic<int64_t> reads_left = -1, writes_left = -1, syncs_left = -1;
+  // The write that fails ends the process instead.
+  std::atomic<bool> kill = false;
+  std::atomic<int> read_error = EIO, write_error = ENOSPC, sync_error = EIO;
+  std::atomic<int> link_error = 0, allocate_error = 0;
   std::atomic<int64_t> free_bytes = -1;
+  std::atomic<int64_t> bytes_written = 0;
 };
 
 // Small pieces, so that the units of FakeTable are cut into several.
 inline OffloadOptions OffloadTo(const std::string& folder, FileOps& ops = FileOps::System()) {
-  return {.run_folder = folder, .attempt = 1, .piece_elements = 8192, .ops = &ops};
+  OffloadOptions options;
+  options.run_folder = folder;
+  options.piece_elements = 8192;
+  options.ops = &ops;
+  return options;
 }
 
 // A rank's part of a checkpoint, with what is offloaded.

@@ -106,6 +106,7 @@ std::string EndToEndTest::RunDir(const TestJob& job) const {
 }
 
 std::string EndToEndTest::Yaml(const TestJob& job) const {
+  const bool offloads = !job.offloaded_moments.empty();
   std::ostringstream yaml;
   yaml << "name: " << job.name << "\nrun_dir: " << RunDir(job)
        << "\nmodel:\n  image_size: 12\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
@@ -122,7 +123,9 @@ std::string EndToEndTest::Yaml(const TestJob& job) const {
           "  log_every_steps: 1\n  eval_every_epochs: "
        << job.eval_every_epochs << "\n  clip_grad_norm: " << job.clip_grad_norm
        << "\n  optimizer:\n    learning_rate: " << job.learning_rate
+       << (offloads ? "\n    moments: " + job.offloaded_moments : "")
        << "\nparallel:\n  threads_per_rank: 1\n  zero_stage: " << job.zero_stage
+       << (offloads ? "\n  offload: disk\n  offload_dir: " + Path("offload") : "")
        << "\n  ranks: " << job.ranks << "\ncheckpoint:\n  every_steps: " << job.checkpoint_every
        << "\n  keep_last: " << job.keep_last << "\n";
   return yaml.str();

@@ -387,6 +387,12 @@ void AddDtypes(std::vector<BadCall>* calls) {
              c);
        }});
   calls->push_back(
+      {"adamw with moments of two dtypes", [](const OpTable& ops, Block& t, Context& c) {
+         ops.adamw(
+             {.param = t({5}), .grad = t({5}), .m = As(t({5}), kHalf), .v = t({5}), .master = {}},
+             c);
+       }});
+  calls->push_back(
       {"sgd with a master of another dtype", [](const OpTable& ops, Block& t, Context& c) {
          ops.sgd({.param = As(t({5}), kHalf), .grad = t({5}), .momentum = t({5}), .master = t({5})},
                  c);

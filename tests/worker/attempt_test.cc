@@ -14,9 +14,11 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/file_ops.h"
+#include "core/checkpoint/safetensors.h"
 #include "tests/worker/png_file.h"
 #include "tests/worker/small_jobs.h"
 
@@ -215,7 +217,24 @@ TEST_F(AttemptTest, OffloadedStateChangesNoBit) {
   fs::remove_all(disk.last_checkpoint);
   options_.attempt = 2;
   options_.resume_from = folder_ + "/offloaded/checkpoints/attempt-001/step-00000006";
+  // The moments are written once, into the second file: in the first there is nothing yet.
+  bool first_is_empty = false;
+  reporter_.at_step = [&](int64_t step) {
+    if (step != 6) return;
+    for (const auto& file : fs::recursive_directory_iterator(folder_ + "/scratch")) {
+      if (file.path().filename() != "moments-1.safetensors") continue;
+      const SafetensorsFile moments(file.path());
+      first_is_empty = true;
+      for (const StoredTensor& tensor : moments.tensors()) {
+        std::vector<float> values(tensor.shape.NumElements());
+        moments.ReadAsF32(tensor, 0, values);
+        for (const float value : values) first_is_empty = first_is_empty && value == 0;
+      }
+    }
+  };
   disk = Run();
+  EXPECT_TRUE(first_is_empty);
+  reporter_.at_step = nullptr;
   EXPECT_EQ(disk.outcome, Outcome::kSucceeded) << disk.message;
   expect_same();
 }
@@ -225,7 +244,30 @@ TEST_F(AttemptTest, AnOffloadFolderThatCantBeMadeFailsTheJob) {
   options_.config.parallel.offload_dir = Write("scratch", "a file");
   const AttemptResult result = Run();
   EXPECT_EQ(result.outcome, Outcome::kFailed);
-  EXPECT_THAT(result.message, HasSubstr(folder_ + "/scratch"));
+  EXPECT_THAT(result.message, HasSubstr("parallel.offload_dir " + folder_ + "/scratch"));
+  // Nor would a later attempt find another.
+  options_.attempt = 2;
+  EXPECT_EQ(Run().outcome, Outcome::kFailed);
+}
+
+TEST_F(AttemptTest, AnOffloadFolderThatVanishesEndsTheAttemptNotTheJob) {
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = folder_ + "/scratch";
+  options_.config.checkpoint.every_steps = 3;
+  reporter_.at_step = [&](int64_t step) {
+    if (step == 2) fs::remove_all(folder_ + "/scratch");
+  };
+  try {
+    Run();
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("the folder of offloaded state is gone"));
+  }
+  // The next one makes it again.
+  reporter_.at_step = nullptr;
+  options_.attempt = 2;
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
 }
 
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {

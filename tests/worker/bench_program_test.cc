@@ -87,5 +87,19 @@ TEST_F(BenchProgramTest, StagesAreTimed) {
   EXPECT_THAT(Refused({"ranks", "--stages", "4"}), HasSubstr("--stages"));
 }
 
+TEST_F(BenchProgramTest, UpdatesOfOffloadedStateAreTimed) {
+  const auto line =
+      BenchJson({"offload", "--dir", folder_, "--gb", "0.05", "--updates", "1", "--threads", "2"});
+  EXPECT_NEAR(line.at("bytes").get<double>(), 0.05e9, 0.002e9);
+  for (const char* seconds :
+       {"read_s", "write_s", "read_and_write_s", "update_s", "wait_s", "arithmetic_s"}) {
+    EXPECT_GT(line.at(seconds), 0) << seconds;
+  }
+  EXPECT_GE(line.at("update_s"), line.at("wait_s"));
+  EXPECT_FALSE(fs::exists(folder_ + "/swinfleet-bench-offload")) << "nothing is left";
+  std::ofstream(folder_ + "/file") << "no folder";
+  EXPECT_THAT(Refused({"offload", "--dir", folder_ + "/file"}), HasSubstr("can't be used"));
+}
+
 }  // namespace
 }  // namespace swinfleet

@@ -437,7 +437,6 @@ TEST(ConfigFromProto, Offload) {
   spec.mutable_parallel()->set_offload("disk");
   spec.mutable_parallel()->set_offload_dir("/scratch");
   spec.mutable_train()->mutable_optimizer()->set_moments("bf16");
-  spec.mutable_train()->mutable_optimizer()->set_beta2(0.95);
   JobConfig config;
   EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
   EXPECT_EQ(config.parallel.offload, Offload::kDisk);

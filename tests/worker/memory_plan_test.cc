@@ -121,7 +121,7 @@ TEST(MemoryPlan, CountsTheBuffersAndTheDiskOfOffloadedState) {
   for (const auto moments : {DType::kF32, DType::kBF16}) {
     JobConfig job = SmallJob(Architecture::kSwinV2);
     const MemoryPlan in_memory = PlanMemory(job, 0, 1);
-    EXPECT_EQ(in_memory.disk_bytes, 0u);
+    EXPECT_EQ(in_memory.disk.state, 0u);
     job.train.dtype = DType::kBF16;
     job.train.optimizer.moments = moments;
     job.parallel.offload = Offload::kDisk;
@@ -133,8 +133,14 @@ TEST(MemoryPlan, CountsTheBuffersAndTheDiskOfOffloadedState) {
     // Three sets of moments, two of masters, a page of header at least for each.
     const size_t elements =
         PlanMemory(SmallJob(Architecture::kSwinV2), 0, 1).memory.optimizer.high_water() / 8;
-    EXPECT_GE(plan.disk_bytes, elements * (3 * 2 * SizeOf(moments) + 2 * 2) + 5 * 4096);
-    EXPECT_GE(plan.disk_update_bytes, elements * (2 * SizeOf(moments) + 2) + 2 * 4096);
+    EXPECT_GE(plan.disk.state, elements * (3 * 2 * SizeOf(moments) + 2 * 2) + 5 * 4096);
+    EXPECT_GE(plan.disk.update, elements * (2 * SizeOf(moments) + 2) + 2 * 4096);
+    // Of a checkpoint the moments are shared, and the weights are beside them.
+    EXPECT_EQ(plan.disk.saving, plan.save_copy_bytes);
+    EXPECT_GE(plan.disk.checkpoint, plan.save_copy_bytes + elements * 2 * SizeOf(moments));
+    // A save that holds the training needs one set fewer.
+    job.checkpoint.asynchronous = false;
+    EXPECT_LE(PlanMemory(job, 0, 1).disk.state, plan.disk.state - elements * 2 * SizeOf(moments));
   }
   std::filesystem::remove_all(folder);
 }

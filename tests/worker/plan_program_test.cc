@@ -61,14 +61,19 @@ TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
   const auto plan = PlanJson({Write(job), "--ranks", "1"});
   // Three sets of AdamW's moments, and headers.
   const uint64_t moments = 8 * 28'000'000;
-  EXPECT_GT(plan.at("memory").at("disk_bytes"), 3 * moments);
-  EXPECT_LT(plan.at("memory").at("disk_bytes"), 3 * moments * 11 / 10);
+  EXPECT_GT(plan.at("memory").at("disk_state_bytes"), 3 * moments);
+  EXPECT_LT(plan.at("memory").at("disk_state_bytes"), 3 * moments * 11 / 10);
+  // Three checkpoints that are kept, of moments and weights, and the weights of another one.
+  const uint64_t checkpoints = 3 * (moments + moments / 2) + moments / 2;
+  EXPECT_GT(plan.at("memory").at("disk_checkpoint_bytes"), checkpoints);
+  EXPECT_LT(plan.at("memory").at("disk_checkpoint_bytes"), checkpoints * 11 / 10);
   EXPECT_EQ(plan.at("step").at("disk_bytes_read"), plan.at("step").at("disk_bytes_written"));
   EXPECT_LT(plan.at("memory").at("classes").at("optimizer"), moments);
   Child text = Plan({Write(job), "--ranks", "1"});
   EXPECT_EQ(text.Wait(), 0) << text.Err();
   EXPECT_THAT(text.Out(), HasSubstr("its disk "));
-  EXPECT_THAT(text.Out(), HasSubstr("of /scratch; an update reads "));
+  EXPECT_THAT(text.Out(), HasSubstr("of /scratch, and "));
+  EXPECT_THAT(text.Out(), HasSubstr("(3 kept, one in the making); an update reads "));
 }
 
 TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
