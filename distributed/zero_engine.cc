@@ -218,8 +218,10 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
       problem = error.what();
     }
     Arena counted = Arena::DryRun("offload");
-    CheckOffloadSpace(setting.folder, UseOf(OffloadedState(setting, &counted)),
-                      options.offload.checkpoints, problem, communicator, *setting.ops);
+    CheckOffloadSpace(
+        setting.folder, UseOf(OffloadedState(setting, &counted)),
+        {.run_dir = options.offload.run_dir, .kept = options.offload.kept_checkpoints}, problem,
+        communicator, *setting.ops);
   }
   offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
 }
@@ -518,7 +520,8 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
   OffloadOptions offload;
   if (config.parallel.offload == Offload::kDisk) {
     offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
-    offload.checkpoints = {.run_dir = config.run_dir, .kept = config.checkpoint.keep_last};
+    offload.run_dir = config.run_dir;
+    offload.kept_checkpoints = config.checkpoint.keep_last;
     offload.asynchronous_saves = config.checkpoint.asynchronous;
   }
   return {.stage = config.parallel.zero_stage,

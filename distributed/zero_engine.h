@@ -28,8 +28,9 @@ struct OffloadOptions {
   // OffloadRunFolder's. In a dry run any name will do.
   std::string run_folder;
   int64_t attempt = 1;
-  // What they will take is counted where it is the same disk (CheckOffloadSpace).
-  CheckpointPlace checkpoints = {};
+  // CheckpointPlace's: what checkpoints will take is counted where it is the same disk.
+  std::string run_dir = {};
+  int64_t kept_checkpoints = 0;
   // Saves run beside updates.
   bool asynchronous_saves = true;
   // OffloadSetting's.

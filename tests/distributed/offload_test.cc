@@ -152,7 +152,7 @@ TEST_F(Offload, CheckpointsTakeWhatThePlanSays) {
   for (const bool asynchronous : {false, true}) {
     for (const auto moments : {DType::kF32, DType::kBF16}) {
       FakeOptions options = Offloaded({.dtype = DType::kBF16, .moments = moments});
-      options.offload.checkpoints.kept = 2;
+      options.offload.kept_checkpoints = 2;
       options.offload.asynchronous_saves = asynchronous;
       FakeTraining training(self_.get(), options);
       const auto on_disk = [&] {
@@ -501,7 +501,8 @@ TEST_F(Offload, ADiskWithoutTheRoomIsRefusedWithTheFigures) {
 TEST_F(Offload, RoomForTheCheckpointsThatAreKeptIsAskedForToo) {
   FailingFileOps ops;
   FakeOptions options = Offloaded({}, ops);
-  options.offload.checkpoints = {.run_dir = At("runs/job"), .kept = 4};
+  options.offload.run_dir = At("runs/job");
+  options.offload.kept_checkpoints = 4;
   DiskUse use;
   const auto with_room = [&](uint64_t bytes) {
     ops.free_bytes = static_cast<int64_t>(bytes);
@@ -527,7 +528,7 @@ TEST_F(Offload, RoomForTheCheckpointsThatAreKeptIsAskedForToo) {
     EXPECT_NE(with_room(needed - 4096), well) << there;
   }
   // Elsewhere they are somebody else's.
-  options.offload.checkpoints.run_dir = "/proc/self/job";
+  options.offload.run_dir = "/proc/self/job";
   EXPECT_EQ(with_room(use.state), well);
 }
 
