@@ -562,7 +562,8 @@ std::vector<Changed> Forms(const Changed& own) {
   }
   if (job.parallel.offload == Offload::kNone) {
     forms.push_back(WithOffload(own));
-    if (job.parallel.zero_stage < kMostZeroStage) forms.push_back(WithOffload(WithAllShards(own)));
+    if (job.parallel.zero_stage < kMostZeroStage)
+      forms.push_back(WithOffload(WithAllShards(own, Accumulation::kSplit)));
   }
   const size_t alone = forms.size();
   for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {
