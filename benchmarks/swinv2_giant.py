@@ -147,9 +147,10 @@ def check_room(plan, ranks, folder):
 
 
 def disk_needed(plan, ranks):
-    """The state that streams, and the parameters of a checkpoint. While a second one is written the
-    state has one file of moments less, which is as large."""
-    return plan["memory"]["disk_bytes"] * ranks + 4 * plan["parameters"]
+    """Two sets of the state, and a checkpoint, which shares its moments with none of them. While a
+    second checkpoint is written there is one set less."""
+    memory = plan["memory"]
+    return (memory["disk_state_bytes"] + memory["disk_checkpoint_bytes"]) * ranks
 
 
 def probe_part(path, write, begin, end):

@@ -7,7 +7,7 @@
 #     --folder FOLDER   where the run and the state on disk are; best a fast local disk
 #                       (benchmarks/out/giant)
 #     --steps N         steps to train (20)
-#     --small           a model of some 10 million parameters instead, the same in everything else
+#     --small           a model of 3 million parameters instead, the same in everything else
 #     --pixels 1536     one rank of 2 threads takes steps at 1536 x 1536 with windows of 32, sequential
 #                       attention in the first two stages, whole blocks computed again
 set -euo pipefail
