@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kLeavesRun = 2;
 // Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
 // beside the classes that are planned (measured with `swinfleet bench memory`).
-constexpr size_t kProgramBytes = size_t{36} << 20;
+constexpr size_t kProgramBytes = size_t{42} << 20;
 // What the libraries that decode pictures add, which only jobs with pictures in files load.
 constexpr size_t kPictureLibraryBytes = size_t{20} << 20;
 
