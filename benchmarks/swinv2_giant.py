@@ -264,7 +264,7 @@ def contents(folder):
     """Of each part of each tensor in a checkpoint, the checksum."""
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
-    return {(piece["tensor"], piece["begin"], piece["count"]): piece["checksum"]
+    return {(piece["tensor"], piece["begin"], piece["count"]): piece["xxh3_64"]
             for shard in manifest["shards"] for piece in shard["pieces"]
             if not piece["tensor"].startswith("padding/")}
 

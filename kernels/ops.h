@@ -178,7 +178,7 @@ struct WindowAttentionBackwardArgs {
   TensorView bias;          // as in forward
   TensorView lse;           // as in forward
   TensorView dout;          // as out in forward
-  TensorView dqkv;          // as qkv, overwritten; zero for excluded padding
+  TensorView dqkv;          // as qkv, overwritten; zero for excluded padding; may be qkv itself
   TensorView dlogit_scale;  // f32 (heads), added to; nothing where the scale is clamped
   TensorView dbias;         // f32, as bias, added to; absent with it
   WindowRange range;
@@ -264,7 +264,7 @@ struct LayerNormBackwardArgs {
   TensorView rstd;    // (M)
   TensorView scale;   // (B) or absent
   TensorView dy;      // (M, C)
-  TensorView dx;      // (M, C); may be dy itself
+  TensorView dx;      // (M, C); may be dy itself, or x
   TensorView dgamma;  // (C), added to
   TensorView dbeta;   // (C), added to
   // dx += instead (pre-normalisation: dx holds the residual's gradient).
@@ -292,12 +292,14 @@ struct GeluForwardArgs {
   TensorView y;  // (M, C)
 };
 
-// dx = dy gelu'(x), and y = gelu(x) again, which the next weight gradient needs.
+// dx = dy gelu'(x), and y = gelu(x) again, which the next weight gradient needs; dbias += column
+// sums of dx: the gradient of the bias that is part of x.
 struct GeluBackwardArgs {
-  TensorView x;   // (M, C)
-  TensorView dy;  // (M, C)
-  TensorView dx;  // (M, C); may be dy itself
-  TensorView y;   // (M, C) or absent
+  TensorView x;      // (M, C)
+  TensorView dy;     // (M, C)
+  TensorView dx;     // (M, C); may be dy itself
+  TensorView y;      // (M, C) or absent; may be x itself
+  TensorView dbias;  // (C) or absent
 };
 
 // Rows [first_row, first_row + rows) of the patches of a picture or clip, in raster order, each as

@@ -21,7 +21,9 @@ namespace {
 constexpr int64_t kLeavesRun = 2;
 // Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
 // beside the classes that are planned (measured with `swinfleet bench memory`).
-constexpr size_t kProgramBytes = size_t{56} << 20;
+constexpr size_t kProgramBytes = size_t{42} << 20;
+// What the libraries that decode pictures add, which only jobs with pictures in files load.
+constexpr size_t kPictureLibraryBytes = size_t{20} << 20;
 
 // What is run dry, on memory that only counts.
 struct DryRun {
@@ -248,7 +250,8 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOp
   plan.data_bytes = options.data.held_bytes;
   plan.message_bytes = CommunicatorBytes(ranks);
   plan.table_bytes = TableBytes(config.model);
-  plan.program_bytes = kProgramBytes;
+  const bool decodes = options.loader && config.data.format != "idx";
+  plan.program_bytes = kProgramBytes + (decodes ? kPictureLibraryBytes : 0);
   return plan;
 }
 

@@ -219,7 +219,8 @@ void AddNormAndGelu(std::vector<BadCall>* calls) {
                     }});
   calls->push_back(
       {"gelu backward", [](const OpTable& ops, Block& t, Context& c) {
-         ops.gelu_backward({.x = t({4, 8}), .dy = t({4, 8}), .dx = t({4, 8}), .y = t({3, 8})}, c);
+         ops.gelu_backward(
+             {.x = t({4, 8}), .dy = t({4, 8}), .dx = t({4, 8}), .y = t({3, 8}), .dbias = {}}, c);
        }});
 }
 
