@@ -28,6 +28,7 @@ class SilentCommunicator : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   void UseLibrarySums(bool use) override {}
+  void WaitAtOnce(bool at_once) override {}
 
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
                                                   const std::string& name) override {

@@ -150,6 +150,7 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
         options.accumulation != Accumulation::kLowPrecision)
       << "the library does not sum bfloat16";
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
+  communicator->WaitAtOnce(!options.overlap);
   dry = memory->parameters.device() == Device::kDryRun;
   passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
                                  options.micro_batches);
@@ -365,7 +366,8 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
           .micro_batches = config.train.micro_batches(),
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
-          .reduction = config.parallel.reduction};
+          .reduction = config.parallel.reduction,
+          .overlap = config.parallel.overlap};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,

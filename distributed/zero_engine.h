@@ -38,6 +38,8 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
   // The library's goes with any form but low precision.
   Reduction reduction = Reduction::kReproducible;
+  // Off: nothing is computed beside collectives. The same bits.
+  bool overlap = true;
 };
 
 // What follows from the job.

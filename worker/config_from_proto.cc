@@ -298,6 +298,7 @@ void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problem
     TakeEnum(spec.reduction(), ReductionNames(), "parallel.reduction", &parallel->reduction,
              problems);
   }
+  SWINFLEET_TAKE(overlap, parallel->overlap);
   SWINFLEET_TAKE_INT("parallel", threads_per_rank, parallel->threads_per_rank);
   parallel->threads_follow_cores = !spec.has_threads_per_rank();
 }

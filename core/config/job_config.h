@@ -282,6 +282,8 @@ struct ParallelConfig {
   // From stage 2 on gradients are summed in the form kSplit, and in no other.
   int zero_stage = 1;
   Reduction reduction = Reduction::kReproducible;
+  // Off: every collective is waited for where it is started.
+  bool overlap = true;
   int threads_per_rank = 1;
   // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.
   bool threads_follow_cores = false;

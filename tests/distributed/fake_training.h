@@ -57,6 +57,7 @@ struct FakeOptions {
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
+  bool overlap = true;
 };
 
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
@@ -143,6 +144,7 @@ class FakeTraining {
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
     zero.reduction = options_.reduction;
+    zero.overlap = options_.overlap;
     return zero;
   }
 

@@ -432,6 +432,16 @@ TEST(ConfigFromProto, WhoSumsIsChosenByName) {
   EXPECT_THAT(Problems(spec), ElementsAre(HasSubstr("parallel.reduction")));
 }
 
+TEST(ConfigFromProto, RanksExchangeBesideComputingUnlessToldOtherwise) {
+  JobSpec spec = SmallJob();
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_TRUE(config.parallel.overlap);
+  spec.mutable_parallel()->set_overlap(false);
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_FALSE(config.parallel.overlap);
+}
+
 TEST(ConfigFromProto, AllProblemsAtOnce) {
   JobSpec spec = SmallJob();
   spec.clear_run_dir();
