@@ -131,9 +131,9 @@ TEST_F(BenchProgramTest, ATraceShowsTheThreadThatExchanges) {
     ++operations[event.at("args").at("operation")];
   }
   EXPECT_EQ(rows, (std::map<int, std::string>{{1, "computing"}, {2, "communication"}}));
-  // Four units, each reduced in both rounds.
-  EXPECT_EQ(operations["reduce-scatter"], 8);
-  EXPECT_GT(operations["all-gather"], 8);
+  // Five units, each reduced in both rounds, and gathered forward and backward.
+  EXPECT_EQ(operations["reduce-scatter"], 10);
+  EXPECT_GT(operations["all-gather"], 10);
   EXPECT_EQ(operations["all-reduce"], 1);
 }
 

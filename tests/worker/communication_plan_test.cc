@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kRanks = 4;
 // Of a rank; the small model's step then computes for about as long as it exchanges.
-constexpr double kFlopsPerSecond = 1e8;
+constexpr double kFlopsPerSecond = 1e7;
 
 Links SlowLinks() {
   return {.ranks_per_host = 1,
