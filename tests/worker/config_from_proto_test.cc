@@ -296,7 +296,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
   EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
-  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 4);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 5);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
