@@ -78,7 +78,9 @@ class CommunicationTest : public ClusterTest {
     const double step = planned.at("step_seconds");
     EXPECT_NEAR(seconds, step, kTolerance * step) << measured << planned;
     // Communication it is that was measured, at least where links are slowest.
-    if (mbit_per_s == kSlowest) EXPECT_GT(waited, 0.5 * seconds) << measured;
+    if (mbit_per_s == kSlowest) {
+      EXPECT_GT(waited, 0.5 * seconds) << measured;
+    }
   }
 };
 
