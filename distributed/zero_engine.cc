@@ -170,6 +170,7 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
+  communicator->WaitAtOnce(!options.overlap);
   dry = memory->parameters.device() == Device::kDryRun;
   passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
                                  options.micro_batches);
@@ -531,6 +532,7 @@ ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table)
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
           .reduction = config.parallel.reduction,
+          .overlap = config.parallel.overlap,
           .offload = std::move(offload),
           .seed = config.train.seed};
 }

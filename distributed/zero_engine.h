@@ -57,6 +57,8 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
   // The library's goes with sums in float32.
   Reduction reduction = Reduction::kReproducible;
+  // Off: nothing is computed beside collectives. The same bits.
+  bool overlap = true;
   OffloadOptions offload = {};
   // The job's, by which moments in bfloat16 are rounded (MomentRounding).
   uint64_t seed = 0;

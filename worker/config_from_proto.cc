@@ -302,6 +302,7 @@ void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problem
     TakeEnum(spec.reduction(), ReductionNames(), "parallel.reduction", &parallel->reduction,
              problems);
   }
+  SWINFLEET_TAKE(overlap, parallel->overlap);
   if (spec.has_offload()) {
     TakeEnum(spec.offload(), OffloadNames(), "parallel.offload", &parallel->offload, problems);
   }

@@ -57,6 +57,7 @@ struct FakeOptions {
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
+  bool overlap = true;
   OffloadOptions offload = {};
   DType moments = DType::kF32;
 };
@@ -160,6 +161,7 @@ class FakeTraining {
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
     zero.reduction = options_.reduction;
+    zero.overlap = options_.overlap;
     zero.offload = options_.offload;
     return zero;
   }

@@ -153,6 +153,25 @@ TEST(EngineOverRanks, TheLibrarysSumsComeClose) {
   }
 }
 
+// Waiting for each exchange where it is started costs time and changes nothing.
+TEST(EngineOverRanks, OverlapDoesNotChangeTheBits) {
+  for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+    std::vector<double> norms;
+    std::vector<float> weights;
+    // One after the other: it is the ranks' communicator that waits.
+    for (const bool overlap : {false, true}) {
+      FakeTraining training(
+          &TestWorld(),
+          {.stage = stage, .accumulation = DefaultAccumulation(stage), .overlap = overlap});
+      for (int step = 0; step < 3; ++step) norms.push_back(training.Step().norm);
+      const std::vector<float> trained = training.Weights();
+      if (overlap) ExpectSameWeights(trained, weights, true);
+      weights = trained;
+    }
+    for (int step = 0; step < 3; ++step) ASSERT_EQ(norms[step], norms[step + 3]) << stage;
+  }
+}
+
 // More ranks than leaves in the last round: the others give zeros.
 TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   const auto self = MakeSelfCommunicator();

@@ -296,7 +296,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
   EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
-  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 4);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 5);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
@@ -444,6 +444,16 @@ TEST(ConfigFromProto, Offload) {
   EXPECT_EQ(config.train.optimizer.moments, DType::kBF16);
   spec.mutable_parallel()->set_offload("tape");
   EXPECT_THAT(Problems(spec), Contains(HasSubstr("parallel.offload")));
+}
+
+TEST(ConfigFromProto, RanksExchangeBesideComputingUnlessToldOtherwise) {
+  JobSpec spec = SmallJob();
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_TRUE(config.parallel.overlap);
+  spec.mutable_parallel()->set_overlap(false);
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_FALSE(config.parallel.overlap);
 }
 
 TEST(ConfigFromProto, AllProblemsAtOnce) {
