@@ -5,6 +5,8 @@ swinfleet_build_packages="g++ cmake ninja-build ccache pkg-config libdnnl-dev li
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libsqlite3-dev libxxhash-dev
   nlohmann-json3-dev zlib1g-dev libvips-dev liburing-dev libgtest-dev libgmock-dev libbenchmark-dev
   dataset-fashion-mnist python3 iproute2"
+# Where the CUDA toolkit is, the tests run kernels on fibers.
+swinfleet_cuda_test_packages="libboost-context-dev"
 
 # swinfleet_install PACKAGE...
 swinfleet_install() {

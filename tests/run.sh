@@ -21,6 +21,9 @@ done
 . deploy/packages.sh
 # shellcheck disable=SC2086
 swinfleet_install $swinfleet_build_packages
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  swinfleet_install $swinfleet_cuda_test_packages
+fi
 
 tests/check_arrows.sh
 cmake --preset "$preset"
@@ -28,6 +31,6 @@ cmake --build "$build"
 cd "$build"
 jobs=$(nproc)
 if [ $# -gt 0 ]; then exec ctest --output-on-failure -j "$jobs" "$@"; fi
-ctest --output-on-failure -j "$jobs" -L fast
+ctest --output-on-failure -j "$jobs" -L fast --output-junit fast_tests.xml
 # The end-to-end tests start fleets of their own: one at a time.
 exec ctest --output-on-failure -LE fast

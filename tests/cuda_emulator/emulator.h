@@ -1,0 +1,39 @@
+// The emulator of the CUDA execution model, as tests see it.
+//
+// Kernels run on one host thread: each thread of a block is a fiber, a block runs to its end before
+// another begins, and blocks and threads take turns in an order made from a seed. Streams are
+// deferred: what is put on them runs when the host waits for it, interleaved at random as far as
+// events allow. A fault ends the process with a message on standard error that names file and line:
+//  * barriers and warp operations that not all of their threads come to, or at different lines;
+//  * stores outside of an allocation (guard bytes, verified after every kernel), and any access
+//    outside when the CUDA sources are compiled with the address sanitizer;
+//  * accesses of two threads, blocks or streams that nothing orders, and accesses to host memory,
+//    when the CUDA sources are compiled with -fsanitize=thread (race.cc);
+//  * host code that touches device memory: it has no access to it between kernels;
+//  * launches and copies that a device would refuse.
+// Shared memory of a new block and new device memory hold NaN.
+#ifndef SWINFLEET_TESTS_CUDA_EMULATOR_EMULATOR_H_
+#define SWINFLEET_TESTS_CUDA_EMULATOR_EMULATOR_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace swinfleet::emulator {
+
+// The order of blocks, threads and streams from here on. 0: by their numbers.
+void SetOrder(uint64_t seed);
+
+// Device memory between guards, `offset` bytes past a multiple of 256; freed by cudaFree.
+void* AllocateDevice(size_t bytes, size_t offset);
+
+// Whether CUDA sources of this program report their accesses to the race checker.
+bool ChecksRaces();
+
+// Two variables of the environment take barriers out one at a time: SWINFLEET_CUDA_SITES names a
+// file to which each line is appended, once, at which a kernel waits for others (__syncthreads,
+// __syncwarp, the wait for cp.async), and at the line in SWINFLEET_CUDA_SKIP nothing waits. Both as
+// FILE:LINE, without folders.
+
+}  // namespace swinfleet::emulator
+
+#endif  // SWINFLEET_TESTS_CUDA_EMULATOR_EMULATOR_H_

@@ -1,0 +1,126 @@
+// What the parts of the emulator know of each other.
+#ifndef SWINFLEET_TESTS_CUDA_EMULATOR_INTERNAL_H_
+#define SWINFLEET_TESTS_CUDA_EMULATOR_INTERNAL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_emulator/device.h"
+#include "tests/cuda_emulator/emulator.h"
+
+namespace swinfleet::emulator {
+
+// ---- memory.cc ----
+
+// NaN in float32, bfloat16 and float16: what nobody has written.
+inline constexpr uint32_t kUnwritten = 0xFFE5A5A5;
+void FillUnwritten(void* memory, size_t bytes);
+
+// Device memory lies in one reserved piece of the address space.
+inline constexpr size_t kArenaBytes = size_t{256} << 20;
+char* Arena();
+inline bool InArena(const void* address) {
+  return static_cast<size_t>(static_cast<const char*>(address) - Arena()) < kArenaBytes;
+}
+// Fails unless these bytes lie in one allocation.
+void CheckAllocated(const void* address, size_t bytes, const char* what);
+// Address space of this size, for the process's life; left out of core files.
+void* Reserve(size_t bytes, int protection);
+// Fails if somebody wrote outside of the allocations.
+void CheckGuards();
+
+// Lets this thread touch device memory while it lives.
+class ArenaAccess {
+ public:
+  ArenaAccess();
+  ~ArenaAccess();
+  ArenaAccess(const ArenaAccess&) = delete;
+  ArenaAccess& operator=(const ArenaAccess&) = delete;
+};
+
+// ---- scheduler.cc ----
+
+inline constexpr size_t kMaxSharedBytes = 227 << 10;
+// The block of dynamic shared memory, whatever its present size.
+char* SharedBase();
+// Its present size.
+size_t SharedBytes();
+
+std::mt19937_64& Order();
+bool InOrder();  // by numbers
+
+// Where the thread that runs now stands in the order of things; used by the race checker.
+struct Position {
+  uint32_t block = 0;
+  uint32_t thread = 0;
+  // Barriers of the block and of the warp that the thread has passed.
+  uint32_t epoch = 0;
+  uint32_t warp_epoch = 0;
+};
+Position CurrentPosition();
+Position PositionOfLane(unsigned lane);
+// Copies that a thread has asked for and that have not arrived.
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  int source_bytes;
+  int group;
+};
+struct AsyncCopies {
+  std::vector<AsyncCopy> waiting;
+  int group = 0;
+};
+AsyncCopies& CurrentCopies();
+
+bool OnFiberStack(const void* address);
+// Memory of the launch's arguments.
+bool InArguments(const void* address);
+
+void RunKernel(const KernelLaunch& launch);
+
+// While one lives, the emulator itself works: what it accesses is no kernel's access. Its code may
+// run through instrumented copies of the standard library's inline functions.
+class OutOfKernel {
+ public:
+  OutOfKernel() : before_(in_kernel_) { in_kernel_ = false; }
+  ~OutOfKernel() { in_kernel_ = before_; }
+  OutOfKernel(const OutOfKernel&) = delete;
+  OutOfKernel& operator=(const OutOfKernel&) = delete;
+
+  static bool InKernel() { return in_kernel_; }
+  // Around the call of a kernel.
+  static void Begin() { in_kernel_ = true; }
+  static void End() { in_kernel_ = false; }
+
+ private:
+  static bool in_kernel_;
+  bool before_;
+};
+
+std::string Describe(const Site& site);
+// As in emulator.h; also notes that the process has come to this line.
+bool Skipped(const Site& site);
+
+// ---- runtime.cc ----
+
+// Number of the kernel or copy that runs now; they count up.
+uint32_t CurrentOperation();
+// Whether one kernel or copy is over, by streams, events and the host's waiting, before the present
+// one begins.
+bool IsBeforeCurrent(uint32_t operation);
+
+// ---- race.cc ----
+
+enum class AccessKind { kRead, kWrite, kAtomic };
+// Looks at an access that the compiler has not reported, by a thread at `position`.
+void RecordAccess(const void* address, size_t bytes, AccessKind kind, const Position& position,
+                  const void* program_counter);
+// Forgets who accessed this piece of device memory.
+void ForgetAccesses(const void* address, size_t bytes);
+
+}  // namespace swinfleet::emulator
+
+#endif  // SWINFLEET_TESTS_CUDA_EMULATOR_INTERNAL_H_

@@ -1,0 +1,224 @@
+// The race checker. CUDA sources are compiled with -fsanitize=thread and linked without its
+// library: the calls that the compiler puts before each access come here.
+//
+// A cell for every two bytes of device and of shared memory knows the last write and up to two
+// reads that nothing orders: two are enough to meet any later write, if they are of different
+// blocks, or warps, where there were such. Two accesses are ordered if their kernels are (by
+// streams and events), or, within a block, if one thread made both, or a barrier of the block, or
+// of the warp that both are in, lies between. Everything else is a race, also if it came out well.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "tests/cuda_emulator/internal.h"
+
+extern "C" char __executable_start;  // of the linker: the program's first byte
+extern "C" char _end;                // and the one after its last
+
+namespace swinfleet::emulator {
+namespace {
+
+struct Access {
+  uint32_t operation = 0;  // 0: none
+  uint32_t block = 0;
+  uint32_t epoch = 0;
+  uint32_t warp_epoch = 0;
+  uint32_t program_counter = 0;  // from the program's first byte
+  uint16_t thread = 0;
+  bool atomic = false;
+};
+
+struct Cell {
+  Access write;
+  Access read[2];
+};
+
+struct Shadow {
+  bool on = false;
+  Cell* arena = nullptr;
+  Cell* shared = nullptr;
+};
+
+Shadow shadow;
+
+Cell* MapCells(size_t bytes) {
+  return static_cast<Cell*>(Reserve(bytes / 2 * sizeof(Cell), PROT_READ | PROT_WRITE));
+}
+
+void Prepare() {
+  if (shadow.arena != nullptr) return;
+  shadow.arena = MapCells(kArenaBytes);
+  shadow.shared = MapCells(kMaxSharedBytes);
+}
+
+// Whether `before` is over for the access `now`.
+bool IsOrdered(const Access& before, const Access& now, bool shared) {
+  if (before.operation == 0) return true;
+  if (before.operation != now.operation) return shared || IsBeforeCurrent(before.operation);
+  // Shared memory is another one in each block.
+  if (before.block != now.block) return shared;
+  if (before.thread == now.thread || before.epoch != now.epoch) return true;
+  return before.thread / 32 == now.thread / 32 && before.warp_epoch != now.warp_epoch;
+}
+
+std::string LineOf(uint32_t program_counter) {
+  char command[512], line[512] = "";
+  std::snprintf(command, sizeof(command), "addr2line -sp -e /proc/%d/exe %#lx", getpid(),
+                static_cast<unsigned long>(program_counter - 1));
+  if (FILE* pipe = popen(command, "r")) {
+    if (std::fgets(line, sizeof(line), pipe) == nullptr) line[0] = 0;
+    pclose(pipe);
+  }
+  // What follows in parentheses tells apart the pieces of one line.
+  line[std::strcspn(line, " \n")] = 0;
+  return line;
+}
+
+std::string Describe(const Access& access, const char* kind) {
+  return std::string(access.atomic ? "an atomic" : kind) + " at " + LineOf(access.program_counter) +
+         " by thread " + std::to_string(access.thread) + " of block " +
+         std::to_string(access.block);
+}
+
+[[noreturn]] void FailRace(const Access& before, const char* before_kind, const Access& now,
+                           const char* now_kind, bool shared) {
+  std::string text = std::string("race in ") + (shared ? "shared" : "global") +
+                     " memory: " + Describe(now, now_kind) + " and " +
+                     Describe(before, before_kind);
+  if (before.operation != now.operation) text += ", of a kernel or copy that nothing orders";
+  Fail(text);
+}
+
+void KeepRead(Cell* cell, const Access& now, bool shared) {
+  for (Access& read : cell->read) {
+    if (IsOrdered(read, now, shared)) {
+      read = now;
+      return;
+    }
+  }
+  const auto alike = [](const Access& a, const Access& b) {
+    return a.operation == b.operation && a.block == b.block && a.thread / 32 == b.thread / 32;
+  };
+  if (alike(cell->read[0], cell->read[1])) cell->read[1] = now;
+}
+
+void Visit(Cell* cell, const Access& now, AccessKind kind, bool shared) {
+  const bool both_atomic = kind == AccessKind::kAtomic && cell->write.atomic;
+  const char* name = kind == AccessKind::kRead ? "a read" : "a write";
+  if (!both_atomic && !IsOrdered(cell->write, now, shared)) {
+    FailRace(cell->write, "a write", now, name, shared);
+  }
+  if (kind == AccessKind::kRead) return KeepRead(cell, now, shared);
+  for (const Access& read : cell->read) {
+    if (!IsOrdered(read, now, shared)) FailRace(read, "a read", now, name, shared);
+  }
+  cell->write = now;
+}
+
+// Reports of the compiler: of a kernel's thread, at any address.
+void Report(const void* address, size_t bytes, AccessKind kind, const void* program_counter) {
+  if (!OutOfKernel::InKernel() || OnFiberStack(address)) return;
+  const OutOfKernel out;
+  const auto in_shared = static_cast<size_t>(static_cast<const char*>(address) - SharedBase());
+  if (InArena(address)) {
+    CheckAllocated(address, bytes, "an access");
+  } else if (in_shared < kMaxSharedBytes) {
+    if (in_shared + bytes > SharedBytes()) {
+      Fail("an access outside of shared memory at " +
+           LineOf(static_cast<uint32_t>(static_cast<const char*>(program_counter) -
+                                        &__executable_start)));
+    }
+  } else {
+    const auto* at = static_cast<const char*>(address);
+    if (InArguments(address) || (at >= &__executable_start && at < &_end)) return;
+    Fail("a kernel touches host memory at " +
+         LineOf(static_cast<uint32_t>(static_cast<const char*>(program_counter) -
+                                      &__executable_start)));
+  }
+  RecordAccess(address, bytes, kind, CurrentPosition(), program_counter);
+}
+
+}  // namespace
+
+bool ChecksRaces() { return shadow.on; }
+
+void RecordAccess(const void* address, size_t bytes, AccessKind kind, const Position& position,
+                  const void* program_counter) {
+  if (!shadow.on || bytes == 0) return;
+  Prepare();
+  const bool shared = !InArena(address);
+  const auto offset =
+      static_cast<size_t>(static_cast<const char*>(address) - (shared ? SharedBase() : Arena()));
+  Cell* cells = shared ? shadow.shared : shadow.arena;
+  const Access now{.operation = CurrentOperation(),
+                   .block = position.block,
+                   .epoch = position.epoch,
+                   .warp_epoch = position.warp_epoch,
+                   .program_counter = static_cast<uint32_t>(
+                       static_cast<const char*>(program_counter) - &__executable_start),
+                   .thread = static_cast<uint16_t>(position.thread),
+                   .atomic = kind == AccessKind::kAtomic};
+  for (size_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
+    Visit(&cells[cell], now, kind, shared);
+  }
+}
+
+void ForgetAccesses(const void* address, size_t bytes) {
+  if (!shadow.on || bytes == 0) return;
+  Prepare();
+  const auto offset = static_cast<size_t>(static_cast<const char*>(address) - Arena());
+  for (size_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
+    shadow.arena[cell] = {};
+  }
+}
+
+}  // namespace swinfleet::emulator
+
+using swinfleet::emulator::AccessKind;
+using swinfleet::emulator::Report;
+
+// What GCC and Clang call. The address that they return to is the access's.
+#define SWINFLEET_TSAN_HOOK(name, bytes, kind)                             \
+  extern "C" void __tsan_##name(void* address) {                           \
+    Report(address, bytes, AccessKind::kind, __builtin_return_address(0)); \
+  }
+SWINFLEET_TSAN_HOOK(read1, 1, kRead)
+SWINFLEET_TSAN_HOOK(read2, 2, kRead)
+SWINFLEET_TSAN_HOOK(read4, 4, kRead)
+SWINFLEET_TSAN_HOOK(read8, 8, kRead)
+SWINFLEET_TSAN_HOOK(read16, 16, kRead)
+SWINFLEET_TSAN_HOOK(write1, 1, kWrite)
+SWINFLEET_TSAN_HOOK(write2, 2, kWrite)
+SWINFLEET_TSAN_HOOK(write4, 4, kWrite)
+SWINFLEET_TSAN_HOOK(write8, 8, kWrite)
+SWINFLEET_TSAN_HOOK(write16, 16, kWrite)
+SWINFLEET_TSAN_HOOK(unaligned_read2, 2, kRead)
+SWINFLEET_TSAN_HOOK(unaligned_read4, 4, kRead)
+SWINFLEET_TSAN_HOOK(unaligned_read8, 8, kRead)
+SWINFLEET_TSAN_HOOK(unaligned_read16, 16, kRead)
+SWINFLEET_TSAN_HOOK(unaligned_write2, 2, kWrite)
+SWINFLEET_TSAN_HOOK(unaligned_write4, 4, kWrite)
+SWINFLEET_TSAN_HOOK(unaligned_write8, 8, kWrite)
+SWINFLEET_TSAN_HOOK(unaligned_write16, 16, kWrite)
+#undef SWINFLEET_TSAN_HOOK
+
+extern "C" void __tsan_read_range(void* address, long bytes) {
+  Report(address, static_cast<size_t>(bytes), AccessKind::kRead, __builtin_return_address(0));
+}
+extern "C" void __tsan_write_range(void* address, long bytes) {
+  Report(address, static_cast<size_t>(bytes), AccessKind::kWrite, __builtin_return_address(0));
+}
+// Each instrumented file calls it before main.
+extern "C" void __tsan_init() { swinfleet::emulator::shadow.on = true; }
+extern "C" void __tsan_func_entry(void*) {}
+extern "C" void __tsan_func_exit() {}
+// Of host code in the same files: exceptions, and counts of references.
+extern "C" void __tsan_vptr_update(void**, void*) {}
+extern "C" void __tsan_vptr_read(void**) {}
+extern "C" int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
+  const int before = *address;
+  *address = before + value;
+  return before;
+}

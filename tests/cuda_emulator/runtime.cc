@@ -1,0 +1,335 @@
+// The part of the CUDA run time that the backend uses: streams, events, copies and launches.
+//
+// Who is before whom is known when something is put on a stream: each kernel or copy has a number
+// on its stream, and a clock, which says for every stream up to which number all is over before it
+// begins. The clock joins what was on the stream before, the events that the stream was told to
+// wait for, and what the host had waited for.
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "tests/cuda_emulator/internal.h"
+
+namespace {
+
+using Clock = std::vector<uint32_t>;  // by stream; what is beyond its end is 0
+
+void Join(Clock* into, const Clock& other) {
+  if (into->size() < other.size()) into->resize(other.size());
+  for (size_t i = 0; i < other.size(); ++i) (*into)[i] = std::max((*into)[i], other[i]);
+}
+
+uint32_t At(const Clock& clock, size_t stream) { return stream < clock.size() ? clock[stream] : 0; }
+
+}  // namespace
+
+// One recording of an event.
+struct EventRecord {
+  bool passed = false;
+  Clock clock;
+  CUstream_st* stream = nullptr;
+};
+
+struct CUevent_st {
+  std::shared_ptr<EventRecord> record;  // null: never recorded
+};
+
+struct StreamEntry {
+  uint32_t operation = 0;
+  // Runs it; of an entry that waits, null.
+  std::function<void()> run;
+  std::shared_ptr<EventRecord> wait;
+};
+
+struct CUstream_st {
+  size_t index = 0;
+  std::deque<StreamEntry> queue;
+  Clock clock;
+};
+
+namespace swinfleet::emulator {
+namespace {
+
+struct OperationInfo {
+  size_t stream;
+  uint32_t number;
+  Clock clock;
+};
+
+struct Runtime {
+  std::vector<CUstream_st*> streams;
+  size_t streams_made = 0;
+  Clock host;
+  std::vector<OperationInfo> operations{{}};  // number 0 is none
+  uint32_t current = 0;
+  std::map<const char*, size_t> pinned;
+  std::map<void (*)(), int> shared_limits;
+};
+
+Runtime& TheRuntime() {
+  static auto* runtime = new Runtime;
+  return *runtime;
+}
+
+CUstream_st* Checked(cudaStream_t stream) {
+  const auto& streams = TheRuntime().streams;
+  if (std::find(streams.begin(), streams.end(), stream) == streams.end()) {
+    Fail("a stream that there is not; the default stream is not used");
+  }
+  return stream;
+}
+
+void Push(cudaStream_t stream, std::function<void()> run) {
+  Runtime& r = TheRuntime();
+  Checked(stream);
+  Join(&stream->clock, r.host);
+  const uint32_t number = At(stream->clock, stream->index) + 1;
+  stream->clock.resize(std::max(stream->clock.size(), stream->index + 1));
+  stream->clock[stream->index] = number;
+  const auto operation = static_cast<uint32_t>(r.operations.size());
+  r.operations.push_back({stream->index, number, stream->clock});
+  stream->queue.push_back({operation, std::move(run), nullptr});
+}
+
+bool CanRun(const CUstream_st& stream) {
+  return !stream.queue.empty() &&
+         (stream.queue.front().wait == nullptr || stream.queue.front().wait->passed);
+}
+
+void RunFront(CUstream_st* stream) {
+  StreamEntry entry = std::move(stream->queue.front());
+  stream->queue.pop_front();
+  if (!entry.run) return;
+  TheRuntime().current = entry.operation;
+  entry.run();
+  TheRuntime().current = 0;
+}
+
+// Lets streams go on, in any order that events allow, until `done`.
+template <typename Done>
+void RunUntil(const Done& done) {
+  Runtime& r = TheRuntime();
+  while (!done()) {
+    std::vector<CUstream_st*> able;
+    for (CUstream_st* stream : r.streams) {
+      if (CanRun(*stream)) able.push_back(stream);
+    }
+    if (able.empty()) Fail("streams wait for events that nothing brings about");
+    RunFront(able[InOrder() ? 0 : Order()() % able.size()]);
+  }
+}
+
+bool IsPinned(const void* address, size_t bytes) {
+  const auto* at = static_cast<const char*>(address);
+  for (const auto& [start, size] : TheRuntime().pinned) {
+    if (at >= start && at + bytes <= start + size) return true;
+  }
+  return false;
+}
+
+void CheckDirection(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const bool to_device = InArena(to), from_device = InArena(from);
+  const cudaMemcpyKind right =
+      to_device ? (from_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice)
+                : (from_device ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost);
+  if (kind != right) Fail("a copy in another direction than its pointers say");
+  if (to_device) CheckAllocated(to, bytes, "a copy to a place");
+  if (from_device) CheckAllocated(from, bytes, "a copy from a place");
+}
+
+void Copy(void* to, const void* from, size_t bytes) {
+  const ArenaAccess access;
+  const void* here = __builtin_return_address(0);
+  if (InArena(from)) RecordAccess(from, bytes, AccessKind::kRead, {}, here);
+  if (InArena(to)) RecordAccess(to, bytes, AccessKind::kWrite, {}, here);
+  std::memcpy(to, from, bytes);
+}
+
+void Fill(void* to, int value, size_t bytes) {
+  const ArenaAccess access;
+  RecordAccess(to, bytes, AccessKind::kWrite, {}, __builtin_return_address(0));
+  std::memset(to, value, bytes);
+}
+
+// What the host does itself: an operation of its own that comes after all that it has waited for.
+void RunOnHost(const std::function<void()>& run) {
+  Runtime& r = TheRuntime();
+  // Streams that nobody made have no number; the host's operations have a stream of their own, 0.
+  const uint32_t number = At(r.host, 0) + 1;
+  r.host.resize(std::max<size_t>(r.host.size(), 1));
+  r.host[0] = number;
+  r.current = static_cast<uint32_t>(r.operations.size());
+  r.operations.push_back({0, number, r.host});
+  run();
+  r.current = 0;
+}
+
+cudaError_t CheckLaunch(const KernelLaunch& l) {
+  const uint64_t threads = uint64_t{l.block.x} * l.block.y * l.block.z;
+  const bool possible = threads >= 1 && threads <= 1024 && l.block.z <= 64 && l.grid.x >= 1 &&
+                        l.grid.y >= 1 && l.grid.z >= 1 && l.grid.x < 1u << 31 &&
+                        l.grid.y <= 65535 && l.grid.z <= 65535;
+  if (!possible) return cudaErrorInvalidConfiguration;
+  const auto limit = TheRuntime().shared_limits.find(l.kernel);
+  const size_t allowed =
+      limit == TheRuntime().shared_limits.end() ? 48 << 10 : static_cast<size_t>(limit->second);
+  return l.shared_bytes <= allowed ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+uint32_t CurrentOperation() { return TheRuntime().current; }
+
+bool IsBeforeCurrent(uint32_t operation) {
+  const Runtime& r = TheRuntime();
+  if (operation == r.current) return false;
+  const OperationInfo& info = r.operations[operation];
+  return At(r.operations[r.current].clock, info.stream) >= info.number;
+}
+
+cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
+  const cudaError_t error = CheckLaunch(launch);
+  if (error != cudaSuccess) return error;
+  Push(stream, [launch = std::move(launch)] { RunKernel(launch); });
+  return cudaSuccess;
+}
+
+cudaError_t AllowShared(void (*kernel)(), int bytes) {
+  if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;
+  TheRuntime().shared_limits[kernel] = bytes;
+  return cudaSuccess;
+}
+
+}  // namespace swinfleet::emulator
+
+namespace emulator = swinfleet::emulator;
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) {
+  if (flags != cudaStreamNonBlocking) emulator::Fail("a stream that the default stream blocks");
+  auto& r = emulator::TheRuntime();
+  *stream = new CUstream_st;
+  (*stream)->index = ++r.streams_made;
+  r.streams.push_back(*stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cudaStreamSynchronize(stream);
+  std::erase(emulator::TheRuntime().streams, stream);
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  emulator::Checked(stream);
+  emulator::RunUntil([&] { return stream->queue.empty(); });
+  Join(&emulator::TheRuntime().host, stream->clock);
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  for (CUstream_st* stream : emulator::TheRuntime().streams) cudaStreamSynchronize(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  emulator::Checked(stream);
+  const auto record = std::make_shared<EventRecord>();
+  record->clock = stream->clock;
+  record->stream = stream;
+  event->record = record;
+  stream->queue.push_back({0, [record] { record->passed = true; }, nullptr});
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
+  emulator::Checked(stream);
+  if (event->record == nullptr) return cudaSuccess;
+  stream->queue.push_back({0, nullptr, event->record});
+  Join(&stream->clock, event->record->clock);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->record == nullptr) return cudaSuccess;
+  const auto record = event->record;
+  emulator::RunUntil([&] { return record->passed; });
+  Join(&emulator::TheRuntime().host, record->clock);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  *pointer = std::malloc(bytes);
+  emulator::FillUnwritten(*pointer, bytes);
+  emulator::TheRuntime().pinned[static_cast<char*>(*pointer)] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* pointer) {
+  cudaDeviceSynchronize();
+  if (emulator::TheRuntime().pinned.erase(static_cast<char*>(pointer)) == 0) {
+    emulator::Fail("cudaFreeHost of what is no allocation");
+  }
+  std::free(pointer);
+  return cudaSuccess;
+}
+
+// The host waits for this copy and for nothing else.
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  emulator::CheckDirection(to, from, bytes, kind);
+  emulator::RunOnHost([&] { emulator::Copy(to, from, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  emulator::CheckDirection(to, from, bytes, kind);
+  for (const void* host : {static_cast<const void*>(to), from}) {
+    if (!emulator::InArena(host) && !emulator::IsPinned(host, bytes)) {
+      emulator::Fail("an asynchronous copy with host memory that is not pinned");
+    }
+  }
+  emulator::Push(stream, [=] { emulator::Copy(to, from, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  emulator::CheckAllocated(to, bytes, "a fill of a place");
+  emulator::Push(stream, [=] { emulator::Fill(to, value, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) {
+    emulator::Fail("an attribute of kernels that the emulator does not know");
+  }
+  return emulator::AllowShared(reinterpret_cast<void (*)()>(const_cast<void*>(kernel)), value);
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    default:
+      return "an error that the emulator does not know";
+  }
+}
