@@ -294,9 +294,9 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
-  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
+  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
-  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 5);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 7);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
