@@ -15,7 +15,9 @@ import threading
 import time
 import zlib
 
-BIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "build", "bin")
+# Tests say where theirs are.
+BIN = os.environ.get("SWINFLEET_BIN", os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                                                   "..", "build", "bin"))
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 GIB = 1 << 30
 # Steps from the resumed checkpoint to the end.
@@ -23,6 +25,7 @@ RESUMED_STEPS = 2
 CLASSES = 10
 # Of the file that the disk's rates are measured with, and of one call.
 PROBE_BYTES = 2 * GIB
+SMALL_PROBE_BYTES = GIB // 16
 PROBE_CALL = 8 << 20
 PROBE_THREADS = 4
 # What runs may take together: the machine's other programs need some as well.
@@ -169,12 +172,12 @@ def probe_part(path, write, begin, end):
     os.close(fd)
 
 
-def disk_rates(folder):
+def disk_rates(folder, size):
     """Bytes a second that the disk reads and writes, with several calls under way."""
     path = os.path.join(folder, "probe")
     with open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, PROBE_BYTES)
-    part = PROBE_BYTES // PROBE_THREADS
+        os.posix_fallocate(file.fileno(), 0, size)
+    part = size // PROBE_THREADS
     rates = {}
     try:
         # The first writing finds blocks that were never written.
@@ -184,7 +187,7 @@ def disk_rates(folder):
                 list(pool.map(lambda i, kind=kind: probe_part(path, kind != "read", i * part,
                                                               (i + 1) * part),
                               range(PROBE_THREADS)))
-            rates[kind] = PROBE_BYTES / (time.monotonic() - begin)
+            rates[kind] = size / (time.monotonic() - begin)
     finally:
         os.unlink(path)
     return rates["read"], rates["write"]
@@ -304,11 +307,11 @@ class DiskUse(threading.Thread):
 # ---- What it says ----
 
 
-def report_machine(plan, ranks, threads, folder):
+def report_machine(plan, ranks, threads, folder, probe):
     """The least that a step can take here, seconds."""
     flops = plan["step"]["matrix_flops"] * ranks
     peak = product_peak(ranks * threads)
-    read, write = disk_rates(folder)
+    read, write = disk_rates(folder, probe)
     moved = [plan["step"][f"disk_bytes_{way}"] * ranks for way in ("read", "written")]
     computing, disk = flops / peak, moved[0] / read + moved[1] / write
     print(f"* A step has {flops / 1e12:.2f} TFLOP of matrix products: at the peak of"
@@ -384,11 +387,12 @@ def measure(arguments):
     write_pictures(os.path.join(folder, "pictures"), classes)
     every = arguments.steps - RESUMED_STEPS if resumes else arguments.steps
     write_job(job, folder, given, arguments.steps, every, classes)
-    plan = last_json(program("swinfleet-plan", job, "--ranks", str(ranks), "--json"))
+    plan = json.loads(program("swinfleet-plan", job, "--ranks", str(ranks), "--json"))
     memory, disk = check_room(plan, ranks, folder)
     print(f"* {plan['parameters']:,} parameters; planned: {memory / GIB:.2f} GiB of memory for"
           f" {ranks} rank(s), {disk / 1e9:.1f} GB of disk.", flush=True)
-    least = report_machine(plan, ranks, threads, folder)
+    least = report_machine(plan, ranks, threads, folder,
+                           SMALL_PROBE_BYTES if arguments.small else PROBE_BYTES)
     use = DiskUse(folder)
     use.start()
     taken = train(job, ranks, log)
