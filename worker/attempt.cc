@@ -114,6 +114,10 @@ class Attempt {
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
   void KeepBudget(const PlanOptions& facts);
   void ReserveMemory();
+  // Of a run that has not begun: rank 0 opens and verifies model.init_from.
+  void CheckInitialWeights();
+  // Parameters to skip are parameters of model.init_from, or of an imported start.
+  void RefuseSkipsOfNothing() const;
   void ClaimFolder();
   void RestoreState();
   void LoadCheckpoint(const CheckpointReader& reader);
@@ -166,6 +170,8 @@ class Attempt {
   std::optional<MemoryClasses> memory_;
   Context context_;
   size_t save_copy_bytes_ = 0;
+  // Rank 0's, from the check to the load.
+  std::unique_ptr<WeightsFile> checked_weights_;
   std::unique_ptr<RunFolderLock> lock_;
   std::unique_ptr<ZeroEngine> engine_;
   std::unique_ptr<TrainStep> train_step_;
@@ -371,6 +377,28 @@ void Attempt::ReserveMemory() {
                                             communicator_, &*memory_, &context_);
 }
 
+void Attempt::CheckInitialWeights() {
+  if (config_.init_from.empty() && config_.init_skip.empty()) return;
+  AgreeOrRetry("check the initial weights", [&] {
+    // What has begun, or has an imported start, goes on from its own weights.
+    if (!leader() || HoldsRun(config_.run_dir)) return;
+    RefuseSkipsOfNothing();
+    ReadInitialWeights([&] {
+      checked_weights_ =
+          OpenInitialWeights(config_, ResolveWeights(config_.init_from), model_->parameters());
+      checked_weights_->Verify();
+    });
+  });
+}
+
+void Attempt::RefuseSkipsOfNothing() const {
+  if (!config_.init_from.empty() || config_.init_skip.empty()) return;
+  throw Error(
+      "model.init_skip is set, and all parameters would start at random, since there is"
+      " neither model.init_from nor an imported start in " +
+      config_.run_dir + "; set init_from, or leave init_skip out");
+}
+
 void Attempt::ClaimFolder() {
   const auto claim = [&] {
     if (!leader()) return;
@@ -394,19 +422,17 @@ void Attempt::RestoreState() {
       LOG_IF(INFO, choice.rejected.empty()) << line;
     }
     // A start that was imported is a checkpoint too.
-    if (choice.reader == nullptr && config_.init_from.empty() && !config_.init_skip.empty()) {
-      throw Error(
-          "model.init_skip is set, and all parameters would start at random, since there is"
-          " neither model.init_from nor an imported start in " +
-          config_.run_dir + "; set init_from, or leave init_skip out");
-    }
+    if (choice.reader == nullptr) RefuseSkipsOfNothing();
     BeginAttempt(config_.run_dir, attempt,
                  choice.reader == nullptr ? 0 : choice.reader->meta().step);
     reader = std::move(choice.reader);
     if (reader != nullptr) dir = reader->dir();
     // One rank chooses, since a run that goes on has a newer checkpoint for the next one to look.
     if (dir.empty() && !config_.init_from.empty()) {
-      ReadInitialWeights([&] { initial = ResolveWeights(config_.init_from); });
+      ReadInitialWeights([&] {
+        initial = checked_weights_ ? checked_weights_->source().path()
+                                   : ResolveWeights(config_.init_from);
+      });
     }
   });
   initial = communicator_->AllGatherText(initial, "initial weights").front();
@@ -431,8 +457,11 @@ void Attempt::RestoreState() {
 
 void Attempt::LoadInitialWeights(const std::string& path) {
   const ParameterTable& table = model_->parameters();
-  const std::unique_ptr<WeightsFile> weights = OpenInitialWeights(config_, path, table);
-  weights->Verify();
+  std::unique_ptr<WeightsFile> weights = std::move(checked_weights_);
+  if (weights == nullptr) {
+    weights = OpenInitialWeights(config_, path, table);
+    weights->Verify();
+  }
   std::vector<float> values;
   for (int i = 0; i < static_cast<int>(table.parameters().size()); ++i) {
     if (weights->skipped(i)) continue;
@@ -733,6 +762,7 @@ AttemptResult Attempt::Run() {
     // The folder last: a job that can't run leaves nothing behind.
     OpenData();
     ReserveMemory();
+    CheckInitialWeights();
     ClaimFolder();
     const int64_t elements = model_->parameters().TotalElements();
     LOG_IF(INFO, leader()) << "model of " << elements << " parameters; " << total_steps_

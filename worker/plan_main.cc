@@ -374,10 +374,12 @@ void PrintStep(const Planned& job) {
                 BytesText(plan.disk.Checkpoints(job.config.checkpoint.keep_last)).c_str(),
                 job.config.checkpoint.keep_last, BytesText(plan.disk.update).c_str());
   }
+  const std::string eval_batch = std::to_string(job.config.train.eval_batch);
   const std::string largest =
-      job.largest_micro_batch > 0 ? "of " + std::to_string(job.largest_micro_batch) : "of no size";
-  std::printf("fits        in %s: a micro-batch %s at most\n",
-              BytesText(job.micro_batch_limit).c_str(), largest.c_str());
+      job.largest_micro_batch > 0
+          ? "a micro-batch of " + std::to_string(job.largest_micro_batch) + " at most"
+          : "no micro-batch, with evaluations of " + eval_batch + " pictures (train.eval_batch)";
+  std::printf("fits        in %s: %s\n", BytesText(job.micro_batch_limit).c_str(), largest.c_str());
   std::fflush(stdout);
 }
 

@@ -83,7 +83,7 @@ clean() {
     sleep 0.05
     for name in "${inodes[@]}"; do
       pids=$(find /proc -maxdepth 3 -path '/proc/[0-9]*/ns/net' -lname "net:\\[$name\\]" \
-        -printf '%P\n' 2>/dev/null | cut -d / -f 1)
+        -printf '%P\n' 2>/dev/null | cut -d / -f 1) || true
       # shellcheck disable=SC2086
       [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
     done

@@ -14,6 +14,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
@@ -339,8 +340,30 @@ TEST_F(AttemptTest, InitialWeightsThatDoNotExistFailTheJob) {
     const AttemptResult result = Run();
     EXPECT_EQ(result.outcome, Outcome::kFailed) << path;
     EXPECT_THAT(result.message, AllOf(HasSubstr("model.init_from: "), HasSubstr(path)));
-    fs::remove_all(options_.config.run_dir);
+    EXPECT_FALSE(fs::exists(options_.config.run_dir));
   }
+}
+
+// So that the folder is free for the job with the mistake corrected.
+TEST_F(AttemptTest, InitialWeightsThatCannotBeUsedLeaveNoFolder) {
+  AttemptResult result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  options_.config.init_from = options_.config.run_dir;
+  options_.config.run_dir = folder_ + "/second";
+  options_.config.model.num_classes += 1;
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, AllOf(HasSubstr("they do not fit the model"), HasSubstr("head")));
+  EXPECT_FALSE(fs::exists(options_.config.run_dir));
+  const std::string weights = std::exchange(options_.config.init_from, "");
+  options_.config.init_skip = {"head.*"};
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr("neither model.init_from nor an imported start"));
+  EXPECT_FALSE(fs::exists(options_.config.run_dir));
+  options_.config.init_from = weights;
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
 }
 
 TEST_F(AttemptTest, InitialWeightsOutOfReachEndTheProcessNotTheJob) {

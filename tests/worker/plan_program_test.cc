@@ -164,6 +164,17 @@ TEST_F(PlanProgramTest, TextTellsTheTimeOfAStep) {
   EXPECT_THAT(timed.Out(), Not(HasSubstr("in a host")));
 }
 
+TEST_F(PlanProgramTest, TextSaysWhichEvaluationAMicroBatchHasToFitBeside) {
+  const std::string job = Write(kTiny);
+  Child plan = Plan({job, "--memory", "200MiB"});
+  EXPECT_EQ(plan.Wait(), 2);
+  EXPECT_THAT(plan.Out(), HasSubstr("in 200.0 MiB: no micro-batch, with evaluations of 8 pictures "
+                                    "(train.eval_batch)"));
+  Child roomy = Plan({job, "--memory", "64GiB"});
+  EXPECT_EQ(roomy.Wait(), 0) << roomy.Err();
+  EXPECT_THAT(roomy.Out(), HasSubstr("in 64.0 GiB: a micro-batch of 64 at most"));
+}
+
 TEST_F(PlanProgramTest, CheckRefusesWhatDoesNotFitAndProposesWhatDoes) {
   const std::string job = Write(kTiny);
   EXPECT_EQ(Plan({job, "--check", "--memory", "20GiB", "--ranks", "1"}).Wait(), 0);
