@@ -49,7 +49,7 @@ train:
   eval_every_epochs: 0
   eval_batch: 1
   optimizer: {{learning_rate: {rate}, moments: bf16}}
-  schedule: {{warmup_epochs: 1, warmup_learning_rate: 1.0e-6}}
+  schedule: {{warmup_epochs: {warmup}, warmup_learning_rate: 1.0e-6}}
 memory: {memory}
 parallel: {{ranks: {ranks}, threads_per_rank: {threads}, zero_stage: 3, offload: disk, offload_dir: {offload}}}
 checkpoint: {{every_steps: {every}, keep_every_steps: {every}, keep_last: 1, asynchronous: false}}
@@ -367,7 +367,7 @@ def write_job(path, folder, given, steps, every, classes):
         file.write(JOB.format(run=os.path.join(folder, "run"), every=every,
                               pictures=os.path.join(folder, "pictures"),
                               offload=os.path.join(folder, "offload"),
-                              epochs=steps // per_epoch, **given))
+                              epochs=steps // per_epoch, warmup=steps / per_epoch / 4, **given))
 
 
 def measure(arguments):
