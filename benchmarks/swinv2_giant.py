@@ -76,7 +76,7 @@ def settings(arguments):
         "global_batch": 1 if at_1536 else 2,
         "memory": "{checkpointing: [block], sequential_windows: [%s]}"
                   % ("8, 8, 0, 0" if at_1536 else "0"),
-        "rate": 1.0e-3 if arguments.small else 1.0e-4,
+        "rate": 1.0e-3 if arguments.small else 2.0e-5,
     }
 
 
