@@ -3,7 +3,6 @@
 benchmarks/links.sh, with the cluster up, and writes the tables to docs/communication.md."""
 import argparse
 import dataclasses
-import json
 import os
 import subprocess
 
@@ -42,11 +41,6 @@ parallel: {{threads_per_rank: 1, zero_stage: {self.stage}, overlap: {str(self.ov
 """
 
 
-def last_json(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def write_job(row, args):
     path = os.path.abspath(os.path.join(args.out, "job.yaml"))
     with open(path, "w", encoding="utf-8") as file:
@@ -57,7 +51,7 @@ def write_job(row, args):
 def measure(row, args):
     for host in range(HOSTS):
         subprocess.run([CLUSTER, "link", f"node{host}", f"{row.rate}mbit"], check=True)
-    found = last_json(
+    found = machine.last_json(
         CLUSTER, "run", "--", "mpirun", "-np", str(HOSTS), os.path.abspath("build/bin/swinfleet-bench"),
         "ranks", "--job", write_job(row, args), "--steps", str(args.steps), "--json")["rows"][0]
     print(row, f"{found['step_s']:.3f} s, waiting {found['exposed_communication_s']:.3f} s",
@@ -67,7 +61,7 @@ def measure(row, args):
 
 def plan(row, compute_seconds, args):
     """`compute_seconds`: of a step, of a rank that waits for nobody."""
-    return last_json(
+    return machine.last_json(
         "build/bin/swinfleet-plan", write_job(row, args), "--json", "--ranks", str(HOSTS),
         "--link-gbit-per-s", str(PAYLOAD * row.rate / 1000), "--link-latency-us", "100",
         "--step-seconds", str(compute_seconds / MICRO_BATCHES))["communication"]

@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
 """What benchmarks/swinv2_giant.sh does once the programs are built; needs Python alone."""
 import argparse
-import concurrent.futures
 import gzip
 import json
-import mmap
 import os
 import shutil
 import statistics
@@ -12,8 +10,9 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
+
+import machine
 
 # Tests say where theirs are.
 BIN = os.environ.get("SWINFLEET_BIN", os.path.join(os.path.dirname(os.path.abspath(__file__)),
@@ -23,11 +22,9 @@ GIB = 1 << 30
 # Steps from the resumed checkpoint to the end.
 RESUMED_STEPS = 2
 CLASSES = 10
-# Of the file that the disk's rates are measured with, and of one call.
-PROBE_BYTES = 2 * GIB
-SMALL_PROBE_BYTES = GIB // 16
-PROBE_CALL = 8 << 20
-PROBE_THREADS = 4
+# Of state that the disk's rates are measured with.
+PROBE_GIGABYTES = 4
+SMALL_PROBE_GIGABYTES = 0.06
 # What runs may take together: the machine's other programs need some as well.
 SPARE_MEMORY = GIB
 SPARE_DISK = GIB
@@ -114,16 +111,8 @@ def write_pictures(folder, classes):
 
 
 def program(name, *arguments):
-    """Runs a program of this project; what it prints."""
-    command = [os.path.join(BIN, name), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
-    if done.returncode != 0:
-        raise Failure(f"{' '.join(command)} ended with {done.returncode}")
-    return done.stdout
-
-
-def last_json(text):
-    return json.loads(text.strip().splitlines()[-1])
+    """Runs a program of this project; its figures."""
+    return machine.last_json(os.path.join(BIN, name), *arguments)
 
 
 def available_memory():
@@ -156,48 +145,16 @@ def disk_needed(plan, ranks):
     return (memory["disk_state_bytes"] + memory["disk_checkpoint_bytes"]) * ranks
 
 
-def probe_part(path, write, begin, end):
-    """Reads or writes a part of a file past the system's cache."""
-    flags = os.O_WRONLY if write else os.O_RDONLY
-    fd = os.open(path, flags | os.O_DIRECT)
-    # Pages of their own are aligned.
-    buffer = mmap.mmap(-1, PROBE_CALL)
-    buffer.write(os.urandom(PROBE_CALL))
-    for at in range(begin, end, PROBE_CALL):
-        moved = os.pwritev(fd, [buffer], at) if write else os.preadv(fd, [buffer], at)
-        if moved != PROBE_CALL:
-            raise Failure(f"{path}: {moved} bytes of {PROBE_CALL} moved at {at}")
-    if write:
-        os.fsync(fd)
-    os.close(fd)
-
-
-def disk_rates(folder, size):
-    """Bytes a second that the disk reads and writes, with several calls under way."""
-    path = os.path.join(folder, "probe")
-    with open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
-    part = size // PROBE_THREADS
-    rates = {}
-    try:
-        # The first writing finds blocks that were never written.
-        for kind in ("first", "write", "read"):
-            begin = time.monotonic()
-            with concurrent.futures.ThreadPoolExecutor(PROBE_THREADS) as pool:
-                list(pool.map(lambda i, kind=kind: probe_part(path, kind != "read", i * part,
-                                                              (i + 1) * part),
-                              range(PROBE_THREADS)))
-            rates[kind] = size / (time.monotonic() - begin)
-    finally:
-        os.unlink(path)
-    return rates["read"], rates["write"]
+def disk_rates(folder, gigabytes):
+    """Bytes a second that the disk reads and writes plainly, as the offload's own benchmark has it."""
+    found = program("swinfleet-bench", "offload", "--dir", folder, "--gb", str(gigabytes), "--json")
+    return found["bytes"] / found["read_s"], found["bytes"] / found["write_s"]
 
 
 def product_peak(threads):
     """FLOP/s of matrix products in bf16."""
-    figures = last_json(program("swinfleet-bench", "step", "--model", "swinv2_tiny_window8_256",
-                                "--batch", "1", "--dtype", "bf16", "--threads", str(threads),
-                                "--steps", "2", "--json"))
+    figures = program("swinfleet-bench", "step", "--model", "swinv2_tiny_window8_256", "--batch", "1",
+                      "--dtype", "bf16", "--threads", str(threads), "--steps", "2", "--json")
     return figures["gemm_peak_gflops"] * 1e9
 
 
@@ -387,12 +344,12 @@ def measure(arguments):
     write_pictures(os.path.join(folder, "pictures"), classes)
     every = arguments.steps - RESUMED_STEPS if resumes else arguments.steps
     write_job(job, folder, given, arguments.steps, every, classes)
-    plan = json.loads(program("swinfleet-plan", job, "--ranks", str(ranks), "--json"))
+    plan = program("swinfleet-plan", job, "--ranks", str(ranks), "--json")
     memory, disk = check_room(plan, ranks, folder)
     print(f"* {plan['parameters']:,} parameters; planned: {memory / GIB:.2f} GiB of memory for"
           f" {ranks} rank(s), {disk / 1e9:.1f} GB of disk.", flush=True)
     least = report_machine(plan, ranks, threads, folder,
-                           SMALL_PROBE_BYTES if arguments.small else PROBE_BYTES)
+                           SMALL_PROBE_GIGABYTES if arguments.small else PROBE_GIGABYTES)
     use = DiskUse(folder)
     use.start()
     taken = train(job, ranks, log)
@@ -414,7 +371,7 @@ def main():
         arguments.steps = 20 if arguments.pixels == 192 else 2
     try:
         measure(arguments)
-    except (Failure, OSError) as error:
+    except (Failure, OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"swinv2_giant.sh: {error}")
 
 
