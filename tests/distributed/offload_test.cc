@@ -168,7 +168,8 @@ TEST_F(Offload, AnUpdateRunsBesideWhatComesNext) {
 
 TEST_F(Offload, WithoutOverlapAnUpdateIsWaitedFor) {
   FailingFileOps ops;
-  FakeOptions options = Offloaded({}, ops);
+  // At stage 0 nobody else waits for it within a step.
+  FakeOptions options = Offloaded({.stage = 0}, ops);
   options.overlap = false;
   FakeTraining training(self_.get(), options);
   training.Step();
