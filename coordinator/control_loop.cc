@@ -31,7 +31,8 @@ const Job* ControlView::FindJob(const std::string& job_id) const {
 
 JobStatus ControlView::View(const Job& job, RankDetail detail) const {
   const auto found = progress.find(job.id);
-  return ViewJob(state, job, found == progress.end() ? nullptr : &found->second, uptime, detail);
+  return ViewJob(state, settings, job, found == progress.end() ? nullptr : &found->second, uptime,
+                 detail);
 }
 
 ControlLoop::ControlLoop(JobStore* jobs, LogStore* logs, const Settings& settings)
@@ -45,12 +46,12 @@ Moment ControlLoop::Now() const {
           duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()};
 }
 
-ControlView ControlLoop::View() const { return {state_, progress_, Now().uptime}; }
+ControlView ControlLoop::View() const { return {state_, progress_, settings_, Now().uptime}; }
 
 grpc::Status ControlLoop::Start() {
   JobStore::Contents contents;
   if (grpc::Status status = jobs_->Load(&contents); !status.ok()) return status;
-  state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), Now().uptime);
+  state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), Now());
   progress_ = std::move(contents.progress);
   CheckInvariants(state_);
   LOG(INFO) << "the store holds " << state_.jobs.size() << " jobs, " << state_.open_jobs.size()

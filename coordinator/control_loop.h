@@ -31,6 +31,7 @@ namespace swinfleet::coordinator {
 struct ControlView {
   const ControlState& state;
   const std::map<std::string, Progress>& progress;
+  const Settings& settings;
   double uptime;
 
   // The job, unless nobody may know of it yet.

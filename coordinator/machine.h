@@ -3,6 +3,7 @@
 #define SWINFLEET_COORDINATOR_MACHINE_H_
 
 #include <string>
+#include <vector>
 
 #include "coordinator/control_state.h"
 #include "coordinator/state_machine.h"
@@ -34,13 +35,26 @@ class Machine {
 
  private:
   // ---- Jobs ----
+  // What speaks against the submission; OK: nothing.
+  grpc::Status CheckRunFolder(const JobSpec& spec) const;
+  grpc::Status CheckQuota(const std::string& user, const JobSpec& spec) const;
+  grpc::Status CheckRanks(const Job& job) const;
+  // The jobs that schedule.after names.
+  grpc::Status FindAfter(const JobSpec& spec, std::vector<std::string>* after) const;
   void Schedule();
-  void StartAttempt(Job& job, Fleet& fleet);
+  void StartAttempt(Job& job, Fleet& fleet, uint32_t ranks);
+  // Asks the open attempt to save a checkpoint and to stop.
+  void StopAttempt(Job& job, Stop stop, const std::string& reason);
+  // The attempt has made room for another job; this one waits for its turn again.
+  void Yield(Job& job);
+  void CheckRunTime(Job& job);
   void SendAssignment(const Job& job, uint64_t stream);
   void SendCancel(const Job& job, uint64_t stream);
   // The attempt's launch is over, with it the attempt.
   void AttemptDied(Job& job, const std::string& why);
+  // Also ends jobs that wait for the success of this one in vain.
   void End(Job& job, JobState state, const std::string& reason);
+  void EndAlone(Job& job, JobState state, const std::string& reason);
   void CloseAttempt(Job& job);
   void TakeOutcome(Job& job, const AttemptEnded& ended);
   // RUNNING while some rank of the open attempt is heard, RECOVERING when all are silent.

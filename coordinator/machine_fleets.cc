@@ -193,7 +193,7 @@ void Machine::Connect(Fleet& fleet, const HelloEvent& event) {
   UpdateVisibility(job);
   Changed(job);
   if (hello.job_id().empty()) SendAssignment(job, event.stream);
-  if (job.state == CANCELLING) SendCancel(job, event.stream);
+  if (job.stop != Stop::kNone) SendCancel(job, event.stream);
 }
 
 void Machine::On(const HeartbeatEvent& event) {
@@ -212,7 +212,7 @@ void Machine::On(const HeartbeatEvent& event) {
   // delayed Hello named: the present one's assignment went to a connection that is gone.
   if (before.job_id() == job.id && before.attempt() == job.attempt) return;
   SendAssignment(job, event.stream);
-  if (job.state == CANCELLING) SendCancel(job, event.stream);
+  if (job.stop != Stop::kNone) SendCancel(job, event.stream);
 }
 
 void Machine::On(const StuckEvent& event) {
@@ -355,7 +355,10 @@ void Machine::On(const TickEvent&) {
     if (fleet.launch.phase != LaunchPhase::kLive) continue;
     CheckSilence(fleet);
     CheckStragglers(fleet.launch);
+    if (!fleet.launch.job_id.empty()) CheckRunTime(state_.jobs.at(fleet.launch.job_id));
   }
+  // Pauses and patience come to their end.
+  Schedule();
 }
 
 void Machine::CheckSilence(Fleet& fleet) {

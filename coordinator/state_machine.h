@@ -27,6 +27,8 @@ namespace swinfleet::coordinator {
 struct SubmitEvent {
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
+  // The client's word.
+  std::string user;
   // Makes the job's id unique among all stores, so that a worker that comes back to a coordinator
   // with another store is not mistaken for one of its own.
   std::string id_suffix;

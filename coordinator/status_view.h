@@ -10,8 +10,8 @@ namespace swinfleet::coordinator {
 enum class RankDetail { kWithRanks, kWithoutRanks };
 
 // `progress` may be null. `uptime` is now, on the clock of Moment::uptime.
-JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* progress,
-                  double uptime, RankDetail detail);
+JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job& job,
+                  const Progress* progress, double uptime, RankDetail detail);
 
 FleetStatus ViewFleet(const Fleet& fleet, double uptime);
 

@@ -66,6 +66,7 @@ struct UserService::Submission {
   SubmitJobResponse* response;
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
+  std::string user;
 
   void Fail(const grpc::Status& status) const { reactor->Finish(status); }
   void Succeed(const ControlView& view, const Job& job) const {
@@ -84,7 +85,7 @@ grpc::ServerUnaryReactor* UserService::SubmitJob(grpc::CallbackServerContext* co
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const Submission submission{reactor, response, std::make_shared<JobSpec>(checked.spec()),
-                              checked.submission_id()};
+                              checked.submission_id(), checked.user()};
   // A repeated submission needs no second check.
   const auto look = [this, submission](const ControlView& view) {
     const auto known = view.state.submissions.find(submission.submission_id);
@@ -108,7 +109,7 @@ void UserService::Enqueue(const Submission& submission) {
     if (!reply.status.ok()) return submission.Fail(reply.status);
     submission.Succeed(view, *view.FindJob(reply.job_id));
   };
-  SubmitEvent event{submission.spec, submission.submission_id, RandomSuffix()};
+  SubmitEvent event{submission.spec, submission.submission_id, submission.user, RandomSuffix()};
   if (!control_->Request(std::move(event), reply)) submission.Fail(Overloaded());
 }
 

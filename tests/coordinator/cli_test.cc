@@ -4,7 +4,9 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <pwd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
@@ -379,6 +381,7 @@ TEST_F(Cli, SubmitPrintsTheJobAndSendsAbsolutePaths) {
             std::filesystem::path(folder).parent_path().string() + "/weights.safetensors");
   EXPECT_EQ(request.protocol_version(), static_cast<uint32_t>(PROTOCOL_VERSION_CURRENT));
   EXPECT_THAT(request.submission_id(), MatchesRegex("[0-9a-f-]{36}"));
+  EXPECT_EQ(request.user(), getpwuid(geteuid())->pw_name);
   const auto json = FromJson<SubmitJobResponse>(Run({"submit", "job.yaml", "--json"}, 0)->out());
   EXPECT_EQ(json.job_id(), "7");
   EXPECT_NE(fake_.submissions()[1].submission_id(), request.submission_id());
@@ -483,6 +486,32 @@ TEST_F(Cli, StatusShowsTheJob) {
   EXPECT_THAT(text, AllOf(HasSubstr("\"job_id\":\"7\""), HasSubstr("\"queue_position\":0"),
                           EndsWith("}\n")));
   EXPECT_EQ(FromJson<JobStatus>(text).reason(), job.reason());
+}
+
+TEST_F(Cli, StatusAndListTellOfTheQueue) {
+  JobStatus job = MakeJob("7", STOPPING);
+  QueueSpec* queue = job.mutable_spec()->mutable_schedule();
+  queue->set_priority(-5);
+  queue->set_preemptible(true);
+  queue->set_max_run_time("12h");
+  queue->set_min_ranks(2);
+  queue->set_max_restarts(1);
+  job.add_after("j1-ab12");
+  job.set_user("ann\x1b");
+  job.set_run_seconds(3720);
+  job.set_preemptions(1);
+  fake_.SetJob(job);
+  EXPECT_THAT(
+      Run({"status", "7"}, 0)->out(),
+      AllOf(HasSubstr("STOPPING, priority -5, attempt 2"),
+            HasSubstr("priority -5, preemptible, after job j1-ab12, at least 2 ranks, at "
+                      "most 1 restart after deaths, has run for 1h02m of at most 12h\n"),
+            HasSubstr("1, of them 1 to make room for other jobs"), HasSubstr(" by ann\\x1b\n")));
+  EXPECT_THAT(Run({"list"}, 0)->out(), AllOf(HasSubstr("PRIORITY"), HasSubstr("ann\\x1b  -5")));
+  const auto json = FromJson<JobStatus>(Run({"status", "7", "--json"}, 0)->out());
+  EXPECT_EQ(json.spec().schedule().priority(), -5);
+  EXPECT_EQ(json.after(0), "j1-ab12");
+  Run({"list", "--state", "stopping"}, 0);
 }
 
 TEST_F(Cli, StatusTellsOfReplacedPictures) {
