@@ -10,6 +10,7 @@ namespace swinfleet::coordinator {
 namespace {
 
 constexpr double kLongestPause = 600;
+constexpr double kHalfLife = 3600;
 
 // What users have, counted anew.
 std::map<std::string, UserLoad> CountLoads(const std::map<std::string, Job>& jobs) {
@@ -48,6 +49,11 @@ double RestartPause(const Job& job) {
   if (job.deaths == 0) return 0;
   const double pause = std::ldexp(job.queue.restart_pause, static_cast<int>(job.deaths) - 1);
   return std::min(pause, std::max(kLongestPause, job.queue.restart_pause));
+}
+
+double HostFailures(const Host& host, double unix_time) {
+  // A clock that is put back forgets nothing.
+  return host.failures * std::exp2(-std::max(0.0, unix_time - host.counted_at) / kHalfLife);
 }
 
 void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int64_t ranks) {
@@ -107,8 +113,13 @@ bool HoldsRunFolder(const Job& job) {
   return !IsEnded(job.state) || job.state == SUCCEEDED || !job.last_checkpoint.empty();
 }
 
-ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, Moment now) {
+ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vector<Host> hosts,
+                     Moment now) {
   ControlState state;
+  for (Host& host : hosts) {
+    std::string name = host.name;
+    state.hosts.emplace(std::move(name), std::move(host));
+  }
   for (Fleet& fleet : fleets) {
     fleet.heard = false;
     fleet.launch.job_id.clear();

@@ -28,6 +28,8 @@ inline constexpr uint32_t kMaxWorldSize = 16384;
 inline constexpr size_t kMaxClosedLaunches = 64;
 // Deaths of attempts without a new checkpoint between them that fail a job.
 inline constexpr uint32_t kMaxDeaths = 3;
+// Hosts whose failures are remembered.
+inline constexpr size_t kMaxHosts = 10000;
 
 // The coordinator's settings that transitions depend on.
 struct Settings {
@@ -42,6 +44,9 @@ struct Settings {
   // number.
   uint32_t max_user_ranks = 0;
   uint32_t max_user_jobs = 0;
+  // Failures of a host, within about an hour, after which fleets are started without it. 0: they
+  // never are.
+  uint32_t host_failures = 2;
 };
 
 // When an event happened.
@@ -90,6 +95,8 @@ struct Job {
   // Deaths since the last new checkpoint, and since the beginning.
   uint32_t deaths = 0;
   uint32_t all_deaths = 0;
+  // Hosts that counted a failure because of these deaths, since the last new checkpoint.
+  std::vector<std::string> blamed;
   // How often it made room for a job of higher priority.
   uint32_t preemptions = 0;
 
@@ -185,6 +192,18 @@ struct RankAddress {
   uint32_t rank = 0;
 };
 
+// A host that launches have lately failed on.
+struct Host {
+  std::string name;
+  // Launches that ended because of a rank on it; halved each hour. As of `counted_at` (unix time).
+  double failures = 0;
+  double counted_at = 0;
+  // Fleets are started without it, until its failures have come down to less than one.
+  bool left_out = false;
+  // The last of them, for people.
+  std::string last;
+};
+
 // The order of the queue.
 struct QueueKey {
   int32_t priority = 0;
@@ -212,6 +231,7 @@ struct ControlState {
   std::map<std::string, Fleet> fleets;             // by name
   std::map<uint64_t, RankAddress> streams;         // connections that said Hello
   std::map<std::string, UserLoad> users;           // by name, those that have something
+  std::map<std::string, Host> hosts;               // by name, those that have failed lately
   uint64_t next_number = 1;
 };
 
@@ -229,6 +249,9 @@ double RunSeconds(const Job& job, double uptime);
 
 // The pause after a death, by how many came without a new checkpoint. Seconds.
 double RestartPause(const Job& job);
+
+// The host's failures by now.
+double HostFailures(const Host& host, double unix_time);
 
 // Adds to what a user has.
 void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int64_t ranks);
@@ -261,7 +284,8 @@ bool HoldsRunFolder(const Job& job);
 // The state after a start of the coordinator, from what the store holds. Open attempts stay open:
 // their workers are expected to come back, and have worked meanwhile: their run time goes on from
 // the clock of the wall. Pauses and patience begin anew.
-ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, Moment now);
+ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vector<Host> hosts,
+                     Moment now);
 
 // Dies with a CHECK if the state contradicts itself.
 void CheckInvariants(const ControlState& state);

@@ -60,6 +60,15 @@ ALTER TABLE jobs ADD COLUMN clocked REAL NOT NULL DEFAULT 0;
 UPDATE jobs SET all_deaths = max(attempt - 1, 0), clocked = started_at;
 UPDATE jobs SET stop = 1 WHERE state = 4)";
 
+constexpr char kHosts[] = R"(
+CREATE TABLE hosts (
+  name TEXT PRIMARY KEY,
+  failures REAL NOT NULL,
+  counted_at REAL NOT NULL,
+  left_out INTEGER NOT NULL,
+  last TEXT NOT NULL
+))";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
@@ -114,7 +123,7 @@ grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>
   std::unique_ptr<JobStore> store(new JobStore);
   grpc::Status status =
       Database::Open(folder + "/jobs.sqlite", /*durable=*/true, &store->database_);
-  if (status.ok()) status = store->database_->PrepareSchema({kSchema, kScheduling});
+  if (status.ok()) status = store->database_->PrepareSchema({kSchema, kScheduling, kHosts});
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;
@@ -132,7 +141,11 @@ grpc::Status JobStore::PrepareStatements() {
       {&put_closed_,
        "INSERT INTO closed_launches (fleet, position, launch_id, phase) VALUES (?,?,?,?)"},
       {&drop_fleet_, "DELETE FROM fleets WHERE name=?"},
-      {&drop_closed_, "DELETE FROM closed_launches WHERE fleet=?"}};
+      {&drop_closed_, "DELETE FROM closed_launches WHERE fleet=?"},
+      {&put_host_,
+       "INSERT OR REPLACE INTO hosts (name, failures, counted_at, left_out, last) "
+       "VALUES (?,?,?,?,?)"},
+      {&drop_host_, "DELETE FROM hosts WHERE name=?"}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
     if (!(*statement)->status().ok()) return (*statement)->status();
@@ -208,6 +221,12 @@ grpc::Status JobStore::Write(const Batch& batch) {
   }
   for (const Job* job : batch.jobs) {
     if (status.ok()) status = WriteJob(*job);
+  }
+  for (const Host* host : batch.hosts) {
+    if (status.ok()) status = WriteHost(*host);
+  }
+  for (const std::string& name : batch.dropped_hosts) {
+    if (status.ok()) status = drop_host_->Bind(name).Run();
   }
   for (const auto& [job_id, progress] : batch.progress) {
     if (!status.ok()) break;
@@ -312,8 +331,32 @@ grpc::Status JobStore::LoadJobs(Contents* out) {
   return rows.status();
 }
 
+grpc::Status JobStore::WriteHost(const Host& host) {
+  return put_host_->Bind(host.name)
+      .Bind(host.failures)
+      .Bind(host.counted_at)
+      .Bind(static_cast<int64_t>(host.left_out))
+      .Bind(host.last)
+      .Run();
+}
+
+grpc::Status JobStore::LoadHosts(Contents* out) {
+  Statement rows(database_.get(), "SELECT name, failures, counted_at, left_out, last FROM hosts");
+  while (rows.Next()) {
+    Host host;
+    host.name = rows.Text();
+    host.failures = rows.Double();
+    host.counted_at = rows.Double();
+    host.left_out = rows.Int() != 0;
+    host.last = rows.Text();
+    out->hosts.push_back(std::move(host));
+  }
+  return rows.status();
+}
+
 grpc::Status JobStore::Load(Contents* out) {
   grpc::Status status = LoadFleets(out);
+  if (status.ok()) status = LoadHosts(out);
   if (status.ok()) status = LoadJobs(out);
   if (!status.ok()) return status;
   // An open attempt is on the current launch of its fleet, alone.

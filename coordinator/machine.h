@@ -70,7 +70,14 @@ class Machine {
   void Connect(Fleet& fleet, const HelloEvent& event);
   void Disconnect(uint64_t stream);
   void Reject(uint64_t stream, const std::string& reason);
-  void CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit);
+  // `faulty`: what is known of the ranks tells whose fault the end was.
+  void CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit, bool faulty);
+  // Counts a failure of each host that the attempt's death points to.
+  void BlameHosts(const Launch& launch, Job& job);
+  void CountFailure(const std::string& name, double failures, const std::string& what);
+  // The job has failed wherever it ran: its hosts are not to blame.
+  void AcquitHosts(Job& job);
+  void ForgiveHosts();
   void RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchPhase phase);
   // The fleet of that name, made if it is new; null when there are too many.
   Fleet* FindOrMakeFleet(const std::string& name);

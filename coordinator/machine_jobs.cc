@@ -197,7 +197,10 @@ void Machine::On(const CheckpointEvent& event) {
   if (report.path() == job.last_checkpoint) return;
   if (job.last_checkpoint_attempt == job.attempt && report.step() < job.last_checkpoint_step)
     return;
-  if (report.step() > job.last_checkpoint_step) job.deaths = 0;
+  if (report.step() > job.last_checkpoint_step) {
+    job.deaths = 0;
+    job.blamed.clear();
+  }
   job.last_checkpoint = report.path();
   job.last_checkpoint_step = report.step();
   job.last_checkpoint_attempt = job.attempt;
@@ -369,6 +372,7 @@ void Machine::AttemptDied(Job& job, const std::string& why) {
   Warn("job " + job.id + ": " + died);
   effects_.job_lines.push_back({job.id, job.attempt, 0, died});
   if (job.deaths >= kMaxDeaths) {
+    AcquitHosts(job);
     return End(job, FAILED,
                std::to_string(job.deaths) +
                    " attempts died without a new checkpoint between them; the last: " + died);

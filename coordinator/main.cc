@@ -56,6 +56,11 @@ void Declare(CLI::App* app, Arguments* arguments) {
   app->add_option("--max-user-jobs", server.settings.max_user_jobs,
                   "Jobs of a user that may wait or run; 0: any number")
       ->capture_default_str();
+  app->add_option(
+         "--host-failures", server.settings.host_failures,
+         "Failures of a host, within about an hour, after which fleets are started without "
+         "it for a while; 0: they never are")
+      ->capture_default_str();
   app->add_option("--check-timeout", server.admission.seconds,
                   "Seconds that `swinfleet-plan --check` may take for a job that is submitted; a "
                   "job that takes longer is refused")

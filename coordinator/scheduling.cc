@@ -189,6 +189,30 @@ uint32_t LeastRanks(const Job& job) {
   return least == 0 ? job.wanted_ranks : least;
 }
 
+std::vector<std::string> HostsToLeaveOut(const ControlState& state, const Fleet& fleet) {
+  std::vector<std::string> hosts;
+  for (const auto& [name, host] : state.hosts) {
+    if (host.left_out) hosts.push_back(name);
+  }
+  if (hosts.empty()) return hosts;
+  uint32_t remaining = 0;
+  for (const Rank& rank : fleet.launch.ranks) {
+    const auto host = state.hosts.find(rank.host);
+    if (host == state.hosts.end() || !host->second.left_out) ++remaining;
+  }
+  uint32_t elsewhere = 0;
+  for (const auto& [name, other] : state.fleets) {
+    if (name == fleet.name || !IsRegistered(other)) continue;
+    elsewhere = std::max(elsewhere, other.launch.world_size);
+  }
+  for (const auto& [key, id] : state.open_jobs) {
+    const uint32_t least = std::max(LeastRanks(state.jobs.at(id)), uint32_t{1});
+    const bool suffered = least > remaining && least <= fleet.launch.world_size;
+    if (suffered && least > elsewhere) return {};
+  }
+  return hosts;
+}
+
 std::string NameJob(const Job& job) {
   const std::string& name = job.spec->name();
   return "job " + job.id + (name.empty() ? "" : " (" + name + ")");

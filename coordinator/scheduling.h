@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/control_state.h"
 
@@ -50,6 +51,10 @@ uint32_t LargestFleet(const ControlState& state);
 
 // The fewest ranks that the job starts with.
 uint32_t LeastRanks(const Job& job);
+
+// The hosts that the fleet is to be started without: those that are left out, unless the ranks that
+// ran elsewhere in its last launch would be too few for a job that no other fleet can take.
+std::vector<std::string> HostsToLeaveOut(const ControlState& state, const Fleet& fleet);
 
 // "job j1-ab12 (pretrain)".
 std::string NameJob(const Job& job);

@@ -116,6 +116,8 @@ struct Effects {
   std::set<std::string> store_jobs;
   // Also names of fleets that were dropped: they are absent from the state.
   std::set<std::string> store_fleets;
+  // Also names of hosts that were forgotten.
+  std::set<std::string> store_hosts;
   std::vector<Send> sends;
   // Connections to close once what was sent on them is written.
   std::vector<uint64_t> closes;

@@ -89,6 +89,15 @@ std::string FleetStateName(const Fleet& fleet) {
   return IsAssignable(launch) ? "idle" : "busy";
 }
 
+HostStatus ViewHost(const Host& host, double unix_time) {
+  HostStatus out;
+  out.set_name(host.name);
+  out.set_failures(HostFailures(host, unix_time));
+  out.set_left_out(host.left_out);
+  out.set_last(host.last);
+  return out;
+}
+
 FleetStatus ViewFleet(const Fleet& fleet, double uptime) {
   const Launch& launch = fleet.launch;
   FleetStatus out;

@@ -15,6 +15,8 @@ JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job
 
 FleetStatus ViewFleet(const Fleet& fleet, double uptime);
 
+HostStatus ViewHost(const Host& host, double unix_time);
+
 // "connecting", "idle", "busy", "lost", "down" or "fenced", as FleetStatus.state documents them.
 // An unsupervised launch that is idle and gone is "down": nobody will report its end, and nothing
 // waits for it.

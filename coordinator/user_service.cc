@@ -1,6 +1,7 @@
 #include "coordinator/user_service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <random>
 #include <set>
@@ -211,6 +212,13 @@ grpc::ServerUnaryReactor* UserService::ListFleets(grpc::CallbackServerContext* c
       if (bytes + status.ByteSizeLong() > kMaxAnswerBytes) status.clear_ranks();
       bytes += status.ByteSizeLong();
       *response->add_fleets() = std::move(status);
+    }
+    const double now =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    for (const auto& [name, host] : view.state.hosts) {
+      HostStatus status = ViewHost(host, now);
+      bytes += status.ByteSizeLong();
+      if (bytes <= kMaxAnswerBytes) *response->add_hosts() = std::move(status);
     }
     reactor->Finish(grpc::Status::OK);
   };

@@ -132,6 +132,17 @@ std::string QueueText(const JobStatus& job, const Screen& screen) {
   return JoinComma(items);
 }
 
+// Hosts that have failed lately, below the fleets; empty if none has.
+std::string HostTable(const ListFleetsResponse& fleets, const Screen& screen) {
+  if (fleets.hosts_size() == 0) return "";
+  std::vector<std::vector<std::string>> rows = {{"HOST", "FAILURES", "LEFT OUT", "LAST"}};
+  for (const HostStatus& host : fleets.hosts()) {
+    rows.push_back({Safe(host.name(), screen), FormatNumber(host.failures()),
+                    host.left_out() ? "yes" : "no", Safe(host.last(), screen)});
+  }
+  return "\n" + FormatTable(rows);
+}
+
 // The words before the numbers of StatusBlock, one column wide.
 class Sheet {
  public:
@@ -307,7 +318,7 @@ std::string FleetTable(const ListFleetsResponse& fleets, const Screen& screen) {
          fleet.supervised() ? "yes" : "no",
          fleet.last_exit().empty() ? "-" : Safe(fleet.last_exit(), screen)});
   }
-  return FormatTable(rows);
+  return FormatTable(rows) + HostTable(fleets, screen);
 }
 
 std::string LogText(const LogLine& line, const Screen& screen) {

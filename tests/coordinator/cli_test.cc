@@ -152,6 +152,7 @@ class FakeCoordinator : public Coordinator::Service {
                           ListFleetsResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [name, fleet] : fleets_) *response->add_fleets() = fleet;
+    for (const HostStatus& host : hosts_) *response->add_hosts() = host;
     return grpc::Status::OK;
   }
   grpc::Status FenceFleet(grpc::ServerContext*, const FenceFleetRequest* request,
@@ -192,6 +193,7 @@ class FakeCoordinator : public Coordinator::Service {
   std::atomic<bool> stopping_{false};
   std::map<std::string, JobStatus> jobs_;
   std::map<std::string, FleetStatus> fleets_;
+  std::vector<HostStatus> hosts_;
   std::vector<LogLine> logs_;
   bool logs_complete_ = false;
   std::vector<SubmitJobRequest> submissions_;
@@ -551,6 +553,24 @@ TEST_F(Cli, ListShowsATable) {
   ASSERT_EQ(fake_.listed_.states_size(), 2);
   EXPECT_EQ(fake_.listed_.states(0), RUNNING);
   EXPECT_EQ(FromJson<ListJobsResponse>(Run({"list", "--json"}, 0)->out()).jobs_size(), 2);
+}
+
+TEST_F(Cli, FleetsTellOfHostsThatFail) {
+  FleetStatus fleet;
+  fleet.set_name("local");
+  fake_.fleets_["local"] = fleet;
+  EXPECT_THAT(Run({"fleets"}, 0)->out(), Not(HasSubstr("LEFT OUT")));
+  HostStatus host;
+  host.set_name("node\x1b");
+  host.set_failures(1.5);
+  host.set_left_out(true);
+  host.set_last("attempt 2 of job j1-ab12");
+  fake_.hosts_ = {host};
+  EXPECT_THAT(Run({"fleets"}, 0)->out(),
+              AllOf(HasSubstr("HOST      FAILURES  LEFT OUT  LAST"),
+                    HasSubstr("node\\x1b  1.5       yes       attempt 2 of job j1-ab12")));
+  EXPECT_TRUE(
+      FromJson<ListFleetsResponse>(Run({"fleets", "--json"}, 0)->out()).hosts(0).left_out());
 }
 
 TEST_F(Cli, FleetsAndFence) {

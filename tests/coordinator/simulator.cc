@@ -170,9 +170,11 @@ bool Simulator::Finished() {
 void Simulator::StartCoordinator() {
   std::vector<Job> jobs;
   std::vector<Fleet> fleets;
+  std::vector<Host> hosts;
+  for (const auto& [name, host] : durable_hosts_) hosts.push_back(host);
   for (const auto& [id, job] : durable_jobs_) jobs.push_back(job);
   for (const auto& [name, fleet] : durable_fleets_) fleets.push_back(fleet);
-  state_ = Restore(std::move(jobs), std::move(fleets), {now_, now_});
+  state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {now_, now_});
   seen_.clear();
   for (const auto& [id, job] : state_.jobs) seen_[id] = {job.attempt, job.attempt_open, job.stop};
   up_ = true;
@@ -186,6 +188,7 @@ void Simulator::CrashCoordinator() {
   for (const auto& [id, link] : std::exchange(links_, {})) Break(link);
   dirty_jobs_.clear();
   dirty_fleets_.clear();
+  dirty_hosts_.clear();
   sends_.clear();
   closes_.clear();
   replies_.clear();
@@ -276,6 +279,7 @@ void Simulator::MutateQueue(const Event& event) {
 void Simulator::Collect(Effects* effects, const Event& event, const Answer& answer) {
   dirty_jobs_.merge(effects->store_jobs);
   dirty_fleets_.merge(effects->store_fleets);
+  dirty_hosts_.merge(effects->store_hosts);
   for (Send& send : effects->sends) {
     if (mutation_ == Mutation::kAssignmentNotRepeated && send.command.has_assignment() &&
         std::holds_alternative<HelloEvent>(event) && effects->store_jobs.empty() &&
@@ -290,7 +294,7 @@ void Simulator::Collect(Effects* effects, const Event& event, const Answer& answ
 
 void Simulator::Settle() {
   settle_scheduled_ = false;
-  while (!dirty_jobs_.empty() || !dirty_fleets_.empty()) {
+  while (!dirty_jobs_.empty() || !dirty_fleets_.empty() || !dirty_hosts_.empty()) {
     std::vector<std::string> stored;
     if (!WriteStore(&stored)) return StoreFailed();
     for (const std::string& id : stored) ApplyMutated(StoredEvent{id}, nullptr);
@@ -316,8 +320,14 @@ bool Simulator::WriteStore(std::vector<std::string>* stored) {
     durable_jobs_[id] = job;
   }
   for (const std::string& name : dirty_fleets_) durable_fleets_[name] = state_.fleets.at(name);
+  for (const std::string& name : dirty_hosts_) {
+    durable_hosts_.erase(name);
+    const auto host = state_.hosts.find(name);
+    if (host != state_.hosts.end()) durable_hosts_[name] = host->second;
+  }
   dirty_jobs_.clear();
   dirty_fleets_.clear();
+  dirty_hosts_.clear();
   return true;
 }
 
@@ -578,7 +588,7 @@ void Simulator::Connect(Launch* launch, uint32_t rank) {
   hello->set_launch_id(launch->id);
   hello->set_rank(rank);
   hello->set_world_size(static_cast<uint32_t>(launch->ranks.size()));
-  hello->set_host("h");
+  hello->set_host(Name("h", rank));
   hello->set_pid(rank + 1);
   hello->set_supervised(launch->supervised);
   hello->set_job_id(process.job);

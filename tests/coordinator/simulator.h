@@ -213,13 +213,14 @@ class Simulator {
   // What the disk holds.
   std::map<std::string, Job> durable_jobs_;
   std::map<std::string, Fleet> durable_fleets_;
+  std::map<std::string, Host> durable_hosts_;
   // What the coordinator's process holds.
   Settings settings_{.lost_after = 30, .heartbeat = 10, .patience = 20};
   bool up_ = false;
   uint64_t life_ = 0;
   ControlState state_;
   std::map<uint64_t, Link> links_;
-  std::set<std::string> dirty_jobs_, dirty_fleets_;
+  std::set<std::string> dirty_jobs_, dirty_fleets_, dirty_hosts_;
   std::vector<Send> sends_;
   std::vector<uint64_t> closes_;
   std::vector<std::pair<Reply, Answer>> replies_;

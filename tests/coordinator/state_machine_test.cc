@@ -146,8 +146,10 @@ class Machine : public ::testing::Test {
     std::vector<Fleet> fleets;
     for (const auto& [id, job] : state_.jobs) jobs.push_back(job);
     for (const auto& [name, fleet] : state_.fleets) fleets.push_back(fleet);
+    std::vector<Host> hosts;
+    for (const auto& [name, host] : state_.hosts) hosts.push_back(host);
     now_ += down;
-    state_ = Restore(std::move(jobs), std::move(fleets), {1e9 + now_, now_});
+    state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {1e9 + now_, now_});
   }
   int Cancels(const Effects& effects) const {
     int count = 0;
@@ -541,7 +543,7 @@ TEST_F(Machine, RestartOfTheCoordinatorDisturbsNothing) {
   SayHello("l1", 1, 2);
   std::vector<Job> jobs{job(id)};
   std::vector<Fleet> fleets{state_.fleets.at("f")};
-  state_ = Restore(jobs, fleets, {1e9 + now_, now_});
+  state_ = Restore(jobs, fleets, {}, {1e9 + now_, now_});
   EXPECT_EQ(job(id).state, RUNNING);
   SayHello("l1", 0, 2, id, 1);
   EXPECT_EQ(Assignments(last_), 0);
@@ -992,6 +994,93 @@ TEST_F(Machine, AFencedFleetsJobGoesToAnother) {
   EXPECT_EQ(job(id).state, RUNNING);
   EXPECT_EQ(job(id).fleet, "b");
   EXPECT_EQ(job(id).attempt, 2u);
+}
+
+// ---- Hosts ----
+
+class Hosts : public Machine {
+ protected:
+  // A launch of three ranks on hosts a, b and c, which ends because that of `host` leaves.
+  LaunchDirective Die(const std::string& launch, const std::string& host, bool fault = true) {
+    std::map<std::string, uint64_t> streams;
+    uint32_t rank = 0;
+    for (const std::string name : {"a", "b", "c"}) {
+      HelloEvent event{next_stream_++, {}};
+      event.hello.set_fleet("f");
+      event.hello.set_launch_id(launch);
+      event.hello.set_world_size(3);
+      event.hello.set_host(name);
+      event.hello.set_rank(rank++);
+      event.hello.set_supervised(true);
+      last_ = Do(event);
+      streams[name] = event.stream;
+    }
+    Do(StreamClosedEvent{streams[host]});
+    now_ += 0.1;
+    LaunchReportEvent report;
+    report.report.set_fleet("f");
+    report.report.set_launch_id(launch);
+    report.report.set_state(LAUNCH_ENDED);
+    report.report.set_no_fault(!fault);
+    LaunchDirective directive = Do(report).reply->directive;
+    Pass(4);
+    return directive;
+  }
+  double Failures(const std::string& host) {
+    const auto found = state_.hosts.find(host);
+    return found == state_.hosts.end() ? 0 : HostFailures(found->second, 1e9 + now_);
+  }
+  static std::vector<std::string> LeftOut(const LaunchDirective& directive) {
+    return {directive.exclude_hosts().begin(), directive.exclude_hosts().end()};
+  }
+};
+
+TEST_F(Hosts, AHostThatFailsAgainIsLeftOutForAWhile) {
+  const std::string id = Submit("r", {}, 1);
+  EXPECT_TRUE(LeftOut(Die("l1", "a")).empty());
+  EXPECT_NEAR(Failures("a"), 1, 0.01);
+  ASSERT_EQ(job(id).deaths, 1u);
+  RestartCoordinator(1);
+  // The pause has begun anew.
+  Pass(1);
+  EXPECT_EQ(LeftOut(Die("l2", "a")), std::vector<std::string>{"a"});
+  EXPECT_TRUE(state_.hosts.at("a").left_out);
+  EXPECT_THAT(state_.hosts.at("a").last, HasSubstr("attempt 2 of job " + id));
+  Pass(3000);
+  EXPECT_TRUE(state_.hosts.at("a").left_out);
+  Pass(700);
+  EXPECT_FALSE(state_.hosts.at("a").left_out);
+  EXPECT_TRUE(last_.store_hosts.contains("a"));
+  Pass(6 * 3600);
+  EXPECT_TRUE(state_.hosts.empty());
+  EXPECT_TRUE(last_.store_hosts.contains("a"));
+}
+
+TEST_F(Hosts, WhoStopsALaunchBlamesNoHost) {
+  Submit("r", {}, 1);
+  Die("l1", "a", /*fault=*/false);
+  EXPECT_TRUE(state_.hosts.empty());
+}
+
+TEST_F(Hosts, AJobThatFailsByThreeDeathsTakesTheBlame) {
+  settings_.host_failures = 4;
+  const std::string id = Submit("r", {}, 2);
+  Die("l1", "a");
+  Die("l2", "b");
+  EXPECT_NEAR(Failures("b"), 1, 0.01);
+  Die("l3", "a");
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_NEAR(Failures("a"), 0, 0.01);
+  EXPECT_NEAR(Failures("b"), 0, 0.01);
+}
+
+TEST_F(Hosts, NoHostIsLeftOutIfAJobNeedsAllOfThem) {
+  const std::string id = Submit("r", {}, 3);
+  Die("l1", "a");
+  EXPECT_TRUE(LeftOut(Die("l2", "a")).empty());
+  EXPECT_TRUE(state_.hosts.at("a").left_out) << "it is shown all the same";
+  Do(CancelEvent{id});
+  EXPECT_EQ(LeftOut(Report("l2", LAUNCH_ENDED).reply->directive), std::vector<std::string>{"a"});
 }
 
 }  // namespace

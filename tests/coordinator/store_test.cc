@@ -286,7 +286,7 @@ TEST(JobStore, StoresOfVersion1AreCarriedOn) {
     EXPECT_EQ(contents.jobs[3].stop, Stop::kNone);
     ASSERT_EQ(contents.fleets.size(), 2u);
     EXPECT_EQ(contents.fleets[0].closed.at(0).phase, LaunchPhase::kFenced);
-    const ControlState state = Restore(contents.jobs, contents.fleets, {100, 7});
+    const ControlState state = Restore(contents.jobs, contents.fleets, {}, {100, 7});
     CheckInvariants(state);
     EXPECT_EQ(RunSeconds(state.jobs.at("j2-bb"), 8), 79.5);
     // It can be written as well.
@@ -331,6 +331,22 @@ TEST(JobStore, ContradictionIsDamage) {
   const grpc::Status status = store->Load(&contents);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS);
   EXPECT_THAT(status.error_message(), HasSubstr("the fleet of job j1"));
+}
+
+TEST(JobStore, KeepsHosts) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  const Host bad{"bad", 2.5, 77.5, true, "attempt 2"}, good{"good", 0.5, 1, false, "x"};
+  ASSERT_TRUE(store->Write({.hosts = {&bad, &good}}).ok());
+  ASSERT_TRUE(store->Write({.dropped_hosts = {"good"}}).ok());
+  JobStore::Contents contents;
+  ASSERT_TRUE(store->Load(&contents).ok());
+  ASSERT_EQ(contents.hosts.size(), 1u);
+  EXPECT_EQ(contents.hosts[0].name, "bad");
+  EXPECT_EQ(contents.hosts[0].failures, 2.5);
+  EXPECT_EQ(contents.hosts[0].counted_at, 77.5);
+  EXPECT_TRUE(contents.hosts[0].left_out);
+  EXPECT_EQ(contents.hosts[0].last, "attempt 2");
 }
 
 TEST(JobStore, AJobAfterOneThatIsNotThereIsDamage) {
