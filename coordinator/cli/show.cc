@@ -205,11 +205,10 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
   for (const std::string& straggler : job.stragglers()) {
     sheet.Add("Straggler", Safe(straggler, screen));
   }
-  sheet.Add("Restarts",
-            std::to_string(job.restarts()) +
-                (job.preemptions() > 0 ? ", of them " + std::to_string(job.preemptions()) +
-                                             " to make room for other jobs"
-                                       : ""));
+  sheet.Add("Restarts", std::to_string(job.restarts()) +
+                            (job.preemptions() > 0
+                                 ? "; made room for others " + Plural(job.preemptions(), "time")
+                                 : ""));
   if (!job.last_checkpoint().empty()) {
     sheet.Add("Checkpoint", "step " + std::to_string(job.last_checkpoint_step()) + ", " +
                                 Safe(job.last_checkpoint(), screen));

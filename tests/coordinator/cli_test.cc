@@ -503,12 +503,11 @@ TEST_F(Cli, StatusAndListTellOfTheQueue) {
   job.set_run_seconds(3720);
   job.set_preemptions(1);
   fake_.SetJob(job);
-  EXPECT_THAT(
-      Run({"status", "7"}, 0)->out(),
-      AllOf(HasSubstr("STOPPING, priority -5, attempt 2"),
-            HasSubstr("priority -5, preemptible, after job j1-ab12, at least 2 ranks, at "
-                      "most 1 restart after deaths, has run for 1h02m of at most 12h\n"),
-            HasSubstr("1, of them 1 to make room for other jobs"), HasSubstr(" by ann\\x1b\n")));
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(),
+              AllOf(HasSubstr("STOPPING, priority -5, attempt 2"),
+                    HasSubstr("priority -5, preemptible, after job j1-ab12, at least 2 ranks, at "
+                              "most 1 restart after deaths, has run for 1h02m of at most 12h\n"),
+                    HasSubstr("1; made room for others 1 time\n"), HasSubstr(" by ann\\x1b\n")));
   EXPECT_THAT(Run({"list"}, 0)->out(), AllOf(HasSubstr("PRIORITY"), HasSubstr("ann\\x1b  -5")));
   const auto json = FromJson<JobStatus>(Run({"status", "7", "--json"}, 0)->out());
   EXPECT_EQ(json.spec().schedule().priority(), -5);

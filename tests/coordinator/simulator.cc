@@ -260,6 +260,9 @@ void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
     state_ = std::move(transition.state);
     ++events_;
     CheckScheduling();
+    if (const auto* report = std::get_if<LaunchReportEvent>(&events[i])) {
+      CheckLeftOut(report->report.fleet(), &transition.effects.reply->directive);
+    }
     Collect(&transition.effects, event, i + 1 == events.size() ? answer : nullptr);
     if (mutation_ == Mutation::kNone) CheckInvariants(state_);
   }
@@ -523,6 +526,37 @@ void Simulator::CheckScheduling() {
     }
   }
   CheckLoads();
+}
+
+// Whoever starts the fleet without these hosts leaves no job behind that nobody else can take.
+void Simulator::CheckLeftOut(const std::string& fleet, LaunchDirective* directive) {
+  if (mutation_ == Mutation::kHostsLeftOutRegardless) {
+    directive->clear_exclude_hosts();
+    for (const auto& [name, host] : state_.hosts) {
+      if (host.left_out) directive->add_exclude_hosts(name);
+    }
+  }
+  const auto& left_out = directive->exclude_hosts();
+  if (left_out.empty()) return;
+  ++counts_["hosts left out"];
+  const std::vector<Rank>& ranks = state_.fleets.at(fleet).launch.ranks;
+  const auto remaining = std::count_if(ranks.begin(), ranks.end(), [&](const Rank& rank) {
+    return std::find(left_out.begin(), left_out.end(), rank.host) == left_out.end();
+  });
+  for (const auto& [id, job] : state_.jobs) {
+    if (IsEnded(job.state)) continue;
+    const JobSpec& spec = *Truth(job).spec;
+    const uint32_t least = spec.schedule().has_min_ranks()
+                               ? spec.schedule().min_ranks()
+                               : std::max(spec.parallel().ranks(), uint32_t{1});
+    const bool elsewhere =
+        std::any_of(state_.fleets.begin(), state_.fleets.end(), [&](const auto& entry) {
+          return entry.first != fleet && entry.second.launch.world_size >= least;
+        });
+    if (!elsewhere && least <= ranks.size() && least > remaining) {
+      Violation("hosts are left out that job " + id + " needs");
+    }
+  }
 }
 
 bool Simulator::MayHaveFailed(const Job& job) const {

@@ -53,6 +53,8 @@ enum class Mutation {
   kYieldersJumpTheQueue,
   // What a job has saved when it made room is forgotten.
   kYieldersLoseTheirCheckpoint,
+  // Hosts are left out even if a job then has no fleet that is large enough.
+  kHostsLeftOutRegardless,
 };
 
 class Simulator {
@@ -162,6 +164,7 @@ class Simulator {
   void CheckStop(const Job& job);
   void CheckLoads();
   void CheckWorkingRanks();
+  void CheckLeftOut(const std::string& fleet, LaunchDirective* directive);
   bool MayHaveFailed(const Job& job) const;
   // A request and its answer, each of which may be lost, late or repeated.
   void Call(const Event& event, const Answer& answer);
