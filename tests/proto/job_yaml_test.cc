@@ -68,7 +68,12 @@ train:
       - 2.5
 checkpoint:
   asynchronous: True
+schedule: {priority: -3, after: pretrain, max_run_time: 1d12h, preemptible: true}
 )");
+  EXPECT_EQ(spec.schedule().priority(), -3);
+  EXPECT_THAT(spec.schedule().after(), ElementsAre("pretrain"));
+  EXPECT_EQ(spec.schedule().max_run_time(), "1d12h");
+  EXPECT_EQ(MustParse(JobToYaml(spec)).schedule().priority(), -3);
   EXPECT_EQ(spec.name(), "fashion mnist");
   EXPECT_EQ(spec.run_dir(), "/data/runs/one");
   EXPECT_EQ(spec.model().preset(), "swinv2_tiny_window8_256");
