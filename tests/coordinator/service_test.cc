@@ -171,7 +171,12 @@ TEST_F(Service, LostConnectionDisturbsNothing) {
 TEST_F(Service, SilenceIsNamedAndTheSupervisorsWordStartsTheNextAttempt) {
   options_.settings = {.lost_after = 0.4, .heartbeat = 0.1};
   Start();
-  const std::string id = user_->Submit("/r");
+  // The ranks of this test are silent again before a pause would be over.
+  SubmitJobRequest request = FakeUser::Request("/r");
+  request.mutable_spec()->mutable_schedule()->set_restart_pause("0s");
+  SubmitJobResponse response;
+  ASSERT_TRUE(user_->Submit(request, &response).ok());
+  const std::string id = response.job_id();
   LaunchDirective directive;
   ASSERT_TRUE(user_->Report("f", "l1", LAUNCH_RUNNING, &directive).ok());
   auto rank = Rank("l1", 0, 1);

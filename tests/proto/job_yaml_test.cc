@@ -373,6 +373,9 @@ void Randomize(std::mt19937_64* random, Message* message) {
         case FieldDescriptor::CPPTYPE_UINT64:
           reflection->SetUInt64(message, field, (*random)());
           break;
+        case FieldDescriptor::CPPTYPE_INT32:
+          reflection->SetInt32(message, field, static_cast<int32_t>((*random)()));
+          break;
         case FieldDescriptor::CPPTYPE_UINT32: {
           const auto value = static_cast<uint32_t>((*random)() >> ((*random)() % 64));
           list ? reflection->AddUInt32(message, field, value)
