@@ -159,8 +159,6 @@ SubmitJobRequest FakeUser::Request(const std::string& run_dir) {
   // A job that the real plan check accepts; nobody looks at the data here.
   request.mutable_spec()->mutable_data()->set_path("/data");
   request.mutable_spec()->mutable_train()->set_global_batch(512);
-  // Fake ranks say nothing while they wait for a restart.
-  request.mutable_spec()->mutable_schedule()->set_restart_pause("0s");
   return request;
 }
 

@@ -382,9 +382,6 @@ void Randomize(std::mt19937_64* random, Message* message) {
                : reflection->SetUInt32(message, field, value);
           break;
         }
-        case FieldDescriptor::CPPTYPE_INT32:
-          reflection->SetInt32(message, field, static_cast<int32_t>((*random)()));
-          break;
         case FieldDescriptor::CPPTYPE_DOUBLE:
           list ? reflection->AddDouble(message, field, RandomReal(random))
                : reflection->SetDouble(message, field, RandomReal(random));
