@@ -36,8 +36,6 @@ the share of Swinfleet's step that its matrix products would take at the peak me
 """
 NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
 RANKS = 2
-# Of Open MPI, which refuses the user root unless told that it is meant.
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 # What is measured: the command of `swinfleet bench`, its option for how often, and the peer.
 KINDS = {
@@ -105,29 +103,19 @@ def rows(pictures):
     ]
 
 
-def last_line(command, environment):
-    """What the command says on its last line, as JSON."""
-    done = subprocess.run(command, env=dict(os.environ, **environment), stdout=subprocess.PIPE,
-                          check=False, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with status {done.returncode}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def run_ours(row, args):
-    launcher = ["mpirun", "-n", str(RANKS)] if row.kind == "ranks" else []
-    figures_of_row = last_line(
-        [*launcher, "build/bin/swinfleet-bench", row.kind, *row.common.split(), *row.ours.split(),
-         KINDS[row.kind][0], str(row.count), "--threads", str(row.threads or args.threads),
-         "--json"], AS_ROOT)
-    return figures_of_row["rows"][0] if row.kind == "ranks" else figures_of_row
+    launcher = machine.mpirun(RANKS) if row.kind == "ranks" else []
+    measured = machine.last_json(
+        *launcher, "build/bin/swinfleet-bench", row.kind, *row.common.split(), *row.ours.split(),
+        KINDS[row.kind][0], str(row.count), "--threads", str(row.threads or args.threads), "--json")
+    return measured["rows"][0] if row.kind == "ranks" else measured
 
 
 def run_peer(row, args, environment):
     _, program, count = KINDS[row.kind]
-    return last_line(
-        [args.python, *program, *row.common.split(), *row.peer.split(), count, str(row.count),
-         "--threads", str(row.threads or args.threads)], environment)
+    return machine.last_json(
+        args.python, *program, *row.common.split(), *row.peer.split(), count, str(row.count),
+        "--threads", str(row.threads or args.threads), **environment)
 
 
 def run_row(row, args):
@@ -250,4 +238,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(str(error))
