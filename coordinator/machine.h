@@ -37,7 +37,7 @@ class Machine {
   // ---- Jobs ----
   // What speaks against the submission; OK: nothing.
   grpc::Status CheckRunFolder(const JobSpec& spec) const;
-  grpc::Status CheckQuota(const std::string& user, const JobSpec& spec) const;
+  grpc::Status CheckQuota(const Job& job) const;
   grpc::Status CheckRanks(const Job& job) const;
   // The jobs that schedule.after names.
   grpc::Status FindAfter(const JobSpec& spec, std::vector<std::string>* after) const;

@@ -5,6 +5,7 @@
 
 #include "coordinator/machine.h"
 #include "coordinator/scheduling.h"
+#include "proto/text.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -15,7 +16,7 @@ std::string AttemptName(const Job& job) {
 
 std::string RanksTooMany(const std::string& key, uint32_t wanted, uint32_t largest) {
   return key + " is " + std::to_string(wanted) + ", but the largest fleet that is registered has " +
-         std::to_string(largest) + (largest == 1 ? " rank" : " ranks") +
+         Plural(largest, "rank") +
          "; ask for fewer ranks (without parallel.ranks a job takes all of a fleet) or start a "
          "larger fleet first";
 }
@@ -47,23 +48,22 @@ grpc::Status Machine::CheckRunFolder(const JobSpec& spec) const {
                                                      "); choose another folder"};
 }
 
-grpc::Status Machine::CheckQuota(const std::string& user, const JobSpec& spec) const {
+grpc::Status Machine::CheckQuota(const Job& job) const {
   if (settings_.max_user_jobs == 0 && settings_.max_user_ranks == 0) return grpc::Status::OK;
-  if (user.empty()) {
+  if (job.user.empty()) {
     return {grpc::StatusCode::INVALID_ARGUMENT,
             "this coordinator has quotas for users, and the request names none "
             "(SubmitJobRequest.user)"};
   }
-  const auto load = state_.users.find(user);
+  const auto load = state_.users.find(job.user);
   const uint32_t jobs = load == state_.users.end() ? 0 : load->second.jobs;
   if (settings_.max_user_jobs != 0 && jobs >= settings_.max_user_jobs) {
     return {grpc::StatusCode::RESOURCE_EXHAUSTED,
-            "user " + user + " has " + std::to_string(jobs) +
+            "user " + job.user + " has " + std::to_string(jobs) +
                 " jobs that wait or run, as many as this coordinator allows (--max-user-jobs); "
                 "submit again when one has ended, or cancel one"};
   }
-  const uint32_t least =
-      spec.schedule().has_min_ranks() ? spec.schedule().min_ranks() : spec.parallel().ranks();
+  const uint32_t least = LeastRanks(job);
   if (settings_.max_user_ranks == 0 || least <= settings_.max_user_ranks) return grpc::Status::OK;
   return {grpc::StatusCode::INVALID_ARGUMENT,
           "the job needs " + std::to_string(least) + " ranks, and a user may have " +
@@ -117,19 +117,19 @@ void Machine::On(const SubmitEvent& event) {
   }
   Job job;
   job.spec = event.spec;
+  job.user = event.user;
   job.run_dir = event.spec->run_dir();
   job.wanted_ranks = event.spec->parallel().ranks();
   // What is wrong with it was said before the submission came here.
   ReadQueueSettings(*event.spec, &job.queue);
   grpc::Status status = CheckRunFolder(*event.spec);
-  if (status.ok()) status = CheckQuota(event.user, *event.spec);
+  if (status.ok()) status = CheckQuota(job);
   if (status.ok()) status = CheckRanks(job);
   if (status.ok()) status = FindAfter(*event.spec, &job.after);
   if (!status.ok()) return Answer(status.error_code(), status.error_message());
   job.number = state_.next_number++;
   job.id = "j" + std::to_string(job.number) + "-" + event.id_suffix;
   job.submission_id = event.submission_id;
-  job.user = event.user;
   job.submitted_at = now_.unix_time;
   state_.job_order[job.number] = job.id;
   state_.open_jobs[KeyOf(job)] = job.id;
@@ -279,8 +279,8 @@ void Machine::StartAttempt(Job& job, Fleet& fleet, uint32_t ranks) {
   job.fleet = fleet.name;
   job.launch_id = fleet.launch.id;
   job.attempt_ranks = ranks;
-  job.reason = "attempt " + std::to_string(job.attempt) + " on " + std::to_string(ranks) +
-               (ranks == 1 ? " rank" : " ranks") + " of fleet " + fleet.name;
+  job.reason = "attempt " + std::to_string(job.attempt) + " on " + Plural(ranks, "rank") +
+               " of fleet " + fleet.name;
   if (ranks < job.wanted_ranks) {
     job.reason += ", fewer than the " + std::to_string(job.wanted_ranks) + " it asks for";
   }

@@ -5,12 +5,10 @@
 #include <cmath>
 #include <vector>
 
+#include "proto/text.h"
+
 namespace swinfleet::coordinator {
 namespace {
-
-std::string Ranks(uint32_t count) {
-  return std::to_string(count) + (count == 1 ? " rank" : " ranks");
-}
 
 // Nothing but fleets, other jobs and quotas keeps the job from starting.
 bool MayStart(const ControlState& state, const Job& job, double uptime) {
@@ -226,7 +224,8 @@ std::string FleetCondition(const Fleet& fleet) {
   const uint32_t connected = ConnectedRanks(launch);
   if (launch.world_size == 0 || connected < launch.world_size) {
     return "has " + std::to_string(connected) + " of " +
-           (launch.world_size == 0 ? "its ranks" : Ranks(launch.world_size)) + " connected";
+           (launch.world_size == 0 ? "its ranks" : Plural(launch.world_size, "rank")) +
+           " connected";
   }
   for (uint32_t r = 0; r < launch.world_size; ++r) {
     const Rank& rank = launch.ranks[r];
@@ -258,7 +257,7 @@ std::string QuotaReason(const ControlState& state, const Settings& settings, con
   }
   if (needed == 0) return "";
   return "waits for its user's quota: " + (job.user.empty() ? "they" : job.user) + " may have " +
-         Ranks(settings.max_user_ranks) + " at once and has " + std::to_string(used) +
+         Plural(settings.max_user_ranks, "rank") + " at once and has " + std::to_string(used) +
          ", this job takes " + std::to_string(needed);
 }
 
@@ -279,8 +278,8 @@ std::string WaitingReason(const ControlState& state, const Settings& settings, c
   if (largest == 0) return "waits for a fleet: none is registered";
   const uint32_t least = LeastRanks(job);
   if (least > largest) {
-    return "waits for a fleet of " + Ranks(least) + ": the largest that is registered has " +
-           Ranks(largest);
+    return "waits for a fleet of " + Plural(least, "rank") +
+           ": the largest that is registered has " + Plural(largest, "rank");
   }
   if (const std::string quota = QuotaReason(state, settings, job); !quota.empty()) return quota;
   std::string fleets;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "coordinator/supervisor/escape.h"
+#include "proto/text.h"
 
 namespace swinfleet {
 namespace {
@@ -14,10 +15,6 @@ namespace {
 double DoneShare(const Progress& progress) {
   if (progress.total_steps() == 0) return 0;
   return static_cast<double>(progress.step()) / static_cast<double>(progress.total_steps());
-}
-
-std::string Plural(uint64_t count, const std::string& noun) {
-  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
 std::string StepText(const Progress& progress) {
