@@ -186,20 +186,29 @@ HWY_INLINE void NormaliseGradientRow(const float* y, float factor, float inverse
   }
 }
 
-// All of a window's rows. Returns the sum of y . dy.
-inline double NormaliseGradients(const AttentionSizes& s, const float* y, float factor,
-                                 const float* inverse, float* dy) {
-  double sum = 0;
+// Of each of a window's rows: visit(token, y . dy, the row of y, the row of dy), which may change
+// the latter.
+template <typename T, typename Visit>
+HWY_INLINE void ForEachRowDot(const AttentionSizes& s, const T* y, float* dy, const Visit& visit) {
   float dots[kSumRows];
   for (int64_t first = 0; first < s.tokens; first += kSumRows) {
     const int64_t count = std::min(kSumRows, s.tokens - first), at = first * s.dim_padded;
     RowDots(y + at, dy + at, s.dim_padded, count, dots);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = at + i * s.dim_padded;
-      NormaliseGradientRow(y + row, factor, inverse[first + i], dots[i], s.dim_padded, dy + row);
-      sum += dots[i];
+      visit(first + i, dots[i], y + row, dy + row);
     }
   }
+}
+
+// All of a window's rows. Returns the sum of y . dy.
+inline double NormaliseGradients(const AttentionSizes& s, const float* y, float factor,
+                                 const float* inverse, float* dy) {
+  double sum = 0;
+  ForEachRowDot(s, y, dy, [&](int64_t token, float dot, const float* row, float* gradient) {
+    NormaliseGradientRow(row, factor, inverse[token], dot, s.dim_padded, gradient);
+    sum += dot;
+  });
   return sum;
 }
 

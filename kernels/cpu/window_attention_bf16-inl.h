@@ -381,15 +381,10 @@ HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float 
 inline void Bf16RowGradients(const AttentionSizes& s, const uint32_t* rows, float factor,
                              const float* inverse, float* sums) {
   const auto* vectors = reinterpret_cast<const hwy::bfloat16_t*>(rows);
-  float dots[kSumRows];
-  for (int64_t first = 0; first < s.tokens; first += kSumRows) {
-    const int64_t count = std::min(kSumRows, s.tokens - first), at = first * s.dim_padded;
-    RowDots(vectors + at, sums + at, s.dim_padded, count, dots);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = at + i * s.dim_padded;
-      Bf16RowGradient(vectors + row, factor, inverse[first + i], dots[i], s.dim_padded, sums + row);
-    }
-  }
+  ForEachRowDot(s, vectors, sums,
+                [&](int64_t token, float dot, const hwy::bfloat16_t* row, float* gradient) {
+                  Bf16RowGradient(row, factor, inverse[token], dot, s.dim_padded, gradient);
+                });
 }
 
 inline void LoadBf16Window(const AttentionSizes& s, const hwy::bfloat16_t* qkv,
