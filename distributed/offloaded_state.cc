@@ -294,14 +294,15 @@ void OffloadedState::Commit(const Pass& pass) {
 
 std::exception_ptr OffloadedState::RunUpdate() {
   const Pass all = {.read = {true, true, true}, .write = {true, true, true}};
-  const auto work = [this, unit = 0](const Part& part) mutable {
-    if (part.unit > unit) {
-      unit = part.unit;
-      const std::lock_guard lock(mutex_);
-      units_done_ = unit;
-      changed_.notify_all();
-    }
+  // A unit can be used once its last piece has been worked on.
+  const auto work = [this, done = size_t{0}](const Part& part) mutable {
     update_work_(part);
+    ++done;
+    const int next = done < pieces_.size() ? pieces_[done].unit : std::ssize(setting_.units);
+    if (next == part.unit) return;
+    const std::lock_guard lock(mutex_);
+    units_done_ = next;
+    changed_.notify_all();
   };
   try {
     if (Stream(all, work)) Commit(all);

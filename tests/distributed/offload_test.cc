@@ -1,5 +1,6 @@
 // Optimizer state on disk, in one process: bits, files, checkpoints, faults.
 #include <fcntl.h>
+#include <glog/logging.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/filter.h>
@@ -19,6 +20,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -77,6 +79,15 @@ class Offload : public ::testing::Test {
     return "";
   }
 
+  // Where the parameter's first moment begins in the files of moments.
+  uint64_t FirstOffsetOf(const std::string& parameter) const {
+    const SafetensorsFile file(Files("moments").front());
+    for (const StoredTensor& tensor : file.tensors()) {
+      if (tensor.name.starts_with("adamw_m/" + parameter)) return tensor.begin;
+    }
+    LOG(FATAL) << "no moments of " << parameter;
+  }
+
   std::string root_;
   const std::unique_ptr<Communicator> self_ = MakeSelfCommunicator();
 };
@@ -117,52 +128,55 @@ TEST_F(Offload, BitsAreThoseOfStateInMemory) {
   }
 }
 
-// Reads wait at the gate once so many have passed.
+// Reads wait at the gate unless they begin before an offset of their file. Threads that read may
+// overtake each other, so a count of reads would not say which ones have passed.
 class GatedReads : public FileOps {
  public:
+  static constexpr uint64_t kAll = std::numeric_limits<uint64_t>::max();
+
   int64_t PRead(int fd, void* data, size_t size, uint64_t offset) override {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return may_pass_ != 0; });
-    if (may_pass_ > 0) --may_pass_;
-    lock.unlock();
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return offset < end_; });
+    }
     return FileOps::PRead(fd, data, size, offset);
   }
-  // Below 0: all.
-  void LetPass(int64_t reads) {
+  void LetPassBefore(uint64_t end) {
     const std::lock_guard lock(mutex_);
-    may_pass_ = reads;
+    end_ = end;
     changed_.notify_all();
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  int64_t may_pass_ = -1;
+  uint64_t end_ = kAll;
 };
 
-// The first unit, of one piece, can be used when the second piece's reads have passed too, while
-// those of all others wait at the gate.
+// The first unit can be used when its own reads have passed, while those of all others wait at the
+// gate.
 TEST_F(Offload, AnUpdateRunsBesideWhatComesNext) {
   for (int stage : {0, 3}) {
     const FakeOptions options{.stage = stage, .accumulation = DefaultAccumulation(stage)};
     GatedReads ops;
     FakeTraining memory(self_.get(), options);
     FakeTraining disk(self_.get(), Offloaded(options, ops));
+    const uint64_t second_unit = FirstOffsetOf("block.weight");
     std::vector<float> expected(48 * 33), got(expected.size());
     for (int step = 0; step < 2; ++step) {
       memory.Step();
-      ops.LetPass(4);
+      ops.LetPassBefore(second_unit);
       disk.Step();
       memory.engine().GetParameter(0, expected);
       disk.engine().GetParameter(0, got);
       EXPECT_EQ(expected, got) << "step " << step << " at " << stage;
-      ops.LetPass(-1);
+      ops.LetPassBefore(GatedReads::kAll);
       ASSERT_EQ(memory.Weights(), disk.Weights()) << "step " << step << " at " << stage;
     }
     // What is under way ends with the engine.
-    ops.LetPass(4);
+    ops.LetPassBefore(second_unit);
     disk.Step();
-    ops.LetPass(-1);
+    ops.LetPassBefore(GatedReads::kAll);
   }
 }
 
