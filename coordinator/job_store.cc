@@ -69,6 +69,35 @@ CREATE TABLE hosts (
   last TEXT NOT NULL
 ))";
 
+// Tokens and the audit log. Who can write to the file can do everything to it; the triggers keep
+// programs, ours too, from changing lines by mistake.
+constexpr char kAccess[] = R"(
+CREATE TABLE tokens (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL,
+  role INTEGER NOT NULL,
+  hash BLOB NOT NULL UNIQUE,
+  created_at REAL NOT NULL,
+  expires_at REAL NOT NULL,
+  revoked_at REAL NOT NULL
+);
+CREATE UNIQUE INDEX one_token_a_name ON tokens (name) WHERE revoked_at = 0;
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time REAL NOT NULL,
+  who TEXT NOT NULL,
+  role TEXT NOT NULL,
+  peer TEXT NOT NULL,
+  action TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  result TEXT NOT NULL,
+  times INTEGER NOT NULL
+);
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never changed'); END;
+CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never deleted'); END)";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
@@ -119,11 +148,34 @@ bool KnownPhase(int64_t phase) {
 
 }  // namespace
 
+const char kPutAudit[] =
+    "INSERT INTO audit (time, who, role, peer, action, subject, result, times) "
+    "VALUES (?,?,?,?,?,?,?,?)";
+
+grpc::Status PutAudit(Statement* put_audit, AuditEntry entry) {
+  TidyAuditEntry(&entry);
+  return put_audit->Bind(entry.time)
+      .Bind(entry.who)
+      .Bind(entry.role)
+      .Bind(entry.from)
+      .Bind(entry.action)
+      .Bind(entry.subject)
+      .Bind(entry.result)
+      .Bind(static_cast<int64_t>(entry.times))
+      .Run();
+}
+
+grpc::Status JobStore::OpenDatabase(const std::string& folder, bool migrate,
+                                    std::unique_ptr<Database>* out) {
+  const std::vector<std::string> steps = {kSchema, kScheduling, kHosts, kAccess};
+  grpc::Status status = Database::Open(folder + "/jobs.sqlite", /*durable=*/true, out);
+  if (!status.ok()) return status;
+  return migrate ? (*out)->PrepareSchema(steps) : (*out)->RequireSchema(steps);
+}
+
 grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>* out) {
   std::unique_ptr<JobStore> store(new JobStore);
-  grpc::Status status =
-      Database::Open(folder + "/jobs.sqlite", /*durable=*/true, &store->database_);
-  if (status.ok()) status = store->database_->PrepareSchema({kSchema, kScheduling, kHosts});
+  grpc::Status status = OpenDatabase(folder, /*migrate=*/true, &store->database_);
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;
@@ -145,7 +197,8 @@ grpc::Status JobStore::PrepareStatements() {
       {&put_host_,
        "INSERT OR REPLACE INTO hosts (name, failures, counted_at, left_out, last) "
        "VALUES (?,?,?,?,?)"},
-      {&drop_host_, "DELETE FROM hosts WHERE name=?"}};
+      {&drop_host_, "DELETE FROM hosts WHERE name=?"},
+      {&put_audit_, kPutAudit}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
     if (!(*statement)->status().ok()) return (*statement)->status();
@@ -231,6 +284,9 @@ grpc::Status JobStore::Write(const Batch& batch) {
   for (const auto& [job_id, progress] : batch.progress) {
     if (!status.ok()) break;
     status = put_progress_->BindBlob(progress->SerializeAsString()).Bind(job_id).Run();
+  }
+  for (const AuditEntry* entry : batch.audit) {
+    if (status.ok()) status = PutAudit(put_audit_.get(), *entry);
   }
   if (status.ok()) status = transaction.Commit();
   return status;
