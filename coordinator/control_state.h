@@ -90,6 +90,10 @@ struct Job {
   std::string fleet;
   std::string launch_id;
   uint32_t attempt_ranks = 0;
+  // Numbers to leave out before the next attempt, because the store was restored from a backup,
+  // which may not know the last ones; and those that were left out so far.
+  uint32_t attempt_gap = 0;
+  uint32_t skipped_attempts = 0;
   // The open attempt was asked to stop; the job is then CANCELLING or STOPPING.
   Stop stop = Stop::kNone;
   // Deaths since the last new checkpoint, and since the beginning.

@@ -414,6 +414,21 @@ TEST_F(Service, MessageBeforeHelloEndsTheConnection) {
   stream->Finish();
 }
 
+// Nothing of the first job lies in the folder.
+TEST_F(Service, ARunFolderIsFreeAfterAJobThatLeftNothing) {
+  Start();
+  CancelJobRequest cancel;
+  cancel.set_job_id(user_->Submit("/r"));
+  SubmitJobRequest again = FakeUser::Request("/r");
+  again.set_submission_id("again");
+  EXPECT_THAT(Refusal(again).error_message(), HasSubstr("belongs to job"));
+  JobStatus job;
+  grpc::ClientContext context;
+  ASSERT_TRUE(user_->coordinator->CancelJob(&context, cancel, &job).ok());
+  const grpc::Status status = Refusal(again);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 TEST_F(Service, ListsNewestFirstByState) {
   Start();
   const std::string first = user_->Submit("/1"), second = user_->Submit("/2");
