@@ -147,6 +147,7 @@ void Machine::On(const StoredEvent& event) {
   CHECK(!job.durable) << job.id;
   job.durable = true;
   job.waits_since = now_.uptime;
+  UpdateWaiting(&state_, job);
   effects_.queue_changed = true;
   Changed(job);
   Say("job " + job.id + " is queued, run_dir " + job.run_dir);
