@@ -114,8 +114,7 @@ run() {
 }
 top1() { "$bin/swinfleet" status "$(cat "$1.job")" --json | field top1; }
 
-start_coordinator
-start_fleet benchmark 2
+start_up benchmark 2
 say "pre-training, $pretrain_epochs epochs"
 pretraining_job >simmim.yaml
 run simmim

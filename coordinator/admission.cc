@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,6 +21,9 @@ namespace {
 
 constexpr char kProgram[] = "swinfleet-plan";
 constexpr size_t kMaxRequests = 256;
+// Questions that are remembered, and the longest one of them.
+constexpr size_t kMaxRemembered = 1024;
+constexpr size_t kMaxQuestion = 8192;
 // gRPC sends a status as a header, whose size is limited.
 constexpr size_t kMaxMessage = 4096;
 
@@ -137,17 +141,23 @@ void Admission::Stop() {
 
 void Admission::Check(std::shared_ptr<const JobSpec> spec, Reply reply) {
   const char* refusal = nullptr;
+  bool possible = false;
+  std::string question = Question(*spec);
   {
     std::lock_guard lock(mutex_);
+    possible = possible_.contains(question);
     if (stopping_) {
       refusal = "the coordinator is stopping";
+    } else if (possible) {
+      // Nothing is left to be asked.
     } else if (requests_.size() >= kMaxRequests) {
       refusal = "too many jobs wait to be checked, try again";
     } else {
-      requests_.push_back({std::move(spec), std::move(reply)});
+      requests_.push_back({std::move(spec), std::move(question), std::move(reply)});
     }
   }
   if (refusal != nullptr) return reply({grpc::StatusCode::UNAVAILABLE, refusal});
+  if (possible) return reply(grpc::Status::OK);
   changed_.notify_all();
 }
 
@@ -159,12 +169,40 @@ void Admission::Work() {
     const Request request = std::move(requests_.front());
     requests_.pop_front();
     const bool stopping = stopping_;
+    // The same question may have been answered since this one was asked.
+    const bool possible = possible_.contains(request.question);
     lock.unlock();
-    request.reply(stopping
-                      ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping")
-                      : CheckNow(*request.spec));
+    grpc::Status status;
+    if (stopping) {
+      status = {grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping"};
+    } else if (!possible) {
+      status = CheckNow(*request.spec);
+    }
+    request.reply(status);
     lock.lock();
+    if (status.ok()) Remember(request.question);
   }
+}
+
+std::string Admission::Question(const JobSpec& spec) const {
+  JobSpec general = spec;
+  general.clear_name();
+  general.clear_run_dir();
+  // Another program may answer otherwise.
+  struct stat program = {};
+  stat(FindProgram().c_str(), &program);
+  std::ostringstream text;
+  text << program.st_ino << " " << program.st_size << " " << program.st_mtim.tv_sec << " "
+       << program.st_mtim.tv_nsec << " " << general.SerializeAsString();
+  return text.str().size() > kMaxQuestion ? "" : text.str();
+}
+
+void Admission::Remember(const std::string& question) {
+  if (question.empty() || !possible_.insert(question).second) return;
+  possible_order_.push_back(question);
+  if (possible_order_.size() <= kMaxRemembered) return;
+  possible_.erase(possible_order_.front());
+  possible_order_.pop_front();
 }
 
 std::string Admission::FindProgram() const {

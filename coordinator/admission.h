@@ -13,6 +13,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_set>
 
 #include "coordinator/check_limits.h"
 #include "proto/job.pb.h"
@@ -28,6 +29,8 @@ struct AdmissionOptions {
   uint64_t memory = kCheckMemory;
 };
 
+// Thread-safe. What was found possible is remembered, so that the jobs of a sweep, which differ in
+// their names and folders alone, do not wait for a check each.
 class Admission {
  public:
   using Reply = std::function<void(const grpc::Status&)>;
@@ -36,8 +39,9 @@ class Admission {
   // Ends a check that is under way; those that wait are answered UNAVAILABLE.
   ~Admission();
 
-  // Calls `reply` from the thread of the checks: OK, INVALID_ARGUMENT with the program's messages,
-  // RESOURCE_EXHAUSTED when it took too long, or why the check could not be made. Any thread.
+  // Calls `reply`, at once or from the thread of the checks: OK, INVALID_ARGUMENT with the
+  // program's messages, RESOURCE_EXHAUSTED when it took too long, or why the check could not be
+  // made. Any thread.
   void Check(std::shared_ptr<const JobSpec> spec, Reply reply);
   // As the destructor; Check is answered UNAVAILABLE from now on.
   void Stop();
@@ -45,12 +49,17 @@ class Admission {
  private:
   struct Request {
     std::shared_ptr<const JobSpec> spec;
+    std::string question;
     Reply reply;
   };
 
   void Work();
   grpc::Status CheckNow(const JobSpec& spec);
   std::string FindProgram() const;
+  // What a check of the job depends on, and the program that answers it; empty: too long to keep.
+  std::string Question(const JobSpec& spec) const;
+  // The caller holds mutex_.
+  void Remember(const std::string& question);
 
   const AdmissionOptions options_;
   // Readable once the checks are to stop.
@@ -60,6 +69,9 @@ class Admission {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Request> requests_;
+  // Those that were answered with yes, and the order in which they came.
+  std::unordered_set<std::string> possible_;
+  std::deque<std::string> possible_order_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -33,6 +33,14 @@ bool IsWaiting(const Job& job) {
   return job.state == QUEUED || job.state == RECOVERING;
 }
 
+void UpdateWaiting(ControlState* state, const Job& job) {
+  if (IsWaiting(job)) {
+    state->waiting.Insert(KeyOf(job));
+  } else {
+    state->waiting.Erase(KeyOf(job));
+  }
+}
+
 const Job* AwaitedJob(const ControlState& state, const Job& job) {
   for (const std::string& id : job.after) {
     const Job& before = state.jobs.at(id);
@@ -139,6 +147,7 @@ ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vect
     state.next_number = std::max(state.next_number, job.number + 1);
     state.job_order[job.number] = job.id;
     if (!IsEnded(job.state)) state.open_jobs[KeyOf(job)] = job.id;
+    UpdateWaiting(&state, job);
     state.submissions[job.submission_id] = job.id;
     if (HoldsRunFolder(job)) state.run_dirs[job.run_dir] = job.id;
     if (job.attempt_open) state.fleets.at(job.fleet).launch.job_id = job.id;
@@ -193,6 +202,13 @@ void CheckInvariants(const ControlState& state) {
     CHECK_EQ(state.fleets.at(address.fleet).launch.ranks.at(address.rank).stream, stream);
   }
   CHECK_EQ(state.jobs.size(), state.job_order.size());
+  size_t waiting = 0;
+  for (const auto& [key, id] : state.open_jobs) {
+    if (!IsWaiting(state.jobs.at(id))) continue;
+    CHECK_EQ(state.waiting.CountBefore(key), waiting) << id;
+    ++waiting;
+  }
+  CHECK_EQ(state.waiting.size(), waiting);
   const std::map<std::string, UserLoad> loads = CountLoads(state.jobs);
   CHECK_EQ(loads.size(), state.users.size());
   for (const auto& [user, load] : loads) {

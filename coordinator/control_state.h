@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/waiting_keys.h"
 #include "proto/coordinator.pb.h"
 #include "proto/job.pb.h"
 #include "proto/queue.h"
@@ -96,6 +97,10 @@ struct Job {
   std::string fleet;
   std::string launch_id;
   uint32_t attempt_ranks = 0;
+  // Numbers to leave out before the next attempt, because the store was restored from a backup,
+  // which may not know the last ones; and those that were left out so far.
+  uint32_t attempt_gap = 0;
+  uint32_t skipped_attempts = 0;
   // The open attempt was asked to stop; the job is then CANCELLING or STOPPING.
   Stop stop = Stop::kNone;
   // Deaths since the last new checkpoint, and since the beginning.
@@ -210,14 +215,6 @@ struct Host {
   std::string last;
 };
 
-// The order of the queue.
-struct QueueKey {
-  int32_t priority = 0;
-  uint64_t number = 0;
-  bool operator<(const QueueKey& other) const {
-    return priority != other.priority ? priority > other.priority : number < other.number;
-  }
-};
 inline QueueKey KeyOf(const Job& job) { return {job.queue.priority, job.number}; }
 
 // What a user has now.
@@ -232,6 +229,7 @@ struct ControlState {
   std::map<std::string, Job> jobs;                 // by id
   std::map<uint64_t, std::string> job_order;       // number -> id, all jobs
   std::map<QueueKey, std::string> open_jobs;       // -> id, jobs that have not ended
+  WaitingKeys waiting;                             // of the jobs that wait (IsWaiting)
   std::map<std::string, std::string> submissions;  // submission id -> job id
   std::map<std::string, std::string> run_dirs;     // normal form -> job id
   std::map<std::string, Fleet> fleets;             // by name
@@ -258,6 +256,9 @@ double RestartPause(const Job& job);
 
 // The host's failures by now.
 double HostFailures(const Host& host, double unix_time);
+
+// Brings ControlState::waiting up to the job's present state.
+void UpdateWaiting(ControlState* state, const Job& job);
 
 // Adds to what a user has.
 void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int64_t ranks);

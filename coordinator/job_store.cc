@@ -7,6 +7,8 @@
 namespace swinfleet::coordinator {
 namespace {
 
+constexpr char kFile[] = "/jobs.sqlite";
+
 // Never changed once released: what changes is a step that follows.
 constexpr char kSchema[] = R"(
 CREATE TABLE jobs (
@@ -69,6 +71,49 @@ CREATE TABLE hosts (
   last TEXT NOT NULL
 ))";
 
+// A run folder may be given to another job after one that has left nothing in it, so it is not
+// unique; and numbers of attempts that are left out after a backup was restored. SQLite takes no
+// constraint back, so the table is made anew.
+constexpr char kRunFolders[] = R"(
+CREATE TABLE new_jobs (
+  id TEXT PRIMARY KEY,
+  number INTEGER NOT NULL UNIQUE,
+  submission_id TEXT NOT NULL UNIQUE,
+  run_dir TEXT NOT NULL,
+  spec BLOB NOT NULL,
+  state INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  attempt_open INTEGER NOT NULL,
+  fleet TEXT NOT NULL,
+  launch_id TEXT NOT NULL,
+  attempt_ranks INTEGER NOT NULL,
+  deaths INTEGER NOT NULL,
+  last_checkpoint TEXT NOT NULL,
+  last_checkpoint_step INTEGER NOT NULL,
+  last_checkpoint_attempt INTEGER NOT NULL,
+  submitted_at REAL NOT NULL,
+  started_at REAL NOT NULL,
+  ended_at REAL NOT NULL,
+  progress BLOB,
+  user TEXT NOT NULL,
+  comes_after TEXT NOT NULL,
+  stop INTEGER NOT NULL,
+  all_deaths INTEGER NOT NULL,
+  preemptions INTEGER NOT NULL,
+  run_seconds REAL NOT NULL,
+  clocked REAL NOT NULL,
+  attempt_gap INTEGER NOT NULL DEFAULT 0,
+  skipped_attempts INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO new_jobs SELECT *, 0, 0 FROM jobs;
+DROP TABLE jobs;
+ALTER TABLE new_jobs RENAME TO jobs)";
+
+// More attempts than a job may have begun between a backup and the loss of its store.
+constexpr char kLeaveOutAttempts[] =
+    "UPDATE jobs SET attempt_gap = attempt_gap + 1000 WHERE ended_at = 0";
+
 // Tokens and the audit log. Who can write to the file can do everything to it; the triggers keep
 // programs, ours too, from changing lines by mistake.
 constexpr char kAccess[] = R"(
@@ -102,8 +147,9 @@ constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
     "last_checkpoint_step, last_checkpoint_attempt, submitted_at, started_at, ended_at, user, "
-    "comes_after, stop, all_deaths, preemptions, run_seconds, clocked) "
-    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+    "comes_after, stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, "
+    "skipped_attempts) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
+    "ON CONFLICT(id) DO UPDATE SET "
     "state=excluded.state, reason=excluded.reason, attempt=excluded.attempt, "
     "attempt_open=excluded.attempt_open, fleet=excluded.fleet, launch_id=excluded.launch_id, "
     "attempt_ranks=excluded.attempt_ranks, deaths=excluded.deaths, "
@@ -112,13 +158,19 @@ constexpr char kPutJob[] =
     "last_checkpoint_attempt=excluded.last_checkpoint_attempt, "
     "started_at=excluded.started_at, ended_at=excluded.ended_at, stop=excluded.stop, "
     "all_deaths=excluded.all_deaths, preemptions=excluded.preemptions, "
-    "run_seconds=excluded.run_seconds, clocked=excluded.clocked";
+    "run_seconds=excluded.run_seconds, clocked=excluded.clocked, "
+    "attempt_gap=excluded.attempt_gap, skipped_attempts=excluded.skipped_attempts";
 
 constexpr char kGetJobs[] =
     "SELECT id, number, submission_id, run_dir, spec, state, reason, attempt, attempt_open, "
     "fleet, launch_id, attempt_ranks, deaths, last_checkpoint, last_checkpoint_step, "
     "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress, user, comes_after, "
-    "stop, all_deaths, preemptions, run_seconds, clocked FROM jobs ORDER BY number";
+    "stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, skipped_attempts "
+    "FROM jobs ORDER BY number";
+
+std::vector<std::string> SchemaSteps() {
+  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess};
+}
 
 grpc::Status Damaged(const Database& database, const std::string& what) {
   return {grpc::StatusCode::DATA_LOSS,
@@ -167,15 +219,36 @@ grpc::Status PutAudit(Statement* put_audit, AuditEntry entry) {
 
 grpc::Status JobStore::OpenDatabase(const std::string& folder, bool migrate,
                                     std::unique_ptr<Database>* out) {
-  const std::vector<std::string> steps = {kSchema, kScheduling, kHosts, kAccess};
-  grpc::Status status = Database::Open(folder + "/jobs.sqlite", /*durable=*/true, out);
+  grpc::Status status = Database::Open(folder + kFile, /*durable=*/true, out);
   if (!status.ok()) return status;
-  return migrate ? (*out)->PrepareSchema(steps) : (*out)->RequireSchema(steps);
+  return migrate ? (*out)->PrepareSchema(SchemaSteps()) : (*out)->RequireSchema(SchemaSteps());
 }
 
 grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>* out) {
+  return OpenFile(folder + kFile, out);
+}
+
+grpc::Status JobStore::BackUp(const std::string& folder, const std::string& file) {
+  std::unique_ptr<Database> source, copy;
+  grpc::Status status = Database::OpenExisting(folder + kFile, &source);
+  if (status.ok()) status = Database::OpenExisting(file, &copy);
+  if (status.ok()) status = source->CopyTo(copy.get());
+  if (status.ok()) status = copy->CheckIntegrity();
+  copy.reset();
+  std::unique_ptr<JobStore> store;
+  if (status.ok()) status = OpenFile(file, &store);
+  Contents contents;
+  if (status.ok()) status = store->Load(&contents);
+  if (status.ok()) status = store->database_->Run(kLeaveOutAttempts);
+  // Without files beside it.
+  if (status.ok()) status = store->database_->Run("PRAGMA journal_mode=DELETE");
+  return status;
+}
+
+grpc::Status JobStore::OpenFile(const std::string& path, std::unique_ptr<JobStore>* out) {
   std::unique_ptr<JobStore> store(new JobStore);
-  grpc::Status status = OpenDatabase(folder, /*migrate=*/true, &store->database_);
+  grpc::Status status = Database::Open(path, /*durable=*/true, &store->database_);
+  if (status.ok()) status = store->database_->PrepareSchema(SchemaSteps());
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;
@@ -233,6 +306,8 @@ grpc::Status JobStore::WriteJob(const Job& job) {
       .Bind(static_cast<int64_t>(job.preemptions))
       .Bind(job.run_seconds)
       .Bind(job.clocked)
+      .Bind(static_cast<int64_t>(job.attempt_gap))
+      .Bind(static_cast<int64_t>(job.skipped_attempts))
       .Run();
 }
 
@@ -329,7 +404,7 @@ grpc::Status JobStore::LoadFleets(Contents* out) {
 
 namespace {
 
-// The columns of kScheduling, the last of a row.
+// The columns of kScheduling and those after them, the last of a row.
 void ReadScheduling(Statement* row, Job* job) {
   job->user = row->Text();
   job->after = Split(row->Text());
@@ -338,6 +413,8 @@ void ReadScheduling(Statement* row, Job* job) {
   job->preemptions = static_cast<uint32_t>(row->Int());
   job->run_seconds = row->Double();
   job->clocked = row->Double();
+  job->attempt_gap = static_cast<uint32_t>(row->Int());
+  job->skipped_attempts = static_cast<uint32_t>(row->Int());
 }
 
 }  // namespace

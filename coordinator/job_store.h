@@ -49,6 +49,12 @@ class JobStore {
   static grpc::Status OpenDatabase(const std::string& folder, bool migrate,
                                    std::unique_ptr<Database>* out);
 
+  // Makes `file`, which is there and empty, a copy of the jobs in `folder` as they are now, whether
+  // or not a coordinator is at work on them: one file from which a coordinator can go on, checked
+  // as a coordinator checks it. What happens later is not in it, so it numbers attempts that follow
+  // far beyond those that it knows. Not yet durable.
+  static grpc::Status BackUp(const std::string& folder, const std::string& file);
+
   // Everything that was written, checked against itself.
   grpc::Status Load(Contents* out);
 
@@ -58,6 +64,7 @@ class JobStore {
 
  private:
   JobStore() = default;
+  static grpc::Status OpenFile(const std::string& path, std::unique_ptr<JobStore>* out);
   grpc::Status PrepareStatements();
   grpc::Status WriteJob(const Job& job);
   grpc::Status WriteFleet(const Fleet& fleet);

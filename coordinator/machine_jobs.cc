@@ -2,6 +2,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "coordinator/machine.h"
 #include "coordinator/scheduling.h"
@@ -147,6 +148,7 @@ void Machine::On(const StoredEvent& event) {
   CHECK(!job.durable) << job.id;
   job.durable = true;
   job.waits_since = now_.uptime;
+  UpdateWaiting(&state_, job);
   effects_.queue_changed = true;
   Changed(job);
   Say("job " + job.id + " is queued, run_dir " + job.run_dir);
@@ -274,7 +276,8 @@ void Machine::Schedule() {
 void Machine::StartAttempt(Job& job, Fleet& fleet, uint32_t ranks) {
   CHECK(IsWaiting(job)) << job.id;
   CHECK(IsAssignable(fleet.launch)) << fleet.name;
-  ++job.attempt;
+  job.attempt += 1 + job.attempt_gap;
+  job.skipped_attempts += std::exchange(job.attempt_gap, 0);
   job.attempt_open = true;
   job.state = RUNNING;
   job.fleet = fleet.name;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/backup.h"
 #include "coordinator/check_limits.h"
 #include "coordinator/server.h"
 #include "coordinator/token_commands.h"
@@ -30,6 +31,7 @@ struct Arguments {
   std::string listen = "127.0.0.1:7077";
   bool insecure = false;
   uint64_t log_mib = kDefaultLogMib;
+  BackupOptions backup;
   // A command in place of serving.
   std::function<int()> command;
 };
@@ -140,6 +142,14 @@ void Declare(CLI::App* app, Arguments* arguments) {
   DeclareTokenCommands(app, &server.store, &arguments->command);
 }
 
+void DeclareBackup(CLI::App* app, Arguments* arguments) {
+  CLI::App* backup = app->add_subcommand(
+      "backup", "Write the jobs of a store to a file, also while a coordinator is at work on it");
+  backup->add_option("FILE", arguments->backup.file, "The new file")->required();
+  backup->add_flag("--force", arguments->backup.replace, "Replace the file if it exists");
+  backup->fallthrough();
+}
+
 int Usage(const std::string& fault) {
   fprintf(stderr, "swinfleet-coordinator: %s\n", fault.c_str());
   return kExitUsage;
@@ -196,16 +206,22 @@ int Fail(const grpc::Status& status, int code) {
   return code;
 }
 
-// Each connection takes a descriptor.
-void RaiseDescriptorLimit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) PLOG(WARNING) << "the limit of open files stays";
+int Backup(BackupOptions options, const std::string& store) {
+  options.store = store;
+  if (grpc::Status status = BackUp(options); !status.ok()) return Fail(status, kExitStore);
+  printf("%s\n", options.file.c_str());
+  return 0;
+}
+
+// Each rank has a connection, and many systems allow 1024 files unless a program asks for more.
+void RaiseFileLimit() {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
 }
 
 int Serve(const ServerOptions& options, const sigset_t& signals) {
-  RaiseDescriptorLimit();
   std::unique_ptr<Server> server;
   if (grpc::Status status = Server::OpenStore(options, &server); !status.ok()) {
     return Fail(status, kExitStore);
@@ -232,21 +248,23 @@ int Main(int argc, char** argv) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
-  // Before any thread is made, so that none of them takes the signals.
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-
   CLI::App app("Keeps the queue of jobs and brings them to fleets of workers.",
                "swinfleet-coordinator");
   Arguments arguments;
   Declare(&app, &arguments);
+  DeclareBackup(&app, &arguments);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
   if (arguments.server.store.empty()) return Usage("--store is empty");
+  if (app.got_subcommand("backup")) return Backup(arguments.backup, arguments.server.store);
   if (arguments.command) return arguments.command();
+  // Before any thread is made, so that none of them takes the signals.
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   if (const int code = CheckArguments(&arguments); code != 0) return code;
+  RaiseFileLimit();
   return Serve(arguments.server, signals);
 }
 

@@ -166,12 +166,7 @@ std::optional<Preemption> NextPreemption(const ControlState& state, const Settin
 
 uint32_t QueuePosition(const ControlState& state, const Job& job) {
   if (!IsWaiting(job)) return 0;
-  uint32_t position = 1;
-  for (const auto& [key, id] : state.open_jobs) {
-    if (!(key < KeyOf(job))) break;
-    if (IsWaiting(state.jobs.at(id))) ++position;
-  }
-  return position;
+  return 1 + static_cast<uint32_t>(state.waiting.CountBefore(KeyOf(job)));
 }
 
 uint32_t LargestFleet(const ControlState& state) {

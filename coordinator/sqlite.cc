@@ -35,14 +35,26 @@ grpc::Status Database::Error(int code, const std::string& doing) const {
 
 Database::~Database() { sqlite3_close(handle_); }
 
+grpc::Status Database::OpenFile(int flags) {
+  errno = 0;
+  const int code = sqlite3_open_v2(path_.c_str(), &handle_,
+                                   flags | SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  if (code != SQLITE_OK) return Error(code, "opening");
+  sqlite3_extended_result_codes(handle_, 1);
+  sqlite3_busy_timeout(handle_, 2000);
+  return grpc::Status::OK;
+}
+
+grpc::Status Database::OpenExisting(const std::string& path, std::unique_ptr<Database>* out) {
+  std::unique_ptr<Database> database(new Database(path));
+  if (grpc::Status status = database->OpenFile(0); !status.ok()) return status;
+  *out = std::move(database);
+  return grpc::Status::OK;
+}
+
 grpc::Status Database::Open(const std::string& path, bool durable, std::unique_ptr<Database>* out) {
   std::unique_ptr<Database> database(new Database(path));
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-  errno = 0;
-  const int code = sqlite3_open_v2(path.c_str(), &database->handle_, flags, nullptr);
-  if (code != SQLITE_OK) return database->Error(code, "opening");
-  sqlite3_extended_result_codes(database->handle_, 1);
-  sqlite3_busy_timeout(database->handle_, 2000);
+  if (grpc::Status status = database->OpenFile(SQLITE_OPEN_CREATE); !status.ok()) return status;
   for (const std::string& pragma :
        {std::string("PRAGMA journal_mode=WAL"),
         std::string(durable ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL"),
@@ -57,6 +69,26 @@ grpc::Status Database::Run(const std::string& sql) {
   errno = 0;
   const int code = sqlite3_exec(handle_, sql.c_str(), nullptr, nullptr, nullptr);
   return code == SQLITE_OK ? grpc::Status::OK : Error(code, sql.substr(0, sql.find('(')));
+}
+
+grpc::Status Database::CopyTo(Database* to) {
+  errno = 0;
+  sqlite3_backup* copy = sqlite3_backup_init(to->handle_, "main", handle_, "main");
+  if (copy == nullptr) return to->Error(sqlite3_errcode(to->handle_), "copying");
+  // All pages in one step, which is one read: what is committed meanwhile is not in the copy.
+  const int code = sqlite3_backup_step(copy, -1);
+  const grpc::Status status =
+      code == SQLITE_DONE ? grpc::Status::OK : to->Error(code, "copying " + path_);
+  sqlite3_backup_finish(copy);
+  return status;
+}
+
+grpc::Status Database::CheckIntegrity() {
+  Statement check(this, "PRAGMA integrity_check(1)");
+  const std::string verdict = check.Next() ? check.Text() : "";
+  if (!check.status().ok()) return check.status();
+  if (verdict == "ok") return grpc::Status::OK;
+  return {grpc::StatusCode::DATA_LOSS, path_ + " is damaged: " + verdict};
 }
 
 grpc::Status Database::Number(const std::string& sql, int64_t* value) {

@@ -57,6 +57,14 @@ class Database {
   // Opens or creates the file. `durable` makes each commit survive a loss of power (synchronous
   // FULL); otherwise only a crash of the program (NORMAL).
   static grpc::Status Open(const std::string& path, bool durable, std::unique_ptr<Database>* out);
+  // Opens a file that exists, as it is; another process may be writing to it meanwhile.
+  static grpc::Status OpenExisting(const std::string& path, std::unique_ptr<Database>* out);
+
+  // Makes `to`, whatever it holds, a copy of what is committed at this moment. Nobody who writes to
+  // this one waits for it.
+  grpc::Status CopyTo(Database* to);
+  // DATA_LOSS if SQLite finds a fault in the file.
+  grpc::Status CheckIntegrity();
 
   grpc::Status Run(const std::string& sql);
   // The value of a PRAGMA or of a query with one number; -1 if there is none.
@@ -78,6 +86,7 @@ class Database {
   // The version of the file's schema, not newer than `newest`; 0: an empty file.
   grpc::Status SchemaVersion(int64_t newest, int64_t* found);
 
+  grpc::Status OpenFile(int flags);
   std::string path_;
   sqlite3* handle_ = nullptr;
 };

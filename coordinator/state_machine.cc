@@ -15,6 +15,7 @@ Transition Apply(ControlState state, const Event& event, const Settings& setting
 
 void Machine::Store(const Job& job) {
   effects_.store_jobs.insert(job.id);
+  UpdateWaiting(&state_, job);
   Changed(job);
 }
 

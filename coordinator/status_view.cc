@@ -48,7 +48,7 @@ JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job
   out.set_state(job.state);
   out.set_reason(Reason(state, settings, job, uptime));
   out.set_attempt(job.attempt);
-  out.set_restarts(job.attempt > 0 ? job.attempt - 1 : 0);
+  out.set_restarts(job.attempt > 0 ? job.attempt - 1 - job.skipped_attempts : 0);
   out.set_fleet(job.fleet);
   out.set_last_checkpoint(job.last_checkpoint);
   out.set_last_checkpoint_step(job.last_checkpoint_step);

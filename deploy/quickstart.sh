@@ -34,7 +34,7 @@ cmake --build build --target programs
 
 mkdir -p "$work"
 cd "$work"
-start_coordinator
+start_up quickstart "$ranks"
 
 # 0 when the job that this folder remembers is known to the coordinator.
 known() { [ -s job ] && "$bin/swinfleet" status "$(cat job)" >/dev/null 2>&1; }
@@ -56,8 +56,9 @@ elif [ "$(state)" = FAILED ] || [ "$(state)" = CANCELLED ]; then
   exit 1
 fi
 
+trained=""
 if [ "$(state)" != SUCCEEDED ]; then
-  start_fleet quickstart "$ranks"
+  trained=1
   say "training"
   attend "$bin/swinfleet" watch "$(cat job)" || {
     status=$?
@@ -69,7 +70,7 @@ fi
 
 say "result"
 "$bin/swinfleet" status "$(cat job)"
-if [ ! -s fashion_mnist.safetensors ] || [ -n "$fleet_pid" ]; then
+if [ ! -s fashion_mnist.safetensors ] || [ -n "$trained" ]; then
   "$bin/swinfleet" export runs/fashion_mnist fashion_mnist.safetensors --force
 fi
 echo "the trained weights: $work/fashion_mnist.safetensors"

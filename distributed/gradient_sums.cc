@@ -94,11 +94,7 @@ class PlainSums : public Base {
     }
   }
 
-  TensorView Open(int unit, int64_t leaf) override {
-    const TensorView& gradient = sums_[unit][WaitingSums(leaf)];
-    Zero(gradient);
-    return gradient;
-  }
+  TensorView Open(int unit, int64_t leaf) override { return sums_[unit][WaitingSums(leaf)]; }
 
   void Close(int unit, int64_t leaf) override {
     int top = WaitingSums(leaf);
@@ -155,9 +151,7 @@ class SplitSums : public Base {
 
   TensorView Open(int unit, int64_t leaf) override {
     Land(next_);
-    const TensorView gradient = scratch_[next_].Rows(0, PaddedSize(unit));
-    Zero(gradient);
-    return gradient;
+    return scratch_[next_].Rows(0, PaddedSize(unit));
   }
 
   void Close(int unit, int64_t leaf) override {
@@ -217,11 +211,7 @@ class LowPrecisionSums : public Base {
     }
   }
 
-  TensorView Open(int unit, int64_t leaf) override {
-    const TensorView gradient = Staging(unit);
-    Zero(gradient);
-    return gradient;
-  }
+  TensorView Open(int unit, int64_t leaf) override { return Staging(unit); }
 
   void Close(int unit, int64_t leaf) override {
     // All bits zero is zero in bfloat16 too.
@@ -283,11 +273,7 @@ class SplitLowPrecisionSums : public Base {
     }
   }
 
-  TensorView Open(int unit, int64_t leaf) override {
-    const TensorView gradient = Staging(unit);
-    Zero(gradient);
-    return gradient;
-  }
+  TensorView Open(int unit, int64_t leaf) override { return Staging(unit); }
 
   void Close(int unit, int64_t leaf) override {
     Land();

@@ -35,7 +35,7 @@ class GradientSums {
   virtual ~GradientSums() = default;
 
   // Where the unit's gradient of this rank's leaf number `leaf`, or of a round in which it has
-  // none, is to be added up: float32, (padded), zero.
+  // none, is to be made: float32, (padded), of no particular contents.
   virtual TensorView Open(int unit, int64_t leaf) = 0;
   // That gradient is complete. Starts the unit's exchange with the other ranks when it's due.
   virtual void Close(int unit, int64_t leaf) = 0;

@@ -65,6 +65,8 @@ struct ZeroEngine::Impl {
     floats.shape = Shape{static_cast<int64_t>(view.Bytes() / sizeof(float))};
     context->ops->fill({.x = floats, .value = 0}, *context);
   }
+  // Zeros in the open gradient: where no product has written its weight yet, or everywhere else.
+  void ZeroGradient(int unit, bool unwritten_weights);
   double Norm();
   // The first parameter of which a rank's part has an element that is not finite; empty when all
   // are. `part` gives the part that this rank saves. Collective.
@@ -168,6 +170,7 @@ struct ZeroEngine::Impl {
   // The unit whose gradient is in use, and where it is; -1: none.
   int open = -1;
   TensorView open_gradient;
+  UnwrittenWeights unwritten;
   // From FinishReduction until something else uses the gradients' memory.
   bool reduced = false;
   // Sums of squares of the chunks of this rank's shards, and of all ranks'.
@@ -183,7 +186,8 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       options(options),
       context(context),
       layout(table, communicator->size()),
-      units(table.units().size()) {
+      units(table.units().size()),
+      unwritten(table) {
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
   CHECK(options.stage < 2 || SumsInRounds(options.accumulation))
       << "whole gradients at ZeRO stage " << options.stage;
@@ -319,6 +323,21 @@ void ZeroEngine::Impl::AllocateSums(MemoryClasses* memory) {
   if (layout.ranks() > 1) {
     all_sums = static_cast<double*>(memory->workspace.AllocateBytes(bytes * layout.ranks()));
   }
+}
+
+void ZeroEngine::Impl::ZeroGradient(int unit, bool unwritten_weights) {
+  const auto zero = [&](int64_t begin, int64_t end) {
+    if (begin < end) Zero(Slice(open_gradient, begin, end - begin));
+  };
+  int64_t done = 0;
+  for (const int parameter : table.units()[unit].parameters) {
+    if (!unwritten.Has(parameter)) continue;
+    const ParameterInfo& info = table.parameters()[parameter];
+    if (unwritten_weights) zero(info.offset, info.offset + info.size());
+    if (!unwritten_weights) zero(done, info.offset);
+    done = info.offset + info.size();
+  }
+  if (!unwritten_weights) zero(done, open_gradient.NumElements());
 }
 
 double ZeroEngine::Impl::Norm() {
@@ -618,13 +637,22 @@ TensorView ZeroEngine::Gradient(int unit) {
     impl_->FinishUpdate();
     const ProfileScope profile(*impl_->context, "gradient sums");
     impl_->open_gradient = impl_->sums->Open(unit, impl_->leaf);
+    impl_->unwritten.Begin(unit);
+    impl_->ZeroGradient(unit, /*unwritten=*/false);
   }
   return impl_->open_gradient;
 }
 
+bool ZeroEngine::TakeUnwritten(int parameter) {
+  CHECK_EQ(impl_->open, impl_->table.parameters()[parameter].unit)
+      << impl_->table.parameters()[parameter].name << " before its unit's gradient is used";
+  return impl_->unwritten.Take(parameter);
+}
+
 void ZeroEngine::GradientReady(int unit) {
-  // A unit that got no gradient has one of zeros.
+  // What got no gradient has one of zeros.
   Gradient(unit);
+  impl_->ZeroGradient(unit, /*unwritten=*/true);
   impl_->units[unit].ready = true;
   impl_->open = -1;
   const ProfileScope profile(*impl_->context, "gradient sums");

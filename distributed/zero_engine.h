@@ -143,6 +143,7 @@ class ZeroEngine : public ParameterAccess {
   TensorView Acquire(int unit) override;
   void Release(int unit) override;
   TensorView Gradient(int unit) override;
+  bool TakeUnwritten(int parameter) override;
   void GradientReady(int unit) override;
 
   void BeginStep();

@@ -67,12 +67,13 @@ struct LinearBackwardInputArgs {
   bool accumulate = false;
 };
 
-// dweight += dy^T x; dbias += column sums of dy.
+// dweight += dy^T x, or dweight = dy^T x; dbias += column sums of dy.
 struct LinearBackwardWeightArgs {
   TensorView dy;       // (M, N)
   TensorView x;        // (M, K)
   TensorView dweight;  // (N, K)
   TensorView dbias;    // (N) or absent
+  bool accumulate = true;  // of dweight
 };
 
 // Windows on a feature map of D x H x W tokens (D = 1: a picture). The map is padded at its far

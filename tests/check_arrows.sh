@@ -10,7 +10,7 @@ declare -A may_use=(
   [distributed]="distributed core kernels"
   [worker]="worker distributed core kernels proto"
   [coordinator]="coordinator proto"
-  [benchmarks]="benchmarks kernels core"
+  [benchmarks]="benchmarks kernels core proto"
   [tests]="tests kernels proto core distributed worker coordinator"
 )
 folders="kernels proto core distributed worker coordinator benchmarks tests"

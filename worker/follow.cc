@@ -29,6 +29,7 @@ class FollowedParameters : public ParameterAccess {
   TensorView Gradient(int unit) override {
     return gradient_.Rows(0, table_.units()[unit].padded_size);
   }
+  bool TakeUnwritten(int parameter) override { return false; }
   void GradientReady(int unit) override { followed_->GradientReady(unit); }
 
  private:

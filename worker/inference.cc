@@ -149,6 +149,11 @@ TensorView InferenceParameters::Gradient(int unit) {
   return {};
 }
 
+bool InferenceParameters::TakeUnwritten(int parameter) {
+  Gradient(table_.parameters()[parameter].unit);
+  return false;
+}
+
 void InferenceParameters::GradientReady(int unit) { Gradient(unit); }
 
 Inference::Inference(const InferenceOptions& options) {

@@ -69,6 +69,7 @@ class InferenceParameters : public ParameterAccess {
   TensorView Acquire(int unit) override { return units_[unit]; }
   void Release(int) override {}
   TensorView Gradient(int unit) override;
+  bool TakeUnwritten(int parameter) override;
   void GradientReady(int unit) override;
 
  private:

@@ -51,6 +51,7 @@ class UnitWatcher : public ParameterAccess {
   UnitWatcher(const ParameterTable& table, DType dtype, Arena* workspace)
       : workspace_(workspace),
         memory_(Arena::DryRun("parameters")),
+        unwritten_(table),
         peaks_(table.units().size(), 0) {
     for (const Unit& unit : table.units()) {
       values_.push_back(memory_.Allocate({unit.padded_size}, dtype));
@@ -66,8 +67,13 @@ class UnitWatcher : public ParameterAccess {
     return values_[unit];
   }
   void Release(int) override {}
-  TensorView Gradient(int unit) override { return gradients_[unit]; }
-  void GradientReady(int) override {}
+  TensorView Gradient(int unit) override {
+    if (unit != open_) unwritten_.Begin(unit);
+    open_ = unit;
+    return gradients_[unit];
+  }
+  bool TakeUnwritten(int parameter) override { return unwritten_.Take(parameter); }
+  void GradientReady(int) override { open_ = -1; }
 
   // The peaks so far, one a unit.
   const std::vector<size_t>& Peaks() {
@@ -85,8 +91,11 @@ class UnitWatcher : public ParameterAccess {
   Arena* workspace_;
   Arena memory_;
   std::vector<TensorView> values_, gradients_;
+  UnwrittenWeights unwritten_;
   std::vector<size_t> peaks_;
   int unit_ = 0;
+  // Whose gradient is being made; -1: none's.
+  int open_ = -1;
 };
 
 Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluation) {

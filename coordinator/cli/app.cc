@@ -18,6 +18,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/exit_codes.h"
 #include "coordinator/cli/programs.h"
+#include "coordinator/cli/up.h"
 #include "coordinator/supervisor/escape.h"
 #include "coordinator/supervisor/process.h"
 #include "coordinator/supervisor/record.h"
@@ -64,6 +65,7 @@ struct Arguments {
   CommonOptions common;
   SubmitOptions submit;
   SupervisorOptions fleet;
+  UpOptions up;
   std::string job;
   std::string fleet_name;
   std::string help_topic;
@@ -180,6 +182,27 @@ void AddFleetCommands(CLI::App* app, Arguments* arguments) {
       [=] { arguments->action = [=] { return RunFleet(arguments->common, arguments->fleet); }; });
 }
 
+void AddUp(CLI::App* app, Arguments* arguments) {
+  CLI::App* up =
+      app->add_subcommand("up", "Run a coordinator and a fleet on this machine, until Ctrl-C");
+  up->add_option("--dir", arguments->up.folder,
+                 "Folder of the store and the logs, on a local disk [~/.local/state/swinfleet/up]")
+      ->type_name("DIR");
+  up->add_option("--ranks", arguments->up.ranks, "Ranks of the fleet [1]")
+      ->check(Within(1, 16384))
+      ->type_name("N");
+  up->add_option("--name", arguments->up.fleet, "The fleet's name [local]")->type_name("NAME");
+  up->add_option("--port", arguments->up.port, "On loopback; 0 takes a free one [7077]")
+      ->check(Within(0, 65535))
+      ->type_name("PORT");
+  up->callback([=] {
+    arguments->action = [=] {
+      if (arguments->up.folder.empty()) arguments->up.folder = DefaultUpFolder();
+      return RunUp(arguments->up);
+    };
+  });
+}
+
 std::vector<std::string> BuiltInCommands(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
@@ -282,7 +305,8 @@ void OpenStandardDescriptors() {
 }
 
 int ParseAndRun(CLI::App* app, Arguments* arguments, std::vector<std::string> words) {
-  const bool is_help = !words.empty() && words[0] == "help";
+  // These speak to no coordinator that the environment names.
+  const bool is_local = !words.empty() && (words[0] == "help" || words[0] == "up");
   const bool is_fleet = !words.empty() && words[0] == "fleet";
   if (is_fleet) {
     // What follows the first "--" is the command, word for word.
@@ -304,7 +328,7 @@ int ParseAndRun(CLI::App* app, Arguments* arguments, std::vector<std::string> wo
     return UsageError(error.what());
   }
   if (!arguments->action) return UsageError("a command is missing");
-  if (is_help) return arguments->action();
+  if (is_local) return arguments->action();
   const int complete = Complete(arguments, is_fleet);
   return complete == kExitOk ? arguments->action() : complete;
 }
@@ -323,6 +347,7 @@ int RunSwinfleet(int argc, char** argv) {
   app.require_subcommand(0, 1);
   AddJobCommands(&app, &arguments);
   AddFleetCommands(&app, &arguments);
+  AddUp(&app, &arguments);
   CLI::App* help = app.add_subcommand("help", "Explain a command");
   help->add_option("COMMAND", arguments.help_topic, "The command to explain");
 

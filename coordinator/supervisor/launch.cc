@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -62,8 +63,10 @@ std::vector<char*> Pointers(std::vector<std::string>* strings) {
 
 // Runs in the child of a process with threads: only async-signal-safe calls from here to exec.
 [[noreturn]] void RunChild(const char* program, char* const* arguments, char* const* environment,
-                           int output, Pipe* go, Pipe* failed) {
+                           const LaunchCommand& command, Pipe* go, Pipe* failed) {
   setsid();
+  // A parent that is dead already is noticed below, where it does not say to go.
+  if (command.ends_with_parent) prctl(PR_SET_PDEATHSIG, SIGTERM);
   // Without this the child itself would keep the pipe open, and never see the parent's death.
   close(go->write_end);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGCHLD}) ::signal(signal, SIG_DFL);
@@ -71,8 +74,8 @@ std::vector<char*> Pointers(std::vector<std::string>* strings) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   const int input = open("/dev/null", O_RDONLY);
-  if (input < 0 || dup2(input, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
-      dup2(output, STDERR_FILENO) < 0) {
+  if (input < 0 || dup2(input, STDIN_FILENO) < 0 || dup2(command.output, STDOUT_FILENO) < 0 ||
+      dup2(command.output, STDERR_FILENO) < 0) {
     _exit(127);
   }
   if (input > STDERR_FILENO) close(input);
@@ -135,8 +138,8 @@ std::unique_ptr<Launch> Launch::Start(
   const pid_t pid = fork();
   if (pid < 0) return failure("can't start a process");
   if (pid == 0) {
-    RunChild(program.c_str(), argument_pointers.data(), environment_pointers.data(), command.output,
-             &go, &failed);
+    RunChild(program.c_str(), argument_pointers.data(), environment_pointers.data(), command, &go,
+             &failed);
   }
   go.CloseRead();
   failed.CloseWrite();

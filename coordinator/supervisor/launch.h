@@ -18,6 +18,8 @@ struct LaunchCommand {
   std::vector<std::pair<std::string, std::string>> variables;
   // Receives standard output and error.
   int output = -1;
+  // It gets SIGTERM when this process ends, however that ends.
+  bool ends_with_parent = false;
 };
 
 class Launch {

@@ -10,9 +10,9 @@ Mlp::Mlp(const std::string& name, int64_t channels, int64_t hidden, bool recompu
     : name_(name), hidden_(hidden), recompute_(recompute) {
   const Initializer zeros = {Initializer::Kind::kZeros};
   const Initializer weights = {Initializer::Kind::kTruncatedNormal, 0.02};
-  fc1_weight_ = table->Add(name + ".fc1.weight", {hidden, channels}, weights);
+  fc1_weight_ = table->AddProductWeight(name + ".fc1.weight", {hidden, channels}, weights);
   fc1_bias_ = table->Add(name + ".fc1.bias", {hidden}, zeros);
-  fc2_weight_ = table->Add(name + ".fc2.weight", {channels, hidden}, weights);
+  fc2_weight_ = table->AddProductWeight(name + ".fc2.weight", {channels, hidden}, weights);
   fc2_bias_ = table->Add(name + ".fc2.bias", {channels}, zeros);
 }
 
@@ -55,8 +55,11 @@ void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const T
     context.ops->gelu_backward({hidden, dhidden, dhidden, activated, unit.At(gradient, fc1_bias_)},
                                context);
     context.ops->linear_backward_weight(
-        {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_)}, context);
-    context.ops->linear_backward_weight({dhidden, inputs, unit.At(gradient, fc1_weight_), {}},
+        {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_),
+         unit.Accumulates(fc2_weight_)},
+        context);
+    context.ops->linear_backward_weight({dhidden, inputs, unit.At(gradient, fc1_weight_),
+                                         /*dbias=*/{}, unit.Accumulates(fc1_weight_)},
                                         context);
     context.ops->linear_backward_input(
         {dhidden, unit[fc1_weight_], dx.Rows(row, count), accumulate}, context);

@@ -107,6 +107,13 @@ int ParameterTable::Add(const std::string& name, const Shape& shape, const Initi
   return index;
 }
 
+int ParameterTable::AddProductWeight(const std::string& name, const Shape& shape,
+                                     const Initializer& init) {
+  const int index = Add(name, shape, init);
+  parameters_[index].product_weight = true;
+  return index;
+}
+
 int ParameterTable::Find(const std::string& name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? -1 : found->second;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -39,6 +40,8 @@ struct ParameterInfo {
   int unit = 0;
   // Elements from the start of the unit.
   int64_t offset = 0;
+  // Its gradient is made by linear_backward_weight alone: ParameterAccess::TakeUnwritten.
+  bool product_weight = false;
   int64_t size() const { return shape.NumElements(); }
 };
 
@@ -60,6 +63,8 @@ class ParameterTable {
   int BeginUnit(const std::string& name);
   // Adds a parameter to the newest unit and returns its index.
   int Add(const std::string& name, const Shape& shape, const Initializer& init);
+  // A weight of which modules ask TakeUnwritten before each product that makes its gradient.
+  int AddProductWeight(const std::string& name, const Shape& shape, const Initializer& init);
 
   // Makes a parameter start in another way.
   void SetInitializer(int parameter, const Initializer& init) {
@@ -86,10 +91,35 @@ class ParameterAccess {
   // The unit's parameters, (padded_size), valid until Release.
   virtual TensorView Acquire(int unit) = 0;
   virtual void Release(int unit) = 0;
-  // Where this micro-batch's gradient of the unit is summed, (padded_size): zero at first.
+  // Where this micro-batch's gradient of the unit is summed, (padded_size): zero at first, but for
+  // product weights.
   virtual TensorView Gradient(int unit) = 0;
+  // Whether the gradient of a product weight has no contents yet, so that the product which asks
+  // has to write it; later ones add to it. Large models gain by this: their gradients fit no cache,
+  // and zeroing and adding go through them once more each.
+  virtual bool TakeUnwritten(int parameter) = 0;
   // The unit's gradient of this micro-batch is complete; the caller touches it no more.
   virtual void GradientReady(int unit) = 0;
+};
+
+// Which product weights have no gradient yet: what implementations of ParameterAccess answer with.
+class UnwrittenWeights {
+ public:
+  explicit UnwrittenWeights(const ParameterTable& table)
+      : table_(table), unwritten_(table.parameters().size(), 0) {}
+
+  // A new gradient of the unit.
+  void Begin(int unit) {
+    for (const int parameter : table_.units()[unit].parameters) {
+      unwritten_[parameter] = table_.parameters()[parameter].product_weight ? 1 : 0;
+    }
+  }
+  bool Has(int parameter) const { return unwritten_[parameter] != 0; }
+  bool Take(int parameter) { return std::exchange(unwritten_[parameter], 0) != 0; }
+
+ private:
+  const ParameterTable& table_;
+  std::vector<char> unwritten_;
 };
 
 // One unit acquired for a scope.
@@ -103,6 +133,8 @@ class AcquiredUnit {
 
   // A parameter's values; index -1 (a parameter that the model lacks) gives an absent view.
   TensorView operator[](int parameter) const { return At(values_, parameter); }
+  // Whether a product that makes the weight's gradient adds to what is there.
+  bool Accumulates(int parameter) const { return !access_.TakeUnwritten(parameter); }
   // A part of `unit_memory` (the unit's values or gradient) with the parameter's shape.
   TensorView At(const TensorView& unit_memory, int parameter) const {
     if (parameter < 0) return TensorView{};
@@ -136,6 +168,7 @@ class LocalParameters : public ParameterAccess {
   TensorView Acquire(int unit) override;
   void Release(int unit) override {}
   TensorView Gradient(int unit) override;
+  bool TakeUnwritten(int parameter) override { return false; }
   void GradientReady(int unit) override {}
 
   void ZeroGradients();

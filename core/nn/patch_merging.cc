@@ -12,8 +12,8 @@ PatchMerging::PatchMerging(const ModelConfig& model, int stage, const std::strin
       norm_first_(model.arch != Architecture::kSwinV2),
       table_(*table),
       unit_(table->BeginUnit(name_)),
-      weight_(table->Add(name_ + ".reduction.weight", {2 * channels_, 4 * channels_},
-                         {Initializer::Kind::kTruncatedNormal, 0.02})),
+      weight_(table->AddProductWeight(name_ + ".reduction.weight", {2 * channels_, 4 * channels_},
+                                      {Initializer::Kind::kTruncatedNormal, 0.02})),
       norm_(name_ + ".norm", norm_first_ ? 4 * channels_ : 2 * channels_, model.layer_norm_eps, 1,
             table) {}
 
@@ -79,7 +79,9 @@ void PatchMerging::Backward(const TensorView& dy, const TensorView& dx, Paramete
       norm_.Forward(unit, neighbours, inputs, {}, {}, *context.workspace, context);
     }
     const TensorView dchunk = dreduced.Rows(row, count);
-    context.ops->linear_backward_weight({dchunk, inputs, unit.At(gradient, weight_), {}}, context);
+    context.ops->linear_backward_weight({dchunk, inputs, unit.At(gradient, weight_),
+                                         /*dbias=*/{}, unit.Accumulates(weight_)},
+                                        context);
     context.ops->linear_backward_input({dchunk, unit[weight_], inputs}, context);
     if (norm_first_) {
       norm_.Backward(unit, gradient, neighbours, {}, inputs, inputs, /*accumulate=*/false, context);

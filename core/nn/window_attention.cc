@@ -96,9 +96,9 @@ WindowAttention::WindowAttention(const AttentionConfig& config, const std::strin
     table_size_ = TableSize(window);
     index_ = SharedIndex(window, geometry.WindowTokens());
   }
-  qkv_weight_ = add("qkv.weight", {3 * c, c}, weights);
+  qkv_weight_ = table->AddProductWeight(name + ".qkv.weight", {3 * c, c}, weights);
   if (config.qkv_bias && !config.cosine) qkv_bias_ = add("qkv.bias", {3 * c}, zeros);
-  proj_weight_ = add("proj.weight", {c, c}, weights);
+  proj_weight_ = table->AddProductWeight(name + ".proj.weight", {c, c}, weights);
   proj_bias_ = add("proj.bias", {c}, zeros);
 }
 
@@ -393,7 +393,9 @@ void WindowAttention::AttentionBackward(const AcquiredUnit& unit, const TensorVi
   const int64_t c = config_.channels;
   const TensorView dattention = attention;
   context.ops->linear_backward_weight(
-      {dy, attention, unit.At(gradient, proj_weight_), unit.At(gradient, proj_bias_)}, context);
+      {dy, attention, unit.At(gradient, proj_weight_), unit.At(gradient, proj_bias_),
+       unit.Accumulates(proj_weight_)},
+      context);
   context.ops->linear_backward_input({dy, unit[proj_weight_], dattention}, context);
   const bool packs = config_.packed != nullptr;
   const Shape qkv_shape = group.ShapeOf(3 * c);
@@ -425,7 +427,8 @@ void WindowAttention::QkvBackward(const AcquiredUnit& unit, const TensorView& gr
     dbias = context.workspace->Allocate({3 * config_.channels});
     context.ops->fill({dbias, 0}, context);
   }
-  context.ops->linear_backward_weight({dqkv, x, unit.At(gradient, qkv_weight_), dbias}, context);
+  context.ops->linear_backward_weight(
+      {dqkv, x, unit.At(gradient, qkv_weight_), dbias, unit.Accumulates(qkv_weight_)}, context);
   if (q_bias_ >= 0) {
     const TensorView parts = dbias.Reshape({3, config_.channels});
     context.ops->add({parts.Rows(0, 1), unit.At(gradient, q_bias_)}, context);

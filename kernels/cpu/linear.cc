@@ -47,17 +47,18 @@ const void* At(const void* data, DType dtype, int64_t stride, bool transposed, i
 }
 
 // Calls body(piece, operands) for the pieces of rows [first_row, last_row) and columns
-// [first_column, last_column) of the result. Only a product that accumulates is cut along its inner
-// side.
+// [first_column, last_column) of the result. Only a weight gradient is cut along its inner side:
+// the pieces after the first one are added to it.
 template <typename Body>
 void ForEachPiece(const MatrixProduct& p, const MatrixOperands& all, int64_t first_row,
                   int64_t last_row, int64_t first_column, int64_t last_column, const Body& body) {
-  const int64_t step = p.accumulate && p.src_transposed ? kPieceInner : p.inner;
+  const int64_t step = p.src_transposed ? kPieceInner : p.inner;
   for (int64_t i = first_row; i < last_row; i += kPieceRows) {
     for (int64_t k = 0; k < p.inner; k += step) {
       const int64_t j = first_column;
-      const MatrixProduct piece = PieceOf(p, std::min(kPieceRows, last_row - i), last_column - j,
-                                          std::min(step, p.inner - k));
+      MatrixProduct piece = PieceOf(p, std::min(kPieceRows, last_row - i), last_column - j,
+                                    std::min(step, p.inner - k));
+      piece.accumulate = p.accumulate || k > 0;
       body(piece,
            MatrixOperands{
                .src = At(all.src, p.dtype, p.src_stride, p.src_transposed, i, k),
@@ -146,7 +147,7 @@ MatrixProduct ProductOf(const LinearBackwardWeightArgs& args) {
           .src_stride = n,
           .weights_stride = k,
           .dst_stride = k,
-          .accumulate = true};
+          .accumulate = args.accumulate};
 }
 
 LinearScratch TakeProductScratch(const MatrixProduct& p, Context& context) {
@@ -209,7 +210,10 @@ void LinearBackwardInput(const LinearBackwardInputArgs& args, Context& context) 
 
 void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context) {
   const int64_t m = args.dy.shape[0], n = args.dy.shape[1];
-  if (m == 0) return;
+  if (m == 0) {
+    if (!args.accumulate) std::ranges::fill(args.dweight.span(), 0.0f);
+    return;
+  }
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
   RunSplit(ProductOf(args), {args.dy.data, args.x.data, nullptr, args.dweight.data}, scratch,

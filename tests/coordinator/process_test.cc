@@ -80,7 +80,7 @@ class Program {
 
 class Process : public ::testing::Test {
  protected:
-  std::string store() const { return folder_.path() + "/store"; }
+  std::string store() const { return folder_.path() + "/" + store_name_; }
   std::string errors() const { return folder_.path() + "/errors"; }
   std::string Errors() const {
     std::ifstream file(errors());
@@ -105,12 +105,21 @@ class Process : public ::testing::Test {
   }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
   // Runs the program to its end; the exit code.
-  int Run(const std::vector<std::string>& arguments) {
-    const int status = Program(arguments, errors()).Wait();
+  int Run(const std::vector<std::string>& arguments, rlim_t file_limit = 0) {
+    const int status = Program(arguments, errors(), file_limit).Wait();
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  // What is in a folder of the test.
+  std::set<std::string> Files(const std::string& folder) const {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path() + "/" + folder)) {
+      names.insert(entry.path().filename().string());
+    }
+    return names;
   }
 
   TemporaryFolder folder_;
+  std::string store_name_ = "store";
   int port_ = 0;
   std::string lost_after_ = "2";
   std::string check_timeout_ = "20";
@@ -234,6 +243,113 @@ TEST_F(Process, FullDiskRefusesAndLosesNothing) {
   Start();
   for (const std::string& id : acknowledged) EXPECT_EQ(user_->Get(id).state(), QUEUED);
   user_->Submit("/runs/" + std::to_string(refused));
+}
+
+TEST_F(Process, ACoordinatorOnABackupGoesOn) {
+  // Nobody is silent for long.
+  lost_after_ = "600";
+  Start();
+  SubmitJobRequest request = FakeUser::Request("/running");
+  request.mutable_spec()->mutable_schedule()->set_restart_pause("0s");
+  SubmitJobResponse response;
+  ASSERT_TRUE(user_->Submit(request, &response).ok());
+  const std::string running = response.job_id(), waiting = user_->Submit("/waiting");
+  FakeRank rank(address(), "f", "l1", 0, 1);
+  rank.hello.set_supervised(true);
+  rank.Connect();
+  ASSERT_TRUE(rank.Await(WorkerCommand::kAssignment).has_assignment());
+  rank.ReportCheckpoint(running, 1, "/running/c", 10);
+  user_->Await(running, [](const JobStatus& job) { return job.last_checkpoint_step() == 10; });
+  std::filesystem::create_directory(folder_.path() + "/backups");
+  const std::string file = folder_.path() + "/backups/jobs";
+  ASSERT_EQ(Run({"backup", file, "--store", store()}), 0) << Errors();
+  EXPECT_EQ(Files("backups"), std::set<std::string>{"jobs"});
+  const std::string later = user_->Submit("/later");
+  program_->Kill(SIGKILL);
+  EXPECT_TRUE(rank.AwaitEnd());
+
+  // The store is lost.
+  store_name_ = "restored";
+  std::filesystem::create_directory(store());
+  std::filesystem::copy_file(file, store() + "/jobs.sqlite");
+  Start();
+  JobStatus job;
+  EXPECT_EQ(user_->TryGet(later, &job).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(user_->Get(waiting).state(), QUEUED);
+  EXPECT_EQ(user_->Submit("/waiting"), waiting);
+  job = user_->Get(running);
+  EXPECT_EQ(job.state(), RUNNING);
+  EXPECT_EQ(job.attempt(), 1u);
+  EXPECT_EQ(job.last_checkpoint(), "/running/c");
+  // Its rank is still at work.
+  FakeRank same(address(), "f", "l1", 0, 1);
+  same.hello.set_job_id(running);
+  same.hello.set_attempt(1);
+  same.Connect();
+  EXPECT_TRUE(same.Next().has_welcome());
+  same.Drop();
+  LaunchDirective directive;
+  ASSERT_TRUE(user_->Report("f", "l1", LAUNCH_ENDED, &directive).ok());
+  FakeRank next(address(), "f", "l2", 0, 1);
+  next.Connect();
+  // The lost store may have seen further attempts, so none of their numbers comes again.
+  const Assignment assignment = next.Await(WorkerCommand::kAssignment).assignment();
+  EXPECT_EQ(assignment.job_id(), running);
+  EXPECT_EQ(assignment.attempt(), 1002u);
+  EXPECT_EQ(assignment.resume_from(), "/running/c");
+  EXPECT_EQ(user_->Get(running).restarts(), 1u);
+}
+
+TEST_F(Process, BackupsHaveAllThatWasAcknowledgedBefore) {
+  Start();
+  std::atomic<bool> enough{false};
+  std::atomic<int> answers{0};
+  std::thread submitter([&] {
+    FakeUser user(address());
+    for (; !enough && answers < 900; ++answers) user.Submit("/runs/" + std::to_string(answers));
+  });
+  const std::string file = folder_.path() + "/backup";
+  int before = 0;
+  for (int i = 1; i <= 5; ++i) {
+    while (answers < 5 * i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    before = answers;
+    EXPECT_EQ(Run({"backup", file, "--store", store(), "--force"}), 0) << Errors();
+  }
+  enough = true;
+  submitter.join();
+  program_->Kill(SIGKILL);
+  store_name_ = "restored";
+  std::filesystem::create_directory(store());
+  std::filesystem::copy_file(file, store() + "/jobs.sqlite");
+  Start();
+  ListJobsRequest list;
+  list.set_limit(1000);
+  ListJobsResponse jobs;
+  grpc::ClientContext context;
+  ASSERT_TRUE(user_->coordinator->ListJobs(&context, list, &jobs).ok());
+  EXPECT_GE(jobs.jobs_size(), before);
+}
+
+TEST_F(Process, BackupsThatCanNotBeMadeLeaveNothing) {
+  EXPECT_EQ(Run({"backup", folder_.path() + "/b", "--store", store()}), 3);
+  EXPECT_THAT(Errors(), HasSubstr("there is no store in " + store()));
+  Start();
+  for (int i = 0; i < 20; ++i) user_->Submit("/runs/" + std::to_string(i));
+  std::filesystem::create_directory(folder_.path() + "/backups");
+  const std::string file = folder_.path() + "/backups/jobs";
+  // No file may be so large.
+  EXPECT_EQ(Run({"backup", file, "--store", store()}, 16 << 10), 3);
+  EXPECT_THAT(Errors(), HasSubstr("the disk or quota is full"));
+  EXPECT_EQ(Files("backups"), std::set<std::string>{});
+  std::ofstream(file) << "something else";
+  EXPECT_EQ(Run({"backup", file, "--store", store()}), 3);
+  EXPECT_THAT(Errors(), HasSubstr(file + " exists already"));
+  EXPECT_EQ(std::filesystem::file_size(file), 14u);
+  EXPECT_EQ(Run({"backup", file, "--store", store(), "--force"}), 0);
+  EXPECT_GT(std::filesystem::file_size(file), 14u);
+  EXPECT_EQ(Files("backups"), std::set<std::string>{"jobs"});
+  EXPECT_EQ(Run({"backup", "/proc/nowhere", "--store", store()}), 3);
+  EXPECT_EQ(Run({"backup", "--store", store()}), 2);
 }
 
 TEST_F(Process, SecondCoordinatorOnTheSameStoreIsRefused) {

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <thread>
@@ -362,6 +364,32 @@ TEST_F(Service, PlanRefusesJobs) {
   user_->Submit("/good");
 }
 
+TEST_F(Service, JobsThatDifferInNameAndFolderAreCheckedOnce) {
+  const std::string runs = folder_.path() + "/checked";
+  SetPlan("echo x >>" + runs);
+  Start();
+  const auto checks = [&] {
+    std::ifstream file(runs);
+    return std::count(std::istreambuf_iterator<char>(file), {}, 'x');
+  };
+  for (int i = 0; i < 5; ++i) {
+    SubmitJobRequest request = FakeUser::Request("/r" + std::to_string(i));
+    request.mutable_spec()->set_name("n" + std::to_string(i));
+    EXPECT_TRUE(Refusal(request).ok());
+  }
+  EXPECT_EQ(checks(), 1);
+  SubmitJobRequest other = FakeUser::Request("/other");
+  other.mutable_spec()->mutable_train()->set_global_batch(256);
+  EXPECT_TRUE(Refusal(other).ok());
+  EXPECT_EQ(checks(), 2);
+  // Another program may answer otherwise; and a no is asked for again.
+  SetPlan("echo x >>" + runs + "; echo no >&2; exit 2");
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Refusal(FakeUser::Request("/last")).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  EXPECT_EQ(checks(), 4);
+}
+
 TEST_F(Service, PlanThatHangsOrCrashesRefuses) {
   options_.admission.seconds = 0.3;
   SetPlan("sleep 60 & wait");
@@ -414,6 +442,21 @@ TEST_F(Service, MessageBeforeHelloEndsTheConnection) {
   EXPECT_THAT(command.rejected().reason(), HasSubstr("not Hello"));
   EXPECT_FALSE(stream->Read(&command));
   stream->Finish();
+}
+
+// Nothing of the first job lies in the folder.
+TEST_F(Service, ARunFolderIsFreeAfterAJobThatLeftNothing) {
+  Start();
+  CancelJobRequest cancel;
+  cancel.set_job_id(user_->Submit("/r"));
+  SubmitJobRequest again = FakeUser::Request("/r");
+  again.set_submission_id("again");
+  EXPECT_THAT(Refusal(again).error_message(), HasSubstr("belongs to job"));
+  JobStatus job;
+  grpc::ClientContext context;
+  ASSERT_TRUE(user_->coordinator->CancelJob(&context, cancel, &job).ok());
+  const grpc::Status status = Refusal(again);
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 TEST_F(Service, ListsNewestFirstByState) {

@@ -74,6 +74,8 @@ TEST(JobStore, KeepsEverything) {
   job.preemptions = 1;
   job.run_seconds = 77.5;
   job.clocked = 14;
+  job.attempt_gap = 1000;
+  job.skipped_attempts = 2000;
   Job first = MakeJob(1), second = MakeJob(2);
   for (Job* one : {&first, &second}) one->state = SUCCEEDED;
   Fleet fleet;
@@ -103,6 +105,8 @@ TEST(JobStore, KeepsEverything) {
   EXPECT_EQ(read.preemptions, 1u);
   EXPECT_EQ(read.run_seconds, 77.5);
   EXPECT_EQ(read.clocked, 14);
+  EXPECT_EQ(read.attempt_gap, 1000u);
+  EXPECT_EQ(read.skipped_attempts, 2000u);
   EXPECT_EQ(read.number, 4u);
   EXPECT_EQ(read.spec->SerializeAsString(), job.spec->SerializeAsString());
   EXPECT_EQ(read.wanted_ranks, 3u);
@@ -301,7 +305,7 @@ TEST(JobStore, StoresOfBeforeTokensHaveNone) {
   {
     std::unique_ptr<Database> database;
     ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
-    ASSERT_TRUE(database->Run("DROP TABLE tokens; DROP TABLE audit; PRAGMA user_version=3").ok());
+    ASSERT_TRUE(database->Run("DROP TABLE tokens; DROP TABLE audit; PRAGMA user_version=4").ok());
   }
   // As they were; one that is newer is refused below.
   Open(folder.path());

@@ -63,6 +63,7 @@ class BFloat16Parameters : public ParameterAccess {
   }
   void Release(int) override {}
   TensorView Gradient(int unit) override { return values_->Gradient(unit); }
+  bool TakeUnwritten(int parameter) override { return values_->TakeUnwritten(parameter); }
   void GradientReady(int) override {}
 
  private:

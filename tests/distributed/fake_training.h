@@ -3,6 +3,7 @@
 #ifndef SWINFLEET_TESTS_DISTRIBUTED_FAKE_TRAINING_H_
 #define SWINFLEET_TESTS_DISTRIBUTED_FAKE_TRAINING_H_
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -26,11 +27,11 @@ inline ParameterTable FakeTable() {
   table.Add("embedding.weight", Shape{48, 33}, normal);
   table.Add("embedding.bias", Shape{33}, {Initializer::Kind::kUniform, 0.1});
   table.BeginUnit("block");
-  table.Add("block.weight", Shape{201, 173}, normal);
+  table.AddProductWeight("block.weight", Shape{201, 173}, normal);
   table.Add("block.scale", Shape{1}, {Initializer::Kind::kOnes});
   table.Add("block.out", Shape{173, 77}, normal);
   table.BeginUnit("exact");
-  table.Add("exact.weight", Shape{2, 4096}, normal);
+  table.AddProductWeight("exact.weight", Shape{2, 4096}, normal);
   table.BeginUnit("head");
   table.Add("head.bias", Shape{10}, {});
   table.BeginUnit("single");
@@ -47,6 +48,18 @@ inline float FakeGradient(int64_t step, int64_t leaf, int unit, int64_t i) {
   x ^= x >> 31;
   return static_cast<float>(static_cast<double>(x >> 11) * 0x1.0p-53 - 0.5) *
          (leaf % 3 == 0 ? 1.0f : 0.01f);
+}
+
+// The unit's gradient, of zeros all over: also where products are to write.
+inline TensorView ZeroedGradient(ZeroEngine* engine, const ParameterTable& table, int unit) {
+  const TensorView gradient = engine->Gradient(unit);
+  for (const int p : table.units()[unit].parameters) {
+    const ParameterInfo& info = table.parameters()[p];
+    if (!info.product_weight || !engine->TakeUnwritten(p)) continue;
+    if (gradient.device == Device::kDryRun) continue;
+    std::fill_n(gradient.f32() + info.offset, info.size(), 0.0f);
+  }
+  return gradient;
 }
 
 struct FakeOptions {
@@ -188,7 +201,7 @@ class FakeTraining {
   }
 
   void AddGradient(int unit, int64_t leaf, const std::vector<std::string>& poisoned) {
-    const TensorView gradient = engine_->Gradient(unit);
+    const TensorView gradient = ZeroedGradient(engine_.get(), table_, unit);
     if (gradient.device == Device::kDryRun) return;
     for (const int p : table_.units()[unit].parameters) {
       const ParameterInfo& info = table_.parameters()[p];

@@ -89,12 +89,16 @@ OpCase BackwardWeight(const Size& s, const Options& o, uint64_t seed) {
   OpCase op;
   op.In("dy", {s.m, s.n}, dy, o.dtype);
   op.In("x", {s.m, s.k}, x, o.dtype);
-  op.Out("dweight", {s.n, s.k}, g.dweight, F32(s.m), OutputMode::kAccumulate);
+  op.Out("dweight", {s.n, s.k}, g.dweight, F32(s.m),
+         o.accumulate ? OutputMode::kAccumulate : OutputMode::kOverwrite);
   if (o.bias) op.Out("dbias", {s.n}, g.dbias, F32(s.m), OutputMode::kAccumulate);
   op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-    ops.linear_backward_weight(
-        {.dy = in[0], .x = in[1], .dweight = out[0], .dbias = o.bias ? out[1] : TensorView{}},
-        context);
+    ops.linear_backward_weight({.dy = in[0],
+                                .x = in[1],
+                                .dweight = out[0],
+                                .dbias = o.bias ? out[1] : TensorView{},
+                                .accumulate = o.accumulate},
+                               context);
   };
   return op;
 }
@@ -145,9 +149,32 @@ TEST(Linear, BackwardWeight) {
   });
 }
 
+TEST(Linear, BackwardWeightAccumulates) {
+  ForEachCase([](const Size& s, DType dtype) {
+    const Options o{.dtype = dtype, .accumulate = true};
+    CheckOp([&](uint64_t seed) { return BackwardWeight(s, o, seed); });
+  });
+}
+
+// A sum of no rows.
+TEST(Linear, BackwardWeightOfNothing) {
+  for (const bool accumulate : {false, true}) {
+    Arena arena = Arena::OnHost("test", 4096);
+    Context context{.ops = &CpuOps(), .workspace = &arena};
+    std::vector<float> dweight(6, 7.0f), none;
+    CpuOps().linear_backward_weight({.dy = ViewOf(none.data(), {0, 2}),
+                                     .x = ViewOf(none.data(), {0, 3}),
+                                     .dweight = ViewOf(dweight.data(), {2, 3}),
+                                     .dbias = {},
+                                     .accumulate = accumulate},
+                                    context);
+    EXPECT_EQ(dweight, std::vector<float>(6, accumulate ? 7.0f : 0.0f));
+  }
+}
+
 TEST(Linear, BackwardWeightWithoutBias) {
   ForEachCase([](const Size& s, DType dtype) {
-    const Options o{.dtype = dtype, .bias = false};
+    const Options o{.dtype = dtype, .bias = false, .accumulate = true};
     CheckOp([&](uint64_t seed) { return BackwardWeight(s, o, seed); });
   });
 }

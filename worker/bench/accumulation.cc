@@ -45,6 +45,7 @@ class ExactSums : public ParameterAccess {
     gradient_.assign(table_.units()[unit].padded_size, 0.0f);
     return ViewOf(gradient_.data(), {static_cast<int64_t>(gradient_.size())});
   }
+  bool TakeUnwritten(int parameter) override { return false; }
   void GradientReady(int unit) override {
     for (const int parameter : table_.units()[unit].parameters) {
       const float* part = gradient_.data() + table_.parameters()[parameter].offset;
