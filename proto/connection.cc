@@ -115,8 +115,6 @@ std::vector<std::pair<std::string, std::string>> ConnectionArguments(
   return arguments;
 }
 
-Credentials::Credentials() : channel_credentials_(grpc::InsecureChannelCredentials()) {}
-
 std::string Credentials::Read(const ConnectionOptions& options, const std::string& address,
                               Credentials* out) {
   Credentials result;
@@ -135,8 +133,7 @@ std::string Credentials::Read(const ConnectionOptions& options, const std::strin
                                     &ssl.pem_cert_chain, &ssl.pem_private_key);
     }
     if (!fault.empty()) return fault;
-    result.tls_ = true;
-    result.channel_credentials_ = grpc::SslCredentials(ssl);
+    result.ssl_ = std::move(ssl);
   }
   const char* const variable = std::getenv(kTokenVariable);
   std::string token;
@@ -149,7 +146,7 @@ std::string Credentials::Read(const ConnectionOptions& options, const std::strin
   }
   if (!fault.empty()) return fault;
   if (!token.empty()) {
-    if (!result.tls_ && !IsLoopbackAddress(address)) {
+    if (!result.tls() && !IsLoopbackAddress(address)) {
       return "the token would cross the network to " + address +
              " in plain text, where others can read it; give --tls-ca FILE (or $SWINFLEET_TLS_CA) "
              "to use TLS, or no token";
@@ -162,11 +159,12 @@ std::string Credentials::Read(const ConnectionOptions& options, const std::strin
 
 std::shared_ptr<grpc::Channel> Credentials::Connect(const std::string& target,
                                                     const grpc::ChannelArguments& arguments) const {
-  if (token_ == nullptr) return grpc::CreateCustomChannel(target, channel_credentials_, arguments);
+  const auto credentials = ssl_ ? grpc::SslCredentials(*ssl_) : grpc::InsecureChannelCredentials();
+  if (token_ == nullptr) return grpc::CreateCustomChannel(target, credentials, arguments);
   std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(std::make_unique<TokenInterceptorFactory>(token_));
-  return grpc::experimental::CreateCustomChannelWithInterceptors(
-      target, channel_credentials_, arguments, std::move(interceptors));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(target, credentials, arguments,
+                                                                 std::move(interceptors));
 }
 
 bool IsLoopbackAddress(const std::string& address) {

@@ -8,6 +8,7 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,19 +56,16 @@ std::vector<std::pair<std::string, std::string>> ConnectionArguments(
     const ConnectionOptions& options);
 
 // What the files hold. Copies share the token, which is read anew for every request, so that it can
-// be replaced while programs run; the other files are read once.
+// be replaced while programs run; the other files are read once. Unless read: plain text, no token.
 class Credentials {
  public:
-  // Plain text, no token.
-  Credentials();
-
   // Reads and checks the files, for a coordinator at `address` (HOST:PORT). Returns what is wrong,
   // with what to do; empty: nothing. A token is not sent in plain text to another machine: that is
   // an error here.
   static std::string Read(const ConnectionOptions& options, const std::string& address,
                           Credentials* out);
 
-  bool tls() const { return tls_; }
+  bool tls() const { return ssl_.has_value(); }
   // `target` is gRPC's name of the address that was given to Read.
   std::shared_ptr<grpc::Channel> Connect(const std::string& target,
                                          const grpc::ChannelArguments& arguments) const;
@@ -77,8 +75,9 @@ class Credentials {
   class TokenInterceptor;
   class TokenInterceptorFactory;
 
-  bool tls_ = false;
-  std::shared_ptr<grpc::ChannelCredentials> channel_credentials_;
+  // Of gRPC's objects none is made before Connect: its threads start with the first one, and take
+  // signals that a program blocks later.
+  std::optional<grpc::SslCredentialsOptions> ssl_;
   // Null: no token.
   std::shared_ptr<TokenSource> token_;
 };

@@ -407,7 +407,9 @@ TEST_F(Security, MalformedMessagesAreRefused) {
     void* tag = nullptr;
     bool good = false;
     queue.Next(&tag, &good);
-    EXPECT_THAT(status.error_code(), AnyOf(Code::INTERNAL, Code::INVALID_ARGUMENT));
+    // Versions of gRPC say it differently: 1.51 takes the method for one that is not there.
+    EXPECT_THAT(status.error_code(),
+                AnyOf(Code::INTERNAL, Code::INVALID_ARGUMENT, Code::UNIMPLEMENTED));
   }
   FakeUser user(address());
   EXPECT_TRUE(TrySubmit(&user, "/r").ok());
