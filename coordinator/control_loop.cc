@@ -12,8 +12,8 @@ namespace {
 
 // Requests that may wait; connections are bounded by themselves, each has one message here at most.
 constexpr size_t kMaxWaitingRequests = 20000;
-constexpr size_t kMaxConnections = 20000;
-constexpr size_t kMaxWatchers = 1000;
+// Lines of the audit log that may wait for a store that can't be written.
+constexpr size_t kMaxWaitingAudit = 10000;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // Seconds in which a new connection has to say Hello.
 constexpr double kHelloDeadline = 30;
@@ -21,6 +21,8 @@ constexpr double kStoreRetry = 1;
 // Least seconds between two writes of progress, and between two showings of it to a watcher.
 constexpr double kProgressInterval = 1;
 constexpr double kPublishInterval = 0.25;
+// Seconds between two looks for refusals that were counted for long enough.
+constexpr double kRefusalInterval = 10;
 
 }  // namespace
 
@@ -100,7 +102,8 @@ bool ControlLoop::Post(Task task, bool bounded) {
 double ControlLoop::NextDeadline() const {
   double deadline = kNever;
   if (!connections_.empty() || NeedsTicks(state_)) deadline = std::min(deadline, tick_at_);
-  if (Dirty()) deadline = std::min(deadline, retry_at_);
+  if (Dirty() || AuditWaits()) deadline = std::min(deadline, retry_at_);
+  if (!refusals_.empty()) deadline = std::min(deadline, refusals_at_);
   // While the store fails, retry_at_ is what progress waits for as well.
   if (!dirty_progress_.empty() && !Dirty()) deadline = std::min(deadline, progress_at_);
   if (!publish_soon_.empty() && !Dirty()) deadline = std::min(deadline, publish_at_);
@@ -133,6 +136,8 @@ void ControlLoop::Run() {
     std::lock_guard lock(mutex_);
     if (stopping_ && inbox_.empty()) break;
   }
+  KeepAudit(refusals_.TakeAll());
+  Settle();
   WriteProgress();
 }
 
@@ -150,13 +155,18 @@ void ControlLoop::RunTimers() {
     for (const uint64_t stream : mute) RefuseConnection(stream, "no Hello came");
   }
   if (!dirty_progress_.empty() && uptime >= progress_at_ && !Dirty()) WriteProgress();
+  if (!refusals_.empty() && uptime >= refusals_at_) {
+    KeepAudit(refusals_.Expire(Now().unix_time));
+    refusals_at_ = uptime + kRefusalInterval;
+  }
 }
 
 // ---- Events ----
 
-void ControlLoop::ApplyEvent(const Event& event) { ApplyRequest(event, nullptr); }
+void ControlLoop::ApplyEvent(const Event& event) { ApplyRequest(event, nullptr, std::nullopt); }
 
-void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function) {
+void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function,
+                               std::optional<AuditEntry> audit) {
   Transition transition = Apply(std::move(state_), event, settings_, Now());
   state_ = std::move(transition.state);
   Effects& effects = transition.effects;
@@ -174,7 +184,17 @@ void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function
   held_closes_.insert(held_closes_.end(), effects.closes.begin(), effects.closes.end());
   if (!function) return;
   CHECK(effects.reply.has_value()) << "a request without an answer";
-  held_replies_.push_back({std::move(*effects.reply), function});
+  const Reply& reply = *effects.reply;
+  if (audit) {
+    audit->time = Now().unix_time;
+    audit->result = AuditResult(reply.status);
+    if (!reply.job_id.empty()) audit->subject = reply.job_id;
+    if (!reply.status.ok()) {
+      KeepAudit(refusals_.Add(*audit, reply.status.error_code()));
+      audit.reset();
+    }
+  }
+  held_replies_.push_back({std::move(*effects.reply), function, std::move(audit)});
 }
 
 void ControlLoop::AppendLine(const JobLine& line) {
@@ -187,10 +207,18 @@ void ControlLoop::AppendLine(const JobLine& line) {
   logs_->Append(line.job_id, {std::move(out)});
 }
 
-bool ControlLoop::Request(Event event, ReplyFunction reply) {
-  return Post(
-      [this, event = std::move(event), reply = std::move(reply)] { ApplyRequest(event, reply); },
-      /*bounded=*/true);
+bool ControlLoop::Request(Event event, ReplyFunction reply, std::optional<AuditEntry> audit) {
+  return Post([this, event = std::move(event), reply = std::move(reply),
+               audit = std::move(audit)] { ApplyRequest(event, reply, audit); },
+              /*bounded=*/true);
+}
+
+void ControlLoop::Record(AuditEntry refusal, grpc::StatusCode kind) {
+  const auto record = [this, refusal = std::move(refusal), kind] {
+    KeepAudit(refusals_.Add(refusal, kind));
+  };
+  const bool taken = Post(record, /*bounded=*/true);
+  LOG_IF_EVERY_N(ERROR, !taken, 1000) << "overloaded: refusals are missing in the audit log";
 }
 
 bool ControlLoop::Query(QueryFunction query) {
@@ -200,10 +228,14 @@ bool ControlLoop::Query(QueryFunction query) {
 
 void ControlLoop::Opened(std::shared_ptr<WorkerLink> link) {
   const auto open = [this, link] {
-    if (disconnecting_ || connections_.size() >= kMaxConnections) {
-      link->Close({grpc::StatusCode::UNAVAILABLE,
-                   disconnecting_ ? "the coordinator is stopping" : "too many connections"});
-      return;
+    if (disconnecting_) {
+      return link->Close({grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping"});
+    }
+    if (connections_.size() >= settings_.max_workers) {
+      return link->Close({grpc::StatusCode::RESOURCE_EXHAUSTED,
+                          std::to_string(settings_.max_workers) +
+                              " workers are connected, which is this coordinator's limit "
+                              "(--max-workers)"});
     }
     connections_[link->id()] = {link, false, Now().uptime};
     link->ReadNext();
@@ -311,8 +343,33 @@ void ControlLoop::HandleEnded(uint64_t stream, const AttemptEnded& ended) {
 
 // ---- Durability ----
 
+bool ControlLoop::AuditWaits() const {
+  return !audit_.empty() ||
+         std::any_of(held_replies_.begin(), held_replies_.end(),
+                     [](const HeldReply& held) { return held.audit.has_value(); });
+}
+
+void ControlLoop::KeepAudit(std::vector<AuditEntry> entries) {
+  for (AuditEntry& entry : entries) {
+    if (audit_.size() >= kMaxWaitingAudit) {
+      ++lost_audit_;
+      LOG_IF(ERROR, lost_audit_ == 1) << "lines of the audit log are lost, because the store can't "
+                                         "be written";
+      continue;
+    }
+    audit_.push_back(std::move(entry));
+  }
+}
+
+void ControlLoop::CollectAudit(JobStore::Batch* batch) const {
+  for (const AuditEntry& entry : audit_) batch->audit.push_back(&entry);
+  for (const HeldReply& held : held_replies_) {
+    if (held.audit) batch->audit.push_back(&*held.audit);
+  }
+}
+
 void ControlLoop::Settle() {
-  while (Dirty()) {
+  while (Dirty() || AuditWaits()) {
     std::vector<std::string> stored;
     // A store that has just failed is left alone for a moment, however much comes in.
     if (store_status_.ok() || Now().uptime >= retry_at_) store_status_ = WriteDirty(&stored);
@@ -348,6 +405,19 @@ grpc::Status ControlLoop::WriteDirty(std::vector<std::string>* stored) {
   for (const std::string& job_id : dirty_progress_) {
     batch.progress.emplace_back(job_id, &progress_.at(job_id));
   }
+  CollectAudit(&batch);
+  AuditEntry lost;
+  if (lost_audit_ > 0) {
+    lost = {Now().unix_time,
+            "",
+            "coordinator",
+            "this machine",
+            "audit",
+            "",
+            "lines were lost while the store could not be written",
+            lost_audit_};
+    batch.audit.push_back(&lost);
+  }
   const grpc::Status status = jobs_->Write(batch);
   if (!status.ok()) {
     retry_at_ = Now().uptime + kStoreRetry;
@@ -359,6 +429,9 @@ grpc::Status ControlLoop::WriteDirty(std::vector<std::string>* stored) {
   dirty_fleets_.clear();
   dirty_hosts_.clear();
   dirty_progress_.clear();
+  audit_.clear();
+  lost_audit_ = 0;
+  for (HeldReply& held : held_replies_) held.audit.reset();
   progress_at_ = Now().uptime + kProgressInterval;
   return status;
 }
@@ -376,13 +449,17 @@ void ControlLoop::StoreFailed(const grpc::Status& status) {
   }
   for (HeldReply& held : std::exchange(held_replies_, {})) {
     const bool refused = taken_back.contains(held.reply.job_id);
-    if (held.reply.status.ok() && (refused || Dirty())) {
+    if (held.reply.status.ok() && (refused || Dirty() || held.audit)) {
       held.reply.status = {status.error_code(),
                            (refused ? "the job was not accepted, because the coordinator's store "
                                       "can't be written: "
                                     : "the coordinator's store can't be written, it will be tried "
                                       "again: ") +
                                status.error_message()};
+    }
+    if (held.audit) {
+      held.audit->result = AuditResult(held.reply.status);
+      KeepAudit({std::move(*held.audit)});
     }
     held.function(held.reply, View());
   }
@@ -434,10 +511,14 @@ void ControlLoop::Watch(const std::string& job_id, std::shared_ptr<JobWatcher> w
     if (job == nullptr) {
       return watcher->Close({grpc::StatusCode::NOT_FOUND, "there is no job " + job_id});
     }
-    if (disconnecting_ || watcher_count_ >= kMaxWatchers) {
-      return watcher->Close({grpc::StatusCode::UNAVAILABLE, disconnecting_
-                                                                ? "the coordinator is stopping"
-                                                                : "too many watch already"});
+    if (disconnecting_) {
+      return watcher->Close({grpc::StatusCode::UNAVAILABLE, "the coordinator is stopping"});
+    }
+    if (watcher_count_ >= settings_.max_watchers) {
+      return watcher->Close({grpc::StatusCode::RESOURCE_EXHAUSTED,
+                             std::to_string(settings_.max_watchers) +
+                                 " watch jobs already, which is this coordinator's limit "
+                                 "(--max-watchers); ask for the status instead"});
     }
     watchers_[job_id].push_back(watcher);
     ++watcher_count_;

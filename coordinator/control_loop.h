@@ -13,11 +13,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "coordinator/audit.h"
 #include "coordinator/control_state.h"
 #include "coordinator/job_store.h"
 #include "coordinator/links.h"
@@ -58,9 +60,15 @@ class ControlLoop {
   // These may be called from any thread; the functions are called on the control thread, once.
   // False: too much waits already, or the loop has stopped; the function will not be called.
 
-  // An event that is answered: Submit, Cancel, Fence, LaunchReport.
-  [[nodiscard]] bool Request(Event event, ReplyFunction reply);
+  // An event that is answered: Submit, Cancel, Fence, LaunchReport. With `audit` it is a change by
+  // somebody, which goes into the audit log: with the time, with what came of it, and with the job
+  // that it made.
+  [[nodiscard]] bool Request(Event event, ReplyFunction reply,
+                             std::optional<AuditEntry> audit = std::nullopt);
   [[nodiscard]] bool Query(QueryFunction query);
+
+  // A refusal for the audit log, of a kind that is told apart from others (RefusalCounter).
+  void Record(AuditEntry refusal, grpc::StatusCode kind);
 
   void Opened(std::shared_ptr<WorkerLink> link);
   void Received(uint64_t stream, WorkerMessage message);
@@ -78,6 +86,8 @@ class ControlLoop {
   struct HeldReply {
     Reply reply;
     ReplyFunction function;
+    // Of a change that was made, until it is stored with it.
+    std::optional<AuditEntry> audit;
   };
   using Task = std::function<void()>;
 
@@ -90,7 +100,8 @@ class ControlLoop {
 
   // ---- Events ----
   void ApplyEvent(const Event& event);
-  void ApplyRequest(const Event& event, const ReplyFunction& function);
+  void ApplyRequest(const Event& event, const ReplyFunction& function,
+                    std::optional<AuditEntry> audit);
   void Handle(uint64_t stream, WorkerMessage& message);
   void HandleProgress(uint64_t stream, const ProgressReport& report);
   void HandleLog(uint64_t stream, LogReport* report);
@@ -103,6 +114,10 @@ class ControlLoop {
   bool Dirty() const {
     return !dirty_jobs_.empty() || !dirty_fleets_.empty() || !dirty_hosts_.empty();
   }
+  // A line of the audit log is still to be written.
+  bool AuditWaits() const;
+  void KeepAudit(std::vector<AuditEntry> entries);
+  void CollectAudit(JobStore::Batch* batch) const;
   grpc::Status WriteDirty(std::vector<std::string>* stored);
   void StoreFailed(const grpc::Status& status);
   void Release();
@@ -145,6 +160,11 @@ class ControlLoop {
   std::vector<Send> held_sends_;
   std::vector<uint64_t> held_closes_;
   std::vector<HeldReply> held_replies_;
+  // Lines of the audit log that no reply waits for, how many there was no room for, and refusals
+  // that are being counted.
+  std::vector<AuditEntry> audit_;
+  uint64_t lost_audit_ = 0;
+  RefusalCounter refusals_;
   // Answered once an attempt to write was made.
   std::vector<QueryFunction> held_queries_;
   std::set<std::string> held_changes_;
@@ -157,6 +177,7 @@ class ControlLoop {
   double tick_at_ = 0;
   double progress_at_ = 0;
   double publish_at_ = 0;
+  double refusals_at_ = 0;
 };
 
 }  // namespace swinfleet::coordinator

@@ -19,11 +19,11 @@
 #include "proto/coordinator.pb.h"
 #include "proto/job.pb.h"
 #include "proto/queue.h"
+#include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 
 // Limits of everything that users and peers can make grow.
-inline constexpr size_t kMaxOpenJobs = 10000;
 inline constexpr size_t kMaxFleets = 1000;
 inline constexpr uint32_t kMaxWorldSize = 16384;
 inline constexpr size_t kMaxClosedLaunches = 64;
@@ -48,6 +48,12 @@ struct Settings {
   // Failures of a host, within about an hour, after which fleets are started without it. 0: they
   // never are.
   uint32_t host_failures = 2;
+  // Jobs that may wait or run, streams of workers, and of people who watch jobs.
+  uint32_t max_open_jobs = 10000;
+  uint32_t max_workers = 20000;
+  uint32_t max_watchers = 1000;
+  // Where paths of jobs may lead; sent to the workers, who resolve them.
+  PathRoots roots{};
 };
 
 // When an event happened.
@@ -66,7 +72,7 @@ struct Job {
   // Order of submission, from 1.
   uint64_t number = 0;
   std::string submission_id;
-  // Who submitted it: a name that the client gave, and that nobody has checked.
+  // Whose it is: the name of a token, or where there are none what the client said.
   std::string user;
   std::shared_ptr<const JobSpec> spec;
   // spec->schedule()

@@ -4,10 +4,23 @@
 #include "coordinator/worker_stream.h"
 
 namespace swinfleet::coordinator {
+namespace {
+
+// Tells a worker that it is not let in.
+class RefusedStream final : public grpc::ServerBidiReactor<WorkerMessage, WorkerCommand> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
 
 grpc::ServerBidiReactor<WorkerMessage, WorkerCommand>* WorkerService::ConnectWorker(
-    grpc::CallbackServerContext*) {
-  return WorkerStream::Start(control_, next_stream_.fetch_add(1));
+    grpc::CallbackServerContext* context) {
+  Caller caller;
+  const grpc::Status status = gate_->Enter(*context, Action::kServe, "", &caller);
+  if (!status.ok()) return new RefusedStream(status);
+  return WorkerStream::Start(control_, gate_, caller.identity, next_stream_.fetch_add(1));
 }
 
 grpc::ServerUnaryReactor* WorkerService::ReportLaunch(grpc::CallbackServerContext* context,
@@ -15,7 +28,10 @@ grpc::ServerUnaryReactor* WorkerService::ReportLaunch(grpc::CallbackServerContex
                                                       LaunchDirective* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   LaunchReport report = *request;
-  if (const grpc::Status status = CheckLaunchReport(&report); !status.ok()) {
+  Caller caller;
+  grpc::Status status = gate_->Enter(*context, Action::kServe, report.fleet(), &caller);
+  if (status.ok()) status = CheckLaunchReport(&report);
+  if (!status.ok()) {
     reactor->Finish(status);
     return reactor;
   }

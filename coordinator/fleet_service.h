@@ -7,14 +7,15 @@
 #include <atomic>
 
 #include "coordinator/control_loop.h"
+#include "coordinator/gate.h"
 #include "proto/coordinator.grpc.pb.h"
 
 namespace swinfleet::coordinator {
 
 class WorkerService final : public FleetService::CallbackService {
  public:
-  // `control` must outlive the service.
-  explicit WorkerService(ControlLoop* control) : control_(control) {}
+  // Both must outlive the service.
+  WorkerService(ControlLoop* control, Gate* gate) : control_(control), gate_(gate) {}
 
   grpc::ServerBidiReactor<WorkerMessage, WorkerCommand>* ConnectWorker(
       grpc::CallbackServerContext* context) override;
@@ -24,6 +25,7 @@ class WorkerService final : public FleetService::CallbackService {
 
  private:
   ControlLoop* const control_;
+  Gate* const gate_;
   std::atomic<uint64_t> next_stream_{1};
 };
 

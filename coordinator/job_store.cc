@@ -114,6 +114,35 @@ ALTER TABLE new_jobs RENAME TO jobs)";
 constexpr char kLeaveOutAttempts[] =
     "UPDATE jobs SET attempt_gap = attempt_gap + 1000 WHERE ended_at = 0";
 
+// Tokens and the audit log. Who can write to the file can do everything to it; the triggers keep
+// programs, ours too, from changing lines by mistake.
+constexpr char kAccess[] = R"(
+CREATE TABLE tokens (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL,
+  role INTEGER NOT NULL,
+  hash BLOB NOT NULL UNIQUE,
+  created_at REAL NOT NULL,
+  expires_at REAL NOT NULL,
+  revoked_at REAL NOT NULL
+);
+CREATE UNIQUE INDEX one_token_a_name ON tokens (name) WHERE revoked_at = 0;
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time REAL NOT NULL,
+  who TEXT NOT NULL,
+  role TEXT NOT NULL,
+  peer TEXT NOT NULL,
+  action TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  result TEXT NOT NULL,
+  times INTEGER NOT NULL
+);
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never changed'); END;
+CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never deleted'); END)";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
@@ -138,6 +167,10 @@ constexpr char kGetJobs[] =
     "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress, user, comes_after, "
     "stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, skipped_attempts "
     "FROM jobs ORDER BY number";
+
+std::vector<std::string> SchemaSteps() {
+  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess};
+}
 
 grpc::Status Damaged(const Database& database, const std::string& what) {
   return {grpc::StatusCode::DATA_LOSS,
@@ -167,6 +200,30 @@ bool KnownPhase(int64_t phase) {
 
 }  // namespace
 
+const char kPutAudit[] =
+    "INSERT INTO audit (time, who, role, peer, action, subject, result, times) "
+    "VALUES (?,?,?,?,?,?,?,?)";
+
+grpc::Status PutAudit(Statement* put_audit, AuditEntry entry) {
+  TidyAuditEntry(&entry);
+  return put_audit->Bind(entry.time)
+      .Bind(entry.who)
+      .Bind(entry.role)
+      .Bind(entry.from)
+      .Bind(entry.action)
+      .Bind(entry.subject)
+      .Bind(entry.result)
+      .Bind(static_cast<int64_t>(entry.times))
+      .Run();
+}
+
+grpc::Status JobStore::OpenDatabase(const std::string& folder, bool migrate,
+                                    std::unique_ptr<Database>* out) {
+  grpc::Status status = Database::Open(folder + kFile, /*durable=*/true, out);
+  if (!status.ok()) return status;
+  return migrate ? (*out)->PrepareSchema(SchemaSteps()) : (*out)->RequireSchema(SchemaSteps());
+}
+
 grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>* out) {
   return OpenFile(folder + kFile, out);
 }
@@ -191,9 +248,7 @@ grpc::Status JobStore::BackUp(const std::string& folder, const std::string& file
 grpc::Status JobStore::OpenFile(const std::string& path, std::unique_ptr<JobStore>* out) {
   std::unique_ptr<JobStore> store(new JobStore);
   grpc::Status status = Database::Open(path, /*durable=*/true, &store->database_);
-  if (status.ok()) {
-    status = store->database_->PrepareSchema({kSchema, kScheduling, kHosts, kRunFolders});
-  }
+  if (status.ok()) status = store->database_->PrepareSchema(SchemaSteps());
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;
@@ -215,7 +270,8 @@ grpc::Status JobStore::PrepareStatements() {
       {&put_host_,
        "INSERT OR REPLACE INTO hosts (name, failures, counted_at, left_out, last) "
        "VALUES (?,?,?,?,?)"},
-      {&drop_host_, "DELETE FROM hosts WHERE name=?"}};
+      {&drop_host_, "DELETE FROM hosts WHERE name=?"},
+      {&put_audit_, kPutAudit}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
     if (!(*statement)->status().ok()) return (*statement)->status();
@@ -303,6 +359,9 @@ grpc::Status JobStore::Write(const Batch& batch) {
   for (const auto& [job_id, progress] : batch.progress) {
     if (!status.ok()) break;
     status = put_progress_->BindBlob(progress->SerializeAsString()).Bind(job_id).Run();
+  }
+  for (const AuditEntry* entry : batch.audit) {
+    if (status.ok()) status = PutAudit(put_audit_.get(), *entry);
   }
   if (status.ok()) status = transaction.Commit();
   return status;

@@ -1,4 +1,5 @@
-// The durable part of the control state: jobs, fleets and their closed launches, in SQLite.
+// The durable part of the control state: jobs, fleets and their closed launches, in SQLite; and the
+// audit log, whose lines are written with what they are about.
 #ifndef SWINFLEET_COORDINATOR_JOB_STORE_H_
 #define SWINFLEET_COORDINATOR_JOB_STORE_H_
 
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/audit.h"
 #include "coordinator/control_state.h"
 #include "coordinator/sqlite.h"
 #include "proto/coordinator.pb.h"
@@ -27,9 +29,10 @@ class JobStore {
     std::vector<std::string> dropped_hosts{};
     // Job id and what its rank 0 last reported.
     std::vector<std::pair<std::string, const Progress*>> progress{};
+    std::vector<const AuditEntry*> audit{};
     bool empty() const {
       return jobs.empty() && fleets.empty() && dropped_fleets.empty() && hosts.empty() &&
-             dropped_hosts.empty() && progress.empty();
+             dropped_hosts.empty() && progress.empty() && audit.empty();
     }
   };
   struct Contents {
@@ -41,6 +44,10 @@ class JobStore {
 
   // Opens `folder`/jobs.sqlite, made if it is missing. The caller holds the folder's lock.
   static grpc::Status Open(const std::string& folder, std::unique_ptr<JobStore>* out);
+  // The database itself, brought to the newest schema if `migrate`; otherwise a file of another
+  // schema is refused.
+  static grpc::Status OpenDatabase(const std::string& folder, bool migrate,
+                                   std::unique_ptr<Database>* out);
 
   // Makes `file`, which is there and empty, a copy of the jobs in `folder` as they are now, whether
   // or not a coordinator is at work on them: one file from which a coordinator can go on, checked
@@ -69,8 +76,12 @@ class JobStore {
 
   std::unique_ptr<Database> database_;
   std::unique_ptr<Statement> put_job_, put_progress_, put_fleet_, put_closed_;
-  std::unique_ptr<Statement> drop_fleet_, drop_closed_, put_host_, drop_host_;
+  std::unique_ptr<Statement> drop_fleet_, drop_closed_, put_host_, drop_host_, put_audit_;
 };
+
+// Adds a line to the audit log with a statement of kPutAudit. Its texts are tidied.
+extern const char kPutAudit[];
+grpc::Status PutAudit(Statement* put_audit, AuditEntry entry);
 
 }  // namespace swinfleet::coordinator
 

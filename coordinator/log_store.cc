@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <utility>
@@ -40,7 +41,10 @@ grpc::Status LogStore::PrepareStatements() {
       {&put_, "INSERT OR REPLACE INTO lines (job_id, sequence, line) VALUES (?,?,?)"},
       {&get_,
        "SELECT sequence, line FROM lines WHERE job_id=? AND sequence>? ORDER BY sequence LIMIT ?"},
-      {&newest_, "SELECT coalesce(max(sequence), 0) FROM lines WHERE job_id=?"},
+      {&volume_,
+       "SELECT coalesce(max(sequence), 0), coalesce(sum(length(line)), 0) FROM lines "
+       "WHERE job_id=?"},
+      {&sizes_, "SELECT sequence, length(line) FROM lines WHERE job_id=? ORDER BY sequence"},
       {&trim_, "DELETE FROM lines WHERE job_id=? AND sequence<=?"}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
@@ -122,7 +126,7 @@ grpc::Status LogStore::Flush() {
   }
   const grpc::Status status = WriteLines(&lines);
   if (status.ok()) return status;
-  next_sequence_.clear();
+  volumes_.clear();
   std::lock_guard lock(mutex_);
   lines.resize(real);
   lines.insert(lines.end(), std::make_move_iterator(buffer_.begin()),
@@ -135,44 +139,56 @@ grpc::Status LogStore::Flush() {
 grpc::Status LogStore::WriteLines(std::vector<Pending>* lines) {
   Transaction transaction(database_.get());
   grpc::Status status = transaction.Begin();
-  std::map<std::string, uint64_t> newest;
+  std::map<std::string, Volume*> grown;
   for (Pending& pending : *lines) {
+    Volume* volume = nullptr;
+    if (status.ok()) status = VolumeOf(pending.job_id, &volume);
     if (!status.ok()) return status;
-    uint64_t sequence = 0;
-    status = NextSequence(pending.job_id, &sequence);
-    if (!status.ok()) return status;
-    pending.line.set_sequence(sequence);
-    newest[pending.job_id] = sequence;
-    status = put_->Bind(pending.job_id)
-                 .Bind(static_cast<int64_t>(sequence))
-                 .BindBlob(pending.line.SerializeAsString())
-                 .Run();
+    pending.line.set_sequence(++volume->newest);
+    const std::string bytes = pending.line.SerializeAsString();
+    volume->bytes += bytes.size();
+    grown[pending.job_id] = volume;
+    status =
+        put_->Bind(pending.job_id).Bind(static_cast<int64_t>(volume->newest)).BindBlob(bytes).Run();
   }
-  for (const auto& [job_id, sequence] : newest) {
-    if (status.ok()) status = Trim(job_id, sequence);
+  for (const auto& [job_id, volume] : grown) {
+    if (status.ok()) status = Trim(job_id, volume);
   }
   if (status.ok()) status = transaction.Commit();
   return status;
 }
 
-grpc::Status LogStore::NextSequence(const std::string& job_id, uint64_t* sequence) {
-  auto known = next_sequence_.find(job_id);
-  if (known == next_sequence_.end()) {
-    newest_->Bind(job_id);
-    const bool found = newest_->Next();
-    const grpc::Status status = newest_->status();
-    const uint64_t newest = found ? static_cast<uint64_t>(newest_->Int()) : 0;
-    newest_->Reset();
-    if (!status.ok()) return status;
-    known = next_sequence_.emplace(job_id, newest + 1).first;
+grpc::Status LogStore::VolumeOf(const std::string& job_id, Volume** volume) {
+  const auto [known, is_new] = volumes_.try_emplace(job_id);
+  *volume = &known->second;
+  if (!is_new) return grpc::Status::OK;
+  volume_->Bind(job_id);
+  if (volume_->Next()) {
+    known->second.newest = static_cast<uint64_t>(volume_->Int());
+    known->second.bytes = static_cast<uint64_t>(volume_->Int());
   }
-  *sequence = known->second++;
-  return grpc::Status::OK;
+  const grpc::Status status = volume_->status();
+  volume_->Reset();
+  if (!status.ok()) volumes_.erase(known);
+  return status;
 }
 
-grpc::Status LogStore::Trim(const std::string& job_id, uint64_t newest) {
-  if (newest <= limits_.lines_per_job) return grpc::Status::OK;
-  return trim_->Bind(job_id).Bind(static_cast<int64_t>(newest - limits_.lines_per_job)).Run();
+grpc::Status LogStore::Trim(const std::string& job_id, Volume* volume) {
+  const uint64_t kept = std::min(limits_.lines_per_job, volume->newest);
+  // All up to this number are dropped.
+  uint64_t last = volume->newest - kept;
+  if (last == 0 && volume->bytes <= limits_.bytes_per_job) return grpc::Status::OK;
+  sizes_->Bind(job_id);
+  while (sizes_->Next()) {
+    const uint64_t sequence = static_cast<uint64_t>(sizes_->Int());
+    if (sequence > last && volume->bytes <= limits_.bytes_per_job) break;
+    volume->bytes -= static_cast<uint64_t>(sizes_->Int());
+    last = std::max(last, sequence);
+  }
+  const grpc::Status status = sizes_->status();
+  sizes_->Reset();
+  if (!status.ok()) return status;
+  return trim_->Bind(job_id).Bind(static_cast<int64_t>(last)).Run();
 }
 
 void LogStore::Serve(const ReadRequest& request) {

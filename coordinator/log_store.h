@@ -25,6 +25,8 @@ class LogStore {
   struct Limits {
     // Lines kept of a job; older ones are dropped.
     uint64_t lines_per_job = 20000;
+    // Bytes that these lines take in the database; as above.
+    uint64_t bytes_per_job = 32 << 20;
     // Lines that wait to be written; further ones are dropped, and a line says how many.
     size_t buffered_lines = 50000;
   };
@@ -63,16 +65,21 @@ class LogStore {
   // Writes what waits; the lines stay if that fails.
   grpc::Status Flush();
   grpc::Status WriteLines(std::vector<Pending>* lines);
-  grpc::Status NextSequence(const std::string& job_id, uint64_t* sequence);
-  grpc::Status Trim(const std::string& job_id, uint64_t newest);
+  // What the database has of a job.
+  struct Volume {
+    uint64_t newest = 0;  // The sequence number of its last line.
+    uint64_t bytes = 0;
+  };
+  grpc::Status VolumeOf(const std::string& job_id, Volume** volume);
+  grpc::Status Trim(const std::string& job_id, Volume* volume);
   void Serve(const ReadRequest& request);
 
   const Limits limits_;
 
   // Of the thread.
   std::unique_ptr<Database> database_;
-  std::unique_ptr<Statement> put_, get_, newest_, trim_;
-  std::map<std::string, uint64_t> next_sequence_;
+  std::unique_ptr<Statement> put_, get_, volume_, sizes_, trim_;
+  std::map<std::string, Volume> volumes_;  // by job
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -111,10 +111,11 @@ void Machine::On(const SubmitEvent& event) {
       known != state_.submissions.end()) {
     return AnswerJob(known->second);
   }
-  if (state_.open_jobs.size() >= kMaxOpenJobs) {
-    return Answer(
-        grpc::StatusCode::RESOURCE_EXHAUSTED,
-        std::to_string(kMaxOpenJobs) + " jobs are waiting or running, which is the limit");
+  if (state_.open_jobs.size() >= settings_.max_open_jobs) {
+    return Answer(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                  std::to_string(settings_.max_open_jobs) +
+                      " jobs wait or run already, which is this coordinator's limit "
+                      "(--max-open-jobs); submit again when some have ended");
   }
   Job job;
   job.spec = event.spec;
@@ -342,6 +343,9 @@ void Machine::SendAssignment(const Job& job, uint64_t stream) {
   *assignment->mutable_spec() = *job.spec;
   assignment->set_ranks(job.attempt_ranks);
   assignment->set_resume_from(job.last_checkpoint);
+  assignment->mutable_run_roots()->Assign(settings_.roots.run.begin(), settings_.roots.run.end());
+  assignment->mutable_data_roots()->Assign(settings_.roots.data.begin(),
+                                           settings_.roots.data.end());
   effects_.sends.push_back(std::move(send));
 }
 

@@ -5,12 +5,16 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "coordinator/backup.h"
 #include "coordinator/check_limits.h"
 #include "coordinator/server.h"
+#include "coordinator/token_commands.h"
+#include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -19,12 +23,75 @@ constexpr int kExitRuntime = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitStore = 3;
 
+constexpr uint64_t kMib = 1 << 20;
+constexpr uint64_t kDefaultLogMib = LogStore::Limits().bytes_per_job / kMib;
+
 struct Arguments {
   ServerOptions server;
   std::string listen = "127.0.0.1:7077";
   bool insecure = false;
+  uint64_t log_mib = kDefaultLogMib;
   BackupOptions backup;
+  // A command in place of serving.
+  std::function<int()> command;
 };
+
+void DeclareSecurity(CLI::App* app, ServerOptions* server) {
+  app->add_option("--tls-cert", server->tls.certificate,
+                  "Use TLS, with this certificate and those of its issuers behind it (PEM)")
+      ->envname("SWINFLEET_COORDINATOR_TLS_CERT")
+      ->type_name("FILE");
+  app->add_option("--tls-key", server->tls.key,
+                  "The key of --tls-cert (PEM), which nobody else may read")
+      ->envname("SWINFLEET_COORDINATOR_TLS_KEY")
+      ->type_name("FILE");
+  app->add_option("--tls-client-ca", server->tls.client_ca,
+                  "Let in only who has a certificate signed by one of these authorities (PEM)")
+      ->envname("SWINFLEET_COORDINATOR_TLS_CLIENT_CA")
+      ->type_name("FILE");
+  app->add_option("--run-root", server->settings.roots.run,
+                  "Jobs write below this folder only: run_dir, parallel.offload_dir. May be "
+                  "repeated; workers resolve symbolic links [anywhere]")
+      ->allow_extra_args(false)
+      ->type_name("DIR");
+  app->add_option("--data-root", server->settings.roots.data,
+                  "Jobs read their data from below this folder only: data.path, and with "
+                  "--run-root model.init_from. May be repeated [anywhere]")
+      ->allow_extra_args(false)
+      ->type_name("DIR");
+}
+
+void DeclareLimits(CLI::App* app, Arguments* arguments) {
+  ServerOptions& server = arguments->server;
+  app->add_option("--max-message-bytes", server.max_message_bytes,
+                  "Bytes of a message that is taken from a peer")
+      ->check(CLI::Range(64 << 10, 64 << 20))
+      ->capture_default_str();
+  app->add_option("--max-request-rate", server.requests_per_second,
+                  "Requests a second of a user, a fleet's token or (without tokens) a host, on "
+                  "average; four seconds' worth may come at once. 0: any number")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app->add_option("--max-open-jobs", server.settings.max_open_jobs, "Jobs that may wait or run")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--max-workers", server.settings.max_workers,
+                  "Ranks that may be connected at once")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--max-watchers", server.settings.max_watchers,
+                  "Jobs that may be watched at once")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--max-log-lines", server.log_limits.lines_per_job,
+                  "Lines that are kept of a job's log; older ones are dropped")
+      ->check(CLI::Range(uint64_t{100}, uint64_t{100000000}))
+      ->capture_default_str();
+  app->add_option("--max-log-mib", arguments->log_mib,
+                  "MiB that are kept of a job's log; older lines are dropped")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+}
 
 void Declare(CLI::App* app, Arguments* arguments) {
   ServerOptions& server = arguments->server;
@@ -32,8 +99,8 @@ void Declare(CLI::App* app, Arguments* arguments) {
   app->add_option("--listen", arguments->listen, "HOST:PORT to listen on; port 0 takes a free one")
       ->capture_default_str();
   app->add_flag("--insecure", arguments->insecure,
-                "Allow an address that other machines can reach. There is neither encryption nor "
-                "a password: everyone who reaches the port can submit and cancel jobs");
+                "Allow an address that other machines can reach without TLS; and as long as there "
+                "are no tokens, let everyone who reaches the port submit and cancel jobs");
   app->add_option("--store", server.store,
                   "Folder of the queue, on a local disk; made if it is missing")
       ->capture_default_str();
@@ -53,8 +120,8 @@ void Declare(CLI::App* app, Arguments* arguments) {
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
   app->add_option("--max-user-ranks", server.settings.max_user_ranks,
-                  "Ranks that the jobs of a user may take at once; 0: any number. Users are who "
-                  "they say they are")
+                  "Ranks that the jobs of a user may take at once; 0: any number. Without tokens, "
+                  "users are who they say they are")
       ->capture_default_str();
   app->add_option("--max-user-jobs", server.settings.max_user_jobs,
                   "Jobs of a user that may wait or run; 0: any number")
@@ -69,6 +136,10 @@ void Declare(CLI::App* app, Arguments* arguments) {
                   "job that takes longer is refused")
       ->check(CLI::Range(0.1, static_cast<double>(kMaxCheckSeconds)))
       ->capture_default_str();
+  DeclareSecurity(app, &server);
+  DeclareLimits(app, arguments);
+  app->require_subcommand(0, 1);
+  DeclareTokenCommands(app, &server.store, &arguments->command);
 }
 
 void DeclareBackup(CLI::App* app, Arguments* arguments) {
@@ -84,27 +155,50 @@ int Usage(const std::string& fault) {
   return kExitUsage;
 }
 
+std::string NormalRoots(const std::string& option, std::vector<std::string>* roots) {
+  for (std::string& root : *roots) {
+    const std::string normal = NormalPath(root);
+    if (normal.empty()) return option + " " + root + " must be an absolute path";
+    root = normal;
+  }
+  return "";
+}
+
+// Returns what is wrong, with what to do.
+std::string CheckSecurity(Arguments* arguments) {
+  ServerOptions& server = arguments->server;
+  server.log_limits.bytes_per_job = arguments->log_mib * kMib;
+  std::string fault = NormalRoots("--run-root", &server.settings.roots.run);
+  if (fault.empty()) fault = NormalRoots("--data-root", &server.settings.roots.data);
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  if (fault.empty()) fault = MakeServerCredentials(server.tls, &credentials);
+  if (!fault.empty()) return fault;
+  bool loopback = false;
+  fault = CheckLoopback(server.listen, &loopback);
+  if (!fault.empty()) return "--listen " + fault;
+  const bool plain = !loopback && server.tls.empty();
+  if (plain && !arguments->insecure) {
+    return "--listen " + arguments->listen +
+           " can be reached by other machines, and without TLS everybody on the way can read and "
+           "change what is said; give --tls-cert FILE and --tls-key FILE (docs/security.md), or "
+           "--insecure if the network is trusted";
+  }
+  server.open_without_tokens = loopback || arguments->insecure;
+  LOG_IF(WARNING, plain) << "no TLS: what is said at " << arguments->listen
+                         << " can be read and changed on the way, and tokens are refused there";
+  return "";
+}
+
 // 0, or the exit code after having said what is wrong.
 int CheckArguments(Arguments* arguments) {
   const Settings& settings = arguments->server.settings;
   if (settings.lost_after <= settings.heartbeat) {
     return Usage("--lost-after must be more than --heartbeat");
   }
-  if (arguments->server.store.empty()) return Usage("--store is empty");
   std::string fault = ParseListenAddress(arguments->listen, &arguments->server.listen);
   if (!fault.empty()) return Usage("--listen " + fault);
-  bool loopback = false;
-  fault = CheckLoopback(arguments->server.listen, &loopback);
-  if (!fault.empty()) return Usage("--listen " + fault);
-  if (loopback) return 0;
-  if (!arguments->insecure) {
-    return Usage("--listen " + arguments->listen +
-                 " can be reached by other machines, and there is neither encryption nor a "
-                 "password; add --insecure if the network is trusted");
-  }
-  LOG(WARNING) << "no TLS: everyone who reaches " << arguments->listen
-               << " can submit and cancel jobs";
-  return 0;
+  fault = CheckSecurity(arguments);
+  return fault.empty() ? 0 : Usage(fault);
 }
 
 int Fail(const grpc::Status& status, int code) {
@@ -164,7 +258,9 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
+  if (arguments.server.store.empty()) return Usage("--store is empty");
   if (app.got_subcommand("backup")) return Backup(arguments.backup, arguments.server.store);
+  if (arguments.command) return arguments.command();
   // Before any thread is made, so that none of them takes the signals.
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   if (const int code = CheckArguments(&arguments); code != 0) return code;

@@ -8,10 +8,15 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-
-#include "coordinator/validation.h"
+#include <utility>
 
 namespace swinfleet::coordinator {
+namespace {
+
+// Requests and streams at once; a client that has more waits.
+constexpr int kMaxStreamsOfConnection = 128;
+
+}  // namespace
 
 Server::~Server() { Stop(); }
 
@@ -27,16 +32,42 @@ grpc::Status Server::OpenStore(const ServerOptions& options, std::unique_ptr<Ser
   server->control_ =
       std::make_unique<ControlLoop>(server->jobs_.get(), server->logs_.get(), options.settings);
   status = server->control_->Start();
+  if (status.ok()) status = server->OpenGate();
   if (!status.ok()) return status;
   LOG(INFO) << "store: " << path;
   *out = std::move(server);
   return status;
 }
 
+grpc::Status Server::OpenGate() {
+  using std::chrono::duration;
+  GateOptions options;
+  options.requests_per_second = options_.requests_per_second;
+  options.open_without_tokens = options_.open_without_tokens;
+  options.tls = !options_.tls.empty();
+  options.clock = [] {
+    return duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  };
+  options.uptime = [] {
+    return duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  std::unique_ptr<AccessStore> store;
+  grpc::Status status = AccessStore::Open(folder_->path(), /*migrate=*/true, &store);
+  if (status.ok()) status = Gate::Open(options, std::move(store), control_.get(), &gate_);
+  LOG_IF(INFO, status.ok() && gate_->open())
+      << "there are no tokens: whoever reaches this coordinator may do everything";
+  return status;
+}
+
 grpc::Status Server::Listen() {
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  if (const std::string fault = MakeServerCredentials(options_.tls, &credentials); !fault.empty()) {
+    return {grpc::StatusCode::INVALID_ARGUMENT, fault};
+  }
   admission_ = std::make_unique<Admission>(options_.admission);
-  user_service_ = std::make_unique<UserService>(control_.get(), admission_.get(), logs_.get());
-  worker_service_ = std::make_unique<WorkerService>(control_.get());
+  user_service_ = std::make_unique<UserService>(control_.get(), admission_.get(), logs_.get(),
+                                                gate_.get(), options_.settings.roots);
+  worker_service_ = std::make_unique<WorkerService>(control_.get(), gate_.get());
 
   grpc::ServerBuilder builder;
   // Otherwise two coordinators on one port would both seem to work.
@@ -48,9 +79,13 @@ grpc::Status Server::Listen() {
   // Peers may look after their connections in the same way.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  // Who connects and says nothing is cut off, and so is who has asked for nothing in a while.
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 300000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsOfConnection);
+  builder.SetMaxReceiveMessageSize(options_.max_message_bytes);
   int port = 0;
-  builder.AddListeningPort(options_.listen.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options_.listen.ToString(), credentials, &port);
   builder.RegisterService(user_service_.get());
   builder.RegisterService(worker_service_.get());
   server_ = builder.BuildAndStart();

@@ -10,11 +10,14 @@
 #include "coordinator/admission.h"
 #include "coordinator/control_loop.h"
 #include "coordinator/fleet_service.h"
+#include "coordinator/gate.h"
 #include "coordinator/job_store.h"
 #include "coordinator/listen_address.h"
 #include "coordinator/log_store.h"
 #include "coordinator/store_folder.h"
+#include "coordinator/tls.h"
 #include "coordinator/user_service.h"
+#include "coordinator/validation.h"
 
 namespace swinfleet::coordinator {
 
@@ -25,6 +28,12 @@ struct ServerOptions {
   ListenAddress listen{"127.0.0.1", 7077};
   // Where to write the port once it is listened on; empty: nowhere.
   std::string port_file;
+  TlsFiles tls;
+  // Until a token is made, everybody may do everything (access.h).
+  bool open_without_tokens = true;
+  // Of each user or host; 0: any number.
+  double requests_per_second = 1000;
+  int max_message_bytes = kMaxMessageBytes;
   Settings settings;
   AdmissionOptions admission;
   FilesystemType filesystem_type = &SystemFilesystemType;
@@ -47,6 +56,7 @@ class Server {
 
  private:
   explicit Server(const ServerOptions& options) : options_(options) {}
+  grpc::Status OpenGate();
   grpc::Status WritePortFile() const;
 
   ServerOptions options_;
@@ -55,6 +65,7 @@ class Server {
   std::unique_ptr<JobStore> jobs_;
   std::unique_ptr<LogStore> logs_;
   std::unique_ptr<ControlLoop> control_;
+  std::unique_ptr<Gate> gate_;
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<UserService> user_service_;
   std::unique_ptr<WorkerService> worker_service_;

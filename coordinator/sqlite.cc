@@ -98,10 +98,9 @@ grpc::Status Database::Number(const std::string& sql, int64_t* value) {
   return statement.status();
 }
 
-grpc::Status Database::PrepareSchema(const std::vector<std::string>& steps) {
-  const auto version = static_cast<int64_t>(steps.size());
-  int64_t found = 0, application = 0, tables = 0;
-  for (const auto& [sql, value] : {std::pair<const char*, int64_t*>{"PRAGMA user_version", &found},
+grpc::Status Database::SchemaVersion(int64_t newest, int64_t* found) {
+  int64_t application = 0, tables = 0;
+  for (const auto& [sql, value] : {std::pair<const char*, int64_t*>{"PRAGMA user_version", found},
                                    {"PRAGMA application_id", &application},
                                    {"SELECT count(*) FROM sqlite_master", &tables}}) {
     if (grpc::Status status = Number(sql, value); !status.ok()) return status;
@@ -110,13 +109,31 @@ grpc::Status Database::PrepareSchema(const std::vector<std::string>& steps) {
     return {grpc::StatusCode::FAILED_PRECONDITION,
             path_ + " is a database of another program; choose another --store"};
   }
-  if (found > version) {
+  if (*found > newest) {
     return {grpc::StatusCode::FAILED_PRECONDITION,
-            path_ + " was written by a newer swinfleet (schema " + std::to_string(found) +
-                ", this program knows " + std::to_string(version) +
+            path_ + " was written by a newer swinfleet (schema " + std::to_string(*found) +
+                ", this program knows " + std::to_string(newest) +
                 "); use that program, or another --store"};
   }
-  if (found == version) return grpc::Status::OK;
+  return grpc::Status::OK;
+}
+
+grpc::Status Database::RequireSchema(const std::vector<std::string>& steps) {
+  const auto version = static_cast<int64_t>(steps.size());
+  int64_t found = 0;
+  const grpc::Status status = SchemaVersion(version, &found);
+  if (!status.ok() || found == version) return status;
+  return {grpc::StatusCode::FAILED_PRECONDITION,
+          path_ + " is in use by an older swinfleet (schema " + std::to_string(found) +
+              ", this program knows " + std::to_string(version) +
+              "); use the program of that coordinator, or stop it first"};
+}
+
+grpc::Status Database::PrepareSchema(const std::vector<std::string>& steps) {
+  const auto version = static_cast<int64_t>(steps.size());
+  int64_t found = 0;
+  const grpc::Status known = SchemaVersion(version, &found);
+  if (!known.ok() || found == version) return known;
   Transaction transaction(this);
   if (grpc::Status status = transaction.Begin(); !status.ok()) return status;
   std::string sql;

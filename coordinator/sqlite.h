@@ -74,6 +74,8 @@ class Database {
   // first makes version 1 in an empty file, each other one makes its version of the one before; a
   // file gets those that it lacks. Refuses a file of a newer version or of another program.
   grpc::Status PrepareSchema(const std::vector<std::string>& steps);
+  // Refuses a file that is not of this very version.
+  grpc::Status RequireSchema(const std::vector<std::string>& steps);
 
   grpc::Status Error(int code, const std::string& doing) const;
   const std::string& path() const { return path_; }
@@ -81,6 +83,9 @@ class Database {
 
  private:
   Database(std::string path) : path_(std::move(path)) {}
+  // The version of the file's schema, not newer than `newest`; 0: an empty file.
+  grpc::Status SchemaVersion(int64_t newest, int64_t* found);
+
   grpc::Status OpenFile(int flags);
   std::string path_;
   sqlite3* handle_ = nullptr;

@@ -27,7 +27,7 @@ namespace swinfleet::coordinator {
 struct SubmitEvent {
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
-  // The client's word.
+  // See Job::user.
   std::string user;
   // Makes the job's id unique among all stores, so that a worker that comes back to a coordinator
   // with another store is not mistaken for one of its own.

@@ -104,9 +104,10 @@ grpc::Status StoreFolder::Lock() {
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return Bad("can't lock " + file + ": " + strerror(errno));
     const std::string owner = ReadOwner(lock_);
-    return Bad("another coordinator uses the store " + path_ +
-               (owner.empty() ? "" : " (" + owner + ")") +
-               "; stop it, or choose another folder with --store");
+    return {grpc::StatusCode::ALREADY_EXISTS,
+            "another coordinator uses the store " + path_ +
+                (owner.empty() ? "" : " (" + owner + ")") +
+                "; stop it, or choose another folder with --store"};
   }
   // For people only. That it can't be written on a full disk is no reason not to start.
   const std::string owner = "process " + std::to_string(getpid()) + "\n";

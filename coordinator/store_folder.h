@@ -25,7 +25,7 @@ class StoreFolder {
   StoreFolder& operator=(const StoreFolder&) = delete;
 
   // Makes the folder (mode 0700) and holds its lock until destroyed. The lock ends with the
-  // process, however that ends.
+  // process, however that ends. ALREADY_EXISTS: another process holds it.
   static grpc::Status Open(const std::string& path, const FilesystemType& filesystem_type,
                            std::unique_ptr<StoreFolder>* out);
 

@@ -35,6 +35,13 @@ grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context,
   return reactor;
 }
 
+// Tells a watcher that he is not let in.
+class RefusedWatch final : public grpc::ServerWriteReactor<JobStatus> {
+ public:
+  explicit RefusedWatch(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
 // Four hexadecimal digits.
 std::string RandomSuffix() {
   std::random_device device;
@@ -65,6 +72,7 @@ void FillList(const ControlView& view, const std::set<int>& states, uint32_t lim
 struct UserService::Submission {
   grpc::ServerUnaryReactor* reactor;
   SubmitJobResponse* response;
+  Caller caller;
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
   std::string user;
@@ -80,13 +88,22 @@ struct UserService::Submission {
 grpc::ServerUnaryReactor* UserService::SubmitJob(grpc::CallbackServerContext* context,
                                                  const SubmitJobRequest* request,
                                                  SubmitJobResponse* response) {
+  Caller caller;
+  const std::string& run_dir = request->spec().run_dir();
+  grpc::Status status = gate_->Enter(*context, Action::kSubmit, run_dir, &caller);
+  if (!status.ok()) return FinishNow(context, status);
   SubmitJobRequest checked = *request;
-  if (const grpc::Status status = CheckSubmission(&checked); !status.ok()) {
-    return FinishNow(context, status);
+  checked.set_user(Owner(caller.identity, request->user()));
+  if (status = CheckSubmission(&checked, roots_); !status.ok()) {
+    return FinishNow(context, gate_->Refuse(caller, Action::kSubmit, run_dir, status));
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const Submission submission{reactor, response, std::make_shared<JobSpec>(checked.spec()),
-                              checked.submission_id(), checked.user()};
+  const Submission submission{reactor,
+                              response,
+                              caller,
+                              std::make_shared<JobSpec>(checked.spec()),
+                              checked.submission_id(),
+                              checked.user()};
   // A repeated submission needs no second check.
   const auto look = [this, submission](const ControlView& view) {
     const auto known = view.state.submissions.find(submission.submission_id);
@@ -100,7 +117,10 @@ grpc::ServerUnaryReactor* UserService::SubmitJob(grpc::CallbackServerContext* co
 
 void UserService::Admit(const Submission& submission) {
   admission_->Check(submission.spec, [this, submission](const grpc::Status& status) {
-    if (!status.ok()) return submission.Fail(status);
+    if (!status.ok()) {
+      return submission.Fail(
+          gate_->Refuse(submission.caller, Action::kSubmit, submission.spec->run_dir(), status));
+    }
     Enqueue(submission);
   });
 }
@@ -111,14 +131,19 @@ void UserService::Enqueue(const Submission& submission) {
     submission.Succeed(view, *view.FindJob(reply.job_id));
   };
   SubmitEvent event{submission.spec, submission.submission_id, submission.user, RandomSuffix()};
-  if (!control_->Request(std::move(event), reply)) submission.Fail(Overloaded());
+  AuditEntry audit =
+      Gate::Entry(submission.caller, Action::kSubmit, submission.spec->run_dir(), submission.user);
+  if (!control_->Request(std::move(event), reply, std::move(audit))) {
+    submission.Fail(Overloaded());
+  }
 }
 
 grpc::ServerUnaryReactor* UserService::GetJob(grpc::CallbackServerContext* context,
                                               const GetJobRequest* request, JobStatus* response) {
-  if (const grpc::Status status = CheckName("job id", request->job_id()); !status.ok()) {
-    return FinishNow(context, status);
-  }
+  Caller caller;
+  grpc::Status status = gate_->Enter(*context, Action::kView, request->job_id(), &caller);
+  if (status.ok()) status = CheckName("job id", request->job_id());
+  if (!status.ok()) return FinishNow(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const auto query = [reactor, response, job_id = request->job_id()](const ControlView& view) {
     const Job* job = view.FindJob(job_id);
@@ -133,6 +158,9 @@ grpc::ServerUnaryReactor* UserService::GetJob(grpc::CallbackServerContext* conte
 grpc::ServerUnaryReactor* UserService::ListJobs(grpc::CallbackServerContext* context,
                                                 const ListJobsRequest* request,
                                                 ListJobsResponse* response) {
+  Caller caller;
+  const grpc::Status status = gate_->Enter(*context, Action::kView, "jobs", &caller);
+  if (!status.ok()) return FinishNow(context, status);
   std::set<int> states(request->states().begin(), request->states().end());
   for (const int state : states) {
     if (state == JOB_STATE_UNSPECIFIED || !JobState_IsValid(state)) {
@@ -154,15 +182,19 @@ grpc::ServerUnaryReactor* UserService::ListJobs(grpc::CallbackServerContext* con
 
 grpc::ServerWriteReactor<JobStatus>* UserService::WatchJob(grpc::CallbackServerContext* context,
                                                            const GetJobRequest* request) {
-  return WatchStream::Start(control_, request->job_id());
+  Caller caller;
+  const grpc::Status status = gate_->Enter(*context, Action::kView, request->job_id(), &caller);
+  if (!status.ok()) return new RefusedWatch(status);
+  return WatchStream::Start(control_, gate_, caller.identity, request->job_id());
 }
 
 grpc::ServerUnaryReactor* UserService::CancelJob(grpc::CallbackServerContext* context,
                                                  const CancelJobRequest* request,
                                                  JobStatus* response) {
-  if (const grpc::Status status = CheckName("job id", request->job_id()); !status.ok()) {
-    return FinishNow(context, status);
-  }
+  Caller caller;
+  grpc::Status status = gate_->Enter(*context, Action::kCancel, request->job_id(), &caller);
+  if (status.ok()) status = CheckName("job id", request->job_id());
+  if (!status.ok()) return FinishNow(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const auto reply = [reactor, response](const Reply& reply, const ControlView& view) {
     if (reply.status.ok()) {
@@ -170,16 +202,32 @@ grpc::ServerUnaryReactor* UserService::CancelJob(grpc::CallbackServerContext* co
     }
     reactor->Finish(reply.status);
   };
-  if (!control_->Request(CancelEvent{request->job_id()}, reply)) reactor->Finish(Overloaded());
+  // Whose a job is never changes, so that it may be asked beforehand.
+  const auto look = [this, reactor, reply, caller,
+                     job_id = request->job_id()](const ControlView& view) {
+    const Job* job = view.FindJob(job_id);
+    if (job != nullptr && !MayCancel(caller.identity, job->user)) {
+      return reactor->Finish(gate_->Refuse(
+          caller, Action::kCancel, job_id,
+          {grpc::StatusCode::PERMISSION_DENIED,
+           Forbidden(caller.identity, "cancel job " + job_id + " of " + job->user, Role::kAdmin)}));
+    }
+    if (!control_->Request(CancelEvent{job_id}, reply,
+                           Gate::Entry(caller, Action::kCancel, job_id))) {
+      reactor->Finish(Overloaded());
+    }
+  };
+  if (!control_->Query(look)) reactor->Finish(Overloaded());
   return reactor;
 }
 
 grpc::ServerUnaryReactor* UserService::GetLogs(grpc::CallbackServerContext* context,
                                                const GetLogsRequest* request,
                                                GetLogsResponse* response) {
-  if (const grpc::Status status = CheckName("job id", request->job_id()); !status.ok()) {
-    return FinishNow(context, status);
-  }
+  Caller caller;
+  grpc::Status status = gate_->Enter(*context, Action::kView, request->job_id(), &caller);
+  if (status.ok()) status = CheckName("job id", request->job_id());
+  if (!status.ok()) return FinishNow(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   // Whether the job has ended is asked before the lines are read, so that none is missed.
   const auto query = [reactor, response, logs = logs_, wanted = *request](const ControlView& view) {
@@ -203,6 +251,9 @@ grpc::ServerUnaryReactor* UserService::GetLogs(grpc::CallbackServerContext* cont
 grpc::ServerUnaryReactor* UserService::ListFleets(grpc::CallbackServerContext* context,
                                                   const ListFleetsRequest*,
                                                   ListFleetsResponse* response) {
+  Caller caller;
+  const grpc::Status status = gate_->Enter(*context, Action::kView, "fleets", &caller);
+  if (!status.ok()) return FinishNow(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const auto query = [reactor, response](const ControlView& view) {
     size_t bytes = 0;
@@ -229,9 +280,10 @@ grpc::ServerUnaryReactor* UserService::ListFleets(grpc::CallbackServerContext* c
 grpc::ServerUnaryReactor* UserService::FenceFleet(grpc::CallbackServerContext* context,
                                                   const FenceFleetRequest* request,
                                                   FleetStatus* response) {
-  if (const grpc::Status status = CheckName("fleet's name", request->name()); !status.ok()) {
-    return FinishNow(context, status);
-  }
+  Caller caller;
+  grpc::Status status = gate_->Enter(*context, Action::kFence, request->name(), &caller);
+  if (status.ok()) status = CheckName("fleet's name", request->name());
+  if (!status.ok()) return FinishNow(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const auto reply = [reactor, response](const Reply& reply, const ControlView& view) {
     if (reply.status.ok()) {
@@ -239,7 +291,10 @@ grpc::ServerUnaryReactor* UserService::FenceFleet(grpc::CallbackServerContext* c
     }
     reactor->Finish(reply.status);
   };
-  if (!control_->Request(FenceEvent{request->name()}, reply)) reactor->Finish(Overloaded());
+  if (!control_->Request(FenceEvent{request->name()}, reply,
+                         Gate::Entry(caller, Action::kFence, request->name()))) {
+    reactor->Finish(Overloaded());
+  }
   return reactor;
 }
 

@@ -6,16 +6,19 @@
 
 #include "coordinator/admission.h"
 #include "coordinator/control_loop.h"
+#include "coordinator/gate.h"
 #include "coordinator/log_store.h"
 #include "proto/coordinator.grpc.pb.h"
+#include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 
 class UserService final : public Coordinator::CallbackService {
  public:
-  // All must outlive the service.
-  UserService(ControlLoop* control, Admission* admission, LogStore* logs)
-      : control_(control), admission_(admission), logs_(logs) {}
+  // All must outlive the service. Jobs are confined to `roots`.
+  UserService(ControlLoop* control, Admission* admission, LogStore* logs, Gate* gate,
+              const PathRoots& roots)
+      : control_(control), admission_(admission), logs_(logs), gate_(gate), roots_(roots) {}
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context,
                                       const SubmitJobRequest* request,
@@ -48,6 +51,8 @@ class UserService final : public Coordinator::CallbackService {
   ControlLoop* const control_;
   Admission* const admission_;
   LogStore* const logs_;
+  Gate* const gate_;
+  const PathRoots roots_;
 };
 
 }  // namespace swinfleet::coordinator

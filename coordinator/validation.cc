@@ -83,15 +83,17 @@ std::string CheckFields(const Message& message, const std::string& prefix) {
   return "";
 }
 
+bool IsNameCharacter(unsigned char c) {
+  return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == ':';
+}
+
 std::string NameFault(const std::string& what, const std::string& name) {
   if (name.empty()) return "the " + what + " is empty";
   if (name.size() > kMaxName) {
     return "the " + what + " has " + std::to_string(name.size()) + " bytes, the limit is " +
            std::to_string(kMaxName);
   }
-  const bool good = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '_' || c == '.' || c == ':';
-  });
+  const bool good = std::all_of(name.begin(), name.end(), &IsNameCharacter);
   return good ? "" : "the " + what + " may have letters, digits and -_.: only";
 }
 
@@ -115,6 +117,10 @@ std::string CheckHello(Hello* hello) {
            " does not exist";
   }
   CutText(hello->mutable_host(), kMaxHost);
+  // Supervisors put it into mpirun's arguments and a variable that scripts read.
+  for (char& c : *hello->mutable_host()) {
+    if (!IsNameCharacter(c)) c = '_';
+  }
   CutText(hello->mutable_software_version(), kMaxWord);
   return "";
 }
@@ -133,7 +139,7 @@ grpc::Status CheckName(const std::string& what, const std::string& name) {
   return fault.empty() ? grpc::Status::OK : Invalid(fault);
 }
 
-grpc::Status CheckSubmission(SubmitJobRequest* request) {
+grpc::Status CheckSubmission(SubmitJobRequest* request, const PathRoots& roots) {
   const std::string mismatch = VersionMismatch("client", request->protocol_version());
   if (!mismatch.empty()) return {grpc::StatusCode::FAILED_PRECONDITION, mismatch};
   if (grpc::Status status = CheckName("submission id", request->submission_id()); !status.ok()) {
@@ -157,6 +163,10 @@ grpc::Status CheckSubmission(SubmitJobRequest* request) {
   if (!folder.has_filename()) folder = folder.parent_path();
   if (folder == folder.root_path()) return Invalid("run_dir must not be the root folder");
   spec->set_run_dir(folder.string());
+  for (const ConfinedPath& path : PathsOfJob(spec->run_dir(), spec->parallel().offload_dir(),
+                                             spec->data().path(), spec->model().init_from())) {
+    if (const std::string fault = OutsideRoots(path, roots); !fault.empty()) return Invalid(fault);
+  }
   if (spec->parallel().ranks() > kMaxWorldSize) {
     return Invalid("parallel.ranks is " + std::to_string(spec->parallel().ranks()) +
                    ", the limit is " + std::to_string(kMaxWorldSize));

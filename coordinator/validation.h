@@ -8,6 +8,7 @@
 #include <string>
 
 #include "proto/coordinator.pb.h"
+#include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 
@@ -16,8 +17,8 @@ inline constexpr int kMaxMessageBytes = 4 << 20;
 inline constexpr size_t kMaxAnswerBytes = 3 << 20;
 
 // INVALID_ARGUMENT with what to change, FAILED_PRECONDITION for another protocol version. Brings
-// run_dir into its normal form.
-grpc::Status CheckSubmission(SubmitJobRequest* request);
+// run_dir into its normal form. Its paths have to lie in `roots`.
+grpc::Status CheckSubmission(SubmitJobRequest* request, const PathRoots& roots);
 
 // An id or name that a user asks for.
 grpc::Status CheckName(const std::string& what, const std::string& name);

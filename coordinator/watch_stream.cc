@@ -4,14 +4,18 @@
 
 namespace swinfleet::coordinator {
 
-WatchStream* WatchStream::Start(ControlLoop* control, const std::string& job_id) {
-  std::shared_ptr<WatchStream> stream(new WatchStream(control, job_id));
+WatchStream* WatchStream::Start(ControlLoop* control, Gate* gate, const Identity& identity,
+                                const std::string& job_id) {
+  std::shared_ptr<WatchStream> stream(new WatchStream(control, gate, identity, job_id));
   stream->self_ = stream;
   control->Watch(job_id, stream);
   return stream.get();
 }
 
 void WatchStream::Offer(const JobStatus& status, bool last) {
+  if (const std::string lapsed = gate_->Lapsed(identity_); !lapsed.empty()) {
+    return Close({grpc::StatusCode::UNAUTHENTICATED, lapsed});
+  }
   std::unique_lock lock(mutex_);
   if (finished_ || closing_) return;
   next_ = status;

@@ -9,7 +9,9 @@
 #include <optional>
 #include <string>
 
+#include "coordinator/access.h"
 #include "coordinator/control_loop.h"
+#include "coordinator/gate.h"
 #include "coordinator/links.h"
 #include "proto/coordinator.pb.h"
 
@@ -17,7 +19,9 @@ namespace swinfleet::coordinator {
 
 class WatchStream final : public grpc::ServerWriteReactor<JobStatus>, public JobWatcher {
  public:
-  static WatchStream* Start(ControlLoop* control, const std::string& job_id);
+  // `identity` is who `gate` has let in; the stream ends when it lapses.
+  static WatchStream* Start(ControlLoop* control, Gate* gate, const Identity& identity,
+                            const std::string& job_id);
 
   void Offer(const JobStatus& status, bool last) override;
   void Close(const grpc::Status& status) override;
@@ -27,12 +31,14 @@ class WatchStream final : public grpc::ServerWriteReactor<JobStatus>, public Job
   void OnDone() override;
 
  private:
-  WatchStream(ControlLoop* control, std::string job_id)
-      : control_(control), job_id_(std::move(job_id)) {}
+  WatchStream(ControlLoop* control, Gate* gate, const Identity& identity, std::string job_id)
+      : control_(control), gate_(gate), identity_(identity), job_id_(std::move(job_id)) {}
   // As WorkerStream's.
   void Proceed(std::unique_lock<std::mutex> lock);
 
   ControlLoop* const control_;
+  Gate* const gate_;
+  const Identity identity_;
   const std::string job_id_;
   std::shared_ptr<WatchStream> self_;
 

@@ -15,8 +15,9 @@ constexpr size_t kMaxQueue = 64;
 
 }  // namespace
 
-WorkerStream* WorkerStream::Start(ControlLoop* control, uint64_t id) {
-  std::shared_ptr<WorkerStream> stream(new WorkerStream(control, id));
+WorkerStream* WorkerStream::Start(ControlLoop* control, Gate* gate, const Identity& identity,
+                                  uint64_t id) {
+  std::shared_ptr<WorkerStream> stream(new WorkerStream(control, gate, identity, id));
   stream->self_ = stream;
   control->Opened(stream);
   return stream.get();
@@ -63,6 +64,10 @@ void WorkerStream::OnReadDone(bool ok) {
   if (!ok) {
     control_->Closed(id_);
     return Close(grpc::Status::OK);
+  }
+  if (const std::string lapsed = gate_->Lapsed(identity_); !lapsed.empty()) {
+    control_->Closed(id_);
+    return Close({grpc::StatusCode::UNAUTHENTICATED, lapsed});
   }
   const std::string fault = CheckWorkerMessage(&incoming_);
   if (fault.empty()) return control_->Received(id_, std::exchange(incoming_, {}));

@@ -9,7 +9,9 @@
 #include <mutex>
 #include <optional>
 
+#include "coordinator/access.h"
 #include "coordinator/control_loop.h"
+#include "coordinator/gate.h"
 #include "coordinator/links.h"
 #include "proto/coordinator.pb.h"
 
@@ -19,7 +21,9 @@ class WorkerStream final : public grpc::ServerBidiReactor<WorkerMessage, WorkerC
                            public WorkerLink {
  public:
   // Makes the stream's end known to `control`. It keeps itself alive until gRPC is done with it.
-  static WorkerStream* Start(ControlLoop* control, uint64_t id);
+  // `identity` is who `gate` has let in; the stream ends when it lapses.
+  static WorkerStream* Start(ControlLoop* control, Gate* gate, const Identity& identity,
+                             uint64_t id);
 
   uint64_t id() const override { return id_; }
   void Send(const WorkerCommand& command) override;
@@ -32,12 +36,15 @@ class WorkerStream final : public grpc::ServerBidiReactor<WorkerMessage, WorkerC
   void OnDone() override;
 
  private:
-  WorkerStream(ControlLoop* control, uint64_t id) : control_(control), id_(id) {}
+  WorkerStream(ControlLoop* control, Gate* gate, const Identity& identity, uint64_t id)
+      : control_(control), gate_(gate), identity_(identity), id_(id) {}
   // Writes the next command, or finishes if nothing is left to be written and the end was asked
   // for. Call it with the lock held; it lets go of it, because Finish may call OnDone at once.
   void Proceed(std::unique_lock<std::mutex> lock);
 
   ControlLoop* const control_;
+  Gate* const gate_;
+  const Identity identity_;
   const uint64_t id_;
   std::shared_ptr<WorkerStream> self_;
   WorkerMessage incoming_;

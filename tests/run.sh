@@ -26,6 +26,7 @@ if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
 fi
 
 tests/check_arrows.sh
+tests/check_no_shell.sh
 cmake --preset "$preset"
 cmake --build "$build"
 cd "$build"

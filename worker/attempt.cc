@@ -27,6 +27,7 @@
 #include "kernels/thread_placement.h"
 #include "worker/budget_agreement.h"
 #include "worker/checkpointer.h"
+#include "worker/confinement.h"
 #include "worker/evaluate.h"
 #include "worker/initial_weights.h"
 #include "worker/input_watch.h"
@@ -768,6 +769,10 @@ AttemptResult Attempt::Run() {
   AttemptResult result;
   try {
     reporter_->SetPhase(Phase::kLoad);
+    if (!options_.roots.empty()) {
+      AgreeOrRetry("check its paths",
+                   [&] { CheckConfined(config_, options_.resume_from, options_.roots); });
+    }
     // The folder last: a job that can't run leaves nothing behind.
     OpenData();
     ReserveMemory();

@@ -7,6 +7,7 @@
 
 #include "core/config/job_config.h"
 #include "distributed/communicator.h"
+#include "proto/roots.h"
 #include "worker/reporter.h"
 
 namespace swinfleet {
@@ -24,6 +25,8 @@ struct AttemptOptions {
   // run folder, which is there when weights were imported, or when a report was lost with
   // everything else; without one, from the beginning.
   std::string resume_from;
+  // Where its paths may lead; empty: anywhere.
+  PathRoots roots;
   // Keeps threads on CPUs where ranks of the attempt share a host.
   bool pin = true;
 };
@@ -42,9 +45,10 @@ struct AttemptResult {
 // Trains until the job's end. Every rank of `communicator` calls it with the same options and gets
 // the same result. Errors that every rank can leave together (a configuration that can't work, data
 // that isn't there at the first attempt, a broken picture, a run folder of another job, ten steps
-// in a row that are not finite) end as kFailed. Any other error throws, and the process is to end:
-// one that one rank meets in the midst of a step, because the other ranks wait in a collective, and
-// data that a later attempt does not find, because the next one may.
+// in a row that are not finite, a path that leads out of the roots) end as kFailed. Any other error
+// throws, and the process is to end: one that one rank meets in the midst of a step, because the
+// other ranks wait in a collective, and data that a later attempt does not find, because the next
+// one may.
 AttemptResult RunAttempt(const AttemptOptions& options, Communicator* communicator,
                          Reporter* reporter);
 

@@ -142,7 +142,8 @@ class Backoff {
 };
 
 // A channel of its own for each connection, so that gRPC's own back-off does not add to ours.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target,
+                                           const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // A cluster's web proxy does not lead to the coordinator.
@@ -153,7 +154,21 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
   // a quarter of an hour.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  return credentials.Connect(target, arguments);
+}
+
+// The coordinator refuses this worker, and would again.
+bool IsRefusal(const grpc::Status& status, bool was_connected) {
+  switch (status.error_code()) {
+    case grpc::StatusCode::INVALID_ARGUMENT:
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return true;
+    case grpc::StatusCode::UNAUTHENTICATED:
+    case grpc::StatusCode::PERMISSION_DENIED:
+      return !was_connected;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -258,13 +273,17 @@ void CoordinatorClient::Impl::Run() {
 }
 
 void CoordinatorClient::Impl::RunConnection() {
+  Credentials credentials;
+  const std::string fault =
+      Credentials::Read(options.connection, options.coordinator, &credentials);
+  if (!fault.empty()) return NoteAway(fault);
   grpc::ClientContext own_context;
   {
     const std::lock_guard lock(context_mutex);
     context = &own_context;
   }
   const std::unique_ptr<FleetService::Stub> stub =
-      FleetService::NewStub(MakeChannel(options.coordinator));
+      FleetService::NewStub(MakeChannel(options.coordinator, credentials));
   const std::unique_ptr<Stream> stream = stub->ConnectWorker(&own_context);
   welcomed = reader_done = false;
   std::thread reader([this, &stream] { Read(stream.get()); });
@@ -278,16 +297,13 @@ void CoordinatorClient::Impl::RunConnection() {
     context = nullptr;
   }
   if (closing || rejected) return;
-  if (!welcomed && (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT ||
-                    status.error_code() == grpc::StatusCode::FAILED_PRECONDITION)) {
-    return Reject(status.error_message());
-  }
+  if (!welcomed && IsRefusal(status, was_connected)) return Reject(status.error_message());
   if (status.ok()) {
     NoteAway("it closed the connection");
   } else if (status.error_code() == grpc::StatusCode::CANCELLED && !welcomed) {
     NoteAway("it accepts connections but does not answer");
   } else {
-    NoteAway(status.error_message());
+    NoteAway(status.error_message() + ConnectionHint(credentials, status.error_message()));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "distributed/communicator.h"
+#include "proto/connection.h"
 #include "proto/coordinator.pb.h"
 #include "worker/attempt.h"
 #include "worker/reporter.h"
@@ -27,6 +28,8 @@ struct WorkerIdentity {
 struct ClientOptions {
   // "HOST:PORT".
   std::string coordinator;
+  // Read anew for each connection, so that certificates and tokens can be replaced meanwhile.
+  ConnectionOptions connection;
   WorkerIdentity identity;
   // Pauses between two tries to connect: doubled from the first to the second, with jitter.
   double min_backoff_seconds = 0.2;
@@ -58,7 +61,9 @@ struct WorkerEvent {
 class CoordinatorClient : public Reporter {
  public:
   // Starts to connect. `on_rejected` is called on a thread of the client when the coordinator
-  // refuses this worker for good; nothing is sent or received afterwards.
+  // refuses this worker for good; nothing is sent or received afterwards. A token that is refused
+  // before any connection was made is such a refusal; one that has worked and does so no longer (it
+  // expired, was revoked) leaves this worker without a coordinator until it is replaced.
   CoordinatorClient(const ClientOptions& options,
                     std::function<void(const std::string& reason)> on_rejected);
   // Closes.

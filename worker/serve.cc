@@ -84,6 +84,8 @@ AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignm
   options.job_id = assignment.job_id();
   options.attempt = assignment.attempt();
   options.resume_from = assignment.resume_from();
+  options.roots.run.assign(assignment.run_roots().begin(), assignment.run_roots().end());
+  options.roots.data.assign(assignment.data_roots().begin(), assignment.data_roots().end());
   WatchdogOptions watch;
   watch.run_dir = options.config.run_dir;
   watch.attempt = options.attempt;

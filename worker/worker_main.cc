@@ -19,6 +19,7 @@
 #include "core/checkpoint/run_folder.h"
 #include "distributed/mpi_runtime.h"
 #include "kernels/error.h"
+#include "proto/connection.h"
 #include "proto/job_yaml.h"
 #include "worker/attempt.h"
 #include "worker/config_from_proto.h"
@@ -46,6 +47,7 @@ struct Arguments {
   std::string job_file;
   std::string run_dir;
   std::string coordinator;
+  ConnectionOptions connection;
   std::string fleet;
   std::string launch_id;
   bool supervised = false;
@@ -223,6 +225,7 @@ WorkerIdentity MakeIdentity(const Arguments& arguments, const World& world) {
 int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* signals) {
   ClientOptions options;
   options.coordinator = arguments.coordinator;
+  options.connection = arguments.connection;
   try {
     options.identity = MakeIdentity(arguments, *world);
   } catch (const std::exception& error) {
@@ -322,6 +325,11 @@ int main(int argc, char** argv) {
       app.add_option("--coordinator", arguments.coordinator, "Serve this coordinator, HOST:PORT")
           ->excludes(job)
           ->check(CLI::Validator(swinfleet::CheckAddress, "HOST:PORT"));
+  for (const swinfleet::ConnectionFlag& flag : swinfleet::kConnectionFlags) {
+    app.add_option(flag.flag, arguments.connection.*flag.file, flag.help)
+        ->needs(coordinator)
+        ->type_name("FILE");
+  }
   const CLI::Validator name(swinfleet::CheckName, "NAME");
   app.add_option("--fleet", arguments.fleet,
                  "Name of the fleet (default: fleet- and the host of rank 0)")
@@ -344,6 +352,16 @@ int main(int argc, char** argv) {
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? swinfleet::kExitSuccess : swinfleet::kExitUsage;
+  }
+  if (!arguments.coordinator.empty()) {
+    swinfleet::CompleteFromEnvironment(&arguments.connection);
+    swinfleet::Credentials credentials;
+    const std::string fault =
+        swinfleet::Credentials::Read(arguments.connection, arguments.coordinator, &credentials);
+    if (!fault.empty()) {
+      std::cerr << "swinfleet-worker: " << fault << std::endl;
+      return swinfleet::kExitUsage;
+    }
   }
   return swinfleet::Main(arguments);
 }

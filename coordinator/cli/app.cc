@@ -51,6 +51,9 @@ constexpr char kFleetFooter[] =
     "It is started again with back-off when it ends, but not when it ends with 0 (the workers "
     "were\n"
     "told to shut down). Its output goes to STATE-DIR/NAME.log and is copied to standard output.\n"
+    "--tls-ca, --tls-cert, --tls-key and --token-file are handed on to the workers, where the "
+    "command\n"
+    "does not have them itself; the files need the same paths on their hosts.\n"
     "SIGTERM or Ctrl-C ends it (SIGTERM, after 10 s SIGKILL). A supervisor that is killed leaves "
     "it\n"
     "running; the next supervisor of the same name adopts it. Under systemd that needs\n"
@@ -78,6 +81,10 @@ void AddCommon(CLI::App* command, Arguments* arguments, bool with_json) {
                    "The coordinator's HOST:PORT [$SWINFLEET_COORDINATOR, else " +
                        std::string(kDefaultCoordinator) + "]")
       ->type_name("HOST:PORT");
+  for (const ConnectionFlag& flag : kConnectionFlags) {
+    command->add_option(flag.flag, arguments->common.connection.*flag.file, flag.help)
+        ->type_name("FILE");
+  }
   if (with_json) command->add_flag("--json", arguments->common.json, "Answer in JSON");
 }
 
@@ -265,6 +272,10 @@ int Complete(Arguments* arguments, bool is_fleet) {
     return UsageError("the coordinator's address must be HOST:PORT, not \"" + common.coordinator +
                       "\"");
   }
+  CompleteFromEnvironment(&common.connection);
+  const std::string fault =
+      Credentials::Read(common.connection, common.coordinator, &common.credentials);
+  if (!fault.empty()) return UsageError(fault);
   if (!is_fleet) return kExitOk;
   SupervisorOptions& fleet = arguments->fleet;
   if (fleet.command.empty()) {
@@ -280,6 +291,7 @@ int Complete(Arguments* arguments, bool is_fleet) {
         fleet.fleet + "\"");
   }
   if (fleet.state_folder.empty()) fleet.state_folder = DefaultStateFolder();
+  fleet.worker_options = ConnectionArguments(common.connection);
   return kExitOk;
 }
 
@@ -293,6 +305,8 @@ void OpenStandardDescriptors() {
 }
 
 int ParseAndRun(CLI::App* app, Arguments* arguments, std::vector<std::string> words) {
+  // These speak to no coordinator that the environment names.
+  const bool is_local = !words.empty() && (words[0] == "help" || words[0] == "up");
   const bool is_fleet = !words.empty() && words[0] == "fleet";
   if (is_fleet) {
     // What follows the first "--" is the command, word for word.
@@ -314,6 +328,7 @@ int ParseAndRun(CLI::App* app, Arguments* arguments, std::vector<std::string> wo
     return UsageError(error.what());
   }
   if (!arguments->action) return UsageError("a command is missing");
+  if (is_local) return arguments->action();
   const int complete = Complete(arguments, is_fleet);
   return complete == kExitOk ? arguments->action() : complete;
 }

@@ -11,7 +11,8 @@ namespace {
 
 constexpr auto kConnectPatience = std::chrono::seconds(3);
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   // The statuses of a hundred jobs with a thousand ranks each still fit.
   arguments.SetMaxReceiveMessageSize(64 << 20);
@@ -25,13 +26,16 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A proxy for the web is not the way to a coordinator.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel("dns:" + address, grpc::InsecureChannelCredentials(), arguments);
+  return credentials.Connect("dns:" + address, arguments);
 }
 
 }  // namespace
 
-Client::Client(const std::string& address)
-    : address_(address), channel_(MakeChannel(address)), stub_(Coordinator::NewStub(channel_)) {}
+Client::Client(const std::string& address, const Credentials& credentials)
+    : address_(address),
+      credentials_(credentials),
+      channel_(MakeChannel(address, credentials)),
+      stub_(Coordinator::NewStub(channel_)) {}
 
 grpc::Status Client::Connect(const std::atomic<bool>* give_up) const {
   const auto deadline = std::chrono::system_clock::now() + kConnectPatience;
@@ -82,8 +86,9 @@ int ReportFailure(const grpc::Status& status, const Client& client, const std::s
     std::fprintf(stderr,
                  "swinfleet: no coordinator answers at %s (%s).\n"
                  "Start one with swinfleet-coordinator, or name another with --coordinator "
-                 "HOST:PORT or $SWINFLEET_COORDINATOR.\n",
-                 client.address().c_str(), message.c_str());
+                 "HOST:PORT or $SWINFLEET_COORDINATOR.%s\n",
+                 client.address().c_str(), message.c_str(),
+                 ConnectionHint(client.credentials(), message).c_str());
     return kExitUnreachable;
   }
   if (status.error_code() == grpc::StatusCode::NOT_FOUND) {

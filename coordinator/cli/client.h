@@ -9,16 +9,19 @@
 #include <memory>
 #include <string>
 
+#include "proto/connection.h"
 #include "proto/coordinator.grpc.pb.h"
 
 namespace swinfleet {
 
 class Client {
  public:
-  // `address` is HOST:PORT (see IsValidAddress). Nothing is sent yet.
-  explicit Client(const std::string& address);
+  // `address` is HOST:PORT (see IsValidAddress), `credentials` were read for it. Nothing is sent
+  // yet.
+  Client(const std::string& address, const Credentials& credentials);
 
   const std::string& address() const { return address_; }
+  const Credentials& credentials() const { return credentials_; }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   Coordinator::Stub* stub() const { return stub_.get(); }
 
@@ -40,6 +43,7 @@ class Client {
 
  private:
   const std::string address_;
+  const Credentials credentials_;
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<Coordinator::Stub> stub_;
 };

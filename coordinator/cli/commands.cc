@@ -122,7 +122,7 @@ int Submit(const CommonOptions& common, const SubmitOptions& options) {
   }
   if (!MakePathsAbsolute(&spec) || !PassesCheck(options.job_file)) return kExitUsage;
 
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   SubmitJobRequest request;
   *request.mutable_spec() = spec;
   request.set_submission_id(NewUuid());
@@ -138,7 +138,7 @@ int Submit(const CommonOptions& common, const SubmitOptions& options) {
 }
 
 int ShowStatus(const CommonOptions& common, const std::string& job_id) {
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   GetJobRequest request;
   request.set_job_id(job_id);
   JobStatus job;
@@ -149,11 +149,11 @@ int ShowStatus(const CommonOptions& common, const std::string& job_id) {
 }
 
 int Watch(const CommonOptions& common, const std::string& job_id) {
-  return WatchJob(Client(common.coordinator), job_id, common.json);
+  return WatchJob(Client(common.coordinator, common.credentials), job_id, common.json);
 }
 
 int ListJobs(const CommonOptions& common, const std::vector<std::string>& states, uint32_t limit) {
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   ListJobsRequest request;
   request.set_limit(limit);
   for (const std::string& name : states) {
@@ -170,11 +170,11 @@ int ListJobs(const CommonOptions& common, const std::vector<std::string>& states
 }
 
 int Logs(const CommonOptions& common, const std::string& job_id, bool follow) {
-  return ShowLogs(Client(common.coordinator), job_id, follow, common.json);
+  return ShowLogs(Client(common.coordinator, common.credentials), job_id, follow, common.json);
 }
 
 int Cancel(const CommonOptions& common, const std::string& job_id) {
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   CancelJobRequest request;
   request.set_job_id(job_id);
   JobStatus job;
@@ -186,7 +186,7 @@ int Cancel(const CommonOptions& common, const std::string& job_id) {
 }
 
 int ListFleets(const CommonOptions& common) {
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   ListFleetsResponse fleets;
   const Method<ListFleetsRequest, ListFleetsResponse> method = &Coordinator::Stub::ListFleets;
   const grpc::Status status = client.Call(method, ListFleetsRequest(), &fleets);
@@ -195,7 +195,7 @@ int ListFleets(const CommonOptions& common) {
 }
 
 int Fence(const CommonOptions& common, const std::string& fleet) {
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   FenceFleetRequest request;
   request.set_name(fleet);
   FleetStatus answer;
@@ -213,7 +213,7 @@ int RunFleet(const CommonOptions& common, const SupervisorOptions& options) {
   BlockStopSignals();
   FLAGS_logtostderr = true;
   google::InitGoogleLogging("swinfleet fleet");
-  const Client client(common.coordinator);
+  const Client client(common.coordinator, common.credentials);
   switch (Supervisor(options, client.channel()).Run()) {
     case SupervisorResult::kStopped:
       return kExitOk;

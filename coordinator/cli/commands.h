@@ -7,12 +7,16 @@
 #include <vector>
 
 #include "coordinator/supervisor/supervisor.h"
+#include "proto/connection.h"
 
 namespace swinfleet {
 
 struct CommonOptions {
   // HOST:PORT
   std::string coordinator;
+  ConnectionOptions connection;
+  // What the files of `connection` hold.
+  Credentials credentials;
   bool json = false;
 };
 

@@ -155,6 +155,12 @@ std::string LocalFleet::Start(const std::vector<std::string>& arguments, Part* p
   if (geteuid() == 0) {
     command.variables = {{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
   }
+  // Whatever the environment says is about another coordinator; this one speaks plain text.
+  for (const char* name : {"SWINFLEET_TLS_CA", "SWINFLEET_TLS_CERT", "SWINFLEET_TLS_KEY",
+                           "SWINFLEET_COORDINATOR_TLS_CERT", "SWINFLEET_COORDINATOR_TLS_KEY",
+                           "SWINFLEET_COORDINATOR_TLS_CLIENT_CA"}) {
+    command.variables.emplace_back(name, "");
+  }
   std::string error;
   const auto record = [](const ProcessIdentity&, std::string*) { return true; };
   part->launch = Launch::Start(command, record, &error);

@@ -52,6 +52,13 @@ double Seconds(Duration duration) {
   return std::chrono::duration<double>(duration).count();
 }
 
+// "--option" or "--option=VALUE" is among the words.
+bool HasOption(const std::vector<std::string>& words, const std::string& option) {
+  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+    return word == option || word.starts_with(option + "=");
+  });
+}
+
 std::string Join(const std::vector<std::string>& parts, const char* separator) {
   std::string text;
   for (const std::string& part : parts) text += (text.empty() ? "" : separator) + part;
@@ -154,6 +161,11 @@ bool Supervisor::StartLaunch() {
        {std::string("--fleet"), options_.fleet, std::string("--launch-id"), record_.launch_id,
         std::string("--supervised")}) {
     command.arguments.push_back(argument);
+  }
+  for (const auto& [option, value] : options_.worker_options) {
+    if (HasOption(options_.command, option)) continue;
+    command.arguments.push_back(option);
+    command.arguments.push_back(value);
   }
   command.variables = {{kLaunchIdVariable, record_.launch_id},
                        {"SWINFLEET_EXCLUDE_HOSTS", Join(excluded, ",")}};

@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/supervisor/launch.h"
@@ -35,6 +36,9 @@ struct SupervisorOptions {
   std::string state_folder;
   // mpirun and its arguments.
   std::vector<std::string> command;
+  // Options with their values that are appended to it too, but for those that it has: how workers
+  // reach the coordinator.
+  std::vector<std::pair<std::string, std::string>> worker_options;
   // Restarts in all, after which the supervisor gives up; negative means no limit.
   int64_t max_restarts = -1;
   // The first pause before a restart. It doubles with each, up to 60 s (or this, if larger), and

@@ -13,20 +13,21 @@ std::chrono::system_clock::time_point After(double seconds) {
              std::chrono::duration<double>(seconds));
 }
 
-std::shared_ptr<grpc::Channel> OwnChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> OwnChannel(const std::string& address,
+                                          const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   // Otherwise all ranks of a test would share one connection.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 200);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return credentials.Connect(address, arguments);
 }
 
 }  // namespace
 
 FakeRank::FakeRank(std::string address, const std::string& fleet, const std::string& launch,
-                   uint32_t rank, uint32_t world_size)
-    : address_(std::move(address)), channel_(OwnChannel(address_)) {
+                   uint32_t rank, uint32_t world_size, const Credentials& credentials)
+    : address_(std::move(address)), channel_(OwnChannel(address_, credentials)) {
   hello.set_protocol_version(PROTOCOL_VERSION_CURRENT);
   hello.set_fleet(fleet);
   hello.set_launch_id(launch);
@@ -144,8 +145,15 @@ bool FakeRank::AwaitEnd(double seconds) {
   return changed_.wait_until(lock, After(seconds), [this] { return ended_; });
 }
 
-FakeUser::FakeUser(const std::string& address) {
-  const auto channel = OwnChannel(address);
+grpc::Status FakeRank::Finish() {
+  if (reader_.joinable()) reader_.join();
+  const grpc::Status status = stream_->Finish();
+  stream_.reset();
+  return status;
+}
+
+FakeUser::FakeUser(const std::string& address, const Credentials& credentials) {
+  const auto channel = OwnChannel(address, credentials);
   coordinator = Coordinator::NewStub(channel);
   fleets = FleetService::NewStub(channel);
 }
@@ -207,6 +215,24 @@ JobStatus FakeUser::Await(const std::string& job_id,
 JobStatus FakeUser::Await(const std::string& job_id, JobState state, double seconds) {
   return Await(
       job_id, [state](const JobStatus& job) { return job.state() == state; }, seconds);
+}
+
+grpc::Status FakeUser::Cancel(const std::string& job_id) {
+  grpc::ClientContext context;
+  context.set_deadline(After(20));
+  CancelJobRequest request;
+  request.set_job_id(job_id);
+  JobStatus status;
+  return coordinator->CancelJob(&context, request, &status);
+}
+
+grpc::Status FakeUser::Fence(const std::string& fleet) {
+  grpc::ClientContext context;
+  context.set_deadline(After(20));
+  FenceFleetRequest request;
+  request.set_name(fleet);
+  FleetStatus status;
+  return coordinator->FenceFleet(&context, request, &status);
 }
 
 FleetStatus FakeUser::Fleet(const std::string& name) {

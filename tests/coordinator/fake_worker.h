@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "proto/connection.h"
 #include "proto/coordinator.grpc.pb.h"
 
 namespace swinfleet::coordinator {
@@ -21,7 +22,7 @@ namespace swinfleet::coordinator {
 class FakeRank {
  public:
   FakeRank(std::string address, const std::string& fleet, const std::string& launch, uint32_t rank,
-           uint32_t world_size);
+           uint32_t world_size, const Credentials& credentials = Credentials());
   ~FakeRank();
   FakeRank(const FakeRank&) = delete;
   FakeRank& operator=(const FakeRank&) = delete;
@@ -47,6 +48,8 @@ class FakeRank {
   WorkerCommand Await(WorkerCommand::CommandCase wanted, double seconds = 10);
   // Waits for the end of the stream.
   bool AwaitEnd(double seconds = 10);
+  // How the stream ended, after AwaitEnd.
+  grpc::Status Finish();
 
  private:
   void Join();
@@ -65,7 +68,7 @@ class FakeRank {
 // A user at the command line, roughly.
 class FakeUser {
  public:
-  explicit FakeUser(const std::string& address);
+  explicit FakeUser(const std::string& address, const Credentials& credentials = Credentials());
 
   // A request that works, apart from what the test changes.
   static SubmitJobRequest Request(const std::string& run_dir);
@@ -78,6 +81,8 @@ class FakeUser {
   JobStatus Await(const std::string& job_id, const std::function<bool(const JobStatus&)>& condition,
                   double seconds = 10);
   JobStatus Await(const std::string& job_id, JobState state, double seconds = 10);
+  grpc::Status Cancel(const std::string& job_id);
+  grpc::Status Fence(const std::string& fleet);
   FleetStatus Fleet(const std::string& name);
   grpc::Status Report(const std::string& fleet, const std::string& launch, LaunchState state,
                       LaunchDirective* directive);

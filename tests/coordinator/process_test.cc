@@ -392,6 +392,81 @@ TEST_F(Process, UsageErrors) {
   EXPECT_THAT(Errors(), ContainsRegex("--check-timeout [^\n]*=120\n"));
 }
 
+TEST_F(Process, SecurityThatCantWorkIsAUsageError) {
+  const auto expect = [this](const std::vector<std::string>& options, const std::string& words) {
+    std::vector<std::string> arguments = {"--store", store()};
+    if (options[0] != "--listen") arguments.insert(arguments.end(), {"--listen", "127.0.0.1:0"});
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    std::filesystem::remove(errors());
+    EXPECT_EQ(Run(arguments), 2);
+    EXPECT_THAT(Errors(), HasSubstr(words));
+  };
+  expect({"--listen", "0.0.0.0:0"}, "give --tls-cert FILE and --tls-key FILE");
+  expect({"--tls-cert", "x"}, "belong together");
+  expect({"--tls-client-ca", "x"}, "--tls-client-ca is of no use");
+  expect({"--tls-cert", "/none", "--tls-key", "/none"}, "can't read /none");
+  const std::string garbage = folder_.path() + "/garbage";
+  std::ofstream(garbage) << "garbage";
+  std::filesystem::permissions(garbage, std::filesystem::perms(0600));
+  expect({"--tls-cert", garbage, "--tls-key", garbage}, garbage + " has no certificate");
+  expect({"--run-root", "runs"}, "--run-root runs must be an absolute path");
+  expect({"--data-root", "data"}, "--data-root data must be an absolute path");
+  for (const char* option : {"--max-message-bytes", "--max-open-jobs", "--max-workers",
+                             "--max-watchers", "--max-log-lines", "--max-log-mib"}) {
+    expect({option, "0"}, option);
+  }
+  expect({"--max-request-rate", "-1"}, "--max-request-rate");
+  EXPECT_FALSE(std::filesystem::exists(store()));
+}
+
+TEST_F(Process, TokensAreMadeListedAndRevokedBesideIt) {
+  Start();
+  const std::string file = folder_.path() + "/sam.token";
+  const std::vector<std::string> add = {"token", "add", "sam",     "--role", "submitter",
+                                        "--out", file,  "--store", store()};
+  EXPECT_EQ(Run(add), 0) << Errors();
+  EXPECT_THAT(Errors(), HasSubstr("the token of sam (submitter), for the store " + store()));
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms(0600));
+  EXPECT_EQ(Run(add), 1);
+  EXPECT_THAT(Errors(), HasSubstr("File exists"));
+  EXPECT_EQ(Run({"--store", store(), "token", "add", "sam", "--role", "admin"}), 1);
+  EXPECT_THAT(Errors(), HasSubstr("there is a token of sam (submitter) already"));
+  EXPECT_EQ(Run({"--store", store(), "token", "add", "a b", "--role", "admin"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "token", "add", "tom", "--role", "root"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "token", "add", "tom"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "token"}), 2);
+  EXPECT_EQ(Run({"--store", store(), "token", "revoke", "tom"}), 1);
+  EXPECT_THAT(Errors(), HasSubstr("there is no token of tom"));
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "token", "add", "ann", "--role", "viewer", "--expires", "9"}),
+            0);
+  // Printed, this once.
+  EXPECT_THAT(Errors(), ContainsRegex("\nswinfleet_[0-9a-f]+\n"));
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "token", "revoke", "sam"}), 0);
+  EXPECT_EQ(Run({"--store", store(), "token", "list"}), 0);
+  EXPECT_THAT(Errors(), ContainsRegex("sam +submitter +revoked "));
+  EXPECT_THAT(Errors(), ContainsRegex("ann +viewer +valid "));
+  EXPECT_EQ(Errors().find("swinfleet_"), std::string::npos);
+  EXPECT_EQ(Run({"--store", store(), "token", "list", "--json"}), 0);
+  EXPECT_THAT(Errors(), HasSubstr("\"name\":\"ann\""));
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "audit", "--last", "1"}), 0);
+  EXPECT_THAT(Errors(), HasSubstr("(operator) from this machine: token revoke sam: ok\n"));
+  EXPECT_EQ(Errors().find("token add"), std::string::npos);
+  EXPECT_EQ(Run({"--store", store(), "audit", "--json"}), 0);
+  EXPECT_THAT(Errors(), HasSubstr("\"action\":\"token add\""));
+}
+
+TEST_F(Process, TheAuditLogSurvivesKill9) {
+  Start();
+  const std::string id = user_->Submit("/r");
+  program_->Kill(SIGKILL);
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "audit"}), 0);
+  EXPECT_THAT(Errors(), HasSubstr("submit " + id + ": ok"));
+}
+
 TEST_F(Process, ACheckOverTheTimeLimitRefusesTheJob) {
   // The program asks the swinfleet-plan beside it.
   program_folder_ = folder_.path() + "/bin";

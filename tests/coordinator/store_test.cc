@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/access_store.h"
 #include "coordinator/job_store.h"
 #include "coordinator/log_store.h"
 #include "coordinator/store_folder.h"
@@ -298,6 +299,26 @@ TEST(JobStore, StoresOfVersion1AreCarriedOn) {
   }
 }
 
+TEST(JobStore, StoresOfBeforeTokensHaveNone) {
+  const TemporaryFolder folder;
+  Open(folder.path());
+  {
+    std::unique_ptr<Database> database;
+    ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
+    ASSERT_TRUE(database->Run("DROP TABLE tokens; DROP TABLE audit; PRAGMA user_version=4").ok());
+  }
+  // As they were; one that is newer is refused below.
+  Open(folder.path());
+  std::unique_ptr<AccessStore> access;
+  ASSERT_TRUE(AccessStore::Open(folder.path(), /*migrate=*/false, &access).ok());
+  std::vector<Token> tokens;
+  ASSERT_TRUE(access->LoadTokens(&tokens).ok());
+  EXPECT_TRUE(tokens.empty());
+  uint64_t lines = 0;
+  ASSERT_TRUE(access->ReadAudit(0, [&](const AuditEntry&) { ++lines; }).ok());
+  EXPECT_EQ(lines, 0u);
+}
+
 TEST(JobStore, NewerSchemaIsRefused) {
   const TemporaryFolder folder;
   Open(folder.path());
@@ -455,6 +476,43 @@ TEST(LogStore, PagesAndKeepsTheLastLines) {
   page = Read(store.get(), "a", 200, 60);
   ASSERT_EQ(page.lines.size(), 1u);
   EXPECT_EQ(page.lines[0].sequence(), 201u);
+}
+
+TEST(LogStore, KeepsTheLastBytesOfAJob) {
+  const TemporaryFolder folder;
+  const auto line = [](const std::string& text) {
+    LogLine one;
+    one.set_text(text);
+    return std::vector<LogLine>{one};
+  };
+  const auto sizes = [](LogStore* store, const std::string& job) {
+    uint64_t bytes = 0, first = 0;
+    for (const LogLine& one : Read(store, job, 0, 10000).lines) {
+      bytes += one.ByteSizeLong();
+      if (first == 0) first = one.sequence();
+    }
+    return std::pair(bytes, first);
+  };
+  for (int start = 0; start < 2; ++start) {
+    std::unique_ptr<LogStore> store;
+    ASSERT_TRUE(LogStore::Open(folder.path(), {.bytes_per_job = 10000}, &store).ok());
+    for (int i = 0; i < 20; ++i) {
+      store->Append("a", line(std::string(990, 'x')));
+      // Each is written by itself.
+      EXPECT_LE(sizes(store.get(), "a").first, 10000u);
+    }
+    EXPECT_GT(sizes(store.get(), "a").first, 8900u);
+    EXPECT_EQ(sizes(store.get(), "a").second, start == 0 ? 11u : 31u);
+    // What comes at once is cut as well, also where it is more than all that may be kept.
+    std::vector<LogLine> many;
+    for (int i = 0; i < 20; ++i) many.push_back(line(std::string(990, 'y'))[0]);
+    store->Append("b", many);
+    EXPECT_LE(sizes(store.get(), "b").first, 10000u);
+    store->Append("c", line(std::string(20000, 'z')));
+    EXPECT_EQ(sizes(store.get(), "c").first, 0u);
+    store->Append("c", line("short"));
+    EXPECT_GT(sizes(store.get(), "c").first, 0u);
+  }
 }
 
 TEST(LogStore, FloodIsCutAndSaysSo) {

@@ -4,10 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -94,6 +97,45 @@ TEST_F(ClientTest, SaysWhoItIs) {
   EXPECT_FALSE(hello.host().empty());
   EXPECT_FALSE(hello.software_version().empty());
   EXPECT_EQ(hello.job_id(), "");
+}
+
+TEST_F(ClientTest, AWorkerThatIsNeverLetInEnds) {
+  server_->Refuse({grpc::StatusCode::UNAUTHENTICATED, "no token was sent"});
+  Start();
+  for (int i = 0; i < 2000 && !Rejection(); ++i) std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(Rejection(), "no token was sent");
+}
+
+TEST_F(ClientTest, ATokenThatLapsesLeavesTheWorkerTraining) {
+  Start();
+  client_->BeginAttempt("job-1", 3);
+  ASSERT_TRUE(server_->WaitFor(IsHeartbeat));
+  server_->Refuse({grpc::StatusCode::UNAUTHENTICATED, "the token of lab has expired"});
+  size_t mark = server_->Mark();
+  server_->Drop();
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(server_->WaitFor(IsHello, mark));
+    mark = server_->Mark();
+  }
+  EXPECT_FALSE(Rejection());
+  // It has a new one.
+  server_->Refuse(grpc::Status::OK);
+  EXPECT_TRUE(server_->WaitFor(IsHeartbeat, mark));
+}
+
+TEST_F(ClientTest, AFileThatCantBeReadIsWaitedFor) {
+  ClientOptions options = Options();
+  options.connection.token_file = testing::TempDir() + "/token-" + std::to_string(getpid());
+  Start(options);
+  EXPECT_FALSE(Rejection());
+  EXPECT_EQ(server_->Mark(), 0u);
+  std::ofstream(options.connection.token_file + ".new") << "swinfleet_0123\n";
+  ASSERT_EQ(chmod((options.connection.token_file + ".new").c_str(), 0600), 0);
+  ASSERT_EQ(rename((options.connection.token_file + ".new").c_str(),
+                   options.connection.token_file.c_str()),
+            0);
+  EXPECT_TRUE(server_->WaitFor(IsHello));
+  unlink(options.connection.token_file.c_str());
 }
 
 TEST_F(ClientTest, HeartbeatsGoOnWhateverTheTrainingThreadDoes) {

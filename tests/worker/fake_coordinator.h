@@ -42,6 +42,12 @@ class FakeCoordinator : public FleetService::Service {
     answer_ = command;
   }
 
+  // A Hello ends its stream with this from now on; OK: it is answered again.
+  void Refuse(const grpc::Status& refusal) {
+    const std::lock_guard lock(mutex_);
+    refusal_ = refusal;
+  }
+
   // To all workers that are connected, or to one rank.
   void Send(const WorkerCommand& command, int rank = -1) {
     const std::lock_guard lock(mutex_);
@@ -119,6 +125,10 @@ class FakeCoordinator : public FleetService::Service {
       const std::lock_guard lock(mutex_);
       const int rank = static_cast<int>(message.hello().rank());
       messages_.push_back(message);
+      if (!refusal_.ok()) {
+        changed_.notify_all();
+        return refusal_;
+      }
       streams_[stream] = rank;
       contexts_.push_back(context);
       rejected = answer_.has_rejected();
@@ -144,6 +154,7 @@ class FakeCoordinator : public FleetService::Service {
   std::mutex mutex_;
   std::condition_variable changed_;
   WorkerCommand answer_ = Welcome(0.05);
+  grpc::Status refusal_;
   std::vector<WorkerMessage> messages_;
   std::map<grpc::ServerReaderWriter<WorkerCommand, WorkerMessage>*, int> streams_;
   std::vector<grpc::ServerContext*> contexts_;

@@ -1,0 +1,76 @@
+#include "coordinator/audit.h"
+
+#include <limits>
+
+namespace swinfleet::coordinator {
+namespace {
+
+constexpr double kCountSeconds = 60;
+constexpr size_t kMaxText = 512;
+constexpr char kOthers[] = "others";
+
+void Tidy(std::string* text) {
+  if (text->size() > kMaxText) text->resize(kMaxText);
+  for (char& c : *text) {
+    const unsigned char byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7f) c = byte == '\n' ? ' ' : '?';
+  }
+}
+
+// "10.0.0.7" of "10.0.0.7:51312".
+std::string Host(const std::string& from) { return from.substr(0, from.rfind(':')); }
+
+}  // namespace
+
+std::string AuditResult(const grpc::Status& status) {
+  return status.ok() ? "ok" : status.error_message();
+}
+
+void TidyAuditEntry(AuditEntry* entry) {
+  for (std::string* text :
+       {&entry->who, &entry->role, &entry->from, &entry->action, &entry->subject, &entry->result}) {
+    Tidy(text);
+  }
+}
+
+std::vector<AuditEntry> RefusalCounter::Add(const AuditEntry& refusal, grpc::StatusCode kind) {
+  std::vector<AuditEntry> due = Expire(refusal.time);
+  std::string key =
+      refusal.who + "\n" + Host(refusal.from) + "\n" + refusal.action + "\n" + std::to_string(kind);
+  if (kinds_.size() >= max_kinds_ && !kinds_.contains(key)) key = kOthers;
+  const auto [entry, is_new] = kinds_.try_emplace(key);
+  if (is_new) {
+    entry->second.since = refusal.time;
+    due.push_back(refusal);
+  } else {
+    entry->second.newest = refusal;
+    ++entry->second.count;
+  }
+  return due;
+}
+
+std::vector<AuditEntry> RefusalCounter::Expire(double time) {
+  return TakeThose(time - kCountSeconds);
+}
+
+std::vector<AuditEntry> RefusalCounter::TakeAll() {
+  return TakeThose(std::numeric_limits<double>::infinity());
+}
+
+std::vector<AuditEntry> RefusalCounter::TakeThose(double until) {
+  std::vector<AuditEntry> taken;
+  for (auto kind = kinds_.begin(); kind != kinds_.end();) {
+    if (kind->second.since > until) {
+      ++kind;
+      continue;
+    }
+    if (kind->second.count > 0) {
+      kind->second.newest.times = kind->second.count;
+      taken.push_back(kind->second.newest);
+    }
+    kind = kinds_.erase(kind);
+  }
+  return taken;
+}
+
+}  // namespace swinfleet::coordinator
