@@ -32,7 +32,8 @@ def start(args):
         os.remove(port)
     with open(os.path.join(args.out, "coordinator.log"), "w", encoding="utf-8") as log:
         process = subprocess.Popen(["build/bin/swinfleet-coordinator", "--store", store, "--listen",
-                                    "127.0.0.1:0", "--port-file", port], stdout=log, stderr=log)
+                                    "127.0.0.1:0", "--port-file", port, "--max-request-rate", "0"],
+                                   stdout=log, stderr=log)
     while not os.path.exists(port):
         if process.poll() is not None:
             raise RuntimeError(f"the coordinator does not start; see {log.name}")
