@@ -90,7 +90,8 @@ TEST_F(SecurityTest, AFleetTrainsOverMutualTlsAndRolesAreHeld) {
   const json status = WaitForEnd(id);
   EXPECT_EQ(status.at("state"), "SUCCEEDED") << status.dump(1);
   EXPECT_EQ(status.at("user"), "sam");
-  EXPECT_THAT(Logs(id), HasSubstr("done: "));
+  EXPECT_TRUE(
+      WaitUntil([&] { return Logs(id).find("checkpoint of step 8") != std::string::npos; }));
   EXPECT_EQ(Swinfleet({"fence", "test"}).Wait(), 5);
   EXPECT_THAT(AuditLog(), AllOf(HasSubstr("sam (submitter) from 127.0.0.1:"),
                                 HasSubstr("submit " + id + ": ok"),
