@@ -1,5 +1,6 @@
 // The dry run: every operation takes its scratch and counts its work, and touches nothing.
 #include "kernels/cpu/scratch.h"
+#include "kernels/cuda/scratch.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
@@ -61,17 +62,24 @@ double AttentionProduct(const WindowGeometry& g, const WindowRange& range, bool 
   return 2 * pairs * channels;
 }
 
-void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const WindowAttentionForwardArgs& a, Context& c) {
   Count(c, 2 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
         {&a.qkv, &a.bias, &a.out, &a.lse});
 }
 
-void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) {
   TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const WindowAttentionBackwardArgs& a, Context& c) {
   // Scores again, then the gradients of the weights, v, q and k.
   Count(c, 5 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
         {&a.qkv, &a.bias, &a.lse, &a.dout, &a.dqkv, &a.dbias});
+}
+void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void WindowGather(const WindowGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
@@ -109,10 +117,13 @@ void LayerNormForward(const LayerNormForwardArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.gamma, &a.beta, &a.residual, &a.y, &a.mean, &a.rstd});
 }
 
-void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const LayerNormBackwardArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.gamma, &a.mean, &a.rstd, &a.dy, &a.dx});
   if (a.accumulate && c.count != nullptr) c.count->bytes += static_cast<double>(a.dx.Bytes());
+}
+void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void ResidualAdd(const ResidualAddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.branch, &a.y}); }
@@ -165,6 +176,44 @@ void AddCompensated(const AddCompensatedArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.sum, &a.sum, &a.error, &a.error});
 }
 
+// What the CUDA backend does with other scratch.
+namespace on_cuda {
+
+template <typename Args>
+void TouchScratch(const Args& args, Context& context) {
+  ArenaScope scope(context.workspace);
+  cuda::TakeScratch(args, context);
+}
+
+void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) { CountOf(a, c); }
+void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void SumOfSquares(const SumOfSquaresArgs& a, Context& c) {
+  TouchScratch(a, c);
+  swinfleet::SumOfSquares(a, c);
+}
+void NormTargets(const NormTargetsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
+// Products of its own: T times hidden times heads, once forward, three times backward.
+double TableProduct(const TensorView& coords, const TensorView& w2) {
+  return 2.0 * static_cast<double>(coords.shape[0]) * static_cast<double>(w2.NumElements());
+}
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
+  Count(c, TableProduct(a.coords, a.w2), {&a.coords, &a.w1, &a.b1, &a.w2, &a.table});
+}
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  Count(c, 3 * TableProduct(a.coords, a.w2),
+        {&a.coords, &a.w1, &a.b1, &a.w2, &a.dtable, &a.dw1, &a.db1, &a.dw2});
+}
+
+}  // namespace on_cuda
+
 }  // namespace
 
 const OpTable& DryRunOps() {
@@ -212,6 +261,24 @@ const OpTable& DryRunOps() {
       .sgd = Sgd,
       .add_compensated = AddCompensated,
   };
+  return table;
+}
+
+const OpTable& CudaDryRunOps() {
+  static const OpTable table = [] {
+    OpTable ops = DryRunOps();
+    ops.linear_forward = nullptr;
+    ops.linear_backward_input = nullptr;
+    ops.linear_backward_weight = nullptr;
+    ops.window_attention_forward = on_cuda::WindowAttentionForward;
+    ops.window_attention_backward = on_cuda::WindowAttentionBackward;
+    ops.position_table_forward = on_cuda::PositionTableForward;
+    ops.position_table_backward = on_cuda::PositionTableBackward;
+    ops.layer_norm_backward = on_cuda::LayerNormBackward;
+    ops.norm_targets = on_cuda::NormTargets;
+    ops.sum_of_squares = on_cuda::SumOfSquares;
+    return ops;
+  }();
   return table;
 }
 

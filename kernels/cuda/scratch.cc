@@ -1,0 +1,55 @@
+#include "kernels/cuda/scratch.h"
+
+#include <algorithm>
+
+namespace swinfleet::cuda {
+namespace {
+
+constexpr int64_t kMaxParts = 256;
+constexpr int kMaxWarps = 8;
+// All devices have so much shared memory for a block, and two such blocks at once from A100 on.
+constexpr size_t kMaxShared = 80 << 10;
+// A warp moves up to 8 elements a lane.
+constexpr int64_t kColumnsAtOnce = 32 * 8;
+
+}  // namespace
+
+LayerNormParts PartsOf(const LayerNormBackwardArgs& args) {
+  const int64_t rows = args.x.shape[0], c = args.x.shape[1];
+  LayerNormParts p;
+  p.columns = (c + kColumnsAtOnce - 1) / kColumnsAtOnce * kColumnsAtOnce;
+  p.warps = kMaxWarps;
+  while (p.warps > 1 && p.SharedBytes() > kMaxShared) p.warps /= 2;
+  CHECK_LE(p.SharedBytes(), kMaxShared) << "layer normalisation over " << c << " channels";
+  p.parts = std::clamp((rows + p.warps - 1) / p.warps, int64_t{1}, kMaxParts);
+  return p;
+}
+
+float* TakeScratch(const LayerNormBackwardArgs& args, Context& context) {
+  return static_cast<float*>(context.workspace->AllocateBytes(
+      PartsOf(args).parts * 2 * args.x.shape[1] * static_cast<int64_t>(sizeof(float))));
+}
+
+float* TakeScratch(const PositionTableBackwardArgs& args, Context& context) {
+  return static_cast<float*>(context.workspace->AllocateBytes(args.dtable.Bytes()));
+}
+
+AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context) {
+  AttentionScratch scratch;
+  scratch.delta = static_cast<float*>(context.workspace->AllocateBytes(args.lse.Bytes()));
+  if (!args.logit_scale.empty()) {
+    const int64_t windows = args.range.count > 0 ? args.range.count : args.geometry.Windows();
+    scratch.dscale = static_cast<double*>(
+        context.workspace->AllocateBytes(windows * args.heads * AttentionTiles(args.geometry) *
+                                         static_cast<int64_t>(sizeof(double))));
+  }
+  return scratch;
+}
+
+double* TakeScratch(const SumOfSquaresArgs& args, Context& context) {
+  const int64_t chunks = (args.x.NumElements() + kNormChunk - 1) / kNormChunk;
+  return static_cast<double*>(
+      context.workspace->AllocateBytes(chunks * static_cast<int64_t>(sizeof(double))));
+}
+
+}  // namespace swinfleet::cuda
