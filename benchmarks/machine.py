@@ -9,6 +9,11 @@ def output(*command):
     return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
 
 
+def last_json(*command):
+    """The object on the last line that a program prints; what goes wrong it says itself."""
+    return json.loads(output(*command).splitlines()[-1])
+
+
 def describe():
     """The processor's name, its cores and instruction sets, and whether it has bf16 arithmetic."""
     fields = {entry["field"].rstrip(":"): entry["data"] for entry in flat(

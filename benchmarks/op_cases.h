@@ -281,7 +281,11 @@ inline void SetUp(const Site& s, Tensors& t, GeluForwardArgs* a) {
 }
 inline void SetUp(const Site& s, Tensors& t, GeluBackwardArgs* a) {
   const Shape chunk = {s.rows, s.inputs};
-  *a = {.x = t.Values(chunk), .dy = t.Values(chunk), .dx = t.Values(chunk), .y = t.Values(chunk)};
+  *a = {.x = t.Values(chunk),
+        .dy = t.Values(chunk),
+        .dx = t.Values(chunk),
+        .y = t.Values(chunk),
+        .dbias = t.Floats({s.inputs})};
 }
 
 // ---- Pictures, patches, maps ----

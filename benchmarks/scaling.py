@@ -3,9 +3,7 @@
 docs/scaling.svg and writes the table to docs/performance.md. Needs matplotlib."""
 import argparse
 import dataclasses
-import json
 import os
-import subprocess
 
 import matplotlib
 
@@ -66,18 +64,14 @@ NAMES = {
 }
 
 
-def last_json(*command):
-    done = subprocess.run(["build/bin/swinfleet", *command, "--json"], stdout=subprocess.PIPE,
-                          check=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def measure(point, args):
     path = os.path.join(args.out, "job.yaml")
     with open(path, "w", encoding="utf-8") as file:
         file.write(point.job(args.threads))
-    classes = last_json("plan", path, "--ranks", "1")["memory"]["classes"]
-    step = last_json("bench", "step", "--job", path, "--steps", str(args.steps))
+    classes = machine.last_json("build/bin/swinfleet", "plan", path, "--ranks", "1",
+                                "--json")["memory"]["classes"]
+    step = machine.last_json("build/bin/swinfleet", "bench", "step", "--job", path, "--steps",
+                             str(args.steps), "--json")
     print(point, f"{step['step_s']:.3f} s, {step['peak_mib']} MiB", flush=True)
     return {
         "step_s": step["step_s"],

@@ -53,6 +53,6 @@ function(cuda_test name)
       target_link_options(${program} PRIVATE -fsanitize=address,undefined)
     endif()
     gtest_discover_tests(${program} TEST_PREFIX cuda.${variant}. DISCOVERY_MODE PRE_TEST
-                         PROPERTIES LABELS "fast;cuda" TIMEOUT 300)
+                         PROPERTIES LABELS fast TIMEOUT 300)
   endforeach()
 endfunction()

@@ -60,6 +60,9 @@ class Communicator {
   // With `use` ReduceScatter and AllReduce of floats leave the sums to the MPI library, whose bits
   // are its own; at first they don't. Collective.
   virtual void UseLibrarySums(bool use) = 0;
+  // With `at_once` collectives end on this rank before the call that starts them returns, so that
+  // nothing runs beside them; at first they don't.
+  virtual void WaitAtOnce(bool at_once) = 0;
 
   // Sums over ranks; afterwards this rank's shard of `data` holds the sum, the rest is unspecified.
   virtual std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,

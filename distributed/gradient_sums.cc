@@ -50,6 +50,13 @@ class Base : public GradientSums {
   void Zero(const TensorView& view) {
     setting_.context->ops->fill({.x = view, .value = 0}, *setting_.context);
   }
+  // All bits zero is zero in bfloat16 too; shards are whole chunks.
+  void ZeroBf16(const TensorView& view) {
+    TensorView floats = view;
+    floats.dtype = DType::kF32;
+    floats.shape = Shape{view.NumElements() / 2};
+    Zero(floats);
+  }
   void Add(const TensorView& x, const TensorView& y) {
     setting_.context->ops->add({.x = x, .y = y}, *setting_.context);
   }
@@ -59,6 +66,14 @@ class Base : public GradientSums {
   static std::span<float> Floats(const TensorView& view) {
     return {view.f32(), static_cast<size_t>(view.NumElements())};
   }
+
+  // The exchange of a unit's gradient in a round.
+  struct Flight {
+    int unit = 0;
+    int64_t round = 0;
+    // Empty: none.
+    std::unique_ptr<CollectiveHandle> handle;
+  };
 
   const GradientSetting setting_;
   // Of the unit's exchanges.
@@ -109,7 +124,6 @@ class PlainSums : public Base {
     return setting_.stage == 0 ? sums_[unit][0] : OwnShard(unit);
   }
   TensorView Staging(int unit) override { return sums_[unit][0]; }
-  TensorView ShardStaging(int unit) override { return OwnShard(unit); }
 
  private:
   // Adds the newer sum at `top` to the older one below.
@@ -163,16 +177,8 @@ class SplitSums : public Base {
   TensorView OwnShard(int unit) const override { return sums_[unit][0]; }
   TensorView Reduced(int unit) override { return sums_[unit][0]; }
   TensorView Staging(int unit) override { return scratch_[0].Rows(0, PaddedSize(unit)); }
-  TensorView ShardStaging(int unit) override { return sums_[unit][0]; }
 
  private:
-  struct Flight {
-    int unit = 0;
-    int64_t round = 0;
-    // Empty: none.
-    std::unique_ptr<CollectiveHandle> handle;
-  };
-
   // Waits for the exchange of that leaf gradient and adds its outcome to the tree over rounds.
   void Land(int slot) {
     Flight& flight = flights_[slot];
@@ -246,7 +252,6 @@ class LowPrecisionSums : public Base {
     return wide;
   }
   TensorView Staging(int unit) override { return scratch_.Rows(0, PaddedSize(unit)); }
-  TensorView ShardStaging(int unit) override { return both_[unit].Rows(0, ShardSize(unit)); }
 
  private:
   // The sum (0) or the error (1), bfloat16, (padded).
@@ -263,6 +268,75 @@ class LowPrecisionSums : public Base {
   std::vector<std::unique_ptr<CollectiveHandle>> handles_;
 };
 
+// Each leaf's gradient is rounded to bfloat16 and reduced at once, under the next unit's backward;
+// what is kept is a shard's running sum over rounds and, where there are several, what its rounding
+// left.
+class SplitLowPrecisionSums : public Base {
+ public:
+  SplitLowPrecisionSums(const GradientSetting& setting, MemoryClasses* memory)
+      : Base(setting),
+        rounds_(ShardLayout::Rounds(setting.communicator->size(), setting.micro_batches)) {
+    CHECK_GE(setting.stage, 1) << "split accumulation at a stage that keeps whole gradients";
+    scratch_ = memory->gradients.Allocate({LargestPaddedSize()});
+    flying_ = memory->gradients.Allocate({LargestPaddedSize()}, DType::kBF16);
+    for (size_t u = 0; u < units(); ++u) {
+      const Shape shard{ShardSize(static_cast<int>(u))};
+      sums_.push_back(memory->gradients.Allocate(shard, DType::kBF16));
+      if (rounds_ > 1) errors_.push_back(memory->gradients.Allocate(shard, DType::kBF16));
+    }
+  }
+
+  TensorView Open(int unit, int64_t leaf) override {
+    const TensorView gradient = Staging(unit);
+    Zero(gradient);
+    return gradient;
+  }
+
+  void Close(int unit, int64_t leaf) override {
+    Land();
+    const TensorView rounded = flying_.Rows(0, PaddedSize(unit));
+    Cast(Staging(unit), rounded);
+    const std::span<uint16_t> numbers(rounded.u16(), static_cast<size_t>(rounded.NumElements()));
+    flight_ = {.unit = unit,
+               .round = leaf,
+               .handle = setting_.communicator->ReduceScatterBf16(numbers, names_[unit])};
+  }
+
+  void Finish() override { Land(); }
+
+  TensorView OwnShard(int unit) const override { return sums_[unit]; }
+  TensorView Reduced(int unit) override {
+    const TensorView wide = scratch_.Rows(0, ShardSize(unit));
+    Cast(sums_[unit], wide);
+    return wide;
+  }
+  TensorView Staging(int unit) override { return scratch_.Rows(0, PaddedSize(unit)); }
+
+ private:
+  // Waits for the exchange under way and adds its outcome to the sums.
+  void Land() {
+    if (flight_.handle == nullptr) return;
+    flight_.handle->Wait();
+    flight_.handle.reset();
+    const int unit = flight_.unit;
+    const TensorView leaf = ShardOf(flying_.Rows(0, PaddedSize(unit)), unit);
+    if (flight_.round == 0) {
+      Cast(leaf, sums_[unit]);
+      if (rounds_ > 1) ZeroBf16(errors_[unit]);
+    } else {
+      setting_.context->ops->add_compensated(
+          {.x = leaf, .sum = sums_[unit], .error = errors_[unit]}, *setting_.context);
+    }
+  }
+
+  const int64_t rounds_;
+  TensorView scratch_;  // (largest padded), float32
+  TensorView flying_;   // (largest padded), bfloat16
+  Flight flight_;
+  std::vector<TensorView> sums_;    // (shard) each, bfloat16
+  std::vector<TensorView> errors_;  // the same; none where there is one round
+};
+
 }  // namespace
 
 std::unique_ptr<GradientSums> MakeGradientSums(Accumulation accumulation,
@@ -275,6 +349,8 @@ std::unique_ptr<GradientSums> MakeGradientSums(Accumulation accumulation,
       return std::make_unique<SplitSums>(setting, memory);
     case Accumulation::kLowPrecision:
       return std::make_unique<LowPrecisionSums>(setting, memory);
+    case Accumulation::kSplitLowPrecision:
+      return std::make_unique<SplitLowPrecisionSums>(setting, memory);
   }
   LOG(FATAL) << "accumulation " << static_cast<int>(accumulation);
 }

@@ -1,4 +1,4 @@
-// How the gradients of a step's micro-batches become one sum over all ranks: the three forms of
+// How the gradients of a step's micro-batches become one sum over all ranks: the forms of
 // accumulation (zero_engine.h compares them).
 #ifndef SWINFLEET_DISTRIBUTED_GRADIENT_SUMS_H_
 #define SWINFLEET_DISTRIBUTED_GRADIENT_SUMS_H_
@@ -48,10 +48,8 @@ class GradientSums {
   // above. Valid until the next call.
   virtual TensorView Reduced(int unit) = 0;
 
-  // Float32 memory that is free between steps: for one unit at a time, (padded), ...
+  // Float32 memory that is free between steps, for one unit at a time, (padded).
   virtual TensorView Staging(int unit) = 0;
-  // ... and for all units at once, (shard) each.
-  virtual TensorView ShardStaging(int unit) = 0;
 };
 
 std::unique_ptr<GradientSums> MakeGradientSums(Accumulation accumulation,

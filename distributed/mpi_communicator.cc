@@ -452,7 +452,9 @@ std::shared_ptr<MpiOperation> MpiCommunicator::Post(const Label& label,
 
 std::unique_ptr<CollectiveHandle> MpiCommunicator::PostAsync(const Label& label,
                                                              std::function<void()> work) {
-  return std::make_unique<MpiHandle>(thread_, Post(label, std::move(work)), status_);
+  auto handle = std::make_unique<MpiHandle>(thread_, Post(label, std::move(work)), status_);
+  if (wait_at_once_) handle->Wait();
+  return handle;
 }
 
 void MpiCommunicator::RunBlocking(const Label& label, std::function<void()> work) {

@@ -111,6 +111,7 @@ class MpiCommunicator : public Communicator {
   int rank() const override { return collectives_->rank(); }
   int size() const override { return collectives_->size(); }
   void UseLibrarySums(bool use) override;
+  void WaitAtOnce(bool at_once) override { wait_at_once_ = at_once; }
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
                                                   const std::string& name) override;
   std::unique_ptr<CollectiveHandle> AllGather(std::span<float> data,
@@ -155,6 +156,7 @@ class MpiCommunicator : public Communicator {
   MpiThread* thread_;
   std::shared_ptr<MpiCollectives> collectives_;
   std::shared_ptr<Status> status_;
+  bool wait_at_once_ = false;
 };
 
 }  // namespace swinfleet

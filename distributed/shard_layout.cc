@@ -29,7 +29,7 @@ ShardLayout::Leaves ShardLayout::LeavesOf(Accumulation accumulation, int rank, i
                                           int64_t micro_batches) {
   CHECK(rank >= 0 && rank < ranks && ranks <= micro_batches)
       << "rank " << rank << " of " << ranks << ", " << micro_batches << " micro-batches";
-  if (accumulation != Accumulation::kSplit) {
+  if (!SumsInRounds(accumulation)) {
     return {.first = LeafBegin(rank, ranks, micro_batches),
             .count = LeafCount(rank, ranks, micro_batches),
             .stride = 1};

@@ -37,21 +37,20 @@ class ShardLayout {
     int64_t stride = 1;
     int64_t operator[](int64_t i) const { return first + i * stride; }
   };
-  // Of `micro_batches` leaves. Contiguous in rank order, so that each rank sums a subtree; with
-  // split accumulation one leaf of each round in turn, so that the ranks' leaves of a round are a
-  // subtree. With a power of two ranks (at most as many as leaves) both are the same tree.
+  // Of `micro_batches` leaves. Contiguous in rank order, so that each rank sums a subtree; where
+  // sums are made in rounds one leaf of each round in turn, so that the ranks' leaves of a round
+  // are a subtree. With a power of two ranks (at most as many as leaves) both are the same tree.
   static Leaves LeavesOf(Accumulation accumulation, int rank, int ranks, int64_t micro_batches);
   // Rounds in which ranks take a leaf each: what the rank with the most leaves has of them.
   static int64_t Rounds(int ranks, int64_t micro_batches) {
     return (micro_batches + ranks - 1) / ranks;
   }
 
-  // Passes over the model that a rank takes part in: its leaves, and with split accumulation all
-  // rounds, where it exchanges with ranks that have a leaf in the last one.
+  // Passes over the model that a rank takes part in: its leaves, and where sums are made in rounds
+  // all of them, where it exchanges with ranks that have a leaf in the last one.
   static int64_t PassesOf(Accumulation accumulation, int rank, int ranks, int64_t micro_batches) {
-    return accumulation == Accumulation::kSplit
-               ? Rounds(ranks, micro_batches)
-               : LeavesOf(accumulation, rank, ranks, micro_batches).count;
+    return SumsInRounds(accumulation) ? Rounds(ranks, micro_batches)
+                                      : LeavesOf(accumulation, rank, ranks, micro_batches).count;
   }
 
   // A rank's part of `leaves` things: [begin, end), contiguous, in rank order.

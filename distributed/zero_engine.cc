@@ -10,6 +10,7 @@
 #include "distributed/gathered_units.h"
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
+#include "distributed/offload_files.h"
 #include "kernels/error.h"
 #include "kernels/profile.h"
 
@@ -69,15 +70,30 @@ struct ZeroEngine::Impl {
   std::string FirstNonfinite(
       const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
       const std::string& name);
-  // What an update of a unit works on: of the elements that this rank updates, all alike.
+  // What an update works on: elements [begin, begin + size) of a unit, among those that this rank
+  // updates, all alike.
   struct OwnedPart {
-    TensorView weights;        // (owned size)
-    TensorView gradient;       // (owned size)
-    OptimizerState optimizer;  // (owned size) each
+    int64_t begin = 0;
+    int64_t size = 0;
+    TensorView weights;        // (size)
+    TensorView gradient;       // (size)
+    OptimizerState optimizer;  // (size) each
   };
-  // One optimizer step on them.
+  // One optimizer step on them, in place.
   void UpdateOwned(const UnitState& unit, const OwnedPart& owned, std::span<const double> rates,
                    int64_t update, float grad_scale);
+  // One optimizer step on everything, with the state in memory or on disk.
+  void UpdateAll(std::span<const double> rates, int64_t update, float grad_scale);
+  // Takes the state's place on the disk. Collective.
+  void Offload(MemoryClasses* memory);
+  // Checkpoints take offloaded moments from this rank. At stage 0 all ranks have the same.
+  bool GivesMoments() const { return options.stage > 0 || communicator->rank() == 0; }
+  DiskUse UseOf(const OffloadedState& state) const;
+  // The moments from a checkpoint; `buffer` has room for kReadChunk.
+  void LoadMoments(const CheckpointReader& reader, std::span<float> buffer);
+  // Those of a parameter from an element on.
+  void LoadMoment(const CheckpointReader& reader, const std::string& prefix, int parameter,
+                  int64_t element, const TensorView& moments, std::span<float> buffer);
   // Those of the unit's parameters that this rank updates.
   TensorView OwnedValues(const UnitState& unit) const {
     return Slice(unit.values, unit.owned_begin - unit.kept_begin, unit.owned_size);
@@ -90,16 +106,16 @@ struct ZeroEngine::Impl {
   }
   // Parameters are about to be written.
   void BeforeWriting();
-  // The states of the configured optimizer and the prefix of their tensors' names.
-  std::vector<std::pair<std::string, TensorView>> States(const UnitState& unit) const;
+  // The moments of the configured optimizer and the prefix of their tensors' names.
+  std::vector<std::pair<std::string, TensorView>> States(const OptimizerState& state) const;
   // Elements [begin, begin + size) of its unit among those that this rank updates.
   TensorView OfOwned(const UnitState& unit, const TensorView& owned, int64_t begin,
                      int64_t size) const {
     return Slice(owned, begin - unit.owned_begin, size);
   }
-  // The masters of a segment that this rank saves; `staging` holds the unit's shard of them.
-  std::span<const float> Masters(UnitState& unit, const ShardLayout::Segment& segment,
-                                 const TensorView& staging);
+  // The masters of elements [begin, begin + scratch.size()) of a unit, which this rank updates:
+  // where they lie, or put together in `scratch`. Throws Error when the disk fails.
+  std::span<const float> Masters(int unit, int64_t begin, std::span<float> scratch);
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
   void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
   // The tensor is there with this shape; throws Error.
@@ -117,6 +133,9 @@ struct ZeroEngine::Impl {
   bool dry = false;
   std::vector<UnitState> units;
   std::unique_ptr<GradientSums> sums;
+  // Where state is on disk; then the units have none. The folder outlives what is in it.
+  std::unique_ptr<OffloadFolder> folder;
+  std::unique_ptr<OffloadedState> offloaded;
   // At stage 3 on several ranks.
   std::unique_ptr<GatheredUnits> gathered;
   // Of this rank in a step.
@@ -143,13 +162,15 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
       layout(table, communicator->size()),
       units(table.units().size()) {
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
-  CHECK(options.stage < 2 || options.accumulation == Accumulation::kSplit)
+  CHECK(options.stage < 2 || SumsInRounds(options.accumulation))
       << "whole gradients at ZeRO stage " << options.stage;
+  CHECK(options.optimizer.moments == DType::kF32 || !options.offload.run_folder.empty())
+      << "moments in memory are float32";
   CHECK_EQ(options.hypers.size(), table.parameters().size());
-  CHECK(options.reduction == Reduction::kReproducible ||
-        options.accumulation != Accumulation::kLowPrecision)
+  CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
+  communicator->WaitAtOnce(!options.overlap);
   dry = memory->parameters.device() == Device::kDryRun;
   passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
                                  options.micro_batches);
@@ -172,6 +193,58 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
                                                context, &memory->parameters);
   }
   AllocateSums(memory);
+  if (!options.offload.run_folder.empty()) Offload(memory);
+}
+
+void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
+  OffloadSetting setting{.table = &table,
+                         .units = {},
+                         .optimizer = options.optimizer.kind,
+                         .dtype = options.dtype,
+                         .moments = options.optimizer.moments,
+                         .rank = communicator->rank(),
+                         .folder = "",
+                         .piece_elements = options.offload.piece_elements,
+                         .ops = options.offload.ops};
+  for (const UnitState& unit : units) {
+    setting.units.push_back({unit.name, unit.owned_begin, unit.owned_size, unit.updated});
+  }
+  if (!dry) {
+    std::string problem;
+    try {
+      folder = std::make_unique<OffloadFolder>(options.offload.run_folder, options.offload.attempt,
+                                               setting.rank, *setting.ops);
+      setting.folder = folder->path();
+    } catch (const Error& error) {
+      problem = error.what();
+    }
+    Arena counted = Arena::DryRun("offload");
+    CheckOffloadSpace(
+        setting.folder, UseOf(OffloadedState(setting, &counted)),
+        {.run_dir = options.offload.run_dir, .kept = options.offload.kept_checkpoints}, problem,
+        communicator, *setting.ops);
+  }
+  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+}
+
+DiskUse ZeroEngine::Impl::UseOf(const OffloadedState& state) const {
+  const uint64_t moments = state.moment_bytes(), masters = state.master_bytes();
+  DiskUse use{.state = 2 * (moments + masters), .update = moments + masters};
+  const uint64_t shared = GivesMoments() ? moments : 0;
+  uint64_t weights = 0;
+  for (const UnitState& unit : units) {
+    for (const ShardLayout::Segment& segment : unit.saved) weights += segment.size * sizeof(float);
+  }
+  use.checkpoint = weights + shared;
+  if (options.offload.asynchronous_saves) {
+    // Updates go on beside the save: the moments that it has are neither set's.
+    use.state += shared;
+    use.saving = weights;
+  } else {
+    // Beside the save there is one set of moments, and it is the checkpoint's.
+    use.saving = weights > shared ? weights - shared : 0;
+  }
+  return use;
 }
 
 void ZeroEngine::Impl::PlaceUnit(int index) {
@@ -201,6 +274,7 @@ void ZeroEngine::Impl::AllocateUnit(UnitState& unit, MemoryClasses* memory) {
   const Shape owned{unit.owned_size};
   unit.values = memory->parameters.Allocate({unit.kept_size}, options.dtype);
   Zero(unit.values);
+  if (!options.offload.run_folder.empty()) return;
   unit.optimizer.first = memory->optimizer.Allocate(owned);
   Zero(unit.optimizer.first);
   if (OptimizerStateTensors(options.optimizer.kind) == 2) {
@@ -272,15 +346,51 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
                                    std::span<const double> rates, int64_t update,
                                    float grad_scale) {
   for (const ShardLayout::Segment& segment : unit.updated) {
+    const int64_t begin = std::max(segment.unit_begin, owned.begin);
+    const int64_t end = std::min(segment.unit_begin + segment.size, owned.begin + owned.size);
+    if (begin >= end) continue;
     const auto part = [&](const TensorView& all) {
-      return all.empty() ? all : OfOwned(unit, all, segment.unit_begin, segment.size);
+      return all.empty() ? all : Slice(all, begin - owned.begin, end - begin);
     };
-    const OptimizerState state = {.first = part(owned.optimizer.first),
-                                  .second = part(owned.optimizer.second),
-                                  .master = part(owned.optimizer.master)};
+    const int64_t element = segment.parameter_begin + begin - segment.unit_begin;
+    const OptimizerState state = {
+        .first = part(owned.optimizer.first),
+        .second = part(owned.optimizer.second),
+        .master = part(owned.optimizer.master),
+        .rounding = MomentRounding(options.seed, update, segment.parameter, element)};
     UpdateSegment(options.optimizer, options.hypers[segment.parameter], rates[segment.parameter],
                   update, grad_scale, part(owned.weights), part(owned.gradient), state, *context);
   }
+}
+
+void ZeroEngine::Impl::UpdateAll(std::span<const double> rates, int64_t update, float grad_scale) {
+  if (offloaded == nullptr) {
+    for (size_t u = 0; u < units.size(); ++u) {
+      const UnitState& unit = units[u];
+      UpdateOwned(unit,
+                  {.begin = unit.owned_begin,
+                   .size = unit.owned_size,
+                   .weights = OwnedValues(unit),
+                   .gradient = sums->Reduced(static_cast<int>(u)),
+                   .optimizer = unit.optimizer},
+                  rates, update, grad_scale);
+    }
+    return;
+  }
+  int present = -1;
+  TensorView gradient;
+  offloaded->Update([&](const OffloadedState::Part& part) {
+    if (part.unit != present) gradient = sums->Reduced(part.unit);
+    present = part.unit;
+    const UnitState& unit = units[part.unit];
+    UpdateOwned(unit,
+                {.begin = part.begin,
+                 .size = part.size,
+                 .weights = OfOwned(unit, OwnedValues(unit), part.begin, part.size),
+                 .gradient = OfOwned(unit, gradient, part.begin, part.size),
+                 .optimizer = part.state},
+                rates, update, grad_scale);
+  });
 }
 
 void ZeroEngine::Impl::BeforeWriting() {
@@ -289,26 +399,30 @@ void ZeroEngine::Impl::BeforeWriting() {
 }
 
 std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
-    const UnitState& unit) const {
+    const OptimizerState& state) const {
   if (options.optimizer.kind == OptimizerConfig::Kind::kAdamW) {
-    return {{"adamw_m/", unit.optimizer.first}, {"adamw_v/", unit.optimizer.second}};
+    return {{"adamw_m/", state.first}, {"adamw_v/", state.second}};
   }
-  return {{"sgd_momentum/", unit.optimizer.first}};
+  return {{"sgd_momentum/", state.first}};
 }
 
-std::span<const float> ZeroEngine::Impl::Masters(UnitState& unit,
-                                                 const ShardLayout::Segment& segment,
-                                                 const TensorView& staging) {
-  const TensorView values = OfOwned(unit, OwnedValues(unit), segment.unit_begin, segment.size);
-  const auto size = static_cast<size_t>(segment.size);
-  if (options.dtype == DType::kF32) return {values.f32(), size};
-  const TensorView kept = OfOwned(unit, unit.optimizer.master, segment.unit_begin, segment.size);
-  if (options.dtype == DType::kF16) return {kept.f32(), size};
-  const int64_t shard_begin =
-      layout.ShardBegin(table.parameters()[segment.parameter].unit, communicator->rank());
-  const TensorView place = Slice(staging, segment.unit_begin - shard_begin, segment.size);
-  if (!dry) RestoreMasters(values, kept, place.span());
-  return {place.f32(), size};
+std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
+                                                 std::span<float> scratch) {
+  const UnitState& state = units[unit];
+  const auto size = static_cast<int64_t>(scratch.size());
+  const TensorView weights = OfOwned(state, OwnedValues(state), begin, size);
+  if (options.dtype == DType::kF32) return {weights.f32(), scratch.size()};
+  if (offloaded == nullptr) {
+    RestoreMasters(weights, OfOwned(state, state.optimizer.master, begin, size), scratch);
+    return scratch;
+  }
+  for (int64_t done = 0; done < size;) {
+    const TensorView kept = offloaded->Masters(unit, begin + done, size - done);
+    const int64_t count = kept.NumElements();
+    RestoreMasters(Slice(weights, done, count), kept, scratch.subspan(done, count));
+    done += count;
+  }
+  return scratch;
 }
 
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
@@ -328,6 +442,7 @@ void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const 
   });
   if (options.dtype == DType::kF32) return;
   within(unit.owned_begin, unit.owned_size, [&](std::span<const float> owned, int64_t from) {
+    if (offloaded != nullptr) return offloaded->SetMasters(info.unit, from, owned);
     KeepMasters(owned,
                 OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())));
   });
@@ -358,14 +473,68 @@ void ZeroEngine::Impl::LoadParameter(const CheckpointReader& reader,
   }
 }
 
+void ZeroEngine::Impl::LoadMoment(const CheckpointReader& reader, const std::string& prefix,
+                                  int parameter, int64_t element, const TensorView& moments,
+                                  std::span<float> buffer) {
+  const ParameterInfo& info = table.parameters()[parameter];
+  const std::string tensor = prefix + info.name;
+  CheckTensor(reader, tensor, info.shape);
+  if (moments.dtype == DType::kF32) return reader.Read(tensor, element, moments.span());
+  for (int64_t done = 0; done < moments.NumElements(); done += kReadChunk) {
+    const int64_t size = std::min(kReadChunk, moments.NumElements() - done);
+    reader.Read(tensor, element + done, buffer.first(size));
+    // Those that were kept in bfloat16 stay what they are.
+    context->ops->cast({.x = ViewOf(buffer.data(), {size}), .y = Slice(moments, done, size)},
+                       *context);
+  }
+}
+
+void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader, std::span<float> buffer) {
+  // Elements [begin, begin + size) of a unit, of which `state` is the part that this rank updates.
+  const auto load = [&](const UnitState& unit, int64_t begin, int64_t size,
+                        const OptimizerState& state) {
+    for (const auto& [prefix, part] : States(state)) {
+      for (const ShardLayout::Segment& segment : unit.updated) {
+        const int64_t from = std::max(segment.unit_begin, begin);
+        const int64_t to = std::min(segment.unit_begin + segment.size, begin + size);
+        if (from >= to) continue;
+        LoadMoment(reader, prefix, segment.parameter,
+                   segment.parameter_begin + from - segment.unit_begin,
+                   Slice(part, from - begin, to - from), buffer);
+      }
+    }
+  };
+  if (offloaded == nullptr) {
+    for (const UnitState& unit : units) {
+      load(unit, unit.owned_begin, unit.owned_size, unit.optimizer);
+    }
+    return;
+  }
+  offloaded->SetMoments([&](const OffloadedState::Part& part) {
+    // Padding is zero.
+    for (const auto& [prefix, moments] : States(part.state)) Zero(moments);
+    load(units[part.unit], part.begin, part.size, part.state);
+  });
+}
+
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table) {
+  OffloadOptions offload;
+  if (config.parallel.offload == Offload::kDisk) {
+    offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
+    offload.run_dir = config.run_dir;
+    offload.kept_checkpoints = config.checkpoint.keep_last;
+    offload.asynchronous_saves = config.checkpoint.asynchronous;
+  }
   return {.stage = config.parallel.zero_stage,
           .optimizer = config.train.optimizer,
           .hypers = GroupsOf(config, table),
           .micro_batches = config.train.micro_batches(),
           .dtype = config.train.dtype,
           .accumulation = config.train.accumulation,
-          .reduction = config.parallel.reduction};
+          .reduction = config.parallel.reduction,
+          .overlap = config.parallel.overlap,
+          .offload = std::move(offload),
+          .seed = config.train.seed};
 }
 
 ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
@@ -387,9 +556,15 @@ void ZeroEngine::Initialize(uint64_t seed) {
       const ParameterInfo& info = impl_->table.parameters()[p];
       impl_->SetWeights(p, 0, initial.subspan(info.offset, info.size()));
     }
+    if (impl_->offloaded != nullptr) continue;
     impl_->Zero(unit.optimizer.first);
     if (!unit.optimizer.second.empty()) impl_->Zero(unit.optimizer.second);
   }
+  if (impl_->offloaded == nullptr) return;
+  impl_->offloaded->SetMoments([&](const OffloadedState::Part& part) {
+    impl_->Zero(part.state.first);
+    if (!part.state.second.empty()) impl_->Zero(part.state.second);
+  });
 }
 
 TensorView ZeroEngine::Acquire(int unit) {
@@ -467,14 +642,7 @@ void ZeroEngine::Update(std::span<const double> rates, int64_t update, float gra
   CHECK_EQ(rates.size(), impl_->table.parameters().size());
   CHECK(impl_->reduced) << "an update without a reduced gradient";
   impl_->BeforeWriting();
-  for (size_t u = 0; u < impl_->units.size(); ++u) {
-    const Impl::UnitState& unit = impl_->units[u];
-    impl_->UpdateOwned(unit,
-                       {.weights = impl_->OwnedValues(unit),
-                        .gradient = impl_->sums->Reduced(static_cast<int>(u)),
-                        .optimizer = unit.optimizer},
-                       rates, update, grad_scale);
-  }
+  impl_->UpdateAll(rates, update, grad_scale);
   impl_->reduced = false;
 }
 
@@ -500,26 +668,39 @@ TensorView ZeroEngine::ReducedGradient(int unit) {
 }
 
 std::vector<TensorPiece> ZeroEngine::OwnedState() {
-  // Whoever skipped the update doesn't need the gradient any more.
-  impl_->reduced = false;
   std::vector<TensorPiece> pieces;
   for (size_t u = 0; u < impl_->units.size(); ++u) {
-    Impl::UnitState& unit = impl_->units[u];
-    const TensorView staging = impl_->sums->ShardStaging(static_cast<int>(u));
-    const auto states = impl_->States(unit);
+    const Impl::UnitState& unit = impl_->units[u];
     for (const ShardLayout::Segment& segment : unit.saved) {
       const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-      const auto add = [&](const std::string& prefix, std::span<const float> data) {
-        pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, data});
+      const auto masters = [impl = impl_.get(), u, begin = segment.unit_begin](
+                               int64_t first, std::span<float> scratch) {
+        return impl->Masters(static_cast<int>(u), begin + first, scratch);
       };
-      add("param/", impl_->Masters(unit, segment, staging));
-      for (const auto& [prefix, owned] : states) {
+      pieces.push_back(
+          {"param/" + info.name, info.shape, segment.parameter_begin, segment.size, masters});
+      if (impl_->offloaded != nullptr) continue;
+      for (const auto& [prefix, owned] : impl_->States(unit.optimizer)) {
         const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
-        add(prefix, {part.f32(), static_cast<size_t>(segment.size)});
+        pieces.push_back(PieceInMemory(prefix + info.name, info.shape, segment.parameter_begin,
+                                       {part.f32(), static_cast<size_t>(segment.size)}));
       }
     }
   }
   return pieces;
+}
+
+std::optional<SharedShard> ZeroEngine::PinState() {
+  if (impl_->offloaded == nullptr || !impl_->GivesMoments()) return std::nullopt;
+  return impl_->offloaded->Pin();
+}
+
+DiskUse ZeroEngine::disk_use() const {
+  return impl_->offloaded == nullptr ? DiskUse() : impl_->UseOf(*impl_->offloaded);
+}
+
+double ZeroEngine::disk_wait_seconds() const {
+  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->wait_seconds();
 }
 
 void ZeroEngine::Load(const CheckpointReader& reader) {
@@ -530,16 +711,8 @@ void ZeroEngine::Load(const CheckpointReader& reader) {
     for (const ShardLayout::Segment& segment : unit.kept) {
       impl_->LoadParameter(reader, segment, buffer);
     }
-    for (const auto& [prefix, owned] : impl_->States(unit)) {
-      for (const ShardLayout::Segment& segment : unit.updated) {
-        const ParameterInfo& info = impl_->table.parameters()[segment.parameter];
-        const std::string tensor = prefix + info.name;
-        impl_->CheckTensor(reader, tensor, info.shape);
-        const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
-        reader.Read(tensor, segment.parameter_begin, part.span());
-      }
-    }
   }
+  impl_->LoadMoments(reader, buffer);
 }
 
 void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {

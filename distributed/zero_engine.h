@@ -4,6 +4,7 @@
 #define SWINFLEET_DISTRIBUTED_ZERO_ENGINE_H_
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,10 +15,28 @@
 #include "core/nn/parameters.h"
 #include "core/optim/parameter_groups.h"
 #include "distributed/communicator.h"
+#include "distributed/offload_files.h"
+#include "distributed/offloaded_state.h"
 #include "distributed/shard_layout.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
+
+// Where the optimizer's state is kept on disk (OffloadedState). An empty folder: nowhere, it is in
+// memory.
+struct OffloadOptions {
+  // OffloadRunFolder's. In a dry run any name will do.
+  std::string run_folder;
+  int64_t attempt = 1;
+  // CheckpointPlace's: what checkpoints will take is counted where it is the same disk.
+  std::string run_dir = {};
+  int64_t kept_checkpoints = 0;
+  // Saves run beside updates.
+  bool asynchronous_saves = true;
+  // OffloadSetting's.
+  int64_t piece_elements = OffloadSetting::kPieceElements;
+  FileOps* ops = &FileOps::System();
+};
 
 struct ZeroOptions {
   // 0: gradients are all-reduced and every rank keeps the optimizer state of everything.
@@ -34,13 +53,18 @@ struct ZeroOptions {
   int64_t micro_batches = 1;
   // Of the weights: float32, bfloat16 or float16.
   DType dtype = DType::kF32;
-  // Split accumulation needs stage 1 or more, and stages 2 and 3 need it: the sums are the same.
+  // Forms that sum in rounds need stage 1 or more, and stages 2 and 3 need one of them.
   Accumulation accumulation = Accumulation::kPlain;
-  // The library's goes with any form but low precision.
+  // The library's goes with sums in float32.
   Reduction reduction = Reduction::kReproducible;
+  // Off: nothing is computed beside collectives. The same bits.
+  bool overlap = true;
+  OffloadOptions offload = {};
+  // The job's, by which moments in bfloat16 are rounded (MomentRounding).
+  uint64_t seed = 0;
 };
 
-// What follows from the job.
+// What follows from the job. The attempt of offloaded state is the caller's to set.
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table);
 
 // The reduced gradient of a step.
@@ -68,14 +92,19 @@ struct GradientNorm {
 // all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
 // masters, so that they don't depend on the dtype.
 //
-// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
-// is split alone), with M micro-batches of which a rank has L, R = ceil(M / P), and the largest
-// unit of U elements:
+// Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's, and
+// of the optimizer's class only the buffers are left that they stream through in an update. The
+// bits are the same, unless moments are kept in bfloat16: these too depend on nothing but the job.
 //
-//   form           bytes of gradients                  bytes of them that a rank sends in a step
-//   plain          4 N (floor(log2 L) + 1)             4 N (P - 1) / P
-//   split          4 N / P floor(log2(R + 1)) + 8 U    4 N R (P - 1) / P
-//   low precision  4 N + 4 U                           2 N (P - 1) / P
+// Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
+// are the two that split), with M micro-batches of which a rank has L, R = ceil(M / P), and the
+// largest unit of U elements:
+//
+//   form                 bytes of gradients                     bytes that a rank sends in a step
+//   plain                4 N (floor(log2 L) + 1)                4 N (P - 1) / P
+//   split                4 N / P floor(log2(R + 1)) + 8 U       4 N R (P - 1) / P
+//   low precision        4 N + 4 U                              2 N (P - 1) / P
+//   split low precision  2 N / P (4 N / P where R > 1) + 6 U    2 N R (P - 1) / P
 //
 // Plain: a rank's leaves are neighbours. They are summed along the binary tree as they come, unit
 // by unit; with the last one each unit's reduction over ranks starts, under the rest of backward.
@@ -88,13 +117,19 @@ struct GradientNorm {
 // whenever the number of ranks is the same (at stages 0 and 1, with any number of threads, after a
 // resume), but other bits on another number of ranks, because the leaves that a rank adds up are
 // others.
+// Split low precision: split's rounds. A leaf is rounded to bfloat16, the ranks' leaves of a round
+// are added in float32 and rounded once, and rounds are added up as low precision adds up leaves.
+// With the same number of ranks it has the same bits at stages 1 to 3.
 class ZeroEngine : public ParameterAccess {
  public:
+  // Throws Error when state is to be kept on a disk that has not the room, or whose folder can't be
+  // used.
   ZeroEngine(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
              MemoryClasses* memory, Context* context);
   ~ZeroEngine() override;
 
-  // Initial weights (masters) as a function of the seed; optimizer state zero.
+  // Initial weights (masters) as a function of the seed; optimizer state zero. Either this or Load
+  // comes first.
   void Initialize(uint64_t seed);
 
   // ParameterAccess. Values are of the options' dtype, gradients float32. One unit's gradient is in
@@ -112,7 +147,8 @@ class ZeroEngine : public ParameterAccess {
   // Waits for the reductions. Collective.
   GradientNorm FinishReduction();
   // One optimizer step on what this rank owns, on gradients times grad_scale, with a rate for each
-  // parameter, in the table's order. `update` counts updates made before (0 for the first).
+  // parameter, in the table's order. `update` counts updates made before (0 for the first). Throws
+  // Error when the disk of offloaded state is full or fails: the engine is then of no further use.
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
   // From then on Acquire gives the new parameters. Collective: at stages 1 and 2 the exchange
   // starts, and Acquire waits for the unit's, so that it runs under the next forward pass.
@@ -128,14 +164,21 @@ class ZeroEngine : public ParameterAccess {
   TensorView ReducedGradient(int unit);
 
   // This rank's share of the state, for a checkpoint: the shards of all ranks together are the
-  // whole state once; parameters are float32 masters. Not between FinishReduction and Update, and
-  // valid until the next BeginStep: bfloat16's masters are put together in the gradients' memory.
-  // Of a dry run only the sizes mean something.
+  // whole state once; parameters are float32 masters, those of 16-bit weights put together when
+  // they are read. Valid until the next Update. Of a dry run only the sizes mean something. Of
+  // offloaded state only the parameters are here.
   std::vector<TensorPiece> OwnedState();
+  // Offloaded moments for a checkpoint, as they are now: what comes after writes other files.
+  // Nothing where there are none, or where another rank has them to give.
+  std::optional<SharedShard> PinState();
   // Sets parameters and optimizer state from a checkpoint of any number of ranks, any stage and any
   // dtype. Throws Error when it lacks a tensor, has another shape, or holds a weight that the dtype
   // can't.
   void Load(const CheckpointReader& reader);
+
+  // Of offloaded state, else zero. And the time that computing has waited for the disk so far.
+  DiskUse disk_use() const;
+  double disk_wait_seconds() const;
 
   // Sets a parameter and its master from float32 values; to be called on all ranks alike. Throws
   // Error for a weight that the dtype can't hold.

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernels/arena.h"
+#include "kernels/philox.h"
 #include "kernels/tensor.h"
 
 namespace swinfleet {
@@ -179,7 +180,7 @@ struct WindowAttentionBackwardArgs {
   TensorView bias;          // as in forward
   TensorView lse;           // as in forward
   TensorView dout;          // as out in forward
-  TensorView dqkv;          // as qkv, overwritten; zero for excluded padding
+  TensorView dqkv;          // as qkv, overwritten; zero for excluded padding; may be qkv itself
   TensorView dlogit_scale;  // f32 (heads), added to; nothing where the scale is clamped
   TensorView dbias;         // f32, as bias, added to; absent with it
   WindowRange range;
@@ -265,7 +266,7 @@ struct LayerNormBackwardArgs {
   TensorView rstd;    // (M)
   TensorView scale;   // (B) or absent
   TensorView dy;      // (M, C)
-  TensorView dx;      // (M, C); may be dy itself
+  TensorView dx;      // (M, C); may be dy itself, or x
   TensorView dgamma;  // (C), added to
   TensorView dbeta;   // (C), added to
   // dx += instead (pre-normalisation: dx holds the residual's gradient).
@@ -293,12 +294,14 @@ struct GeluForwardArgs {
   TensorView y;  // (M, C)
 };
 
-// dx = dy gelu'(x), and y = gelu(x) again, which the next weight gradient needs.
+// dx = dy gelu'(x), and y = gelu(x) again, which the next weight gradient needs; dbias += column
+// sums of dx: the gradient of the bias that is part of x.
 struct GeluBackwardArgs {
-  TensorView x;   // (M, C)
-  TensorView dy;  // (M, C)
-  TensorView dx;  // (M, C); may be dy itself
-  TensorView y;   // (M, C) or absent
+  TensorView x;      // (M, C)
+  TensorView dy;     // (M, C)
+  TensorView dx;     // (M, C); may be dy itself
+  TensorView y;      // (M, C) or absent; may be x itself
+  TensorView dbias;  // (C) or absent
 };
 
 // Rows [first_row, first_row + rows) of the patches of a picture or clip, in raster order, each as
@@ -478,6 +481,18 @@ struct SumOfSquaresArgs {
   double* sums = nullptr;
 };
 
+// How the moments of an update are rounded to bfloat16: to one of the two neighbours, drawn so that
+// the expectation is the number itself. Rounded to the nearest, a moment would stay where it is
+// when it should change by less than half of its last place, as a second moment does with beta2 =
+// 0.999. Number first + i of the stream is for element i: its lower 16 bits for the first moment,
+// its upper 16 bits for the second. A number x goes up with the probability (x - lower neighbour) /
+// (distance of the neighbours), to within 2^-16; infinities and NaN stay what they are.
+struct StochasticRounding {
+  RandomStream stream;
+  // At least 0, and below 2^34 with all elements.
+  int64_t first = 0;
+};
+
 // Weights in 16 bits have a float32 master. Of bfloat16 it is kept as the 16 bits that rounding
 // takes away: bf16 = (bits + 0x8000) >> 16 and remainder = bits & 0xffff, from which bits =
 // (bf16 << 16 | remainder) - (remainder >= 0x8000 ? 0x10000 : 0). Of float16 it is kept whole.
@@ -486,8 +501,8 @@ struct SumOfSquaresArgs {
 struct AdamWArgs {
   TensorView param;  // (n), float32, bfloat16 or float16
   TensorView grad;   // (n), f32
-  TensorView m;      // (n), f32
-  TensorView v;      // (n), f32
+  TensorView m;      // (n), f32 or bf16
+  TensorView v;      // (n), as m
   double learning_rate = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;
@@ -498,6 +513,8 @@ struct AdamWArgs {
   float grad_scale = 1;
   // (n): with a bfloat16 param the remainder, u16; with a float16 one the master, f32; else absent.
   TensorView master;
+  // Of moments in bfloat16.
+  StochasticRounding rounding = {};
 };
 
 // One step of SGD with Nesterov momentum (torch.optim.SGD, no dampening), weight decay added to the
@@ -505,13 +522,14 @@ struct AdamWArgs {
 struct SgdArgs {
   TensorView param;     // (n), float32, bfloat16 or float16
   TensorView grad;      // (n), f32
-  TensorView momentum;  // (n), f32
+  TensorView momentum;  // (n), f32 or bf16
   double learning_rate = 0;
   double momentum_factor = 0.9;
   double weight_decay = 0;
   float grad_scale = 1;
   // As in AdamWArgs.
   TensorView master;
+  StochasticRounding rounding = {};
 };
 
 // sum += x in bfloat16, where `error` carries what rounding left of earlier additions (Kahan).

@@ -114,6 +114,10 @@ class Attempt {
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
   void KeepBudget(const PlanOptions& facts);
   void ReserveMemory();
+  // Of a run that has not begun: rank 0 opens and verifies model.init_from.
+  void CheckInitialWeights();
+  // Parameters to skip are parameters of model.init_from, or of an imported start.
+  void RefuseSkipsOfNothing() const;
   void ClaimFolder();
   void RestoreState();
   void LoadCheckpoint(const CheckpointReader& reader);
@@ -129,7 +133,8 @@ class Attempt {
   const Batch* NextBatch();
   // Counts a step. Fails the job after too many in a row that are not finite, and at once after one
   // whose weights are not: no later step would mend them.
-  void Account(const StepResult& result);
+  // A step that took so many seconds is over.
+  void Account(const StepResult& result, double seconds);
   void EvaluateNow();
   bool EvaluationDue() const;
   CheckpointMeta Meta() const;
@@ -140,8 +145,10 @@ class Attempt {
     int64_t steps = 0;
     // Never zero, since it is divided by.
     double seconds = 1e-9;
-    // Of them, those that computing waited for communication, and for pictures.
+    // Of them, those that computing waited for communication, updates for the disk of offloaded
+    // state, and steps for pictures.
     double exposed_seconds = 0;
+    double disk_wait_seconds = 0;
     double input_wait_seconds = 0;
     // Of the time, 0..1.
     double ShareOf(double part) const { return steps > 0 ? std::min(1.0, part / seconds) : 0; }
@@ -163,6 +170,8 @@ class Attempt {
   std::optional<MemoryClasses> memory_;
   Context context_;
   size_t save_copy_bytes_ = 0;
+  // Rank 0's, from the check to the load.
+  std::unique_ptr<WeightsFile> checked_weights_;
   std::unique_ptr<RunFolderLock> lock_;
   std::unique_ptr<ZeroEngine> engine_;
   std::unique_ptr<TrainStep> train_step_;
@@ -357,11 +366,37 @@ void Attempt::ReserveMemory() {
               .workspace = &memory_->workspace,
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
-  engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_,
-                                         ZeroOptionsFor(config_, model_->parameters()), &*memory_,
-                                         &context_);
+  ZeroOptions zero = ZeroOptionsFor(config_, model_->parameters());
+  zero.offload.attempt = options_.attempt;
+  // A folder or a disk that can't be used is not to be had by trying again.
+  Agree("prepare the optimizer's state", [&] {
+    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero, &*memory_,
+                                           &context_);
+  });
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
                                             communicator_, &*memory_, &context_);
+}
+
+void Attempt::CheckInitialWeights() {
+  if (config_.init_from.empty() && config_.init_skip.empty()) return;
+  AgreeOrRetry("check the initial weights", [&] {
+    // What has begun, or has an imported start, goes on from its own weights.
+    if (!leader() || HoldsRun(config_.run_dir)) return;
+    RefuseSkipsOfNothing();
+    ReadInitialWeights([&] {
+      checked_weights_ =
+          OpenInitialWeights(config_, ResolveWeights(config_.init_from), model_->parameters());
+      checked_weights_->Verify();
+    });
+  });
+}
+
+void Attempt::RefuseSkipsOfNothing() const {
+  if (!config_.init_from.empty() || config_.init_skip.empty()) return;
+  throw Error(
+      "model.init_skip is set, and all parameters would start at random, since there is"
+      " neither model.init_from nor an imported start in " +
+      config_.run_dir + "; set init_from, or leave init_skip out");
 }
 
 void Attempt::ClaimFolder() {
@@ -387,26 +422,24 @@ void Attempt::RestoreState() {
       LOG_IF(INFO, choice.rejected.empty()) << line;
     }
     // A start that was imported is a checkpoint too.
-    if (choice.reader == nullptr && config_.init_from.empty() && !config_.init_skip.empty()) {
-      throw Error(
-          "model.init_skip is set, and all parameters would start at random, since there is"
-          " neither model.init_from nor an imported start in " +
-          config_.run_dir + "; set init_from, or leave init_skip out");
-    }
+    if (choice.reader == nullptr) RefuseSkipsOfNothing();
     BeginAttempt(config_.run_dir, attempt,
                  choice.reader == nullptr ? 0 : choice.reader->meta().step);
     reader = std::move(choice.reader);
     if (reader != nullptr) dir = reader->dir();
     // One rank chooses, since a run that goes on has a newer checkpoint for the next one to look.
     if (dir.empty() && !config_.init_from.empty()) {
-      ReadInitialWeights([&] { initial = ResolveWeights(config_.init_from); });
+      ReadInitialWeights([&] {
+        initial = checked_weights_ ? checked_weights_->source().path()
+                                   : ResolveWeights(config_.init_from);
+      });
     }
   });
   initial = communicator_->AllGatherText(initial, "initial weights").front();
   dir = communicator_->AllGatherText(dir, "chosen checkpoint").front();
   AgreeOrRetry("restore the state", [&] {
-    engine_->Initialize(config_.train.seed);
     if (dir.empty()) {
+      engine_->Initialize(config_.train.seed);
       if (!initial.empty()) ReadInitialWeights([&] { LoadInitialWeights(initial); });
       return;
     }
@@ -424,8 +457,11 @@ void Attempt::RestoreState() {
 
 void Attempt::LoadInitialWeights(const std::string& path) {
   const ParameterTable& table = model_->parameters();
-  const std::unique_ptr<WeightsFile> weights = OpenInitialWeights(config_, path, table);
-  weights->Verify();
+  std::unique_ptr<WeightsFile> weights = std::move(checked_weights_);
+  if (weights == nullptr) {
+    weights = OpenInitialWeights(config_, path, table);
+    weights->Verify();
+  }
   std::vector<float> values;
   for (int i = 0; i < static_cast<int>(table.parameters().size()); ++i) {
     if (weights->skipped(i)) continue;
@@ -513,11 +549,11 @@ CheckpointMeta Attempt::Meta() const {
   return meta;
 }
 
-void Attempt::Account(const StepResult& result) {
+void Attempt::Account(const StepResult& result, double seconds) {
   ++step_;
   replaced_ += result.replaced_pictures;
   reporter_->SetStep(step_);
-  if (metrics_ != nullptr) metrics_->Step(step_, result, input_wait_seconds_);
+  if (metrics_ != nullptr) metrics_->Step(step_, result, seconds, input_wait_seconds_);
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
@@ -632,6 +668,7 @@ void Attempt::Report() {
     progress_.eta_seconds = static_cast<double>(total_steps_ - step_) * interval.seconds / steps;
     progress_.exposed_communication = interval.ShareOf(interval.exposed_seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
+    progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -687,11 +724,13 @@ Outcome Attempt::TrainToTheEnd() {
       });
     }
     input_wait_seconds_ = loader_->wait_seconds() - waited_before;
-    interval_.seconds += SecondsSince(begin);
+    const double seconds = SecondsSince(begin);
+    interval_.seconds += seconds;
     interval_.exposed_seconds += result.exposed_seconds;
+    interval_.disk_wait_seconds += result.disk_wait_seconds;
     interval_.input_wait_seconds += input_wait_seconds_;
     ++interval_.steps;
-    Account(result);
+    Account(result, seconds);
 
     // Before an evaluation, which may take long: a crash in it must not cost what is written.
     if (checkpointer_->InFlight() && result.saved == communicator_->size()) {
@@ -723,6 +762,7 @@ AttemptResult Attempt::Run() {
     // The folder last: a job that can't run leaves nothing behind.
     OpenData();
     ReserveMemory();
+    CheckInitialWeights();
     ClaimFolder();
     const int64_t elements = model_->parameters().TotalElements();
     LOG_IF(INFO, leader()) << "model of " << elements << " parameters; " << total_steps_

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
+#include <sstream>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/checkpoint/run_checkpoints.h"
@@ -66,14 +69,16 @@ void Checkpointer::Begin(const CheckpointMeta& meta) {
 
 void Checkpointer::WritePart() {
   const std::vector<TensorPiece> pieces = engine_->OwnedState();
-  if (saver_ != nullptr) {
-    saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces);
-    return;
-  }
+  std::optional<SharedShard> shared = engine_->PinState();
   SaveOutcome outcome;
   outcome.dir = dir_;
   try {
-    outcome.record = WriteShard(dir_, communicator_->rank(), communicator_->size(), pieces);
+    if (saver_ != nullptr) {
+      saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces, std::move(shared));
+      return;
+    }
+    outcome.records =
+        swinfleet::WritePart(dir_, communicator_->rank(), communicator_->size(), pieces, shared);
   } catch (const Error& error) {
     outcome.error = error.what();
   }
@@ -100,13 +105,15 @@ bool Checkpointer::Commit() {
   try {
     // What was written where the run folder was, into a mount point without its filesystem, is not
     // part of the run.
-    if (outcome_->record) CheckAttemptFolder(config_.run_dir, static_cast<int>(attempt_));
+    if (!outcome_->records.empty()) {
+      CheckAttemptFolder(config_.run_dir, static_cast<int>(attempt_));
+    }
   } catch (const Error& error) {
-    outcome_->record.reset();
+    outcome_->records.clear();
     outcome_->error = error.what();
   }
-  const std::string part =
-      outcome_->record.has_value() ? "+" + outcome_->record->ToJson() : "-" + outcome_->error;
+  std::string part = outcome_->records.empty() ? "-" + outcome_->error : "+";
+  for (const ShardRecord& record : outcome_->records) part += record.ToJson() + "\n";
   const std::vector<std::string> parts = communicator_->AllGatherText(part, "checkpoint parts");
   const std::string error = communicator_->rank() == 0 ? WriteManifest(parts) : "";
   failure_ = communicator_->AllGatherText(error, "checkpoint committed").front();
@@ -133,7 +140,10 @@ std::string Checkpointer::WriteManifest(const std::vector<std::string>& parts) {
     for (size_t rank = 0; rank < parts.size(); ++rank) {
       const std::string name = "rank " + std::to_string(rank);
       if (parts[rank].starts_with("+")) {
-        records.push_back(ShardRecord::FromJson(parts[rank].substr(1), name));
+        std::istringstream lines(parts[rank].substr(1));
+        for (std::string line; std::getline(lines, line);) {
+          records.push_back(ShardRecord::FromJson(line, name));
+        }
       } else {
         error += (error.empty() ? "" : "; ") + name + ": " + parts[rank].substr(1);
       }

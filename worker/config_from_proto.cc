@@ -252,6 +252,10 @@ void ConvertOptimizer(const OptimizerSpec& spec, OptimizerConfig* optimizer, Pro
   SWINFLEET_TAKE_REAL("train.optimizer", eps, optimizer->eps);
   SWINFLEET_TAKE_REAL("train.optimizer", momentum, optimizer->momentum);
   SWINFLEET_TAKE_REAL("train.optimizer", layer_decay, optimizer->layer_decay);
+  if (spec.has_moments()) {
+    TakeEnum(spec.moments(), DTypeNames(), "train.optimizer.moments", &optimizer->moments,
+             problems);
+  }
 }
 
 void ConvertSchedule(const ScheduleSpec& spec, ScheduleConfig* schedule, Problems* problems) {
@@ -298,6 +302,11 @@ void ConvertParallel(const ParallelSpec& spec, ParallelConfig* parallel, Problem
     TakeEnum(spec.reduction(), ReductionNames(), "parallel.reduction", &parallel->reduction,
              problems);
   }
+  SWINFLEET_TAKE(overlap, parallel->overlap);
+  if (spec.has_offload()) {
+    TakeEnum(spec.offload(), OffloadNames(), "parallel.offload", &parallel->offload, problems);
+  }
+  parallel->offload_dir = spec.offload_dir();
   SWINFLEET_TAKE_INT("parallel", threads_per_rank, parallel->threads_per_rank);
   parallel->threads_follow_cores = !spec.has_threads_per_rank();
 }

@@ -79,6 +79,7 @@ Progress ToProto(const TrainingProgress& from) {
   to.set_exposed_communication(from.exposed_communication);
   to.set_exposed_communication_seconds(from.exposed_communication_seconds);
   to.set_input_wait(from.input_wait);
+  to.set_disk_wait_seconds(from.disk_wait_seconds);
   return to;
 }
 

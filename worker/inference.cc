@@ -75,7 +75,7 @@ void AddInferenceOptions(CLI::App* app, InferenceOptions* options) {
   app->add_option("--image-size", options->image_size,
                   "Height,width, or a square's side [the model's]")
       ->delimiter(',')
-      ->expected(1)
+      ->allow_extra_args(false)
       ->check(CLI::Range(1, 16384))
       ->type_name("N[,N]");
   app->add_option("--window", options->window, "Window size [the model's]")
@@ -97,11 +97,11 @@ void AddInferenceOptions(CLI::App* app, InferenceOptions* options) {
                   "Mean of each channel, of pixels from 0 to 1 [as in training; ImageNet's for "
                   "files that do not say]")
       ->delimiter(',')
-      ->expected(1)
+      ->allow_extra_args(false)
       ->type_name("X,...");
   app->add_option("--std", options->std, "Standard deviation of each channel [likewise]")
       ->delimiter(',')
-      ->expected(1)
+      ->allow_extra_args(false)
       ->type_name("X,...");
   app->add_option("--eval-crop", options->eval_crop,
                   "The shorter side is resampled to size / X before the centre is cut out [as in "

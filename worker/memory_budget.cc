@@ -503,7 +503,7 @@ struct Changed {
 Changed WithAccumulation(Changed changed, Accumulation form) {
   std::string phrase = std::string("train.accumulation ") + NameIn(AccumulationNames(), form);
   changed.config.train.accumulation = form;
-  if (form == Accumulation::kSplit && changed.config.parallel.zero_stage == 0) {
+  if (SumsInRounds(form) && changed.config.parallel.zero_stage == 0) {
     changed.config.parallel.zero_stage = 1;
     phrase += " with parallel.zero_stage 1";
   }
@@ -511,15 +511,23 @@ Changed WithAccumulation(Changed changed, Accumulation form) {
   return changed;
 }
 
-// The stage that holds least, with the form that it has.
-Changed WithAllShards(Changed changed) {
+// The stage that holds least, with a form that it can have.
+Changed WithAllShards(Changed changed, Accumulation form) {
   std::string phrase = "parallel.zero_stage " + std::to_string(kMostZeroStage);
   changed.config.parallel.zero_stage = kMostZeroStage;
-  if (changed.config.train.accumulation != Accumulation::kSplit) {
-    changed.config.train.accumulation = Accumulation::kSplit;
-    phrase += " with train.accumulation split";
+  if (changed.config.train.accumulation != form) {
+    changed.config.train.accumulation = form;
+    phrase += std::string(" with train.accumulation ") + NameIn(AccumulationNames(), form);
   }
   changed.Add(phrase);
+  return changed;
+}
+
+Changed WithOffload(Changed changed) {
+  changed.config.parallel.offload = Offload::kDisk;
+  // For the plan, which looks at no disk.
+  changed.config.parallel.offload_dir = "/";
+  changed.Add("parallel.offload disk with parallel.offload_dir on a disk of each host's own");
   return changed;
 }
 
@@ -534,19 +542,28 @@ Changed WithBf16(Changed changed) {
   return changed;
 }
 
-// Ways to sum gradients and to compute: the job's own, then what gives the same bits, then what
-// rounds sums alone, then each of these in 16 bits.
+// Ways to sum gradients, to keep state and to compute: the job's own, then what gives the same
+// bits, then what rounds sums alone, then what needs a disk, then each of these in 16 bits.
 std::vector<Changed> Forms(const Changed& own) {
   std::vector<Changed> forms = {own};
   const JobConfig& job = own.config;
-  // Above stage 1 there is one form.
+  // Above stage 1 only those that sum in rounds are left.
   const bool choice = job.parallel.zero_stage < 2;
   if (choice && job.train.accumulation != Accumulation::kSplit) {
     forms.push_back(WithAccumulation(own, Accumulation::kSplit));
   }
-  if (job.parallel.zero_stage < kMostZeroStage) forms.push_back(WithAllShards(own));
-  if (choice && job.train.accumulation != Accumulation::kLowPrecision) {
-    forms.push_back(WithAccumulation(own, Accumulation::kLowPrecision));
+  if (job.parallel.zero_stage < kMostZeroStage) {
+    forms.push_back(WithAllShards(own, Accumulation::kSplit));
+  }
+  const Accumulation low = choice ? Accumulation::kLowPrecision : Accumulation::kSplitLowPrecision;
+  if (job.train.accumulation != low) forms.push_back(WithAccumulation(own, low));
+  if (job.parallel.zero_stage < kMostZeroStage) {
+    forms.push_back(WithAllShards(own, Accumulation::kSplitLowPrecision));
+  }
+  if (job.parallel.offload == Offload::kNone) {
+    forms.push_back(WithOffload(own));
+    if (job.parallel.zero_stage < kMostZeroStage)
+      forms.push_back(WithOffload(WithAllShards(own, Accumulation::kSplit)));
   }
   const size_t alone = forms.size();
   for (size_t i = 0; i < alone && own.config.train.dtype == DType::kF32; ++i) {

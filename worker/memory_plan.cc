@@ -11,8 +11,8 @@
 #include "core/optim/parameter_groups.h"
 #include "core/rng/counter_rng.h"
 #include "distributed/shard_layout.h"
+#include "worker/dry_run.h"
 #include "worker/evaluate.h"
-#include "worker/train_step.h"
 
 namespace swinfleet {
 namespace {
@@ -21,55 +21,24 @@ namespace {
 constexpr int64_t kLeavesRun = 2;
 // Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
 // beside the classes that are planned (measured with `swinfleet bench memory`).
-constexpr size_t kProgramBytes = size_t{56} << 20;
+constexpr size_t kProgramBytes = size_t{42} << 20;
+// What the libraries that decode pictures add, which only jobs with pictures in files load.
+constexpr size_t kPictureLibraryBytes = size_t{20} << 20;
 
-// What is run dry, on memory that only counts.
-struct DryRun {
-  DryRun(const JobConfig& job, int rank, int ranks)
-      : config(job),
-        memory(MemoryClasses::DryRun()),
-        context{.ops = &DryRunOps(),
-                .workspace = &memory.workspace,
-                .threads = job.parallel.threads_per_rank,
-                .count = &work},
-        model(MakeModel(config.model, config.pretrain, config.memory)),
-        communicator(MakeDryRunCommunicator(rank, ranks, &traffic)),
-        engine(model->parameters(), communicator.get(), ZeroOptionsFor(config, model->parameters()),
-               &memory, &context) {}
+// Counts what it sends.
+DryRun CountingRun(const JobConfig& config, int rank, int ranks) {
+  return DryRun(config, [rank, ranks](DryRun* run) {
+    return MakeDryRunCommunicator(rank, ranks, &run->traffic);
+  });
+}
 
-  void Step() {
-    // Preparing the engine is no part of a step.
-    work = {};
-    TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, communicator.get(), &memory,
-                   &context);
-    const Batch batch = DryBatch(config, config.train.micro_batch);
-    step.Run(0, 0, {}, [&] { return &batch; });
-  }
-
-  void EvaluateOnce() {
-    // Its work is not the step's, nor are its gathers.
-    context.count = nullptr;
-    const Traffic of_step = traffic;
-    const Batch batch = DryBatch(config, config.train.eval_batch);
-    EvaluateBatch(config, batch, model.get(), &engine, &memory, &context);
-    traffic = of_step;
-  }
-
-  const JobConfig config;
-  MemoryClasses memory;
-  WorkCount work;
-  Traffic traffic;
-  Context context;
-  std::unique_ptr<Model> model;
-  std::unique_ptr<Communicator> communicator;
-  ZeroEngine engine;
-};
-
-// The job with `leaves` micro-batches for every rank.
-JobConfig WithLeaves(const JobConfig& config, int ranks, int64_t leaves) {
-  JobConfig shorter = config;
-  shorter.train.global_batch = config.train.micro_batch * ranks * leaves;
-  return shorter;
+void EvaluateOnce(DryRun* run) {
+  // Its work is not the step's, nor are its gathers.
+  run->context.count = nullptr;
+  const Traffic of_step = run->traffic;
+  const Batch batch = DryBatch(run->config, run->config.train.eval_batch);
+  EvaluateBatch(run->config, batch, run->model.get(), &run->engine, &run->memory, &run->context);
+  run->traffic = of_step;
 }
 
 // The figure of a step of `leaves` micro-batches, from steps of one and of two.
@@ -88,12 +57,13 @@ void TakeRun(DryRun* run, MemoryPlan* plan) {
 // A step, and one batch of evaluation, of a rank with few leaves.
 void PlanShortStep(const JobConfig& config, int rank, int ranks, bool evaluation,
                    MemoryPlan* plan) {
-  DryRun run(config, rank, ranks);
+  DryRun run = CountingRun(config, rank, ranks);
   run.Step();
   if (config.checkpoint.asynchronous) {
     plan->save_copy_bytes = SaveBufferElements(run.engine.OwnedState()) * sizeof(float);
   }
-  if (evaluation) run.EvaluateOnce();
+  plan->disk = run.engine.disk_use();
+  if (evaluation) EvaluateOnce(&run);
   TakeRun(&run, plan);
 }
 
@@ -101,7 +71,7 @@ void PlanShortStep(const JobConfig& config, int rank, int ranks, bool evaluation
 void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation, MemoryPlan* plan) {
   const int64_t leaves = plan->leaves;
   PlanShortStep(WithLeaves(config, ranks, kLeavesRun), rank, ranks, evaluation, plan);
-  DryRun one(WithLeaves(config, ranks, 1), rank, ranks);
+  DryRun one = CountingRun(WithLeaves(config, ranks, 1), rank, ranks);
   one.Step();
   const auto work = [&](double WorkCount::*field) {
     plan->step.*field = Extrapolate(one.work.*field, plan->step.*field, leaves);
@@ -109,8 +79,8 @@ void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation,
   work(&WorkCount::matrix_flops);
   work(&WorkCount::bytes);
   plan->step.calls = Extrapolate(one.work.calls, plan->step.calls, leaves);
-  // With split accumulation ranks exchange in every round, whether they have a leaf in it or not.
-  const int64_t rounds = config.train.accumulation == Accumulation::kSplit
+  // Ranks that sum in rounds exchange in every one, whether they have a leaf in it or not.
+  const int64_t rounds = SumsInRounds(config.train.accumulation)
                              ? ShardLayout::Rounds(ranks, config.train.micro_batches())
                              : leaves;
   const auto sent = [&](uint64_t Traffic::*field) {
@@ -120,7 +90,7 @@ void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation,
   sent(&Traffic::all_gather);
   sent(&Traffic::all_reduce);
   sent(&Traffic::small);
-  DryRun whole(config, rank, ranks);
+  DryRun whole = CountingRun(config, rank, ranks);
   plan->memory.gradients = std::move(whole.memory.gradients);
 }
 
@@ -247,7 +217,8 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOp
   plan.data_bytes = options.data.held_bytes;
   plan.message_bytes = CommunicatorBytes(ranks);
   plan.table_bytes = TableBytes(config.model);
-  plan.program_bytes = kProgramBytes;
+  const bool decodes = options.loader && config.data.format != "idx";
+  plan.program_bytes = kProgramBytes + (decodes ? kPictureLibraryBytes : 0);
   return plan;
 }
 

@@ -12,6 +12,7 @@
 #include "core/data/loader.h"
 #include "core/memory/memory_classes.h"
 #include "distributed/communicator.h"
+#include "distributed/zero_engine.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
@@ -60,6 +61,9 @@ struct MemoryPlan {
   size_t table_bytes = 0;
   // Code, libraries and what they allocate: measured, not planned.
   size_t program_bytes = 0;
+
+  // Of offloaded state.
+  DiskUse disk;
 
   // Every class with its bytes; they add up to PredictedProcessBytes.
   std::vector<std::pair<std::string, size_t>> Classes() const;

@@ -40,11 +40,13 @@ MetricsLog::~MetricsLog() {
   if (fd_ >= 0) close(fd_);
 }
 
-void MetricsLog::Step(int64_t step, const StepResult& result, double input_wait) {
+void MetricsLog::Step(int64_t step, const StepResult& result, double seconds, double input_wait) {
   pending_ += "{\"step\": " + std::to_string(step) + ", \"loss\": " + Number(result.loss) +
               ", \"grad_norm\": " + Number(result.grad_norm) +
               ", \"learning_rate\": " + Number(result.learning_rate) +
+              ", \"seconds\": " + Number(seconds) +
               ", \"exposed_communication_seconds\": " + Number(result.exposed_seconds) +
+              ", \"disk_wait_seconds\": " + Number(result.disk_wait_seconds) +
               ", \"skipped\": " + (result.skipped ? "true" : "false") +
               ", \"replaced_pictures\": " + std::to_string(result.replaced_pictures) +
               ", \"input_wait_seconds\": " + Number(input_wait) + "}\n";

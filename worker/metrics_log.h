@@ -21,9 +21,9 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
 
-  // `step` is the number of steps done, 1 after the first. This rank waited for `input_wait`
-  // seconds of it for pictures.
-  void Step(int64_t step, const StepResult& result, double input_wait);
+  // `step` is the number of steps done, 1 after the first. It took `seconds`, and for `input_wait`
+  // of them this rank waited for pictures.
+  void Step(int64_t step, const StepResult& result, double seconds, double input_wait);
   void Evaluated(int64_t step, const Evaluation& evaluation);
   void Flush();
 

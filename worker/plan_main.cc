@@ -15,6 +15,7 @@
 #include "core/config/names.h"
 #include "core/nn/model.h"
 #include "kernels/error.h"
+#include "worker/communication_plan.h"
 #include "worker/config_from_proto.h"
 #include "worker/exit_codes.h"
 #include "worker/job_file.h"
@@ -27,12 +28,35 @@
 namespace swinfleet {
 namespace {
 
+// What lies between ranks, and how fast one computes, in the units of the command line.
+struct LinkArguments {
+  int ranks_per_host = 1;
+  double link_gbit_per_s = 10;
+  double link_latency_us = 50;
+  double link_duplex = Links().link_duplex;
+  double host_gbyte_per_s = 5;
+  double host_latency_us = 2;
+  // One of both, or neither: 0.
+  double compute_gflops = 0;
+  double step_seconds = 0;
+
+  Links Stated() const {
+    return {.ranks_per_host = ranks_per_host,
+            .host_bytes_per_second = 1e9 * host_gbyte_per_s,
+            .host_latency_seconds = 1e-6 * host_latency_us,
+            .link_bytes_per_second = 1e9 / 8 * link_gbit_per_s,
+            .link_latency_seconds = 1e-6 * link_latency_us,
+            .link_duplex = link_duplex};
+  }
+};
+
 struct Arguments {
   std::string job_file;
   std::string memory;
   int64_t ranks = 0;
   bool check = false;
   bool json = false;
+  LinkArguments links;
 };
 
 // The job, as it would run.
@@ -48,6 +72,8 @@ struct Planned {
   // What memory.budget led to, for people.
   std::string choice;
   MemoryPlan plan;
+  // Not made by --check.
+  CommunicationPlan communication;
   // The bound that the largest micro-batch keeps, and that; not looked for by --check.
   size_t micro_batch_limit = 0;
   int64_t largest_micro_batch = 0;
@@ -90,6 +116,12 @@ size_t LimitOf(const Arguments& arguments, const JobConfig& config) {
   return static_cast<size_t>(limit);
 }
 
+// Of a rank, by --compute-gflops or by a step of one micro-batch; 0: not known.
+double FlopsPerSecond(const LinkArguments& links, const MemoryPlan& plan) {
+  if (links.step_seconds == 0) return 1e9 * links.compute_gflops;
+  return plan.step.matrix_flops / static_cast<double>(plan.leaves) / links.step_seconds;
+}
+
 // Plans the job, for the ranks it is to have: for one when nobody says how many, or for as many as
 // it takes to fit. Throws Error when its budget is too small.
 void PlanJob(const Arguments& arguments, Planned* job) {
@@ -111,7 +143,13 @@ void PlanJob(const Arguments& arguments, Planned* job) {
         LargestMicroBatch(config, job->planned_ranks, job->micro_batch_limit);
   }
   job->choice = ResolveBudget(&config, job->planned_ranks);
-  job->plan = PlanMemory(config, BusiestRank(config, job->planned_ranks), job->planned_ranks);
+  const int rank = BusiestRank(config, job->planned_ranks);
+  job->plan = PlanMemory(config, rank, job->planned_ranks);
+  if (!arguments.check) {
+    job->communication =
+        PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
+                          FlopsPerSecond(arguments.links, job->plan));
+  }
   // Builds the table of parameters; no memory is reserved for them.
   job->model = MakeModel(config.model, config.pretrain, config.memory);
 }
@@ -134,6 +172,8 @@ nlohmann::json DescribeMemory(const Planned& job) {
   nlohmann::json classes;
   for (const auto& [name, bytes] : job.plan.Classes()) classes[name] = bytes;
   return {{"classes", classes},
+          {"disk_state_bytes", job.plan.disk.state},
+          {"disk_checkpoint_bytes", job.plan.disk.Checkpoints(job.config.checkpoint.keep_last)},
           {"process_bytes", job.plan.PredictedProcessBytes()},
           {"limit_bytes", job.limit},
           {"fits", job.Fits()}};
@@ -149,7 +189,32 @@ nlohmann::json DescribeStep(const MemoryPlan& plan) {
            {{"reduce_scatter", sent.reduce_scatter},
             {"all_gather", sent.all_gather},
             {"all_reduce", sent.all_reduce},
-            {"small", sent.small}}}};
+            {"small", sent.small}}},
+          {"disk_bytes_read", plan.disk.update},
+          {"disk_bytes_written", plan.disk.update}};
+}
+
+nlohmann::json DescribeLinks(const LinkArguments& links) {
+  return {{"ranks_per_host", links.ranks_per_host},     {"link_gbit_per_s", links.link_gbit_per_s},
+          {"link_latency_us", links.link_latency_us},   {"link_duplex", links.link_duplex},
+          {"host_gbyte_per_s", links.host_gbyte_per_s}, {"host_latency_us", links.host_latency_us}};
+}
+
+nlohmann::json DescribeCommunication(const CommunicationPlan& plan) {
+  const LinkTraffic& traffic = plan.traffic;
+  const auto or_null = [&](double PlannedTime::*field) {
+    return plan.time.has_value() ? nlohmann::json((*plan.time).*field) : nlohmann::json();
+  };
+  return {{"rank_bytes",
+           {{"sent_within_host", traffic.sent_within_host},
+            {"received_within_host", traffic.received_within_host},
+            {"sent_over_link", traffic.sent_over_link},
+            {"received_over_link", traffic.received_over_link}}},
+          {"host_bytes", {{"sent", traffic.host_sent}, {"received", traffic.host_received}}},
+          {"communication_seconds", plan.communication_seconds},
+          {"step_seconds", or_null(&PlannedTime::step_seconds)},
+          {"compute_seconds", or_null(&PlannedTime::compute_seconds)},
+          {"exposed_communication_seconds", or_null(&PlannedTime::exposed_seconds)}};
 }
 
 nlohmann::json Describe(const Arguments& arguments, const Planned& job,
@@ -185,6 +250,8 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
   plan["memory"] = DescribeMemory(job);
   plan["step"] = DescribeStep(job.plan);
   if (!arguments.check) {
+    plan["links"] = DescribeLinks(arguments.links);
+    plan["communication"] = DescribeCommunication(job.communication);
     plan["largest_micro_batch"] = job.largest_micro_batch;
     plan["largest_micro_batch_limit_bytes"] = job.micro_batch_limit;
   }
@@ -266,6 +333,31 @@ void PrintMemory(const Planned& job) {
   std::fflush(stdout);
 }
 
+void PrintCommunication(const LinkArguments& links, const Planned& job) {
+  const CommunicationPlan& plan = job.communication;
+  const LinkTraffic& traffic = plan.traffic;
+  const auto text = [](double bytes) { return BytesText(static_cast<size_t>(bytes)); };
+  if (links.ranks_per_host > 1) {
+    std::printf("in a host   %d ranks: %g GB/s and %g us; the rank sends %s, receives %s\n",
+                links.ranks_per_host, links.host_gbyte_per_s, links.host_latency_us,
+                text(traffic.sent_within_host).c_str(), text(traffic.received_within_host).c_str());
+  }
+  std::printf("link        %g Gbit/s, %g of it each way at once, %g us\n", links.link_gbit_per_s,
+              links.link_duplex, links.link_latency_us);
+  std::printf("            the rank sends %s, receives %s\n", text(traffic.sent_over_link).c_str(),
+              text(traffic.received_over_link).c_str());
+  std::printf("            the busiest host sends %s, receives %s\n",
+              text(traffic.host_sent).c_str(), text(traffic.host_received).c_str());
+  std::printf("exchanges   take %.3f s, one after the other\n", plan.communication_seconds);
+  if (!plan.time.has_value()) {
+    std::printf("step time   --compute-gflops or --step-seconds says what it can be told from\n");
+    return;
+  }
+  std::printf("step time   %.3f s: computing %.3f s, waiting for exchanges %.3f s%s\n",
+              plan.time->step_seconds, plan.time->compute_seconds, plan.time->exposed_seconds,
+              job.config.parallel.overlap ? "" : " (parallel.overlap is off)");
+}
+
 void PrintStep(const Planned& job) {
   const MemoryPlan& plan = job.plan;
   std::printf("its step    %" PRId64 " micro-batches, %.1f GFLOP of matrix products, %s touched\n",
@@ -275,10 +367,19 @@ void PrintStep(const Planned& job) {
               BytesText(plan.traffic.reduce_scatter).c_str(),
               BytesText(plan.traffic.all_gather).c_str(),
               BytesText(plan.traffic.all_reduce).c_str(), BytesText(plan.traffic.small).c_str());
+  if (plan.disk.state > 0) {
+    std::printf("its disk    %s of %s, and %s more if checkpoints come there too (%" PRId64
+                " kept, one in the making); an update reads %s and writes as much\n",
+                BytesText(plan.disk.state).c_str(), job.config.parallel.offload_dir.c_str(),
+                BytesText(plan.disk.Checkpoints(job.config.checkpoint.keep_last)).c_str(),
+                job.config.checkpoint.keep_last, BytesText(plan.disk.update).c_str());
+  }
+  const std::string eval_batch = std::to_string(job.config.train.eval_batch);
   const std::string largest =
-      job.largest_micro_batch > 0 ? "of " + std::to_string(job.largest_micro_batch) : "of no size";
-  std::printf("fits        in %s: a micro-batch %s at most\n",
-              BytesText(job.micro_batch_limit).c_str(), largest.c_str());
+      job.largest_micro_batch > 0
+          ? "a micro-batch of " + std::to_string(job.largest_micro_batch) + " at most"
+          : "no micro-batch, with evaluations of " + eval_batch + " pictures (train.eval_batch)";
+  std::printf("fits        in %s: %s\n", BytesText(job.micro_batch_limit).c_str(), largest.c_str());
   std::fflush(stdout);
 }
 
@@ -303,7 +404,38 @@ void PrintPlan(const Arguments& arguments, const Planned& job) {
   PrintMemory(job);
   if (arguments.check) return;
   PrintStep(job);
+  if (job.planned_ranks > 1) PrintCommunication(arguments.links, job);
   PrintUnits(job.table());
+}
+
+void AddLinkOptions(CLI::App* app, LinkArguments* links) {
+  const auto add = [app](const char* name, double* value, const char* what) {
+    return app->add_option(name, *value, what)->check(CLI::PositiveNumber);
+  };
+  app->add_option("--ranks-per-host", links->ranks_per_host, "Neighbouring ranks that share a host")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  add("--link-gbit-per-s", &links->link_gbit_per_s,
+      "What messages get of a host's link, each way, for all of its ranks together")
+      ->capture_default_str();
+  add("--link-latency-us", &links->link_latency_us, "Of a message between hosts")
+      ->capture_default_str();
+  app->add_option(
+         "--link-duplex", links->link_duplex,
+         "What each way of a link gets while both are used, of what one alone gets: 1 for\n"
+         "full duplex, 0.5 where they take turns")
+      ->check(CLI::Range(0.5, 1.0))
+      ->capture_default_str();
+  add("--host-gbyte-per-s", &links->host_gbyte_per_s, "Between ranks of a host, of each, each way")
+      ->capture_default_str();
+  add("--host-latency-us", &links->host_latency_us, "Of a message within a host")
+      ->capture_default_str();
+  add("--compute-gflops", &links->compute_gflops,
+      "What a rank reaches over a whole step: its matrix products by the step's time");
+  add("--step-seconds", &links->step_seconds,
+      "In its place, of a step of one micro-batch on one rank, as `swinfleet bench step --job`\n"
+      "measures it")
+      ->excludes("--compute-gflops");
 }
 
 int Plan(const Arguments& arguments) {
@@ -352,5 +484,6 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 65536));
   app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");
   app.add_flag("--json", arguments.json, "JSON on stdout");
+  swinfleet::AddLinkOptions(&app, &arguments.links);
   return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Plan(arguments); });
 }

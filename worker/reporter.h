@@ -37,6 +37,9 @@ struct TrainingProgress {
   double exposed_communication = 0;
   double exposed_communication_seconds = 0;
   double input_wait = 0;
+  // Of the same steps: seconds of each in which this rank's update waited for the disk of offloaded
+  // state.
+  double disk_wait_seconds = 0;
 };
 
 // What a rank is doing; heartbeats carry it.

@@ -21,7 +21,11 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();
   key.dtype = StoredName(config.train.dtype);
+  key.moments = StoredName(config.train.optimizer.moments);
   if (config.train.accumulation == Accumulation::kLowPrecision) key.accumulation = "low precision";
+  if (config.train.accumulation == Accumulation::kSplitLowPrecision) {
+    key.accumulation = "split low precision";
+  }
   if (config.parallel.reduction == Reduction::kLibrary) key.accumulation = "library";
   // A budget that nothing was chosen for yet leaves them open.
   if (config.memory.budget > 0 && config.memory.sequential_windows.empty()) return key;

@@ -93,10 +93,11 @@ std::string WriteStartCheckpoint(const JobConfig& config, const std::string& spe
   std::vector<TensorPiece> pieces;
   for (size_t i = 0; i < values.size(); ++i) {
     const ParameterInfo& info = table.parameters()[i];
-    pieces.push_back({"param/" + info.name, info.shape, 0, values[i]});
+    pieces.push_back(PieceInMemory("param/" + info.name, info.shape, 0, values[i]));
     for (const std::string& state : StateNames(config.train.optimizer.kind)) {
-      pieces.push_back({state + info.name, info.shape, 0,
-                        std::span<const float>(zeros).first(static_cast<size_t>(info.size()))});
+      pieces.push_back(
+          PieceInMemory(state + info.name, info.shape, 0,
+                        std::span<const float>(zeros).first(static_cast<size_t>(info.size()))));
     }
   }
   ClearPlace(config.run_dir, dir, force);

@@ -110,7 +110,9 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   }
   const float clip = ClipFactor(result.grad_norm, config_.train.clip_grad_norm);
   RatesOfUpdate(config_.train, hypers_, steps_per_epoch_, step, rates_);
+  const double waited_for_disk = engine_->disk_wait_seconds();
   engine_->Update(rates_, updates, clip / scale);
+  result.disk_wait_seconds = engine_->disk_wait_seconds() - waited_for_disk;
   result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
   engine_->PublishParameters();  // all-gather, overlapped with what comes next
   result.exposed_seconds = communicator_->wait_seconds() - waited;

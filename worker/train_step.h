@@ -42,6 +42,8 @@ struct StepResult {
   double learning_rate = 0;
   // How long this rank's computing waited for communication: what of it did not run beside.
   double exposed_seconds = 0;
+  // How long this rank's update waited for the disk of offloaded state.
+  double disk_wait_seconds = 0;
   // The step changed nothing, because its loss or its norm was not finite.
   bool skipped = false;
   // Then: the first tensor of the gradient that is not finite, or "loss".

@@ -159,9 +159,13 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
                             FormatBytes(progress.peak_memory_total_bytes()) + " in all");
   }
   if (progress.step() > 0) {
-    sheet.Add("Waiting", FormatShare(progress.exposed_communication()) + " communication (" +
-                             FormatNumber(progress.exposed_communication_seconds()) +
-                             " s a step), " + FormatShare(progress.input_wait()) + " input");
+    sheet.Add("Waiting",
+              FormatShare(progress.exposed_communication()) + " communication (" +
+                  FormatNumber(progress.exposed_communication_seconds()) + " s a step), " +
+                  FormatShare(progress.input_wait()) + " input" +
+                  (progress.disk_wait_seconds() > 0
+                       ? ", disk " + FormatNumber(progress.disk_wait_seconds()) + " s a step"
+                       : ""));
   }
   for (const std::string& straggler : job.stragglers()) {
     sheet.Add("Straggler", Safe(straggler, screen));

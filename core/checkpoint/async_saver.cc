@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
+#include <utility>
 
 #include "kernels/thread_placement.h"
 
@@ -12,7 +13,7 @@ namespace swinfleet {
 
 int64_t SaveBufferElements(std::span<const TensorPiece> pieces) {
   int64_t elements = 0;
-  for (const TensorPiece& piece : pieces) elements += static_cast<int64_t>(piece.data.size());
+  for (const TensorPiece& piece : pieces) elements += piece.size;
   return elements;
 }
 
@@ -29,21 +30,23 @@ AsyncSaver::~AsyncSaver() {
 }
 
 void AsyncSaver::Begin(const std::string& dir, int rank, int ranks,
-                       std::span<const TensorPiece> pieces) {
+                       std::span<const TensorPiece> pieces, std::optional<SharedShard> shared) {
   CHECK(!in_flight_) << "a save is in flight; its outcome has to be taken first";
   CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer_.size()));
   // The thread is idle: until begun_ is set, all of this is the owner's.
+  pieces_.clear();
+  std::span<float> free = buffer_;
+  for (const TensorPiece& piece : pieces) {
+    const std::span<float> copy = free.first(piece.size);
+    const std::span<const float> data = piece.elements(0, copy);
+    if (data.data() != copy.data()) std::copy(data.begin(), data.end(), copy.begin());
+    pieces_.push_back(PieceInMemory(piece.tensor, piece.shape, piece.begin, copy));
+    free = free.subspan(copy.size());
+  }
   dir_ = dir;
   rank_ = rank;
   ranks_ = ranks;
-  pieces_.assign(pieces.begin(), pieces.end());
-  std::span<float> free = buffer_;
-  for (TensorPiece& piece : pieces_) {
-    const std::span<float> copy = free.first(piece.data.size());
-    std::copy(piece.data.begin(), piece.data.end(), copy.begin());
-    piece.data = copy;
-    free = free.subspan(copy.size());
-  }
+  shared_ = std::move(shared);
   in_flight_ = true;
   {
     const std::lock_guard lock(mutex_);
@@ -76,10 +79,12 @@ SaveOutcome AsyncSaver::Save() {
   outcome.dir = dir_;
   // A failed save never ends training, whatever the failure is.
   try {
-    outcome.record = WriteShard(dir_, rank_, ranks_, pieces_, ops_);
+    outcome.records = WritePart(dir_, rank_, ranks_, pieces_, shared_, ops_);
   } catch (const std::exception& error) {
     outcome.error = error.what();
   }
+  // Its file may go now.
+  shared_.reset();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;
 }

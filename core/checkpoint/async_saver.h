@@ -15,11 +15,11 @@
 
 namespace swinfleet {
 
-// How a save of one rank's shard ended.
+// How a save of one rank's part ended.
 struct SaveOutcome {
   std::string dir;
-  // Empty when it failed; then `error` says why.
-  std::optional<ShardRecord> record;
+  // Its shards. Empty when it failed; then `error` says why.
+  std::vector<ShardRecord> records;
   std::string error;
   double seconds = 0;
 };
@@ -38,8 +38,10 @@ class AsyncSaver {
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
   // Copies the pieces into the buffer, which is large enough (CHECK), and starts to write them as
-  // WriteShard does. The caller may change them as soon as this returns. None is in flight (CHECK).
-  void Begin(const std::string& dir, int rank, int ranks, std::span<const TensorPiece> pieces);
+  // WritePart does. The caller may change them as soon as this returns. None is in flight (CHECK).
+  // Throws Error, with no save in flight, when elements can't be read.
+  void Begin(const std::string& dir, int rank, int ranks, std::span<const TensorPiece> pieces,
+             std::optional<SharedShard> shared = std::nullopt);
   // A save was begun whose outcome has not been taken.
   bool InFlight() const { return in_flight_; }
   // Takes the outcome if the save in flight has ended; never waits.
@@ -65,6 +67,7 @@ class AsyncSaver {
   int rank_ = 0;
   int ranks_ = 1;
   std::vector<TensorPiece> pieces_;
+  std::optional<SharedShard> shared_;
 
   std::thread thread_;
 };

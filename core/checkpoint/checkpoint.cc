@@ -1,12 +1,12 @@
 #include "core/checkpoint/checkpoint.h"
 
 #include <glog/logging.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 
 #include "core/checkpoint/safetensors.h"
 
@@ -16,6 +16,7 @@ namespace {
 constexpr char kManifestName[] = "manifest.json";
 // Written, read and hashed at a time.
 constexpr size_t kChunkBytes = size_t{8} << 20;
+constexpr int64_t kChunkElements = kChunkBytes / sizeof(float);
 // A manifest describes at most some hundred thousand pieces.
 constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 constexpr size_t kMaxOpenShards = 64;
@@ -26,36 +27,9 @@ std::string Formatted(const char* format, long long a, long long b = 0) {
   return text;
 }
 
-// XXH3 of bytes that come in chunks.
-class StreamingChecksum {
- public:
-  StreamingChecksum() : state_(XXH3_createState()) {
-    CHECK(state_ != nullptr);
-    CHECK_EQ(XXH3_64bits_reset(state_), XXH_OK);
-  }
-  ~StreamingChecksum() { XXH3_freeState(state_); }
-  StreamingChecksum(const StreamingChecksum&) = delete;
-  StreamingChecksum& operator=(const StreamingChecksum&) = delete;
-  void Update(std::span<const std::byte> bytes) {
-    CHECK_EQ(XXH3_64bits_update(state_, bytes.data(), bytes.size()), XXH_OK);
-  }
-  uint64_t Digest() const { return XXH3_64bits_digest(state_); }
-
- private:
-  XXH3_state_t* state_;
-};
-
-// A whole tensor keeps its name, so that any safetensors program can read it; a part says where it
-// begins.
-std::string StoredName(const TensorPiece& piece) {
-  const bool whole = static_cast<int64_t>(piece.data.size()) == piece.shape.NumElements();
-  return whole ? piece.tensor : piece.tensor + "@" + std::to_string(piece.begin);
-}
-
 void CheckPiece(const TensorPiece& piece) {
-  const int64_t count = static_cast<int64_t>(piece.data.size());
-  CHECK(piece.begin >= 0 && piece.begin <= piece.shape.NumElements() - count)
-      << piece.tensor << " " << piece.shape << ": elements " << piece.begin << "+" << count;
+  CHECK(piece.begin >= 0 && piece.begin <= piece.shape.NumElements() - piece.size)
+      << piece.tensor << " " << piece.shape << ": elements " << piece.begin << "+" << piece.size;
 }
 
 // Writes one shard under the given name; throws FileError with the file removed.
@@ -70,18 +44,18 @@ ShardRecord WriteShardAs(const std::string& dir, const std::string& name,
   record.header_checksum = Checksum(header);
   OutputFile file(dir + "/" + name, ops);
   file.WriteAt(0, header);
+  // Pages of it are only taken where elements have to be put together.
+  const auto scratch = std::make_unique_for_overwrite<float[]>(kChunkElements);
   for (const StoredTensor& tensor : layout.tensors) {
     const TensorPiece& piece = *by_name.at(tensor.name);
-    std::span<const std::byte> bytes = std::as_bytes(piece.data);
-    PieceRecord place{piece.tensor, piece.shape, "F32", piece.begin, 0, tensor.begin, 0};
-    place.count = static_cast<int64_t>(piece.data.size());
+    PieceRecord place{piece.tensor, piece.shape, "F32", piece.begin, piece.size, tensor.begin, 0};
     StreamingChecksum checksum;
-    for (uint64_t offset = tensor.begin; !bytes.empty();) {
-      const auto chunk = bytes.first(std::min(bytes.size(), kChunkBytes));
+    for (int64_t done = 0; done < piece.size;) {
+      const int64_t count = std::min(kChunkElements, piece.size - done);
+      const auto chunk = std::as_bytes(piece.elements(done, {scratch.get(), size_t(count)}));
       checksum.Update(chunk);
-      file.WriteAt(offset, chunk);
-      offset += chunk.size();
-      bytes = bytes.subspan(chunk.size());
+      file.WriteAt(tensor.begin + done * sizeof(float), chunk);
+      done += count;
     }
     place.checksum = checksum.Digest();
     record.pieces.push_back(std::move(place));
@@ -148,11 +122,10 @@ ShardRecord WriteShard(const std::string& dir, int rank, int ranks,
   std::map<std::string, const TensorPiece*> by_name;
   for (const TensorPiece& piece : pieces) {
     CheckPiece(piece);
-    if (piece.data.empty() && piece.shape.NumElements() > 0) continue;
-    Shape shape = piece.shape;
-    const int64_t count = static_cast<int64_t>(piece.data.size());
-    if (count != shape.NumElements()) shape = Shape{count};
-    specs.push_back({StoredName(piece), "F32", shape});
+    if (piece.size == 0 && piece.shape.NumElements() > 0) continue;
+    const bool whole = piece.size == piece.shape.NumElements();
+    specs.push_back({StoredName(piece.tensor, piece.shape, piece.begin, piece.size), "F32",
+                     whole ? piece.shape : Shape{piece.size}});
     by_name[specs.back().name] = &piece;
   }
   const SafetensorsLayout layout = LayOutSafetensors(specs, {{"format", "pt"}});
@@ -164,6 +137,62 @@ ShardRecord WriteShard(const std::string& dir, int rank, int ranks,
     LOG(WARNING) << error.what() << "; writing the shard anew";
   }
   return WriteShardAs(dir, stem + "-anew.safetensors", layout, by_name, ops);
+}
+
+namespace {
+
+// Throws FileError with the copy removed.
+void CopyFile(const std::string& from, const std::string& to, FileOps& ops) {
+  const InputFile input(from, ops);
+  OutputFile output(to, ops);
+  std::vector<std::byte> buffer(std::min<uint64_t>(input.size(), kChunkBytes));
+  for (uint64_t offset = 0; offset < input.size();) {
+    const uint64_t left = input.size() - offset;
+    const std::span<std::byte> chunk(buffer.data(), std::min<uint64_t>(left, buffer.size()));
+    input.ReadAt(offset, chunk);
+    output.WriteAt(offset, chunk);
+    offset += chunk.size();
+  }
+  output.Sync();
+  output.Close();
+}
+
+}  // namespace
+
+ShardRecord AddSharedShard(const std::string& dir, int rank, int ranks, const SharedShard& shard,
+                           FileOps& ops) {
+  ShardRecord record = shard.record;
+  const std::string stem = Formatted("rank-%05lld-of-%05lld-state", rank, ranks);
+  record.file = stem + ".safetensors";
+  const std::string path = dir + "/" + record.file;
+  const std::string& from = shard.file->path();
+  int linked = ops.Link(from, path);
+  if (linked == -EEXIST) {
+    // Of a save that was given up.
+    ops.Unlink(path);
+    linked = ops.Link(from, path);
+  }
+  if (linked == 0) return record;
+  if (linked != -EXDEV && linked != -EPERM && linked != -EMLINK && linked != -EOPNOTSUPP) {
+    throw FileError(-linked, "link " + from + " as", path);
+  }
+  try {
+    CopyFile(from, path, ops);
+    return record;
+  } catch (const SyncError& error) {
+    LOG(WARNING) << error.what() << "; copying the shard anew";
+  }
+  record.file = stem + "-anew.safetensors";
+  CopyFile(from, dir + "/" + record.file, ops);
+  return record;
+}
+
+std::vector<ShardRecord> WritePart(const std::string& dir, int rank, int ranks,
+                                   std::span<const TensorPiece> pieces,
+                                   const std::optional<SharedShard>& shared, FileOps& ops) {
+  std::vector<ShardRecord> records = {WriteShard(dir, rank, ranks, pieces, ops)};
+  if (shared.has_value()) records.push_back(AddSharedShard(dir, rank, ranks, *shared, ops));
+  return records;
 }
 
 void CommitManifest(const std::string& dir, const CheckpointMeta& meta,
@@ -258,7 +287,7 @@ void CheckpointReader::VerifyHeader(size_t shard) const {
 void CheckpointReader::VerifyPiece(size_t shard, const PieceRecord& piece) const {
   const std::shared_ptr<InputFile> file = Shard(shard);
   StreamingChecksum checksum;
-  uint64_t left = static_cast<uint64_t>(piece.count) * sizeof(float);
+  uint64_t left = piece.Bytes();
   std::vector<std::byte> buffer(std::min<uint64_t>(left, kChunkBytes));
   for (uint64_t offset = piece.offset; left > 0;) {
     const std::span<std::byte> chunk(buffer.data(), std::min<uint64_t>(left, buffer.size()));
@@ -305,8 +334,9 @@ void CheckpointReader::Read(const std::string& tensor, int64_t begin, std::span<
     const PieceRecord& piece = *place->piece;
     const int64_t skip = begin - piece.begin;
     const size_t part = std::min<size_t>(out.size(), piece.count - skip);
-    Shard(place->shard)
-        ->ReadAt(piece.offset + skip * sizeof(float), std::as_writable_bytes(out.first(part)));
+    const uint64_t offset = piece.offset + skip * StoredElementSize(piece.dtype);
+    CHECK(ReadStoredAsF32(*Shard(place->shard), offset, piece.dtype, out.first(part)))
+        << piece.dtype;
     begin += static_cast<int64_t>(part);
     out = out.subspan(part);
   }

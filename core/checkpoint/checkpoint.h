@@ -14,12 +14,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/checkpoint/file_ops.h"
 #include "core/checkpoint/manifest.h"
+#include "core/checkpoint/scratch_file.h"
 
 namespace swinfleet {
 
@@ -39,6 +41,25 @@ std::string CheckpointDir(const std::string& run_dir, int attempt, int64_t step)
 // when the disk is full or fails, and when `dir` already holds a complete checkpoint.
 ShardRecord WriteShard(const std::string& dir, int rank, int ranks,
                        std::span<const TensorPiece> pieces, FileOps& ops = FileOps::System());
+
+// A shard that is a file already and is never written again. The record lacks the file's name in
+// the checkpoint.
+struct SharedShard {
+  std::shared_ptr<const ScratchFile> file;
+  ShardRecord record;
+};
+
+// Makes it the second shard of rank `rank` of `ranks` in `dir`, which is there: by another name for
+// the same bytes (a hard link) on the same filesystem, else by a copy, made durable. Throws Error,
+// with nothing left behind.
+ShardRecord AddSharedShard(const std::string& dir, int rank, int ranks, const SharedShard& shard,
+                           FileOps& ops = FileOps::System());
+
+// A rank's part of a checkpoint: WriteShard, and AddSharedShard if there is one.
+std::vector<ShardRecord> WritePart(const std::string& dir, int rank, int ranks,
+                                   std::span<const TensorPiece> pieces,
+                                   const std::optional<SharedShard>& shared,
+                                   FileOps& ops = FileOps::System());
 
 // Makes `dir` a checkpoint: checks the coverage of `records` and that every shard is there with its
 // size, then puts the manifest into place. Throws Error; then `dir` holds no checkpoint. A shard

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <glog/logging.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,6 +90,25 @@ int FileOps::Rename(const std::string& from, const std::string& to) {
 }
 
 int FileOps::Unlink(const std::string& path) { return ::unlink(path.c_str()) < 0 ? -errno : 0; }
+
+int FileOps::Link(const std::string& from, const std::string& to) {
+  return ::link(from.c_str(), to.c_str()) < 0 ? -errno : 0;
+}
+
+int FileOps::Allocate(int fd, uint64_t bytes) {
+  const auto size = static_cast<off_t>(bytes);
+  if (::fallocate(fd, 0, 0, size) == 0) return 0;
+  if (errno != EOPNOTSUPP && errno != ENOSYS) return -errno;
+  return ::ftruncate(fd, size) < 0 ? -errno : 0;
+}
+
+int FileOps::SyncData(int fd) { return ::fdatasync(fd) < 0 ? -errno : 0; }
+
+int64_t FileOps::FreeBytes(const std::string& folder) {
+  struct statvfs info;
+  if (::statvfs(folder.c_str(), &info) < 0) return -errno;
+  return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
+}
 
 void FileOps::Sleep(std::chrono::milliseconds time) { std::this_thread::sleep_for(time); }
 

@@ -27,6 +27,15 @@ class FileOps {
   virtual int Close(int fd);
   virtual int Rename(const std::string& from, const std::string& to);
   virtual int Unlink(const std::string& path);
+  // A second name for a file (a hard link).
+  virtual int Link(const std::string& from, const std::string& to);
+  // Takes room on the disk for the first `bytes` of an empty file, which is then as long. Where the
+  // filesystem can't take room ahead, the file only becomes as long.
+  virtual int Allocate(int fd, uint64_t bytes);
+  // What was written to the file, without what only times and the like would need.
+  virtual int SyncData(int fd);
+  // Bytes that this user can still write on the filesystem of a folder.
+  virtual int64_t FreeBytes(const std::string& folder);
   virtual void Sleep(std::chrono::milliseconds time);
 
   // The operating system's own.

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/checkpoint/safetensors.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -167,9 +168,9 @@ PieceRecord PieceFromJson(const json& value, const std::string& source) {
   piece.tensor = fields.Text("tensor");
   piece.shape = ShapeFromJson(fields.At("shape"), piece.tensor, source);
   piece.dtype = fields.Text("dtype");
-  if (piece.dtype != "F32") {
-    Reject(source,
-           "tensor " + piece.tensor + " is " + piece.dtype + "; this program reads F32 only");
+  if (piece.dtype != "F32" && piece.dtype != "BF16") {
+    Reject(source, "tensor " + piece.tensor + " is " + piece.dtype +
+                       "; this program reads F32 and BF16 only");
   }
   piece.begin = fields.Count("begin");
   piece.count = fields.Count("count");
@@ -200,7 +201,7 @@ void CheckShard(const ShardRecord& shard, const std::string& source) {
                          std::to_string(piece->offset) + ", not where the bytes before it end, " +
                          std::to_string(end));
     }
-    end += static_cast<uint64_t>(piece->count) * sizeof(float);
+    end += piece->Bytes();
   }
   if (end != shard.bytes) {
     Reject(source, shard.file + " has " + std::to_string(shard.bytes) +
@@ -289,6 +290,7 @@ json MetaToJson(const CheckpointMeta& meta) {
             {"micro_batch_size", meta.reproducibility.micro_batch_size},
             {"micro_batches", meta.reproducibility.micro_batches},
             {"dtype", meta.reproducibility.dtype},
+            {"moments", meta.reproducibility.moments},
             {"accumulation", meta.reproducibility.accumulation},
             {"sequential_windows", meta.reproducibility.sequential_windows}}},
           {"model", meta.model},
@@ -327,6 +329,7 @@ CheckpointMeta MetaFromJson(const json& value, int version, const std::string& s
     meta.loss_scale = LossScaleFromJson(fields.At("loss_scale"), source);
   }
   if (version >= 3) meta.reproducibility.sequential_windows = key.Counts("sequential_windows");
+  if (version >= 5) meta.reproducibility.moments = key.Text("moments");
   if (version >= 4) {
     meta.normalisation = NormalisationFromJson(fields.At("normalisation"), source);
   }
@@ -413,11 +416,40 @@ uint64_t Checksum(std::span<const std::byte> bytes) {
   return XXH3_64bits(bytes.data(), bytes.size());
 }
 
+struct StreamingChecksum::State {
+  XXH3_state_t* xxh = XXH3_createState();
+  ~State() { XXH3_freeState(xxh); }
+};
+
+StreamingChecksum::StreamingChecksum() : state_(std::make_unique<State>()) {
+  CHECK(state_->xxh != nullptr);
+  Reset();
+}
+
+StreamingChecksum::~StreamingChecksum() = default;
+
+void StreamingChecksum::Update(std::span<const std::byte> bytes) {
+  CHECK_EQ(XXH3_64bits_update(state_->xxh, bytes.data(), bytes.size()), XXH_OK);
+}
+
+uint64_t StreamingChecksum::Digest() const { return XXH3_64bits_digest(state_->xxh); }
+
+void StreamingChecksum::Reset() { CHECK_EQ(XXH3_64bits_reset(state_->xxh), XXH_OK); }
+
+std::string StoredName(const std::string& tensor, const Shape& shape, int64_t begin,
+                       int64_t count) {
+  return count == shape.NumElements() ? tensor : tensor + "@" + std::to_string(begin);
+}
+
 std::string HexOf(uint64_t value) {
   constexpr char kDigits[] = "0123456789abcdef";
   std::string text(16, '0');
   for (int i = 15; i >= 0; --i, value >>= 4) text[i] = kDigits[value & 15];
   return text;
+}
+
+uint64_t PieceRecord::Bytes() const {
+  return static_cast<uint64_t>(count) * StoredElementSize(dtype);
 }
 
 std::string ShardRecord::ToJson() const { return Dump(ShardToJson(*this), -1); }
@@ -436,6 +468,7 @@ std::string ReproducibilityKey::Differences(const ReproducibilityKey& now) const
           std::to_string(now.micro_batch_size), &text);
   Compare("micro-batches", std::to_string(micro_batches), std::to_string(now.micro_batches), &text);
   Compare("dtype", dtype, now.dtype, &text);
+  Compare("moments", moments, now.moments, &text);
   Compare("accumulation", accumulation, now.accumulation, &text);
   if (!sequential_windows.empty() && !now.sequential_windows.empty()) {
     Compare("sequential windows", json(sequential_windows).dump(),
@@ -483,6 +516,14 @@ Manifest Manifest::FromText(const std::string& text, const std::string& source) 
   }
   CheckCoverage(manifest.shards, source);
   return manifest;
+}
+
+TensorPiece PieceInMemory(const std::string& tensor, const Shape& shape, int64_t begin,
+                          std::span<const float> data) {
+  return {tensor, shape, begin, static_cast<int64_t>(data.size()),
+          [data](int64_t first, std::span<float> scratch) {
+            return data.subspan(first, scratch.size());
+          }};
 }
 
 void CheckCoverage(const std::vector<ShardRecord>& shards, const std::string& source) {

@@ -4,7 +4,9 @@
 #define SWINFLEET_CORE_CHECKPOINT_MANIFEST_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,7 +18,7 @@
 
 namespace swinfleet {
 
-// Elements [begin, begin + data.size()) of a flattened float32 tensor. Names are "param/<name>"
+// Elements [begin, begin + size) of a flattened float32 tensor. Names are "param/<name>"
 // and, for the state of optimizers, "adamw_m/<name>", "adamw_v/<name>", "sgd_momentum/<name>",
 // where <name> is the parameter's official name. Parameters are the float32 masters, whatever dtype
 // the job computes with.
@@ -25,13 +27,23 @@ struct TensorPiece {
   // Of the whole tensor.
   Shape shape;
   int64_t begin = 0;
-  std::span<const float> data;
+  int64_t size = 0;
+  // Elements [first, first + scratch.size()) of the piece: where they lie, or else put together in
+  // `scratch`, so that what is not kept in float32 never needs to exist as a whole. Throws Error
+  // when they come from a file that can't be read. A dry run has none.
+  std::function<std::span<const float>(int64_t first, std::span<float> scratch)> elements = nullptr;
 };
 
-// Where a piece lies in a shard.
+// Of elements that stay where they are until the piece has been used.
+TensorPiece PieceInMemory(const std::string& tensor, const Shape& shape, int64_t begin,
+                          std::span<const float> data);
+
+// Where a piece lies in a shard. A shard may have padding between its tensors, which are then
+// tensors of their own, "padding/<shard>/<number>", that mean nothing.
 struct PieceRecord {
   std::string tensor;
   Shape shape;
+  // "F32", or "BF16" of moments.
   std::string dtype = "F32";
   int64_t begin = 0;
   int64_t count = 0;
@@ -39,6 +51,8 @@ struct PieceRecord {
   uint64_t offset = 0;
   // XXH3 (64 bits) of its bytes.
   uint64_t checksum = 0;
+  // Of the file.
+  uint64_t Bytes() const;
   bool operator==(const PieceRecord&) const = default;
 };
 
@@ -68,6 +82,8 @@ struct ReproducibilityKey {
   int64_t micro_batches = 0;
   // Of weights and activations: "F32", "BF16" or "F16".
   std::string dtype = "F32";
+  // Of the optimizer's moments: "F32" or "BF16".
+  std::string moments = "F32";
   // How gradients are summed: "tree", which plain and split accumulation share; "low
   // precision", whose bits also depend on the number of ranks; or "library", whose bits depend on
   // the MPI library too.
@@ -120,8 +136,8 @@ struct CheckpointMeta {
 struct Manifest {
   // The format's version that this program writes, and the newest that it reads. Version 1 lacked
   // the accumulation and the loss scale, version 2 the groups of sequential attention, version
-  // 3 the normalisation.
-  static constexpr int kVersion = 4;
+  // 3 the normalisation, version 4 the moments' dtype and pieces of BF16.
+  static constexpr int kVersion = 5;
   CheckpointMeta meta;
   std::vector<ShardRecord> shards;
 
@@ -137,8 +153,30 @@ struct Manifest {
 // have names of their own, and each optimizer state that occurs is there for every parameter.
 void CheckCoverage(const std::vector<ShardRecord>& shards, const std::string& source);
 
+// A piece's name in its shard. A whole tensor keeps its own, so that any safetensors program can
+// read it; a part says where it begins.
+std::string StoredName(const std::string& tensor, const Shape& shape, int64_t begin, int64_t count);
+
 // XXH3 of bytes, as in the records.
 uint64_t Checksum(std::span<const std::byte> bytes);
+
+// The same of bytes that come in chunks.
+class StreamingChecksum {
+ public:
+  StreamingChecksum();
+  ~StreamingChecksum();
+  StreamingChecksum(const StreamingChecksum&) = delete;
+  StreamingChecksum& operator=(const StreamingChecksum&) = delete;
+  void Update(std::span<const std::byte> bytes);
+  // Of all bytes since the last Reset, or the beginning.
+  uint64_t Digest() const;
+  void Reset();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 // As 16 hexadecimal digits.
 std::string HexOf(uint64_t value);
 

@@ -8,8 +8,12 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <system_error>
+
+#include "core/checkpoint/run_checkpoints.h"
 
 namespace swinfleet {
 namespace {
@@ -135,6 +139,12 @@ bool OwnsRunFolder(const std::string& run_dir, const std::string& job_id, const 
   if (run_dir.empty()) return false;
   const std::optional<Owner> owner = ReadOwner(RecordPath(run_dir), ops);
   return owner && owner->job_id == job_id && !IsOtherSpec(*owner, job_id, spec);
+}
+
+bool HoldsRun(const std::string& run_dir) {
+  std::error_code code;
+  return std::filesystem::exists(RecordPath(run_dir), code) ||
+         std::filesystem::exists(CheckpointsFolder(run_dir), code);
 }
 
 RunFolderLock::RunFolderLock(const std::string& run_dir, FileOps& ops) : ops_(ops) {

@@ -32,6 +32,9 @@ RunFolderState ClaimRunFolder(const std::string& run_dir, const std::string& job
 bool OwnsRunFolder(const std::string& run_dir, const std::string& job_id, const std::string& spec,
                    FileOps& ops = FileOps::System());
 
+// Whether a run has begun in the folder, or a start was imported into it. Changes nothing.
+bool HoldsRun(const std::string& run_dir);
+
 // Held by the process that trains in a run folder without a coordinator, so that a second one does
 // not train there at the same time. The operating system lets go of it when the process ends,
 // however it ends. With a coordinator its attempts do this, across machines.

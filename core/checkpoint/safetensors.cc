@@ -268,44 +268,39 @@ void SafetensorsFile::ReadAsF32(const StoredTensor& tensor, int64_t begin,
   CHECK(begin >= 0 && begin <= tensor.shape.NumElements() - count)
       << tensor.name << " " << tensor.shape << ": elements " << begin << "+" << count;
   const uint64_t offset = tensor.begin + begin * StoredElementSize(tensor.dtype);
-  if (tensor.dtype == "F32") {
-    file_.ReadAt(offset, std::as_writable_bytes(out));
-  } else if (tensor.dtype == "BF16") {
-    ReadConverted<uint16_t>(file_, offset, out, BFloatToFloat);
-  } else if (tensor.dtype == "F16") {
-    ReadConverted<uint16_t>(file_, offset, out, HalfToFloat);
-  } else if (tensor.dtype == "F64") {
-    ReadConverted<double>(file_, offset, out, [](double v) { return static_cast<float>(v); });
-  } else {
-    throw Error(path() + ": tensor \"" + tensor.name + "\" is " + tensor.dtype +
-                ", which is no floating-point type that can be read as F32");
-  }
+  if (ReadStoredAsF32(file_, offset, tensor.dtype, out)) return;
+  throw Error(path() + ": tensor \"" + tensor.name + "\" is " + tensor.dtype +
+              ", which is no floating-point type that can be read as F32");
 }
 
-SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
-                                    const std::map<std::string, std::string>& metadata) {
-  SafetensorsLayout layout;
-  for (const TensorSpec& spec : specs) {
-    CHECK_NE(StoredElementSize(spec.dtype), 0U) << spec.name << " " << spec.dtype;
-    CHECK_NE(spec.name, kMetadataKey);
-    layout.tensors.push_back({spec.name, spec.dtype, spec.shape, 0, 0});
+bool ReadStoredAsF32(const InputFile& file, uint64_t offset, std::string_view dtype,
+                     std::span<float> out) {
+  if (dtype == "F32") {
+    file.ReadAt(offset, std::as_writable_bytes(out));
+  } else if (dtype == "BF16") {
+    ReadConverted<uint16_t>(file, offset, out, BFloatToFloat);
+  } else if (dtype == "F16") {
+    ReadConverted<uint16_t>(file, offset, out, HalfToFloat);
+  } else if (dtype == "F64") {
+    ReadConverted<double>(file, offset, out, [](double v) { return static_cast<float>(v); });
+  } else {
+    return false;
   }
-  std::sort(layout.tensors.begin(), layout.tensors.end(),
-            [](const StoredTensor& a, const StoredTensor& b) {
-              const uint64_t wide_a = StoredElementSize(a.dtype);
-              const uint64_t wide_b = StoredElementSize(b.dtype);
-              return wide_a != wide_b ? wide_a > wide_b : a.name < b.name;
-            });
+  return true;
+}
+
+std::string SafetensorsHeaderBytes(const std::vector<StoredTensor>& tensors,
+                                   const std::map<std::string, std::string>& metadata,
+                                   uint64_t alignment) {
+  CHECK_EQ(alignment % 8, 0u);
   json header = json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
-  uint64_t offset = 0;
-  for (StoredTensor& tensor : layout.tensors) {
+  for (const StoredTensor& tensor : tensors) {
+    CHECK_NE(StoredElementSize(tensor.dtype), 0U) << tensor.name << " " << tensor.dtype;
+    CHECK_NE(tensor.name, kMetadataKey);
     CHECK(!header.contains(tensor.name)) << tensor.name << " is there twice";
-    const uint64_t bytes = tensor.shape.NumElements() * StoredElementSize(tensor.dtype);
     std::vector<int64_t> dims;
     for (int i = 0; i < tensor.shape.rank(); ++i) dims.push_back(tensor.shape[i]);
-    tensor.begin = offset;
-    tensor.end = offset += bytes;
     header[tensor.name] = {
         {"dtype", tensor.dtype}, {"shape", dims}, {"data_offsets", {tensor.begin, tensor.end}}};
   }
@@ -317,11 +312,32 @@ SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
                             "valid UTF-8: ") +
                 error.what());
   }
-  text.append((8 - text.size() % 8) % 8, ' ');
+  text.append((alignment - (kLengthBytes + text.size()) % alignment) % alignment, ' ');
   const uint64_t length = text.size();
-  layout.header.resize(kLengthBytes);
-  std::memcpy(layout.header.data(), &length, kLengthBytes);
-  layout.header += text;
+  std::string bytes(kLengthBytes, '\0');
+  std::memcpy(bytes.data(), &length, kLengthBytes);
+  return bytes + text;
+}
+
+SafetensorsLayout LayOutSafetensors(const std::vector<TensorSpec>& specs,
+                                    const std::map<std::string, std::string>& metadata) {
+  SafetensorsLayout layout;
+  for (const TensorSpec& spec : specs) {
+    layout.tensors.push_back({spec.name, spec.dtype, spec.shape, 0, 0});
+  }
+  std::sort(layout.tensors.begin(), layout.tensors.end(),
+            [](const StoredTensor& a, const StoredTensor& b) {
+              const uint64_t wide_a = StoredElementSize(a.dtype);
+              const uint64_t wide_b = StoredElementSize(b.dtype);
+              return wide_a != wide_b ? wide_a > wide_b : a.name < b.name;
+            });
+  uint64_t offset = 0;
+  for (StoredTensor& tensor : layout.tensors) {
+    tensor.begin = offset;
+    offset += tensor.shape.NumElements() * StoredElementSize(tensor.dtype);
+    tensor.end = offset;
+  }
+  layout.header = SafetensorsHeaderBytes(layout.tensors, metadata, 8);
   for (StoredTensor& tensor : layout.tensors) {
     tensor.begin += layout.header.size();
     tensor.end += layout.header.size();

@@ -69,12 +69,24 @@ class SafetensorsFile {
   std::map<std::string, size_t> by_name_;
 };
 
+// Reads out.size() elements stored from byte `offset` on in F32, F16, BF16 or F64, as float32.
+// False for another dtype. Throws Error when the file can't be read or ends before.
+bool ReadStoredAsF32(const InputFile& file, uint64_t offset, std::string_view dtype,
+                     std::span<float> out);
+
 // A tensor to be written.
 struct TensorSpec {
   std::string name;
   std::string dtype = "F32";
   Shape shape;
 };
+
+// Length and JSON of a file with these tensors, whose offsets are from the end of the header and
+// tile the data. Padded with spaces to a multiple of `alignment`, itself a multiple of 8. Throws
+// Error for a name or metadata that is not UTF-8. Names are unique and dtypes known (CHECK).
+std::string SafetensorsHeaderBytes(const std::vector<StoredTensor>& tensors,
+                                   const std::map<std::string, std::string>& metadata,
+                                   uint64_t alignment);
 
 // What a file with these tensors looks like: the same bytes whatever the order of `specs`. Wide
 // dtypes come first, then names in order.

@@ -504,10 +504,11 @@ void Matching::AccountForTheRest() {
     const std::string& name = tensors_[i].name;
     const std::string common = names_.Common(name);
     const std::string reason = ReasonToLeaveOut(common);
-    if (!reason.empty()) {
-      report_->left_out.push_back(name + ": " + reason);
-    } else if (Skips(name, common)) {
+    // Also what would be left out by itself may be named.
+    if (Skips(name, common)) {
       report_->skipped.push_back(name + " (in the file)");
+    } else if (!reason.empty()) {
+      report_->left_out.push_back(name + ": " + reason);
     } else {
       report_->unexpected.push_back(name);
       without_place_.push_back(common);

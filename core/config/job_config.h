@@ -205,6 +205,8 @@ struct OptimizerConfig {
   double beta2 = 0.999;
   double eps = 1e-8;
   double momentum = 0.9;
+  // Of the moments on disk: float32, or bfloat16, rounded after each update (StochasticRounding).
+  DType moments = DType::kF32;
   // Factor on the rate from one layer to the one below it (fine-tuning); 1 means none.
   double layer_decay = 1;
 };
@@ -230,8 +232,19 @@ enum class Accumulation {
   // ZeRO stages 2 and 3 are about, and possible at stage 1, which is then the same as stage 2.
   kSplit,
   // As plain, in bfloat16, with what rounding leaves carried along.
-  kLowPrecision
+  kLowPrecision,
+  // As split, in bfloat16: exchanged in it, and kept with what rounding leaves.
+  kSplitLowPrecision
 };
+
+// Ranks take the micro-batches of a step in turn, one each a round, and exchange in every round.
+inline bool SumsInRounds(Accumulation form) {
+  return form == Accumulation::kSplit || form == Accumulation::kSplitLowPrecision;
+}
+// Gradients are exchanged and kept in bfloat16.
+inline bool SumsBf16(Accumulation form) {
+  return form == Accumulation::kLowPrecision || form == Accumulation::kSplitLowPrecision;
+}
 
 struct TrainConfig {
   // Of activations, weights and activations' gradients. Below float32 the rank that updates a
@@ -268,10 +281,20 @@ enum class Reduction {
   kLibrary
 };
 
+// Where the optimizer's state and what 16-bit weights lack of their masters are kept.
+enum class Offload {
+  // With the weights.
+  kNone,
+  // In host memory: of backends that compute elsewhere. There is none yet.
+  kHost,
+  // In files on a local disk.
+  kDisk
+};
+
 // The highest stage of ZeRO that there is.
 inline constexpr int kMostZeroStage = 3;
 
-// The form that a stage has if nothing is said; from stage 2 on there is no other.
+// The form that a stage has if nothing is said.
 inline Accumulation DefaultAccumulation(int zero_stage) {
   return zero_stage < 2 ? Accumulation::kPlain : Accumulation::kSplit;
 }
@@ -279,9 +302,14 @@ inline Accumulation DefaultAccumulation(int zero_stage) {
 struct ParallelConfig {
   // 0 means all ranks of the fleet.
   int64_t ranks = 0;
-  // From stage 2 on gradients are summed in the form kSplit, and in no other.
+  // From stage 2 on gradients are summed in rounds: kSplit or kSplitLowPrecision.
   int zero_stage = 1;
   Reduction reduction = Reduction::kReproducible;
+  // Off: every collective is waited for where it is started.
+  bool overlap = true;
+  Offload offload = Offload::kNone;
+  // A folder on a disk of each host's own, for kDisk.
+  std::string offload_dir;
   int threads_per_rank = 1;
   // The job says nothing of threads: a rank that trains takes as many as it has cores of its host.
   bool threads_follow_cores = false;

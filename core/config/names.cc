@@ -17,9 +17,17 @@ const EnumNames<DType>& DTypeNames() {
 }
 
 const EnumNames<Accumulation>& AccumulationNames() {
-  static const EnumNames<Accumulation> names = {{"plain", Accumulation::kPlain},
-                                                {"split", Accumulation::kSplit},
-                                                {"low_precision", Accumulation::kLowPrecision}};
+  static const EnumNames<Accumulation> names = {
+      {"plain", Accumulation::kPlain},
+      {"split", Accumulation::kSplit},
+      {"low_precision", Accumulation::kLowPrecision},
+      {"split_low_precision", Accumulation::kSplitLowPrecision}};
+  return names;
+}
+
+const EnumNames<Offload>& OffloadNames() {
+  static const EnumNames<Offload> names = {
+      {"none", Offload::kNone}, {"host", Offload::kHost}, {"disk", Offload::kDisk}};
   return names;
 }
 

@@ -20,6 +20,7 @@ const EnumNames<Architecture>& ArchitectureNames();
 const EnumNames<DType>& DTypeNames();
 const EnumNames<Accumulation>& AccumulationNames();
 const EnumNames<Reduction>& ReductionNames();
+const EnumNames<Offload>& OffloadNames();
 const EnumNames<DataConfig::Interpolation>& InterpolationNames();
 const EnumNames<OptimizerConfig::Kind>& OptimizerNames();
 const EnumNames<ScheduleConfig::Kind>& ScheduleNames();

@@ -166,6 +166,34 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
   }
 }
 
+void CheckMoments(const JobConfig& job, Errors& errors) {
+  const OptimizerConfig& optimizer = job.train.optimizer;
+  if (optimizer.moments == DType::kF32) return;
+  if (optimizer.moments != DType::kBF16) {
+    errors.Add("train.optimizer.moments is ", NameIn(DTypeNames(), optimizer.moments),
+               "; use fp32 or bf16");
+    return;
+  }
+  if (job.parallel.offload != Offload::kDisk) {
+    errors.Add("train.optimizer.moments bf16 is for moments on disk; use parallel.offload disk, or",
+               " fp32");
+  }
+}
+
+void CheckOffload(const ParallelConfig& parallel, Errors& errors) {
+  if (parallel.offload == Offload::kHost) {
+    errors.Add(
+        "parallel.offload host moves the optimizer's state to host memory, where it is anyway when"
+        " the CPU computes; leave it out, or use disk");
+  }
+  if (parallel.offload != Offload::kDisk) return;
+  if (parallel.offload_dir.empty() || parallel.offload_dir[0] != '/') {
+    errors.Add("parallel.offload_dir is \"", parallel.offload_dir,
+               "\"; parallel.offload disk needs the absolute path of a folder on a disk of each"
+               " host's own");
+  }
+}
+
 void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   const ParallelConfig& parallel = job.parallel;
   errors.CheckRange("parallel.ranks", parallel.ranks, 0, kMaxRanks);
@@ -173,25 +201,27 @@ void CheckParallel(const JobConfig& job, int64_t ranks, Errors& errors) {
   if (parallel.zero_stage < 0 || parallel.zero_stage > kMostZeroStage) {
     errors.Add("parallel.zero_stage is ", parallel.zero_stage, "; use 0, 1, 2 or 3");
   }
-  if (parallel.zero_stage == 0 && job.train.accumulation == Accumulation::kSplit) {
+  if (parallel.zero_stage == 0 && SumsInRounds(job.train.accumulation)) {
     errors.Add(
-        "train.accumulation split keeps a rank's part of the gradients, and at",
+        "train.accumulation ", NameIn(AccumulationNames(), job.train.accumulation),
+        " keeps a rank's part of the gradients, and at",
         " parallel.zero_stage 0 that is all of them; use zero_stage 1, or accumulation plain",
         " or low_precision");
   }
-  if (parallel.zero_stage >= 2 && job.train.accumulation != Accumulation::kSplit) {
+  if (parallel.zero_stage >= 2 && !SumsInRounds(job.train.accumulation)) {
     errors.Add("parallel.zero_stage ", parallel.zero_stage,
                " frees each gradient once it is reduced, and train.accumulation ",
                NameIn(AccumulationNames(), job.train.accumulation),
-               " sums whole ones; leave train.accumulation out, which then means split, or use",
-               " zero_stage 0 or 1");
+               " sums whole ones; leave train.accumulation out, which then means split, use",
+               " split_low_precision, or zero_stage 0 or 1");
   }
-  if (parallel.reduction == Reduction::kLibrary &&
-      job.train.accumulation == Accumulation::kLowPrecision) {
-    errors.Add(
-        "parallel.reduction library sums float32, and train.accumulation low_precision has sums of"
-        " bfloat16; use reduction reproducible, or accumulation plain or split");
+  if (parallel.reduction == Reduction::kLibrary && SumsBf16(job.train.accumulation)) {
+    errors.Add("parallel.reduction library sums float32, and train.accumulation ",
+               NameIn(AccumulationNames(), job.train.accumulation),
+               " has sums of bfloat16; use reduction reproducible, or accumulation plain or split");
   }
+  CheckOffload(parallel, errors);
+  CheckMoments(job, errors);
   if (ranks > 0 && parallel.ranks > ranks) {
     errors.Add("parallel.ranks asks for ", parallel.ranks, " ranks and there are ", ranks,
                "; start the fleet with more, or ask for at most ", ranks);

@@ -1,5 +1,6 @@
 #include "core/data/picture_file.h"
 
+#include <dlfcn.h>
 #include <glog/logging.h>
 #include <vips/vips.h>
 
@@ -25,31 +26,87 @@ constexpr size_t kLargestKept = 8;
 // Rows decoded at once: a multiple of the rows of a JPEG's blocks.
 constexpr int kStripRows = 64;
 
+// What is called of libvips and of GLib beneath it.
+#define SWINFLEET_FOR_EACH_VIPS_FUNCTION(DO) \
+  DO(vips_init)                              \
+  DO(vips_concurrency_set)                   \
+  DO(vips_cache_set_max)                     \
+  DO(vips_thread_shutdown)                   \
+  DO(vips_error_buffer)                      \
+  DO(vips_error_buffer_copy)                 \
+  DO(vips_jpegload_buffer)                   \
+  DO(vips_pngload_buffer)                    \
+  DO(vips_webpload_buffer)                   \
+  DO(vips_image_get_typeof)                  \
+  DO(vips_image_get_int)                     \
+  DO(vips_image_get_orientation)             \
+  DO(vips_band_format_get_type)              \
+  DO(vips_format_sizeof_unsafe)              \
+  DO(vips_enum_nick)                         \
+  DO(vips_region_new)                        \
+  DO(vips_region_prepare)                    \
+  DO(g_log_set_handler)                      \
+  DO(g_object_unref)                         \
+  DO(g_free)
+
+// libvips brings a hundred libraries, which take 16 MiB of every process that only begins with
+// them. So it is loaded when the first picture is asked for.
+struct VipsFunctions {
+#define SWINFLEET_DECLARE(name) decltype(&::name) name = nullptr;
+  SWINFLEET_FOR_EACH_VIPS_FUNCTION(SWINFLEET_DECLARE)
+#undef SWINFLEET_DECLARE
+};
+
+// Throws Error, at each call, where there is no libvips.
+const VipsFunctions& Vips() {
+  static const VipsFunctions functions = [] {
+    constexpr const char* kLibrary = "libvips.so.42";
+    const auto fail = [](const char* what) {
+      throw Error(std::string("pictures can't be decoded without libvips: ") + what +
+                  "; install the package libvips42");
+    };
+    void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) fail(dlerror());
+    VipsFunctions found;
+    // Those of GLib are found among the libraries that it brings.
+#define SWINFLEET_FIND(name)                                                  \
+  found.name = reinterpret_cast<decltype(found.name)>(dlsym(library, #name)); \
+  if (found.name == nullptr) fail(dlerror());
+    SWINFLEET_FOR_EACH_VIPS_FUNCTION(SWINFLEET_FIND)
+#undef SWINFLEET_FIND
+    return found;
+  }();
+  return functions;
+}
+
+#undef SWINFLEET_FOR_EACH_VIPS_FUNCTION
+
 // Gives back what libvips keeps for a thread.
 struct ThreadGuard {
-  ~ThreadGuard() { vips_thread_shutdown(); }
+  ~ThreadGuard() { Vips().vips_thread_shutdown(); }
 };
 
 void StartVips() {
+  const VipsFunctions& vips = Vips();
   static std::once_flag once;
-  std::call_once(once, [] {
-    if (vips_init("swinfleet") != 0) {
-      throw Error(std::string("cannot start libvips: ") + vips_error_buffer());
+  std::call_once(once, [&] {
+    if (vips.vips_init("swinfleet") != 0) {
+      throw Error(std::string("cannot start libvips: ") + vips.vips_error_buffer());
     }
     // The loader has threads of its own, and no picture is asked for twice.
-    vips_concurrency_set(1);
-    vips_cache_set_max(0);
+    vips.vips_concurrency_set(1);
+    vips.vips_cache_set_max(0);
     // Warnings of the decoders come as errors or do not matter.
     const auto drop = [](const gchar*, GLogLevelFlags, const gchar*, gpointer) {};
-    g_log_set_handler("VIPS", static_cast<GLogLevelFlags>(G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO),
-                      drop, nullptr);
+    vips.g_log_set_handler(
+        "VIPS", static_cast<GLogLevelFlags>(G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO), drop, nullptr);
   });
   thread_local ThreadGuard guard;
 }
 
 template <typename T>
 struct Unref {
-  void operator()(T* object) const { g_object_unref(object); }
+  void operator()(T* object) const { Vips().g_object_unref(object); }
 };
 using ImagePointer = std::unique_ptr<VipsImage, Unref<VipsImage>>;
 using RegionPointer = std::unique_ptr<VipsRegion, Unref<VipsRegion>>;
@@ -57,7 +114,7 @@ using RegionPointer = std::unique_ptr<VipsRegion, Unref<VipsRegion>>;
 // What libvips says was wrong, on one line. Its buffer is shared by all threads, so that of two
 // pictures that break at once one may get both messages.
 std::string TakeVipsError() {
-  const std::unique_ptr<char, void (*)(void*)> text(vips_error_buffer_copy(), &g_free);
+  const std::unique_ptr<char, void (*)(void*)> text(Vips().vips_error_buffer_copy(), Vips().g_free);
   std::string message = text.get();
   while (!message.empty() && std::isspace(static_cast<unsigned char>(message.back()))) {
     message.pop_back();
@@ -86,6 +143,11 @@ bool StartsWith(const std::vector<uint8_t>& bytes, size_t offset, std::string_vi
          std::memcmp(bytes.data() + offset, text.data(), text.size()) == 0;
 }
 
+// As VIPS_IMAGE_SIZEOF_PEL.
+size_t PixelBytes(const VipsImage* image) {
+  return Vips().vips_format_sizeof_unsafe(image->BandFmt) * static_cast<size_t>(image->Bands);
+}
+
 std::string SizeText(const VipsImage* image) {
   return std::to_string(image->Xsize) + "x" + std::to_string(image->Ysize) + " pixels";
 }
@@ -97,14 +159,17 @@ ImagePointer Open(const std::string& path, std::vector<uint8_t>& bytes) {
   VipsImage* image = nullptr;
   int status = -1;
   if (StartsWith(bytes, 0, "\xff\xd8\xff")) {
-    status = vips_jpegload_buffer(bytes.data(), bytes.size(), &image, "access",
-                                  VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+    status =
+        Vips().vips_jpegload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                    VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
   } else if (StartsWith(bytes, 0, "\x89PNG\r\n\x1a\n")) {
-    status = vips_pngload_buffer(bytes.data(), bytes.size(), &image, "access",
-                                 VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+    status =
+        Vips().vips_pngload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                   VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
   } else if (StartsWith(bytes, 0, "RIFF") && StartsWith(bytes, 8, "WEBP")) {
-    status = vips_webpload_buffer(bytes.data(), bytes.size(), &image, "access",
-                                  VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
+    status =
+        Vips().vips_webpload_buffer(bytes.data(), bytes.size(), &image, "access",
+                                    VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_ERROR, nullptr);
   } else {
     throw BrokenPicture(path + " is not a JPEG, PNG or WebP picture, judging by its first bytes");
   }
@@ -129,7 +194,7 @@ Bands BandsOf(const std::string& path, const VipsImage* image) {
   if (known_format && image->Bands >= 1 && image->Bands <= 2) return Bands::kGrey;
   if (known_format && image->Bands >= 3 && image->Bands <= 4) return Bands::kRgb;
   throw BrokenPicture(path + " has " + std::to_string(image->Bands) + " channels of format " +
-                      vips_enum_nick(VIPS_TYPE_BAND_FORMAT, image->BandFmt) +
+                      Vips().vips_enum_nick(Vips().vips_band_format_get_type(), image->BandFmt) +
                       "; pictures have 1 to 4 of 8 or 16 bits");
 }
 
@@ -160,17 +225,18 @@ void ConvertRow(const T* in, Bands bands, int64_t stride, int64_t width, uint8_t
 // The decoder runs in the calling thread, strip by strip.
 void ReadPixels(const std::string& path, VipsImage* image, Picture* picture) {
   const Bands bands = BandsOf(path, image);
-  const RegionPointer region(vips_region_new(image));
+  const RegionPointer region(Vips().vips_region_new(image));
   if (region == nullptr) ThrowVipsError(path, SizeText(image));
   for (int top = 0; top < image->Ysize; top += kStripRows) {
     const VipsRect strip = {0, top, image->Xsize, std::min(kStripRows, image->Ysize - top)};
-    if (vips_region_prepare(region.get(), &strip) != 0) {
+    if (Vips().vips_region_prepare(region.get(), &strip) != 0) {
       ThrowVipsError(path, SizeText(image));
     }
     for (int y = top; y < top + strip.height; ++y) {
-      const VipsPel* row = VIPS_REGION_ADDR(region.get(), 0, y);
+      const VipsPel* row = region->data + int64_t{y - region->valid.top} * region->bpl -
+                           int64_t{region->valid.left} * static_cast<int64_t>(PixelBytes(image));
       uint8_t* out = picture->pixels.data() + int64_t{3} * y * image->Xsize;
-      if (bands == Bands::kRgb && VIPS_IMAGE_SIZEOF_PEL(image) == 3) {
+      if (bands == Bands::kRgb && PixelBytes(image) == 3) {
         std::memcpy(out, row, int64_t{3} * image->Xsize);
       } else if (image->BandFmt == VIPS_FORMAT_UCHAR) {
         ConvertRow<uint8_t, 0>(row, bands, image->Bands, image->Xsize, out);
@@ -213,7 +279,7 @@ void Decode(const std::string& path, VipsImage* image, Picture* picture) {
   try {
     picture->pixels.resize(3 * picture->height * picture->width);
     ReadPixels(path, image, picture);
-    TurnUpright(vips_image_get_orientation(image), picture);
+    TurnUpright(Vips().vips_image_get_orientation(image), picture);
   } catch (const std::bad_alloc&) {
     throw OutOfMemoryError("there is not enough memory to decode " + path + ", which has " +
                            SizeText(image));
@@ -224,12 +290,12 @@ void Decode(const std::string& path, VipsImage* image, Picture* picture) {
 size_t DecoderBytes(const VipsImage* image, const std::vector<uint8_t>& bytes) {
   const auto is = [&](const char* name) {
     int value = 0;
-    return vips_image_get_typeof(image, name) != 0 &&
-           vips_image_get_int(image, name, &value) == 0 && value != 0;
+    return Vips().vips_image_get_typeof(image, name) != 0 &&
+           Vips().vips_image_get_int(image, name, &value) == 0 && value != 0;
   };
   if (StartsWith(bytes, 0, "RIFF")) return 8;
   if (is("jpeg-multiscan")) return sizeof(int16_t) * static_cast<size_t>(image->Bands);
-  return is("interlaced") ? VIPS_IMAGE_SIZEOF_PEL(image) : 0;
+  return is("interlaced") ? PixelBytes(image) : 0;
 }
 
 }  // namespace
@@ -262,9 +328,9 @@ DecodingMemory DecodingOf(const std::string& path) {
   const ImagePointer image = Open(path, bytes);
   const auto width = static_cast<size_t>(image->Xsize);
   const size_t pixels = width * static_cast<size_t>(image->Ysize);
-  const size_t turned = vips_image_get_orientation(image.get()) > 1 ? 3 : 0;
+  const size_t turned = Vips().vips_image_get_orientation(image.get()) > 1 ? 3 : 0;
   // libvips's cache of rows, and the strip.
-  const size_t rows = 3 * kStripRows * width * VIPS_IMAGE_SIZEOF_PEL(image.get());
+  const size_t rows = 3 * kStripRows * width * PixelBytes(image.get());
   return {.picture = 3 * pixels,
           .passing = {bytes.size() + rows + pixels * (turned + DecoderBytes(image.get(), bytes))}};
 }

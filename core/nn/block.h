@@ -35,7 +35,8 @@ class Block {
   virtual TensorView Forward(const TensorView& x,  // (B, D, H, W, C) or (B, L, C)
                              const ForwardOptions& options, ParameterAccess& access,
                              Arena& activations, Context& context) = 0;
-  // dy becomes dx in place.
+  // dy becomes dx in place. Once for each Forward, and after the backward pass of all that took its
+  // result: what Forward kept, the result with it, gives way to gradients.
   virtual void Backward(const TensorView& dy,  // as x
                         ParameterAccess& access, Arena& activations, Context& context) = 0;
 };

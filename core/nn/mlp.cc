@@ -42,7 +42,6 @@ void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const T
   ForEachChunk(x.shape[0], ChunkRows(hidden_), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);
-    const TensorView activated = context.workspace->Allocate({count, hidden_}, x.dtype);
     const TensorView inputs = x.Rows(row, count), dout = dy.Rows(row, count);
     TensorView hidden;
     if (hidden_values_.empty()) {
@@ -52,11 +51,13 @@ void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const T
       hidden = hidden_values_.Rows(row, count);
     }
     context.ops->linear_backward_input({dout, unit[fc2_weight_], dhidden}, context);
-    context.ops->gelu_backward({hidden, dhidden, dhidden, activated}, context);
+    const TensorView activated = hidden;
+    context.ops->gelu_backward({hidden, dhidden, dhidden, activated, unit.At(gradient, fc1_bias_)},
+                               context);
     context.ops->linear_backward_weight(
         {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_)}, context);
-    context.ops->linear_backward_weight(
-        {dhidden, inputs, unit.At(gradient, fc1_weight_), unit.At(gradient, fc1_bias_)}, context);
+    context.ops->linear_backward_weight({dhidden, inputs, unit.At(gradient, fc1_weight_), {}},
+                                        context);
     context.ops->linear_backward_input(
         {dhidden, unit[fc1_weight_], dx.Rows(row, count), accumulate}, context);
   });

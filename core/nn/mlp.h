@@ -19,12 +19,13 @@ class Mlp {
 
   void Forward(const AcquiredUnit& unit,
                const TensorView& x,  // (M, C)
-               const TensorView& y,  // (M, C)
+               const TensorView& y,  // (M, C); may be x itself
                bool keep, Arena& activations, Context& context);
+  // Once for each Forward: what that kept gives way.
   void Backward(const AcquiredUnit& unit, const TensorView& gradient,
                 const TensorView& x,   // (M, C), as in Forward
                 const TensorView& dy,  // (M, C)
-                const TensorView& dx,  // (M, C); added to with `accumulate`
+                const TensorView& dx,  // (M, C); added to with `accumulate`, else maybe x itself
                 bool accumulate, Context& context);
 
  private:

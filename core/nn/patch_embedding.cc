@@ -35,36 +35,38 @@ PatchEmbedding::PatchEmbedding(const ModelConfig& model, const std::string& pref
   if (model.patch_norm) norm_.emplace(name_ + ".norm", c, model.layer_norm_eps, 1, table);
 }
 
+PatchGatherArgs PatchEmbedding::Patches(int64_t row, const TensorView& rows) const {
+  return {.image = image_,
+          .patch_h = model_.patch_size,
+          .patch_w = model_.patch_size,
+          .first_row = row,
+          .rows = rows,
+          .patch_t = model_.patch_frames};
+}
+
+void PatchEmbedding::Project(const AcquiredUnit& unit, Context& context) const {
+  const int64_t width = PatchWidth(model_);
+  const TensorView weight = unit[weight_].Reshape({model_.embed_dim, width});
+  ForEachChunk(tokens_.shape[0], ChunkRows(width), [&](int64_t row, int64_t count) {
+    ArenaScope scope(context.workspace);
+    const TensorView patches = context.workspace->Allocate({count, width}, tokens_.dtype);
+    context.ops->patch_gather(Patches(row, patches), context);
+    context.ops->linear_forward({patches, weight, unit[bias_], tokens_.Rows(row, count)}, context);
+  });
+}
+
 TensorView PatchEmbedding::Forward(const ModelInput& input, const ForwardOptions& options,
                                    ParameterAccess& access, Arena& activations, Context& context) {
-  const int64_t batch = input.image.shape[0], c = model_.embed_dim, p = model_.patch_size;
-  const int64_t tokens = model_.StageTokens(0), rows = batch * tokens, width = PatchWidth(model_);
+  const int64_t batch = input.image.shape[0], c = model_.embed_dim;
+  const int64_t tokens = model_.StageTokens(0), rows = batch * tokens;
   const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
-  const TensorView weight = unit[weight_].Reshape({c, width});
 
   image_ = input.image;
   mask_ = mask_token_ >= 0 ? input.mask : TensorView{};
-  projected_ = activations.Allocate({rows, c}, options.dtype);
-  ForEachChunk(rows, ChunkRows(width), [&](int64_t row, int64_t count) {
-    ArenaScope scope(context.workspace);
-    const TensorView patches = context.workspace->Allocate({count, width}, options.dtype);
-    context.ops->patch_gather({.image = image_,
-                               .patch_h = p,
-                               .patch_w = p,
-                               .first_row = row,
-                               .rows = patches,
-                               .patch_t = model_.patch_frames},
-                              context);
-    context.ops->linear_forward({patches, weight, unit[bias_], projected_.Rows(row, count)},
-                                context);
-  });
-
-  TensorView out = projected_;
-  if (norm_) {
-    if (options.keep_for_backward) out = activations.Allocate({rows, c}, options.dtype);
-    norm_->Forward(unit, projected_, out, {}, {}, activations, context);
-  }
+  const TensorView out = tokens_ = activations.Allocate({rows, c}, options.dtype);
+  Project(unit, context);
+  if (norm_) norm_->Forward(unit, tokens_, out, {}, {}, activations, context);
   if (options.capture) options.capture(name_, out.Reshape({batch, tokens, c}));
   if (!mask_.empty()) {
     context.ops->mask_tokens_forward({mask_, unit[mask_token_], out.Reshape({batch, tokens, c})},
@@ -98,20 +100,16 @@ void PatchEmbedding::Backward(const TensorView& dy, const TensorView& dimage,
   }
   const TensorView dprojected = dy.Reshape({rows, c});
   if (norm_) {
-    norm_->Backward(unit, gradient, projected_, {}, dprojected, dprojected, /*accumulate=*/false,
+    // Nobody needs the tokens any more.
+    Project(unit, context);
+    norm_->Backward(unit, gradient, tokens_, {}, dprojected, dprojected, /*accumulate=*/false,
                     context);
   }
   ForEachChunk(rows, ChunkRows(width), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView patches = context.workspace->Allocate({count, width}, dy.dtype);
     const TensorView dchunk = dprojected.Rows(row, count);
-    const PatchGatherArgs gather = {.image = image_,
-                                    .patch_h = p,
-                                    .patch_w = p,
-                                    .first_row = row,
-                                    .rows = patches,
-                                    .patch_t = model_.patch_frames};
-    context.ops->patch_gather(gather, context);
+    context.ops->patch_gather(Patches(row, patches), context);
     context.ops->linear_backward_weight({dchunk, patches, dweight, unit.At(gradient, bias_)},
                                         context);
     if (dimage.empty()) return;

@@ -22,12 +22,17 @@ class PatchEmbedding {
   // Returns (B, D, H, W, C), in `activations`.
   TensorView Forward(const ModelInput& input, const ForwardOptions& options,
                      ParameterAccess& access, Arena& activations, Context& context);
-  // dy is overwritten.
+  // dy is overwritten. After the backward pass of all that took the result, which gives way.
   void Backward(const TensorView& dy,      // (B, D, H, W, C)
                 const TensorView& dimage,  // f32, as the image; or absent
                 ParameterAccess& access, Context& context);
 
  private:
+  // What reads patches from `row` on into `rows`.
+  PatchGatherArgs Patches(int64_t row, const TensorView& rows) const;
+  // The patches, before normalisation, as tokens_.
+  void Project(const AcquiredUnit& unit, Context& context) const;
+
   const ModelConfig& model_;
   const std::string name_;
   const ParameterTable& table_;
@@ -35,9 +40,9 @@ class PatchEmbedding {
   int weight_, bias_, position_ = -1, mask_token_ = -1;
   std::optional<LayerNorm> norm_;
   // Kept for backward.
-  TensorView image_;      // f32 (B, in_chans, [T,] image_h, image_w)
-  TensorView mask_;       // i32 (B or 1, L) or absent
-  TensorView projected_;  // (M, C)
+  TensorView image_;   // f32 (B, in_chans, [T,] image_h, image_w)
+  TensorView mask_;    // i32 (B or 1, L) or absent
+  TensorView tokens_;  // (M, C), the result; where Backward projects again
 };
 
 }  // namespace swinfleet

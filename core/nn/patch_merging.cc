@@ -31,7 +31,10 @@ TensorView PatchMerging::Forward(const TensorView& x, const ForwardOptions& opti
   const ProfileScope profile(context, name_);
   const AcquiredUnit unit(table_, access, unit_);
   x_ = x.Reshape({batch * depth, x.shape[2], x.shape[3], c});
-  reduced_ = activations.Allocate({rows, 2 * c}, x.dtype);
+  // Behind it, where it is normalised for good, the result.
+  const bool two = !norm_first_ && options.keep_for_backward;
+  kept_ = activations.Allocate({two ? 2 * rows : rows, 2 * c}, x.dtype);
+  reduced_ = kept_.Rows(0, rows);
   ForEachChunk(rows, ChunkRows(4 * c), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView inputs = Neighbours(row, count, context);
@@ -42,11 +45,18 @@ TensorView PatchMerging::Forward(const TensorView& x, const ForwardOptions& opti
   });
   TensorView y = reduced_;
   if (!norm_first_) {
-    if (options.keep_for_backward) y = activations.Allocate({rows, 2 * c}, x.dtype);
+    if (two) y = kept_.Rows(rows, rows);
     norm_.Forward(unit, reduced_, y, {}, {}, activations, context);
   }
   if (options.capture) options.capture(name_, y.Reshape({batch, rows / batch, 2 * c}));
   return y.Reshape({batch, depth, height, width, 2 * c});
+}
+
+TensorView PatchMerging::InputGradient(int64_t batch, Arena& activations) const {
+  const Shape shape = {batch, x_.shape[0] / batch, x_.shape[1], x_.shape[2], x_.shape[3]};
+  const int64_t size = x_.NumElements(), room = kept_.NumElements();
+  if (room < size) return activations.Allocate(shape, x_.dtype);
+  return kept_.Reshape({room, 1}).Rows(0, size).Reshape(shape);
 }
 
 void PatchMerging::Backward(const TensorView& dy, const TensorView& dx, ParameterAccess& access,

@@ -21,7 +21,10 @@ class PatchMerging {
   TensorView Forward(const TensorView& x,  // (B, D, H, W, C)
                      const ForwardOptions& options, ParameterAccess& access, Arena& activations,
                      Context& context);
-  // Writes dx; dy is overwritten.
+  // Memory for the dx of Backward: that of what Forward kept where there is room, which is dead by
+  // then, otherwise of `activations`.
+  TensorView InputGradient(int64_t batch, Arena& activations) const;  // (B, D, H, W, C)
+  // Writes dx; dy is overwritten. After the backward pass of all that took the result.
   void Backward(const TensorView& dy,  // (B, D, H/2, W/2, 2 C)
                 const TensorView& dx,  // (B, D, H, W, C)
                 ParameterAccess& access, Context& context);
@@ -39,7 +42,8 @@ class PatchMerging {
   LayerNorm norm_;
   // Kept for backward.
   TensorView x_;        // (B D, H, W, C): frames of clips are pictures here
-  TensorView reduced_;  // (M / 4, 2 C), with the norm after it only
+  TensorView reduced_;  // (M / 4, 2 C), before the norm that comes after it
+  TensorView kept_;     // that, and behind it what this norm makes of it
 };
 
 }  // namespace swinfleet

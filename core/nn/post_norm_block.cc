@@ -32,9 +32,8 @@ class PostNormBlock : public BlockBase {
   // Kept for backward.
   TensorView x_;                // (M, C)
   TensorView attended_;         // (M, C), what attention returned
-  TensorView x1_;               // (M, C), after the first branch; absent when computed again
   TensorView mlp_out_;          // (M, C)
-  TensorView x2_;               // (M, C), with norm3 only
+  TensorView x2_;               // (M, C), after both branches
   TensorView scale1_, scale2_;  // f32 (B) or absent
 };
 
@@ -64,18 +63,16 @@ TensorView PostNormBlock::Forward(const TensorView& x, const ForwardOptions& opt
   attended_ = allocate();
   attention_.Forward(unit, x_, attended_, keep, activations, context);
   scale1_ = DropPathScale(options, 0, batch, activations);
-  // Computed again, x1 lives where x2 will be.
-  const TensorView x1 = keep ? allocate() : x_;
-  norm1_.Forward(unit, attended_, x1, x_, scale1_, activations, context);
-  x1_ = selective() ? TensorView{} : x1;
+  // x1, the sum after the first branch, lives where x2 will be: backward computes it again.
+  x2_ = keep ? allocate() : x_;
+  norm1_.Forward(unit, attended_, x2_, x_, scale1_, activations, context);
 
   mlp_out_ = allocate();
-  mlp_.Forward(unit, x1, mlp_out_, keep, activations, context);
+  mlp_.Forward(unit, x2_, mlp_out_, keep, activations, context);
   scale2_ = DropPathScale(options, 1, batch, activations);
-  TensorView y = keep && !selective() ? allocate() : x1;
-  norm2_.Forward(unit, mlp_out_, y, x1, scale2_, activations, context);
+  norm2_.Forward(unit, mlp_out_, x2_, x2_, scale2_, activations, context);
+  TensorView y = x2_;
   if (norm3_) {
-    x2_ = y;
     if (keep) y = allocate();
     norm3_->Forward(unit, x2_, y, {}, {}, activations, context);
   }
@@ -98,13 +95,10 @@ void PostNormBlock::Backward(const TensorView& dy, ParameterAccess& access, Aren
 
 void PostNormBlock::MlpBackward(const AcquiredUnit& unit, const TensorView& gradient,
                                 const TensorView& dy, Context& context) {
-  ArenaScope scope(context.workspace);
-  TensorView x1 = x1_;
-  if (x1.empty()) {
-    x1 = context.workspace->Allocate(x_.shape, x_.dtype);
-    norm1_.ForwardAgain(unit, attended_, x1, x_, scale1_, context);
-  }
-  const TensorView dmlp_out = context.workspace->Allocate(dy.shape, dy.dtype);
+  // Nobody needs x2 any more: not norm3, nor, as the block's result, what came after it.
+  const TensorView x1 = x2_;
+  norm1_.ForwardAgain(unit, attended_, x1, x_, scale1_, context);
+  const TensorView dmlp_out = mlp_out_;
   norm2_.Backward(unit, gradient, mlp_out_, scale2_, dy, dmlp_out, /*accumulate=*/false, context);
   // The residual's gradient is in dy already.
   mlp_.Backward(unit, gradient, x1, dmlp_out, dy, /*accumulate=*/true, context);
@@ -112,8 +106,7 @@ void PostNormBlock::MlpBackward(const AcquiredUnit& unit, const TensorView& grad
 
 void PostNormBlock::AttentionBackward(const AcquiredUnit& unit, const TensorView& gradient,
                                       const TensorView& dy, Context& context) {
-  ArenaScope scope(context.workspace);
-  const TensorView dattended = context.workspace->Allocate(dy.shape, dy.dtype);
+  const TensorView dattended = attended_;
   norm1_.Backward(unit, gradient, attended_, scale1_, dy, dattended, /*accumulate=*/false, context);
   attention_.Backward(unit, gradient, x_, dattended, dy, /*accumulate=*/true, context);
 }

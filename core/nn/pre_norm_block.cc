@@ -16,11 +16,8 @@ class PreNormBlock : public BlockBase {
                 Context& context) override;
 
  private:
-  // What a branch normalises: kept, or in the workspace when it is computed again.
-  TensorView Normalised(bool keep, Arena& activations, Context& context) const;
-  // norm(x) again, unless it was kept.
-  TensorView NormalisedAgain(LayerNorm& norm, const AcquiredUnit& unit, const TensorView& x,
-                             const TensorView& kept, Context& context) const;
+  // Where a branch works whose sum goes to `sum`: there, unless that is the residual itself.
+  static TensorView BranchOf(const TensorView& sum, bool keep, Context& context);
   // The gradient of a branch: dy, or its scaled copy under drop path.
   TensorView BranchGradient(const TensorView& dy, const TensorView& scale, Context& context) const;
 
@@ -30,9 +27,8 @@ class PreNormBlock : public BlockBase {
   Mlp mlp_;
 
   // Kept for backward.
-  TensorView x_, x1_;                     // (M, C), before each branch
-  TensorView normalised1_, normalised2_;  // (M, C); absent when computed again
-  TensorView scale1_, scale2_;            // f32 (B) or absent
+  TensorView x_, x1_, y_;       // (M, C), before, between and after the branches
+  TensorView scale1_, scale2_;  // f32 (B) or absent
 };
 
 PreNormBlock::PreNormBlock(const BlockConfig& config, ParameterTable* table)
@@ -42,9 +38,8 @@ PreNormBlock::PreNormBlock(const BlockConfig& config, ParameterTable* table)
       norm2_(config.name + ".norm2", config.attention.channels, config.layer_norm_eps, 1, table),
       mlp_(config.name + ".mlp", config.attention.channels, config.hidden, selective(), table) {}
 
-TensorView PreNormBlock::Normalised(bool keep, Arena& activations, Context& context) const {
-  Arena& arena = keep && !selective() ? activations : *context.workspace;
-  return arena.Allocate(x_.shape, x_.dtype);
+TensorView PreNormBlock::BranchOf(const TensorView& sum, bool keep, Context& context) {
+  return keep ? sum : context.workspace->Allocate(sum.shape, sum.dtype);
 }
 
 TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& options,
@@ -62,36 +57,24 @@ TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& opti
   x1_ = output(x_);
   {
     ArenaScope scope(context.workspace);
-    const TensorView branch = context.workspace->Allocate(x_.shape, x_.dtype);
-    normalised1_ = Normalised(keep, activations, context);
-    norm1_.Forward(unit, x_, normalised1_, {}, {}, activations, context);
-    attention_.Forward(unit, normalised1_, branch, keep, activations, context);
+    const TensorView branch = BranchOf(x1_, keep, context);
+    norm1_.Forward(unit, x_, branch, {}, {}, activations, context);
+    attention_.Forward(unit, branch, branch, keep, activations, context);
     scale1_ = DropPathScale(options, 0, batch, activations);
     context.ops->residual_add({x_, branch, scale1_, x1_}, context);
   }
-  const TensorView y = output(x1_);
+  y_ = output(x1_);
   {
     ArenaScope scope(context.workspace);
-    const TensorView branch = context.workspace->Allocate(x_.shape, x_.dtype);
-    normalised2_ = Normalised(keep, activations, context);
-    norm2_.Forward(unit, x1_, normalised2_, {}, {}, activations, context);
-    mlp_.Forward(unit, normalised2_, branch, keep, activations, context);
+    const TensorView branch = BranchOf(y_, keep, context);
+    norm2_.Forward(unit, x1_, branch, {}, {}, activations, context);
+    mlp_.Forward(unit, branch, branch, keep, activations, context);
     scale2_ = DropPathScale(options, 1, batch, activations);
-    context.ops->residual_add({x1_, branch, scale2_, y}, context);
+    context.ops->residual_add({x1_, branch, scale2_, y_}, context);
   }
-  if (selective()) normalised1_ = normalised2_ = {};
   if (!keep) activations.Release(mark);
-  if (options.capture) options.capture(config_.name, y.Reshape({batch, rows / batch, c}));
-  return y.Reshape(x.shape);
-}
-
-TensorView PreNormBlock::NormalisedAgain(LayerNorm& norm, const AcquiredUnit& unit,
-                                         const TensorView& x, const TensorView& kept,
-                                         Context& context) const {
-  if (!kept.empty()) return kept;
-  const TensorView normalised = context.workspace->Allocate(x.shape, x.dtype);
-  norm.ForwardAgain(unit, x, normalised, {}, {}, context);
-  return normalised;
+  if (options.capture) options.capture(config_.name, y_.Reshape({batch, rows / batch, c}));
+  return y_.Reshape(x.shape);
 }
 
 TensorView PreNormBlock::BranchGradient(const TensorView& dy, const TensorView& scale,
@@ -108,19 +91,21 @@ void PreNormBlock::Backward(const TensorView& dy, ParameterAccess& access, Arena
   const AcquiredUnit unit(table_, access, unit_);
   const TensorView gradient = access.Gradient(unit_);
   const TensorView dx = dy.Reshape(x_.shape);
+  // What the branches take is computed again, into what nobody needs any more: first the block's
+  // result, then the sum after the first branch too.
   {
     ArenaScope scope(context.workspace);
-    const TensorView normalised = NormalisedAgain(norm2_, unit, x1_, normalised2_, context);
+    const TensorView branch = y_;
+    norm2_.ForwardAgain(unit, x1_, branch, {}, {}, context);
     const TensorView dbranch = BranchGradient(dx, scale2_, context);
-    const TensorView dnormalised = context.workspace->Allocate(dx.shape, dx.dtype);
-    mlp_.Backward(unit, gradient, normalised, dbranch, dnormalised, /*accumulate=*/false, context);
-    norm2_.Backward(unit, gradient, x1_, {}, dnormalised, dx, /*accumulate=*/true, context);
+    mlp_.Backward(unit, gradient, branch, dbranch, branch, /*accumulate=*/false, context);
+    norm2_.Backward(unit, gradient, x1_, {}, branch, dx, /*accumulate=*/true, context);
   }
   {
     ArenaScope scope(context.workspace);
-    const TensorView normalised = NormalisedAgain(norm1_, unit, x_, normalised1_, context);
+    const TensorView normalised = x1_, dnormalised = y_;
+    norm1_.ForwardAgain(unit, x_, normalised, {}, {}, context);
     const TensorView dbranch = BranchGradient(dx, scale1_, context);
-    const TensorView dnormalised = context.workspace->Allocate(dx.shape, dx.dtype);
     attention_.Backward(unit, gradient, normalised, dbranch, dnormalised, /*accumulate=*/false,
                         context);
     norm1_.Backward(unit, gradient, x_, {}, dnormalised, dx, /*accumulate=*/true, context);

@@ -49,7 +49,7 @@ void SwinEncoder::Backward(const TensorView& dy, const TensorView& dimage, Param
   for (int stage = model_.num_stages() - 1; stage >= 0; --stage) {
     if (merging_[stage] != nullptr) {
       const TensorView dmerged = dx;
-      dx = StageGradient(stage, dy.shape[0], dy.dtype, activations);
+      dx = merging_[stage]->InputGradient(dy.shape[0], activations);
       merging_[stage]->Backward(dmerged, dx, access, context);
     }
     for (auto block = blocks_[stage].rbegin(); block != blocks_[stage].rend(); ++block) {

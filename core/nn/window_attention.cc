@@ -326,7 +326,6 @@ void WindowAttention::Backward(const AcquiredUnit& unit, const TensorView& gradi
     PositionBiasBackward(unit, gradient, dbias, context);
     return;
   }
-  const TensorView dqkv = context.workspace->Allocate({rows, 3 * c}, x.dtype);
   {
     ArenaScope inner(context.workspace);
     const TensorView bias = PositionBias(unit, context);
@@ -336,11 +335,11 @@ void WindowAttention::Backward(const AcquiredUnit& unit, const TensorView& gradi
       attention = context.workspace->Allocate({rows, c}, x.dtype);
       Attend(unit, Everything(rows), qkv_, bias, attention, lse_, context);
     }
-    AttentionBackward(unit, gradient, Everything(rows), qkv_, bias, attention, lse_, dy, dqkv,
-                      dbias, context);
+    AttentionBackward(unit, gradient, Everything(rows), qkv_, bias, attention, lse_, dy, dbias,
+                      context);
     PositionBiasBackward(unit, gradient, dbias, context);
   }
-  QkvBackward(unit, gradient, x, dqkv, dx, accumulate, context);
+  QkvBackward(unit, gradient, x, qkv_, dx, accumulate, context);
 }
 
 void WindowAttention::GroupBackward(const AcquiredUnit& unit, const TensorView& gradient,
@@ -363,10 +362,9 @@ void WindowAttention::GroupBackward(const AcquiredUnit& unit, const TensorView& 
     return to;
   };
   const TensorView inputs = gather(x);
-  const TensorView dqkv = allocate(3 * c);
+  const TensorView qkv = allocate(3 * c);
   {
     ArenaScope inner(context.workspace);
-    const TensorView qkv = allocate(3 * c);
     const TensorView attention = allocate(c);
     const TensorView lse = context.workspace->Allocate({rows, config_.heads});
     {
@@ -377,10 +375,10 @@ void WindowAttention::GroupBackward(const AcquiredUnit& unit, const TensorView& 
     context.ops->fill({attention, 0}, context);
     Attend(unit, group, qkv, bias, attention, lse, context);
     const TensorView dout = gather(dy);
-    AttentionBackward(unit, gradient, group, qkv, bias, attention, lse, dout, dqkv, dbias, context);
+    AttentionBackward(unit, gradient, group, qkv, bias, attention, lse, dout, dbias, context);
   }
   const TensorView dinputs = allocate(c);
-  QkvBackward(unit, gradient, inputs, dqkv, dinputs, /*accumulate=*/false, context);
+  QkvBackward(unit, gradient, inputs, qkv, dinputs, /*accumulate=*/false, context);
   context.ops->window_scatter({group.geometry, group.range, dinputs.Reshape(group.ShapeOf(c)),
                                map(dx), /*accumulate=*/true},
                               context);
@@ -390,34 +388,32 @@ void WindowAttention::AttentionBackward(const AcquiredUnit& unit, const TensorVi
                                         const Group& group, const TensorView& qkv,
                                         const TensorView& bias, const TensorView& attention,
                                         const TensorView& lse, const TensorView& dy,
-                                        const TensorView& dqkv, const TensorView& dbias,
-                                        Context& context) const {
+                                        const TensorView& dbias, Context& context) const {
   ArenaScope scope(context.workspace);
   const int64_t c = config_.channels;
-  const TensorView dattention = context.workspace->Allocate(dy.shape, dy.dtype);
+  const TensorView dattention = attention;
   context.ops->linear_backward_weight(
       {dy, attention, unit.At(gradient, proj_weight_), unit.At(gradient, proj_bias_)}, context);
   context.ops->linear_backward_input({dy, unit[proj_weight_], dattention}, context);
   const bool packs = config_.packed != nullptr;
   const Shape qkv_shape = group.ShapeOf(3 * c);
-  const TensorView to = packs ? context.workspace->Allocate(qkv_shape, qkv.dtype) : dqkv;
-  const TensorView from = packs ? Pack(qkv, context) : qkv;
+  const TensorView places = (packs ? Pack(qkv, context) : qkv).Reshape(qkv_shape);
   const TensorView dout = packs ? Pack(dattention, context) : dattention;
   context.ops->window_attention_backward({.geometry = group.geometry,
                                           .heads = config_.heads,
-                                          .qkv = from.Reshape(qkv_shape),
+                                          .qkv = places,
                                           .logit_scale = unit[logit_scale_],
                                           .bias = bias,
                                           .lse = lse.Reshape(group.ShapeOf(config_.heads)),
                                           .dout = dout.Reshape(group.ShapeOf(c)),
-                                          .dqkv = to.Reshape(qkv_shape),
+                                          .dqkv = places,
                                           .dlogit_scale = unit.At(gradient, logit_scale_),
                                           .dbias = dbias,
                                           .range = group.range,
                                           .exclude_padding = !config_.attend_padding,
                                           .score_scale = config_.score_scale},
                                          context);
-  if (packs) Unpack(to, dqkv, context);
+  if (packs) Unpack(places, qkv, context);
 }
 
 void WindowAttention::QkvBackward(const AcquiredUnit& unit, const TensorView& gradient,

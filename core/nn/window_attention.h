@@ -67,8 +67,9 @@ class WindowAttention {
 
   void Forward(const AcquiredUnit& unit,
                const TensorView& x,  // (M, C)
-               const TensorView& y,  // (M, C)
+               const TensorView& y,  // (M, C); may be x itself
                bool keep, Arena& activations, Context& context);
+  // Once for each Forward: what that kept gives way to its gradients.
   void Backward(const AcquiredUnit& unit, const TensorView& gradient,
                 const TensorView& x,   // (M, C), as in Forward
                 const TensorView& dy,  // (M, C)
@@ -108,11 +109,12 @@ class WindowAttention {
   void GroupBackward(const AcquiredUnit& unit, const TensorView& gradient, const Group& group,
                      const TensorView& bias, const TensorView& dbias, const TensorView& x,
                      const TensorView& dy, const TensorView& dx, Context& context) const;
-  // From dy to dqkv, with the gradients of everything between.
+  // From dy to the gradient of qkv, with those of everything between: qkv and attention give way to
+  // their gradients.
   void AttentionBackward(const AcquiredUnit& unit, const TensorView& gradient, const Group& group,
                          const TensorView& qkv, const TensorView& bias, const TensorView& attention,
-                         const TensorView& lse, const TensorView& dy, const TensorView& dqkv,
-                         const TensorView& dbias, Context& context) const;
+                         const TensorView& lse, const TensorView& dy, const TensorView& dbias,
+                         Context& context) const;
   void QkvBackward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dqkv, const TensorView& dx, bool accumulate,
                    Context& context) const;

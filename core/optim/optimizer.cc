@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/optim/schedule.h"
+#include "core/rng/counter_rng.h"
 
 namespace swinfleet {
 namespace {
@@ -26,6 +27,7 @@ void UpdateAdamW(const OptimizerConfig& optimizer, const ParameterHyper& hyper, 
   args.step = updates_made + 1;
   args.grad_scale = grad_scale;
   args.master = state.master;
+  args.rounding = state.rounding;
   context.ops->adamw(args, context);
 }
 
@@ -41,6 +43,7 @@ void UpdateSgd(const OptimizerConfig& optimizer, const ParameterHyper& hyper, do
   args.weight_decay = hyper.weight_decay;
   args.grad_scale = grad_scale;
   args.master = state.master;
+  args.rounding = state.rounding;
   context.ops->sgd(args, context);
 }
 
@@ -61,6 +64,13 @@ void RatesOfUpdate(const TrainConfig& train, std::span<const ParameterHyper> hyp
     const bool known = p > 0 && hypers[p].lr_scale == hypers[p - 1].lr_scale;
     rates[p] = known ? rates[p - 1] : rate_of(hypers[p]);
   }
+}
+
+StochasticRounding MomentRounding(uint64_t seed, int64_t updates_made, int parameter,
+                                  int64_t begin) {
+  const CounterRng rng(seed, RandomPurpose::kMomentRounding, static_cast<uint64_t>(updates_made),
+                       static_cast<uint32_t>(parameter));
+  return {.stream = rng.stream(), .first = begin};
 }
 
 int OptimizerStateTensors(OptimizerConfig::Kind kind) {

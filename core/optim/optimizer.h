@@ -13,7 +13,7 @@
 namespace swinfleet {
 
 // What the optimizer keeps from update to update for a segment, each with as many elements as the
-// segment. The moments are float32 and zero before the first update.
+// segment. The moments are zero before the first update, all in float32 or all in bfloat16.
 struct OptimizerState {
   // AdamW: the first moment m. SGD: the momentum.
   TensorView first;  // (n)
@@ -22,7 +22,15 @@ struct OptimizerState {
   // What a weight in 16 bits lacks of its float32 master (AdamWArgs says how): (n), uint16 for
   // bfloat16, float32 for float16, absent for float32. Starts with the weight, not at zero.
   TensorView master;
+  // Of moments in bfloat16 (MomentRounding); unused for float32.
+  StochasticRounding rounding = {};
 };
+
+// What an update rounds the moments of elements of a parameter with, from element `begin` on: a
+// function of these alone, whoever updates which elements. The parameter is the number in its
+// table; `updates_made` is UpdateSegment's.
+StochasticRounding MomentRounding(uint64_t seed, int64_t updates_made, int parameter,
+                                  int64_t begin);
 
 // State tensors that an optimizer keeps beside each parameter: 2 for AdamW, 1 for SGD.
 int OptimizerStateTensors(OptimizerConfig::Kind kind);

@@ -6,6 +6,8 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/philox.h"
+
 namespace swinfleet {
 
 enum class RandomPurpose : uint32_t {
@@ -17,11 +19,8 @@ enum class RandomPurpose : uint32_t {
   kMixing = 6,
   kMask = 7,
   kClipStart = 8,
+  kMomentRounding = 9,
 };
-
-// One block of Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3").
-// For a given key it is a bijection of the counter.
-std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 // The x at which the standard normal distribution function is p, in (0, 1); relative error about
 // 1e-15. Only additions, multiplications, divisions and square roots: IEEE arithmetic that gives
@@ -44,6 +43,9 @@ class CounterRng {
   double Uniform();
   // Standard normal. Uses 64 bits of the stream.
   double Normal();
+
+  // All of it, for operations that draw many numbers at a time.
+  RandomStream stream() const { return {key_, {counter_[1], counter_[2], counter_[3]}}; }
 
  private:
   std::array<uint32_t, 2> key_;

@@ -11,6 +11,8 @@
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector-inl.h"
 
 SWINFLEET_BEFORE_NAMESPACE();
@@ -60,15 +62,17 @@ void GeluOf(const T* x, T* y, int64_t n) {
   });
 }
 
-// y may be null.
+// y may be null; so may be sums, to which dx is added as it was rounded.
 template <typename T>
-void GeluGradientOf(const T* x, const T* dy, T* dx, T* y, int64_t n) {
+void GeluGradientOf(const T* x, const T* dy, T* dx, T* y, float* sums, int64_t n) {
   ForEachVector(n, [&](int64_t i, int64_t count) {
     const V value = LoadPart(x + i, count);
     const GeluParts parts = Parts(value);
     const V slope = hn::MulAdd(value, parts.density, parts.phi);
     StorePart(hn::Mul(LoadPart(dy + i, count), slope), dx + i, count);
     if (y != nullptr) StorePart(hn::Mul(value, parts.phi), y + i, count);
+    if (sums == nullptr) return;
+    StorePart(hn::Add(LoadPart(sums + i, count), LoadPart(dx + i, count)), sums + i, count);
   });
 }
 
@@ -80,12 +84,16 @@ void Gelu(const GeluForwardArgs& args, int64_t begin, int64_t end) {
   });
 }
 
-void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end) {
+// Elements [begin, end), `length` at a time; the sums of these pieces are added to `sums`, unless
+// that is null.
+void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end, int64_t length,
+                  float* sums) {
   DispatchDType(args.x.dtype, [&](auto tag) {
     using T = decltype(tag);
-    GeluGradientOf(Elements<T>(args.x) + begin, Elements<T>(args.dy) + begin,
-                   Elements<T>(args.dx) + begin,
-                   args.y.empty() ? nullptr : Elements<T>(args.y) + begin, end - begin);
+    for (int64_t i = begin; i < end; i += length) {
+      GeluGradientOf(Elements<T>(args.x) + i, Elements<T>(args.dy) + i, Elements<T>(args.dx) + i,
+                     args.y.empty() ? nullptr : Elements<T>(args.y) + i, sums, length);
+    }
   });
 }
 
@@ -93,7 +101,15 @@ void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace swinfleet::cpu {
+namespace swinfleet {
+
+float* TakeScratch(const GeluBackwardArgs& args, Context& context) {
+  if (args.dbias.empty()) return nullptr;
+  return static_cast<float*>(
+      context.workspace->AllocateBytes(context.threads * args.dbias.NumElements() * sizeof(float)));
+}
+
+namespace cpu {
 namespace {
 
 HWY_EXPORT(Gelu);
@@ -116,10 +132,26 @@ void GeluBackward(const GeluBackwardArgs& args, Context& context) {
   CHECK(args.dy.NumElements() == n && args.dx.NumElements() == n);
   CHECK(args.y.empty() || args.y.NumElements() == n);
   CheckFloating(args.x.dtype, {args.dy, args.dx, args.y});
-  ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(GeluGradient)(args, begin, end);
+  CheckDtype(DType::kF32, {args.dbias});
+  if (args.dbias.empty()) {
+    ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
+      HWY_DYNAMIC_DISPATCH(GeluGradient)(args, begin, end, end - begin, nullptr);
+    });
+    return;
+  }
+  // Rows as a linear layer's gradient of a bias takes them, to the same bits.
+  const int64_t c = args.dbias.NumElements();
+  CHECK_EQ(args.x.shape.rank(), 2);
+  CHECK_EQ(args.x.shape[1], c);
+  ArenaScope scope(context.workspace);
+  float* sums = TakeScratch(args, context);
+  std::fill_n(sums, context.threads * c, 0.0f);
+  ParallelFor(context.threads, args.x.shape[0], 1, [&](int64_t begin, int64_t end, int thread) {
+    HWY_DYNAMIC_DISPATCH(GeluGradient)(args, begin * c, end * c, c, sums + thread * c);
   });
+  AddRows({sums, DType::kF32, context.threads, c, c}, args.dbias.f32());
 }
 
-}  // namespace swinfleet::cpu
+}  // namespace cpu
+}  // namespace swinfleet
 #endif  // HWY_ONCE

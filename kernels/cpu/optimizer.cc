@@ -2,8 +2,11 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/optimizer.cc"
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
@@ -28,11 +31,15 @@ struct SgdFactors {
   float learning_rate, momentum, weight_decay, grad_scale;
 };
 
+// Blocks of random numbers that are drawn at a time, at most.
+inline constexpr int64_t kMostLanes = 8;
+
 }  // namespace swinfleet::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
 // Never inlined: the master weights of 16 bits must go through the very instructions that float32
 // weights go through.
@@ -70,6 +77,62 @@ void SplitMasters(const uint32_t* __restrict master, uint16_t* __restrict param,
   }
 }
 
+// numbers = the blocks [first, first + blocks) of a stream, 4 numbers each, and up to kMostLanes -
+// 1 blocks more.
+#if HWY_TARGET == HWY_SCALAR
+void DrawBlocks(const RandomStream& stream, uint32_t first, int64_t blocks,
+                uint32_t* HWY_RESTRICT numbers) {
+  for (int64_t block = 0; block < blocks; ++block) {
+    const auto drawn = Philox4x32({first + static_cast<uint32_t>(block), stream.counter[0],
+                                   stream.counter[1], stream.counter[2]},
+                                  stream.key);
+    std::copy(drawn.begin(), drawn.end(), numbers + 4 * block);
+  }
+}
+#else
+void DrawBlocks(const RandomStream& stream, uint32_t first, int64_t blocks,
+                uint32_t* HWY_RESTRICT numbers) {
+  // A block a lane. Of each lane the lower half counts; products take no notice of the upper one.
+  const hn::CappedTag<uint64_t, kMostLanes> d;
+  const hn::RepartitionToNarrow<decltype(d)> halves;
+  const hn::Rebind<uint32_t, decltype(d)> words;
+  const auto multiplier0 = hn::BitCast(halves, hn::Set(d, Philox::kMultiplier0));
+  const auto multiplier1 = hn::BitCast(halves, hn::Set(d, Philox::kMultiplier1));
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t block = 0; block < blocks; block += lanes) {
+    auto c0 = hn::Iota(d, first + static_cast<uint64_t>(block));
+    auto c1 = hn::Set(d, stream.counter[0]);
+    auto c2 = hn::Set(d, stream.counter[1]);
+    auto c3 = hn::Set(d, stream.counter[2]);
+    uint32_t key0 = stream.key[0], key1 = stream.key[1];
+    for (int round = 0; round < Philox::kRounds; ++round) {
+      const auto product0 = hn::MulEven(hn::BitCast(halves, c0), multiplier0);
+      const auto product1 = hn::MulEven(hn::BitCast(halves, c2), multiplier1);
+      c0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product1), c1), hn::Set(d, key0));
+      c2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product0), c3), hn::Set(d, key1));
+      c1 = product1;
+      c3 = product0;
+      key0 += Philox::kWeyl0;
+      key1 += Philox::kWeyl1;
+    }
+    hn::StoreInterleaved4(hn::TruncateTo(words, c0), hn::TruncateTo(words, c1),
+                          hn::TruncateTo(words, c2), hn::TruncateTo(words, c3), words,
+                          numbers + 4 * block);
+  }
+}
+#endif
+
+// kept = moments, rounded by the 16 bits from bit `shift` on of as many numbers.
+void RoundMoments(const float* HWY_RESTRICT moments, const uint32_t* HWY_RESTRICT numbers,
+                  int shift, uint16_t* HWY_RESTRICT kept, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(moments[i]);
+    const uint32_t up = bits + (numbers[i] >> shift & 0xffff);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    kept[i] = static_cast<uint16_t>((nan ? bits | 0x400000 : up) >> 16);
+  }
+}
+
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -81,9 +144,11 @@ HWY_EXPORT(AdamWStep);
 HWY_EXPORT(SgdStep);
 HWY_EXPORT(JoinMasters);
 HWY_EXPORT(SplitMasters);
+HWY_EXPORT(DrawBlocks);
+HWY_EXPORT(RoundMoments);
 
 constexpr int64_t kGrain = 16384;
-// Weights whose masters are on the stack.
+// Weights whose masters, or float32 moments, are on the stack.
 constexpr int64_t kMasters = 1024;
 
 void CheckWeights(const TensorView& param, const TensorView& master) {
@@ -117,14 +182,57 @@ void UpdateWeights(const TensorView& param, const TensorView& master, int64_t be
   }
 }
 
+void CheckMoments(std::span<const TensorView> moments, const StochasticRounding& rounding,
+                  int64_t n) {
+  for (const TensorView& moment : moments) {
+    CHECK(moment.NumElements() == n && moment.dtype == moments[0].dtype &&
+          (moment.dtype == DType::kF32 || moment.dtype == DType::kBF16))
+        << "a moment " << NameOf(moment.dtype) << moment.shape << " of " << n << " weights";
+  }
+  CHECK(rounding.first >= 0 && rounding.first + n <= int64_t{1} << 34) << rounding.first;
+}
+
+// Calls step(float32 moments, first, count) over moments [begin, begin + n), and rounds what it
+// makes of them where they are kept in bfloat16.
+template <size_t N, typename Step>
+void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRounding& rounding,
+                   int64_t begin, int64_t n, const Step& step) {
+  std::array<float*, N> wide;
+  if (moments[0].dtype == DType::kF32) {
+    for (size_t k = 0; k < N; ++k) wide[k] = moments[k].f32() + begin;
+    return step(wide, begin, n);
+  }
+  float memory[N][kMasters];
+  // A block before the first whole one, and what DrawBlocks may make too many.
+  uint32_t numbers[kMasters + 4 * (1 + kMostLanes)];
+  for (int64_t i = begin; i < begin + n; i += kMasters) {
+    const int64_t count = std::min(kMasters, begin + n - i);
+    for (size_t k = 0; k < N; ++k) {
+      wide[k] = memory[k];
+      ConvertElements(moments[k].u16() + i, DType::kBF16, wide[k], DType::kF32, count);
+    }
+    step(wide, i, count);
+    const int64_t number = rounding.first + i;
+    const int64_t before = number % 4;
+    HWY_DYNAMIC_DISPATCH(DrawBlocks)
+    (rounding.stream, static_cast<uint32_t>(number / 4), (before + count + 3) / 4, numbers);
+    for (size_t k = 0; k < N; ++k) {
+      HWY_DYNAMIC_DISPATCH(RoundMoments)
+      (wide[k], numbers + before, static_cast<int>(16 * k), moments[k].u16() + i, count);
+    }
+  }
+}
+
 }  // namespace
 
 void AdamW(const AdamWArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK(args.grad.NumElements() == n && args.m.NumElements() == n && args.v.NumElements() == n);
+  CHECK_EQ(args.grad.NumElements(), n);
   CHECK_GE(args.step, 1);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad, args.m, args.v});
+  CheckDtype(DType::kF32, {args.grad});
+  const std::array moments = {args.m, args.v};
+  CheckMoments(moments, args.rounding, n);
   const double correction1 = 1 - std::pow(args.beta1, args.step);
   const double correction2 = 1 - std::pow(args.beta2, args.step);
   const AdamWFactors factors = {
@@ -140,17 +248,22 @@ void AdamW(const AdamWArgs& args, Context& context) {
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
     UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
-      HWY_DYNAMIC_DISPATCH(AdamWStep)
-      (w, args.grad.f32() + i, args.m.f32() + i, args.v.f32() + i, count, factors);
+      UpdateMoments(moments, args.rounding, i, count,
+                    [&](const auto& wide, int64_t j, int64_t size) {
+                      HWY_DYNAMIC_DISPATCH(AdamWStep)
+                      (w + (j - i), args.grad.f32() + j, wide[0], wide[1], size, factors);
+                    });
     });
   });
 }
 
 void Sgd(const SgdArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK(args.grad.NumElements() == n && args.momentum.NumElements() == n);
+  CHECK_EQ(args.grad.NumElements(), n);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad, args.momentum});
+  CheckDtype(DType::kF32, {args.grad});
+  const std::array moments = {args.momentum};
+  CheckMoments(moments, args.rounding, n);
   const SgdFactors factors = {
       .learning_rate = static_cast<float>(args.learning_rate),
       .momentum = static_cast<float>(args.momentum_factor),
@@ -159,8 +272,11 @@ void Sgd(const SgdArgs& args, Context& context) {
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
     UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
-      HWY_DYNAMIC_DISPATCH(SgdStep)
-      (w, args.grad.f32() + i, args.momentum.f32() + i, count, factors);
+      UpdateMoments(moments, args.rounding, i, count,
+                    [&](const auto& wide, int64_t j, int64_t size) {
+                      HWY_DYNAMIC_DISPATCH(SgdStep)
+                      (w + (j - i), args.grad.f32() + j, wide[0], size, factors);
+                    });
     });
   });
 }

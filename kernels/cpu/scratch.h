@@ -47,6 +47,9 @@ PositionTableScratch TakeScratch(const PositionTableBackwardArgs& args, Context&
 // (threads, 2, C)
 float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
 
+// Of a gradient of the bias: (threads, C).
+float* TakeScratch(const GeluBackwardArgs& args, Context& context);
+
 // Sums of columns and of their squares, (threads, 2, W).
 double* TakeScratch(const NormTargetsArgs& args, Context& context);
 

@@ -130,7 +130,8 @@ void ResidualAdd(const ResidualAddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.b
 void ScaleRows(const ScaleRowsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluForward(const GeluForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluBackward(const GeluBackwardArgs& a, Context& c) {
-  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y});
+  TouchScratch(a, c);
+  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y, &a.dbias});
 }
 void PatchGather(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void PatchScatter(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }

@@ -65,7 +65,7 @@ check() {
 
 # Removes a cluster, whoever has made it and however far that came. Called with the lock held.
 clean() {
-  local name pids tries
+  local name pids tries inodes=()
   rm -f "$state/hosts" "$state/keeper"
   for name in $(ip netns list | sed -n 's/^\(swinfleet-node[0-9]*\).*/\1/p'); do
     for ((tries = 0; tries < 200; ++tries)); do
@@ -75,7 +75,18 @@ clean() {
       kill -KILL $pids 2>/dev/null || true
       sleep 0.02
     done
+    inodes+=("$(stat -Lc %i "/run/netns/$name" 2>/dev/null || echo 0)")
     ip netns delete "$name" || true
+  done
+  # What was about to enter a host when its name went is in there now.
+  for ((tries = 0; tries < 4 && ${#inodes[@]} > 0; ++tries)); do
+    sleep 0.05
+    for name in "${inodes[@]}"; do
+      pids=$(find /proc -maxdepth 3 -path '/proc/[0-9]*/ns/net' -lname "net:\\[$name\\]" \
+        -printf '%P\n' 2>/dev/null | cut -d / -f 1) || true
+      # shellcheck disable=SC2086
+      [ -z "$pids" ] || kill -KILL $pids 2>/dev/null || true
+    done
   done
   # Namespaces go when the kernel finds the time, and links with them; some may have gone already.
   for name in /sys/class/net/swf-*; do

@@ -70,7 +70,10 @@ TEST_F(ClusterTest, NothingIsLeftOfIt) {
   };
   const auto up_for = [this](const Process& owner) {
     EXPECT_EQ(Cluster({"up", "1", "--owner", std::to_string(owner.pid())}).Wait(), 0);
-    return &Start({kClusterScript, "exec", "node0", "--", "sleep", "1000"});
+    const Process& guest = Start(
+        {kClusterScript, "exec", "node0", "--", "sh", "-c", "echo is in >&2; exec sleep 1000"});
+    EXPECT_TRUE(guest.WaitForErr("is in"));
+    return &guest;
   };
   // One that is up keeps another from coming up, as long as it is.
   const Process& next = Start({kClusterScript, "up", "1"});

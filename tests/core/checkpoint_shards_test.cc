@@ -62,8 +62,8 @@ TEST(CheckpointShards, MoreShardsThanAreKeptOpen) {
   const std::string dir = CheckpointDir(run.path(), 1, 1);
   std::vector<ShardRecord> records;
   for (int rank = 0; rank < 150; ++rank) {
-    const TensorPiece piece{"param/w", Shape{300}, rank * 2,
-                            std::span(values).subspan(rank * 2, 2)};
+    const TensorPiece piece =
+        PieceInMemory("param/w", Shape{300}, rank * 2, std::span(values).subspan(rank * 2, 2));
     records.push_back(WriteShard(dir, rank, 150, std::span(&piece, 1)));
   }
   CommitManifest(dir, MetaOf(1, 1, 150), records);
@@ -135,6 +135,7 @@ TEST(CheckpointShards, ManifestsOfVersion1AreRead) {
     root.erase("normalisation");
     root.at("reproducibility").erase("accumulation");
     root.at("reproducibility").erase("sequential_windows");
+    root.at("reproducibility").erase("moments");
     root["version"] = 1;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
@@ -148,6 +149,7 @@ TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.at("reproducibility").erase("sequential_windows");
     root.erase("normalisation");
+    root.at("reproducibility").erase("moments");
     root["version"] = 2;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
@@ -158,11 +160,20 @@ TEST(CheckpointShards, ManifestsOfVersion2AreRead) {
 TEST(CheckpointShards, ManifestsOfVersion3AreRead) {
   const std::string text = ChangedManifest([](nlohmann::json& root) {
     root.erase("normalisation");
+    root.at("reproducibility").erase("moments");
     root["version"] = 3;
   });
   const Manifest manifest = Manifest::FromText(text, "m");
   EXPECT_EQ(manifest.meta.reproducibility, MetaOf(1, 1, 1).reproducibility);
   EXPECT_FALSE(manifest.meta.normalisation.has_value());
+}
+
+TEST(CheckpointShards, ManifestsOfVersion4AreRead) {
+  const std::string text = ChangedManifest([](nlohmann::json& root) {
+    root.at("reproducibility").erase("moments");
+    root["version"] = 4;
+  });
+  EXPECT_EQ(Manifest::FromText(text, "m").meta.reproducibility, MetaOf(1, 1, 1).reproducibility);
 }
 
 TEST(CheckpointShards, ANormalisationWithoutNumbersIsRefused) {
@@ -285,12 +296,13 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
     const std::string sum = HexOf(Checksum(std::as_bytes(std::span(rest))));
     return MessageOf([&] { Manifest::FromText("{\"xxh3_64\": \"" + sum + "\",\n" + rest, "m"); });
   };
-  EXPECT_EQ(change("\"version\": 4", "\"version\": 4 "), "");
-  EXPECT_THAT(change("\"version\": 4", "\"version\": 5"), HasSubstr("version 5"));
-  EXPECT_THAT(change("\"version\": 4", "\"version\": 0"), HasSubstr("version 0"));
+  EXPECT_EQ(change("\"version\": 5", "\"version\": 5 "), "");
+  EXPECT_THAT(change("\"version\": 5", "\"version\": 6"), HasSubstr("version 6"));
+  EXPECT_THAT(change("\"version\": 5", "\"version\": 0"), HasSubstr("version 0"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": 0.5"), HasSubstr("the loss scale 0.5"));
   EXPECT_THAT(change("\"scale\": 1024.0", "\"scale\": \"x\""), HasSubstr("the loss scale"));
-  // What versions 1 to 3 lacked.
+  // What versions 1 to 4 lacked.
+  EXPECT_THAT(change("\"moments\"", "\"momenta\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"loss_scale\"", "\"loss_sale\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"accumulation\"", "\"accommodation\""), HasSubstr("is missing"));
   EXPECT_THAT(change("\"sequential_windows\"", "\"windows\""), HasSubstr("is missing"));
@@ -302,7 +314,7 @@ TEST(CheckpointShards, OtherVersionsAndTamperedManifestsAreRefused) {
   EXPECT_THAT(change("\"file\": \"rank", "\"file\": \"../rank"), HasSubstr("no name of a shard"));
   EXPECT_THAT(
       change("\"dtype\": \"F32\",\n     \"offset\"", "\"dtype\": \"F16\",\n     \"offset\""),
-      HasSubstr("reads F32 only"));
+      HasSubstr("reads F32 and BF16 only"));
   EXPECT_THAT(change("\"count\": 4", "\"count\": 5"), HasSubstr("outside of tensor"));
   EXPECT_THAT(change("\"count\": 4", "\"count\": 3"), HasSubstr("begins at byte"));
   EXPECT_THAT(change("swinfleet-checkpoint", "other"), HasSubstr("no manifest"));
@@ -355,7 +367,7 @@ TEST(CheckpointShards, CommitRefusesWhatIsNotCoveredOnce) {
   };
   const auto piece = [&](const std::string& name, int64_t begin, size_t count,
                          Shape shape = Shape{12}) {
-    return TensorPiece{name, shape, begin, std::span(values).first(count)};
+    return PieceInMemory(name, shape, begin, std::span(values).first(count));
   };
   EXPECT_EQ(commit({piece("param/w", 0, 6)}, {piece("param/w", 6, 6)}), "");
   EXPECT_EQ(commit({piece("param/w", 0, 12)}, {}), "");

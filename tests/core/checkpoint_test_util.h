@@ -169,7 +169,9 @@ struct Tensors {
   // All of it in one piece a tensor.
   std::vector<TensorPiece> Whole() const {
     std::vector<TensorPiece> pieces;
-    for (const auto& [name, data] : values) pieces.push_back({name, shapes.at(name), 0, data});
+    for (const auto& [name, data] : values) {
+      pieces.push_back(PieceInMemory(name, shapes.at(name), 0, data));
+    }
     return pieces;
   }
   // Cut at random places and dealt to `ranks` writers, some of which may get nothing.
@@ -182,8 +184,8 @@ struct Tensors {
       std::sort(cuts.begin(), cuts.end());
       for (size_t i = 0; i + 1 < cuts.size(); ++i) {
         dealt[random() % ranks].push_back(
-            {name, shapes.at(name), cuts[i],
-             std::span<const float>(data).subspan(cuts[i], cuts[i + 1] - cuts[i])});
+            PieceInMemory(name, shapes.at(name), cuts[i],
+                          std::span<const float>(data).subspan(cuts[i], cuts[i + 1] - cuts[i])));
       }
     }
     return dealt;
@@ -205,7 +207,7 @@ inline CheckpointMeta MetaOf(int attempt, int64_t step, int ranks) {
   meta.seed = 0xfedcba9876543210;
   meta.data_position = step * 128;
   meta.data = {60000, 1, 28, 28, 10, 0x8000000000000001};
-  meta.reproducibility = {"0.1.0", "AVX2", 1, 32, 4, "F32", "tree", {0, 16}};
+  meta.reproducibility = {"0.1.0", "AVX2", 1, 32, 4, "F32", "F32", "tree", {0, 16}};
   meta.model = "{\"embed_dim\": 8}";
   meta.skipped_steps = 3;
   meta.consecutive_nonfinite = 2;

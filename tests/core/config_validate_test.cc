@@ -290,8 +290,10 @@ TEST(ValidateJob, TheLibraryDoesNotSumBf16) {
   JobConfig job = GoodJob();
   job.parallel.reduction = Reduction::kLibrary;
   EXPECT_TRUE(ValidateJob(job, 2).empty());
-  job.train.accumulation = Accumulation::kLowPrecision;
-  EXPECT_THAT(ValidateJob(job, 2), ElementsAre(HasSubstr("use reduction reproducible")));
+  for (const Accumulation form : {Accumulation::kLowPrecision, Accumulation::kSplitLowPrecision}) {
+    job.train.accumulation = form;
+    EXPECT_THAT(ValidateJob(job, 2), ElementsAre(HasSubstr("use reduction reproducible")));
+  }
 }
 
 TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
@@ -304,6 +306,41 @@ TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
                   ElementsAre(HasSubstr("leave train.accumulation out, which then means split")));
     }
   }
+  job.train.accumulation = Accumulation::kSplitLowPrecision;
+  for (const int stage : {1, 2, 3}) {
+    job.parallel.zero_stage = stage;
+    EXPECT_TRUE(ValidateJob(job, 2).empty());
+  }
+}
+
+TEST(ValidateJob, OffloadNeedsADiskOfItsOwn) {
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kHost; }),
+              ElementsAre(HasSubstr("where it is anyway")));
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kDisk; }),
+              ElementsAre(HasSubstr("parallel.offload_dir is \"\"")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.parallel.offload = Offload::kDisk;
+                job.parallel.offload_dir = "scratch";
+              }),
+              ElementsAre(HasSubstr("absolute path")));
+  EXPECT_THAT(Errors([](JobConfig& job) {
+                job.parallel.offload = Offload::kDisk;
+                job.parallel.offload_dir = "/scratch";
+              }),
+              IsEmpty());
+}
+
+TEST(ValidateJob, MomentsInBf16AreOnDisk) {
+  const auto with = [](Offload offload, DType moments) {
+    return Errors([&](JobConfig& job) {
+      job.train.optimizer.moments = moments;
+      job.parallel.offload = offload;
+      job.parallel.offload_dir = "/scratch";
+    });
+  };
+  EXPECT_THAT(with(Offload::kDisk, DType::kBF16), IsEmpty());
+  EXPECT_THAT(with(Offload::kNone, DType::kBF16), ElementsAre(HasSubstr("on disk")));
+  EXPECT_THAT(with(Offload::kDisk, DType::kF16), ElementsAre(HasSubstr("fp32 or bf16")));
 }
 
 TEST(ValidateJob, MoreRanksThanMicroBatches) {

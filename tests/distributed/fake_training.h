@@ -57,7 +57,23 @@ struct FakeOptions {
   DType dtype = DType::kF32;
   Accumulation accumulation = Accumulation::kPlain;
   Reduction reduction = Reduction::kReproducible;
+  bool overlap = true;
+  OffloadOptions offload = {};
+  DType moments = DType::kF32;
 };
+
+// All of a piece's, read in parts of uneven sizes.
+inline std::vector<float> ElementsOf(const TensorPiece& piece) {
+  std::vector<float> elements;
+  std::vector<float> scratch(1999);
+  while (std::ssize(elements) < piece.size) {
+    const auto done = std::ssize(elements);
+    const auto count = std::min<int64_t>(scratch.size(), piece.size - done);
+    const auto part = piece.elements(done, std::span(scratch).first(count));
+    elements.insert(elements.end(), part.begin(), part.end());
+  }
+  return elements;
+}
 
 // The state that pieces hold, by tensor; elements that are in none of them are NaN.
 inline std::map<std::string, std::vector<float>> StateIn(const std::vector<TensorPiece>& pieces) {
@@ -65,7 +81,8 @@ inline std::map<std::string, std::vector<float>> StateIn(const std::vector<Tenso
   for (const TensorPiece& piece : pieces) {
     std::vector<float>& tensor = state[piece.tensor];
     tensor.resize(piece.shape.NumElements(), std::numeric_limits<float>::quiet_NaN());
-    std::copy(piece.data.begin(), piece.data.end(), tensor.begin() + piece.begin);
+    const std::vector<float> elements = ElementsOf(piece);
+    std::copy(elements.begin(), elements.end(), tensor.begin() + piece.begin);
   }
   return state;
 }
@@ -136,6 +153,7 @@ class FakeTraining {
     ZeroOptions zero;
     zero.stage = options_.stage;
     zero.optimizer.kind = options_.optimizer;
+    zero.optimizer.moments = options_.moments;
     for (const ParameterInfo& info : table_.parameters()) {
       zero.hypers.push_back({.weight_decay = info.shape.rank() > 1 ? 0.05 : 0.0, .lr_scale = 1});
     }
@@ -143,6 +161,8 @@ class FakeTraining {
     zero.dtype = options_.dtype;
     zero.accumulation = options_.accumulation;
     zero.reduction = options_.reduction;
+    zero.overlap = options_.overlap;
+    zero.offload = options_.offload;
     return zero;
   }
 

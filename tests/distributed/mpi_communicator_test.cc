@@ -163,6 +163,22 @@ TEST(MpiCommunicator, ManyCollectivesUnderWayAtOnce) {
   }
 }
 
+// Each has ended before the next one is started, and before anybody waits for it.
+TEST(MpiCommunicator, WaitsAtOnceIfToldTo) {
+  Communicator& world = TestWorld();
+  const uint64_t before = world.position().sequence;
+  world.WaitAtOnce(true);
+  std::vector<float> first = OwnValues(100000), second = OwnValues(1000);
+  const auto one = world.AllReduce(first, "one");
+  EXPECT_EQ(first[99999], ExpectedSum(99999));
+  EXPECT_EQ(world.position().sequence, before + 1);
+  EXPECT_FALSE(world.position().in_progress);
+  const auto two = world.AllReduce(second, "two");
+  EXPECT_EQ(second[999], ExpectedSum(999));
+  EXPECT_FALSE(world.position().in_progress);
+  world.WaitAtOnce(false);
+}
+
 TEST(MpiCommunicator, SmallCollectives) {
   Communicator& world = TestWorld();
   const int ranks = world.size();

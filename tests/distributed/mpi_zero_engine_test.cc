@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
 #include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
+#include "tests/distributed/offload_test_util.h"
 
 namespace swinfleet {
 namespace {
@@ -62,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Stages, EngineOverRanks,
                                           testing::Values(0.0, 1.0)));
 
 const char* NameOf(Accumulation form) {
-  const char* const names[] = {"plain", "split", "low_precision"};
+  const char* const names[] = {"plain", "split", "low_precision", "split_low_precision"};
   return names[static_cast<int>(form)];
 }
 
@@ -71,8 +74,9 @@ void ExpectSameState(FakeTraining& got, FakeTraining& whole) {
   const auto expected = StateIn(whole.engine().OwnedState());
   for (const TensorPiece& piece : got.engine().OwnedState()) {
     const std::vector<float>& tensor = expected.at(piece.tensor);
-    for (size_t i = 0; i < piece.data.size(); ++i) {
-      ASSERT_EQ(std::bit_cast<uint32_t>(piece.data[i]),
+    const std::vector<float> elements = ElementsOf(piece);
+    for (size_t i = 0; i < elements.size(); ++i) {
+      ASSERT_EQ(std::bit_cast<uint32_t>(elements[i]),
                 std::bit_cast<uint32_t>(tensor[piece.begin + i]))
           << piece.tensor << " at " << piece.begin + i;
     }
@@ -91,23 +95,25 @@ std::vector<FormCase> AllForms() {
     for (const Accumulation form : {Accumulation::kPlain, Accumulation::kLowPrecision}) {
       for (const int stage : {0, 1}) cases.push_back({stage, dtype, form});
     }
-    for (const int stage : {1, 2, 3}) cases.push_back({stage, dtype, Accumulation::kSplit});
+    for (const Accumulation form : {Accumulation::kSplit, Accumulation::kSplitLowPrecision}) {
+      for (const int stage : {1, 2, 3}) cases.push_back({stage, dtype, form});
+    }
   }
   return cases;
 }
 
 class FormsOverRanks : public testing::TestWithParam<FormCase> {};
 
-// Plain and split: the bits of one process. Low precision: those of stage 0 on as many ranks, and
-// near the others.
+// Plain and split: the bits of one process. Low precision: those of the lowest stage that has the
+// form, on as many ranks, and near the others.
 TEST_P(FormsOverRanks, GivesTheBitsItPromises) {
   const FormCase& c = GetParam();
-  const bool low = c.form == Accumulation::kLowPrecision;
+  const bool low = SumsBf16(c.form);
   const auto self = MakeSelfCommunicator();
   FakeTraining alone(self.get(), {.stage = 0, .dtype = c.dtype});
-  FakeTraining twin(
-      &TestWorld(),
-      {.stage = 0, .dtype = c.dtype, .accumulation = low ? c.form : Accumulation::kPlain});
+  FakeTraining twin(&TestWorld(), {.stage = c.form == Accumulation::kSplitLowPrecision ? 1 : 0,
+                                   .dtype = c.dtype,
+                                   .accumulation = low ? c.form : Accumulation::kPlain});
   FakeTraining together(&TestWorld(), {.stage = c.stage, .dtype = c.dtype, .accumulation = c.form});
   const bool same = PowerOfTwoRanks() && !low;
   for (int step = 0; step < 3; ++step) {
@@ -147,6 +153,25 @@ TEST(EngineOverRanks, TheLibrarysSumsComeClose) {
   }
 }
 
+// Waiting for each exchange where it is started costs time and changes nothing.
+TEST(EngineOverRanks, OverlapDoesNotChangeTheBits) {
+  for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+    std::vector<double> norms;
+    std::vector<float> weights;
+    // One after the other: it is the ranks' communicator that waits.
+    for (const bool overlap : {false, true}) {
+      FakeTraining training(
+          &TestWorld(),
+          {.stage = stage, .accumulation = DefaultAccumulation(stage), .overlap = overlap});
+      for (int step = 0; step < 3; ++step) norms.push_back(training.Step().norm);
+      const std::vector<float> trained = training.Weights();
+      if (overlap) ExpectSameWeights(trained, weights, true);
+      weights = trained;
+    }
+    for (int step = 0; step < 3; ++step) ASSERT_EQ(norms[step], norms[step + 3]) << stage;
+  }
+}
+
 // More ranks than leaves in the last round: the others give zeros.
 TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   const auto self = MakeSelfCommunicator();
@@ -158,7 +183,7 @@ TEST(EngineOverRanks, RoundsNeedNotBeFull) {
     FakeTraining together(&TestWorld(), {.stage = c.stage, .leaves = leaves, .accumulation = form});
     for (int step = 0; step < 2; ++step) {
       const double norm = alone.Step().norm;
-      const double tolerance = form == Accumulation::kLowPrecision ? 1e-3 : 1e-6;
+      const double tolerance = SumsBf16(form) ? 1e-3 : 1e-6;
       ASSERT_NEAR(together.Step().norm, norm, tolerance * norm) << NameOf(form);
     }
   }
@@ -187,15 +212,68 @@ class SharedFolder {
 
 void Save(FakeTraining& training, const std::string& dir) {
   Communicator& world = TestWorld();
-  const ShardRecord record =
-      WriteShard(dir, world.rank(), world.size(), training.engine().OwnedState());
-  const auto texts = world.AllGatherText(record.ToJson(), "shards");
+  std::string lines;
+  for (const ShardRecord& record : SavePart(training, dir, world.rank(), world.size())) {
+    lines += record.ToJson() + "\n";
+  }
+  const auto texts = world.AllGatherText(lines, "shards");
   if (world.rank() == 0) {
     std::vector<ShardRecord> records;
-    for (const std::string& text : texts) records.push_back(ShardRecord::FromJson(text, "a rank"));
+    for (const std::string& text : texts) {
+      std::istringstream in(text);
+      for (std::string line; std::getline(in, line);) {
+        records.push_back(ShardRecord::FromJson(line, "a rank"));
+      }
+    }
     CommitManifest(dir, CheckpointMeta{}, records);
   }
   world.Barrier("committed");
+}
+
+TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
+  const SharedFolder folder;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+      const std::string name = swinfleet::NameOf(dtype) + ("-stage-" + std::to_string(stage));
+      FakeOptions options{
+          .stage = stage, .dtype = dtype, .accumulation = DefaultAccumulation(stage)};
+      FakeTraining memory(&TestWorld(), options);
+      options.offload = OffloadTo(folder / (name + "-run"));
+      FakeTraining disk(&TestWorld(), options);
+      for (int step = 0; step < 2; ++step) {
+        ASSERT_EQ(memory.Step().norm, disk.Step().norm);
+        ASSERT_EQ(memory.Weights(), disk.Weights()) << name;
+      }
+      Save(disk, folder / name);
+      FakeTraining resumed(&TestWorld(),
+                           {.stage = kMostZeroStage - stage,
+                            .dtype = dtype,
+                            .accumulation = DefaultAccumulation(kMostZeroStage - stage)});
+      resumed.engine().Load(*CheckpointReader::Open(folder / name));
+      resumed.set_step(2);
+      memory.Step();
+      resumed.Step();
+      ExpectSameWeights(memory.Weights(), resumed.Weights(), PowerOfTwoRanks(), 5e-2);
+    }
+  }
+}
+
+// Draws of the rounding depend on elements, not on who updates them.
+TEST(EngineOverRanks, MomentsInBf16HaveTheBitsOfOneRank) {
+  const SharedFolder folder;
+  const auto self = MakeSelfCommunicator();
+  FakeOptions options{.dtype = DType::kBF16, .moments = DType::kBF16};
+  options.offload = OffloadTo(folder / ("alone-" + std::to_string(TestWorld().rank())));
+  FakeTraining alone(self.get(), options);
+  for (int step = 0; step < 4; ++step) alone.Step();
+  for (int stage = 0; stage <= kMostZeroStage; ++stage) {
+    options.stage = stage;
+    options.accumulation = DefaultAccumulation(stage);
+    options.offload = OffloadTo(folder / ("stage-" + std::to_string(stage)));
+    FakeTraining together(&TestWorld(), options);
+    for (int step = 0; step < 4; ++step) together.Step();
+    ExpectSameWeights(alone.Weights(), together.Weights(), PowerOfTwoRanks(), 5e-2);
+  }
 }
 
 TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
@@ -238,18 +316,27 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
 // Its promise: as many ranks, the same bits, whatever happened between.
 TEST(EngineOverRanks, LowPrecisionResumesToTheBitOnAsManyRanks) {
   const SharedFolder folder;
-  const FakeOptions options{.dtype = DType::kBF16, .accumulation = Accumulation::kLowPrecision};
-  FakeTraining undisturbed(&TestWorld(), options);
-  undisturbed.Step();
-  Save(undisturbed, folder / "step");
-  undisturbed.Step();
-  FakeOptions other_stage = options;
-  other_stage.stage = 0;
-  FakeTraining resumed(&TestWorld(), other_stage);
-  resumed.engine().Load(*CheckpointReader::Open(folder / "step"));
-  resumed.set_step(1);
-  resumed.Step();
-  ExpectSameState(resumed, undisturbed);
+  // Form, stage, stage after the resume.
+  const std::tuple<Accumulation, int, int> cases[] = {{Accumulation::kLowPrecision, 1, 0},
+                                                      {Accumulation::kSplitLowPrecision, 3, 2}};
+  for (const auto& [form, stage, other_stage] : cases) {
+    FakeOptions options{.stage = stage, .dtype = DType::kBF16, .accumulation = form};
+    FakeTraining undisturbed(&TestWorld(), options);
+    undisturbed.Step();
+    Save(undisturbed, folder / NameOf(form));
+    undisturbed.Step();
+    options.stage = other_stage;
+    FakeTraining resumed(&TestWorld(), options);
+    resumed.engine().Load(*CheckpointReader::Open(folder / NameOf(form)));
+    resumed.set_step(1);
+    resumed.Step();
+    // Each rank saves the same part of it at all stages but 0.
+    if (other_stage == 0) {
+      ExpectSameState(undisturbed, resumed);
+    } else {
+      ExpectSameState(resumed, undisturbed);
+    }
+  }
 }
 
 TEST(EngineOverRanks, AllRanksNameTheFirstTensorThatIsNotFinite) {

@@ -89,7 +89,8 @@ TEST(ShardLayout, LeavesAreContiguousAndAllTaken) {
 }
 
 TEST(ShardLayout, EveryLeafIsOneRanks) {
-  for (const Accumulation form : {Accumulation::kPlain, Accumulation::kSplit}) {
+  for (const Accumulation form :
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kSplitLowPrecision}) {
     for (const int64_t leaves : {1, 3, 8, 13}) {
       for (int ranks = 1; ranks <= leaves; ++ranks) {
         std::vector<int> seen(leaves);

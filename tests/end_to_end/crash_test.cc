@@ -34,6 +34,18 @@ TEST_F(CrashTest, AWorkerIsKilled) {
   EXPECT_FALSE(supervisor_->Ended());
 }
 
+TEST_F(CrashTest, AWorkerWithOffloadedStateIsKilled) {
+  job_.offloaded_moments = "bf16";
+  job_.zero_stage = 3;
+  // Each update waits for the disk, which others may keep busy.
+  job_.epochs = 20;
+  TrainOnAFleet();
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_EQ(kill(PidOfRank(1), SIGKILL), 0);
+  ExpectTheSameEnd(1);
+  EXPECT_TRUE(fs::is_empty(Path("offload"))) << "what the crash left is gone too";
+}
+
 TEST_F(CrashTest, MpirunIsKilled) {
   TrainOnAFleet();
   ASSERT_FALSE(HasFatalFailure());

@@ -33,6 +33,8 @@ struct TestJob {
   int keep_last = 3;
   double learning_rate = 2e-3;
   double clip_grad_norm = 0.05;
+  // parallel.offload disk, into a folder of the test's, with moments of this dtype; empty: none.
+  std::string offloaded_moments;
   // Instead of the test's own folders.
   std::string run_dir;
   std::string data_path;

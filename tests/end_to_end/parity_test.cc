@@ -3,7 +3,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/end_to_end/harness.h"
@@ -61,6 +63,37 @@ TEST_F(ParityTest, RanksAndZeroStagesGiveTheSameBits) {
       ASSERT_FALSE(HasFatalFailure());
       EXPECT_EQ(MetricsText(other, 1), metrics) << other.name;
       EXPECT_TRUE(Weights(other) == weights) << other.name << " ended with other weights";
+    }
+  }
+}
+
+TEST_F(ParityTest, OffloadedStateGivesTheSameBits) {
+  TestJob job;
+  job.name = "in-memory";
+  TrainLocally(job, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  const std::string metrics = MetricsText(job, 1);
+  const std::string weights = Weights(job);
+  std::string rounded;
+  for (const std::string moments : {"fp32", "bf16"}) {
+    for (const auto& [zero_stage, ranks] :
+         {std::pair(0, 1), {0, 2}, {1, 2}, {2, 1}, {2, 2}, {3, 2}}) {
+      TestJob other = job;
+      other.offloaded_moments = moments;
+      other.zero_stage = zero_stage;
+      other.name = moments + "-zero-" + std::to_string(zero_stage) + "-" + std::to_string(ranks);
+      TrainLocally(other, ranks);
+      ASSERT_FALSE(HasFatalFailure());
+      EXPECT_TRUE(std::filesystem::is_empty(Path("offload"))) << "the files go with the attempt";
+      if (moments == "fp32") {
+        EXPECT_EQ(MetricsText(other, 1), metrics) << other.name;
+        EXPECT_TRUE(Weights(other) == weights) << other.name << " ended with other weights";
+        continue;
+      }
+      // Rounded moments have bits of their own, and the same for all.
+      if (rounded.empty()) rounded = Weights(other);
+      EXPECT_FALSE(rounded == weights);
+      EXPECT_TRUE(Weights(other) == rounded) << other.name << " ended with other weights";
     }
   }
 }

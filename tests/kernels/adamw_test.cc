@@ -253,6 +253,86 @@ TEST(AdamW, TrajectoryOf16BitsIsThatOfFloat32) {
   }
 }
 
+// What rounding `moment` draws as number `number` of the stream makes of it, bit `shift` of the
+// number being the lowest of 16.
+float Drawn(float moment, const RandomStream& stream, int64_t number, int shift) {
+  const auto block = Philox4x32(
+      {static_cast<uint32_t>(number / 4), stream.counter[0], stream.counter[1], stream.counter[2]},
+      stream.key);
+  const uint32_t draw = block[number % 4] >> shift & 0xffff;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(moment) + draw) >> 16 << 16);
+}
+
+// As Case, but with moments in bfloat16; what is expected is the float32 operation's very result,
+// rounded as the definition says.
+OpCase CaseOfBf16Moments(const reference::AdamWOptions& o, State s, const RandomStream& stream,
+                         int64_t first) {
+  const int64_t n = static_cast<int64_t>(s.param.size());
+  s.m = Rounded(s.m, DType::kBF16);
+  s.v = Rounded(s.v, DType::kBF16);
+  const std::vector<Floats> plain = RunOp(Case(o, s));
+  Floats m(n), v(n);
+  for (int64_t i = 0; i < n; ++i) {
+    m[i] = Drawn(plain[1][i], stream, first + i, 0);
+    v[i] = Drawn(plain[2][i], stream, first + i, 16);
+  }
+  OpCase op;
+  op.In("grad", {n}, s.grad);
+  op.Out("param", {n}, ToDouble(plain[0]), 0, OutputMode::kUpdate).initial = s.param;
+  op.Out("m", {n}, ToDouble(m), 0, OutputMode::kUpdate, DType::kBF16).initial = s.m;
+  op.Out("v", {n}, ToDouble(v), 0, OutputMode::kUpdate, DType::kBF16).initial = s.v;
+  op.call = [o, stream, first](const OpTable& ops, const Views& in, const Views& out,
+                               Context& context) {
+    AdamWArgs args = ArgsOf(o, in[0], out);
+    args.rounding = {.stream = stream, .first = first};
+    ops.adamw(args, context);
+  };
+  return op;
+}
+
+constexpr RandomStream kStream = {.key = {0x89abcdef, 7}, .counter = {9, 0xfedcba98, 0x01234567}};
+
+TEST(AdamW, MomentsInBf16AreDrawnAsTheDefinitionSays) {
+  for (int64_t target : InstructionSets()) {
+    UseInstructionSet use(target);
+    for (int64_t n : {1, 7, 1023, 1025, 40003}) {
+      // The last of them ends where the stream does.
+      for (int64_t first : {int64_t{0}, int64_t{3}, (int64_t{1} << 34) - n}) {
+        for (int threads : {1, 3}) {
+          reference::AdamWOptions o = kOptions;
+          o.step = 3;
+          const OpCase op = CaseOfBf16Moments(o, MakeState(n, o.step, 1), kStream, first);
+          const std::vector<Floats> got = RunOp(op, threads);
+          for (size_t t = 0; t < got.size(); ++t) {
+            ASSERT_EQ(ToDouble(got[t]), op.outputs[t].expected)
+                << op.outputs[t].name << " of " << n << " from " << first << ", " << threads
+                << " threads, " << CpuInstructionSet();
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(AdamW, GuardsBf16Moments) {
+  CheckOp([&](uint64_t seed) {
+    OpCase op = CaseOfBf16Moments(kOptions, MakeState(1025, 1, seed), kStream, 2);
+    // Sets of instructions differ by roundings, which turn some draws.
+    for (OpOutput& output : op.outputs) output.tolerance = 2 * Tolerance(output.dtype);
+    return op;
+  });
+}
+
+TEST(AdamW, InfiniteMomentsStayInfiniteInBf16) {
+  State s = MakeState(8, 1, 1);
+  s.grad.assign(8, 3e38f);
+  const auto after = RunOp([&] {
+    OpCase op = CaseOfBf16Moments(kOptions, s, kStream, 0);
+    return op;
+  }());
+  for (float v : after[2]) EXPECT_TRUE(std::isinf(v));
+}
+
 // Two steps by hand, from PyTorch's definition, without weight decay: with a constant gradient g
 // both corrected moments are exact, and a step is learning_rate g / (|g| + eps).
 TEST(AdamW, ReferenceByHand) {

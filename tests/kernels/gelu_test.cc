@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/kernels/op_check.h"
@@ -24,20 +25,34 @@ OpCase Forward(const Size& s, const Floats& x, DType dtype = DType::kF32) {
   return op;
 }
 
+// In place, dx takes dy's memory and y that of x.
 OpCase Backward(const Size& s, const Floats& x, const Floats& dy, bool with_y, bool in_place,
-                DType dtype = DType::kF32) {
+                bool with_dbias = false, DType dtype = DType::kF32) {
+  const Vec dx = reference::GeluBackward(ToDouble(x), ToDouble(dy));
   OpCase op;
   op.In("x", {s.m, s.c}, x, dtype);
   op.In("dy", {s.m, s.c}, dy, dtype);
-  op.Out("dx", {s.m, s.c}, reference::GeluBackward(ToDouble(x), ToDouble(dy)), Tolerance(dtype),
-         OutputMode::kOverwrite, dtype)
-      .alias = in_place ? 1 : -1;
+  op.Out("dx", {s.m, s.c}, dx, Tolerance(dtype), OutputMode::kOverwrite, dtype).alias =
+      in_place ? 1 : -1;
   if (with_y) {
     op.Out("y", {s.m, s.c}, reference::GeluForward(ToDouble(x)), Tolerance(dtype),
-           OutputMode::kOverwrite, dtype);
+           OutputMode::kOverwrite, dtype)
+        .alias = in_place ? 0 : -1;
   }
-  op.call = [with_y](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-    ops.gelu_backward({.x = in[0], .dy = in[1], .dx = out[0], .y = with_y ? out[1] : TensorView{}},
+  if (with_dbias) {
+    // Elements are of order 1; those of two steps and of what was there may cancel.
+    Vec magnitudes = dx;
+    for (double& x : magnitudes) x = std::max(1.0, std::abs(x));
+    op.Out("dbias", {s.c}, reference::ColumnSums(dx, s.c), Tolerance(dtype, s.m),
+           OutputMode::kAccumulate)
+        .size = reference::ColumnSums(magnitudes, s.c);
+  }
+  op.call = [=](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+    ops.gelu_backward({.x = in[0],
+                       .dy = in[1],
+                       .dx = out[0],
+                       .y = with_y ? out[1] : TensorView{},
+                       .dbias = with_dbias ? out.back() : TensorView{}},
                       context);
   };
   return op;
@@ -53,13 +68,13 @@ void ForEachCase(const Check& check) {
   }
 }
 
-void CheckBackward(bool with_y, bool in_place) {
+void CheckBackward(bool with_y, bool in_place, bool with_dbias = false) {
   ForEachCase([=](const Size& s, DType dtype) {
     CheckOp([&](uint64_t seed) {
       Random random(seed);
       const Floats x = Rounded(random.Normal(s.m * s.c, 0, 2.5), dtype);
       const Floats dy = Rounded(random.Normal(s.m * s.c), dtype);
-      return Backward(s, x, dy, with_y, in_place, dtype);
+      return Backward(s, x, dy, with_y, in_place, with_dbias, dtype);
     });
   });
 }
@@ -93,6 +108,36 @@ TEST(Gelu, Backward) { CheckBackward(true, false); }
 TEST(Gelu, BackwardWithoutY) { CheckBackward(false, false); }
 TEST(Gelu, BackwardInPlace) { CheckBackward(true, true); }
 TEST(Gelu, BackwardInPlaceWithoutY) { CheckBackward(false, true); }
+TEST(Gelu, BackwardOfBias) { CheckBackward(true, false, true); }
+TEST(Gelu, BackwardOfBiasInPlace) { CheckBackward(true, true, true); }
+
+// The sums are those that a linear layer makes of the same gradients, to the bit.
+TEST(Gelu, BiasGradientIsTheLinearLayers) {
+  for (DType dtype : kFloating) {
+    const Size s{129, 33};
+    Random random(3);
+    const Floats x = Rounded(random.Normal(s.m * s.c, 0, 2.5), dtype);
+    const Floats dy = Rounded(random.Normal(s.m * s.c), dtype);
+    const std::vector<Floats> fused = RunOp(Backward(s, x, dy, false, false, true, dtype));
+    OpCase linear;
+    linear.In("dy", {s.m, s.c}, fused[0], dtype);
+    linear.In("x", {s.m, 1}, Floats(s.m, 1), dtype);
+    linear.Out("dweight", {s.c, 1}, Vec(s.c, 1.0), 0, OutputMode::kAccumulate);
+    linear.Out("dbias", {s.c}, reference::ColumnSums(ToDouble(fused[0]), s.c), 0,
+               OutputMode::kAccumulate);
+    linear.call = [](const OpTable& ops, const Views& in, const Views& out, Context& context) {
+      ops.fill({out[1], 0}, context);
+      ops.linear_backward_weight({in[0], in[1], out[0], out[1]}, context);
+    };
+    OpCase alone = Backward(s, x, dy, false, false, true, dtype);
+    alone.call = [call = alone.call](const OpTable& ops, const Views& in, const Views& out,
+                                     Context& context) {
+      ops.fill({out[1], 0}, context);
+      call(ops, in, out, context);
+    };
+    EXPECT_EQ(RunOp(alone)[1], RunOp(linear)[1]) << NameOf(dtype);
+  }
+}
 
 TEST(Gelu, SpecialValues) {
   const Size s{1, static_cast<int64_t>(kSpecial.size())};
@@ -127,8 +172,16 @@ TEST(Gelu, ReferenceGradients) {
   Random random(1);
   const Vec x = ToDouble(random.Normal(100, 0, 2.5));
   const Vec dy = ToDouble(random.Normal(100));
+  const Vec dx = reference::GeluBackward(x, dy);
   CheckGradients([&](const std::vector<Vec>& in) { return Dot(dy, reference::GeluForward(in[0])); },
-                 {x}, {reference::GeluBackward(x, dy)});
+                 {x}, {dx});
+  // Of a bias that was added to rows of 10.
+  const auto with_bias = [&](const std::vector<Vec>& in) {
+    Vec sum = x;
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += in[0][i % 10];
+    return Dot(dy, reference::GeluForward(sum));
+  };
+  CheckGradients(with_bias, {Vec(10, 0.0)}, {reference::ColumnSums(dx, 10)});
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ struct Options {
   bool residual = false;
   bool scale = false;
   bool in_place = false;
+  // Of backward: dx takes the memory of x instead.
+  bool over_x = false;
   float eps = 1e-5f;
   bool accumulate = false;
   DType dtype = DType::kF32;
@@ -29,7 +31,8 @@ struct Options {
 
 std::string Name(const Size& s, const Options& o) {
   return std::to_string(s.M()) + "x" + std::to_string(s.c) + (o.residual ? ", residual" : "") +
-         (o.scale ? ", scale" : "") + (o.in_place ? ", in place" : "") + " " + NameOf(o.dtype);
+         (o.scale ? ", scale" : "") + (o.in_place ? ", in place" : "") +
+         (o.over_x ? ", over x" : "") + " " + NameOf(o.dtype);
 }
 
 struct Data {
@@ -111,7 +114,7 @@ OpCase Backward(const Size& s, const Options& o, const Data& data) {
   op.In("dy", {s.M(), s.c}, data.dy, o.dtype);
   op.Out("dx", {s.M(), s.c}, g.dx, Tolerance(o.dtype, s.c, amplification),
          o.accumulate ? OutputMode::kAccumulate : OutputMode::kOverwrite, o.dtype)
-      .alias = o.in_place ? 5 : -1;
+      .alias = o.over_x ? 0 : (o.in_place ? 5 : -1);
   op.Out("dgamma", {s.c}, g.dgamma, F32(s.M(), amplification), OutputMode::kAccumulate);
   op.Out("dbeta", {s.c}, g.dbeta, F32(s.M()), OutputMode::kAccumulate);
   op.call = [o](const OpTable& ops, const Views& in, const Views& out, Context& context) {
@@ -154,6 +157,7 @@ TEST(LayerNorm, Backward) { CheckSizes(Backward, {}); }
 TEST(LayerNorm, BackwardScale) { CheckSizes(Backward, {.scale = true}); }
 TEST(LayerNorm, BackwardAccumulates) { CheckSizes(Backward, {.scale = true, .accumulate = true}); }
 TEST(LayerNorm, BackwardInPlace) { CheckSizes(Backward, {.scale = true, .in_place = true}); }
+TEST(LayerNorm, BackwardOverX) { CheckSizes(Backward, {.scale = true, .over_x = true}); }
 
 // A variance as the difference of two means would be wrong in its second digit here.
 TEST(LayerNorm, MeanFarFromZero) {

@@ -219,7 +219,8 @@ void AddNormAndGelu(std::vector<BadCall>* calls) {
                     }});
   calls->push_back(
       {"gelu backward", [](const OpTable& ops, Block& t, Context& c) {
-         ops.gelu_backward({.x = t({4, 8}), .dy = t({4, 8}), .dx = t({4, 8}), .y = t({3, 8})}, c);
+         ops.gelu_backward(
+             {.x = t({4, 8}), .dy = t({4, 8}), .dx = t({4, 8}), .y = t({3, 8}), .dbias = {}}, c);
        }});
 }
 
@@ -384,6 +385,12 @@ void AddDtypes(std::vector<BadCall>* calls) {
       {"adamw without a master", [](const OpTable& ops, Block& t, Context& c) {
          ops.adamw(
              {.param = As(t({5}), kHalf), .grad = t({5}), .m = t({5}), .v = t({5}), .master = {}},
+             c);
+       }});
+  calls->push_back(
+      {"adamw with moments of two dtypes", [](const OpTable& ops, Block& t, Context& c) {
+         ops.adamw(
+             {.param = t({5}), .grad = t({5}), .m = As(t({5}), kHalf), .v = t({5}), .master = {}},
              c);
        }});
   calls->push_back(

@@ -199,7 +199,7 @@ OpCase AttentionForward(const AttentionSize& s, const AttentionData& data) {
   return op;
 }
 
-OpCase AttentionBackward(const AttentionSize& s, const AttentionData& data) {
+OpCase AttentionBackward(const AttentionSize& s, const AttentionData& data, bool in_place) {
   const reference::Windows& w = s.shape.windows;
   const int64_t heads = s.shape.heads, terms = w.Tokens() + s.shape.dim;
   const Vec qkv = ToDouble(data.qkv), scale = ToDouble(data.logit_scale);
@@ -215,6 +215,7 @@ OpCase AttentionBackward(const AttentionSize& s, const AttentionData& data) {
   OpOutput& dqkv =
       op.Out("dqkv", ShapeOf(s, 3 * heads * s.shape.dim), g.dqkv,
              reference::Tolerance(s.dtype, terms, amplification), OutputMode::kOverwrite, s.dtype);
+  dqkv.alias = in_place ? 0 : -1;
   dqkv.group = GroupsOf(s, data);
   dqkv.size = sizes.dqkv;
   if (s.cosine) {
@@ -258,8 +259,10 @@ void CheckAttention(const AttentionSize& s, const std::function<void(AttentionDa
     SCOPED_TRACE("forward");
     CheckOp([&](uint64_t seed) { return AttentionForward(s, data(seed)); });
   }
-  SCOPED_TRACE("backward");
-  CheckOp([&](uint64_t seed) { return AttentionBackward(s, data(seed)); });
+  for (const bool in_place : {false, true}) {
+    SCOPED_TRACE(in_place ? "backward in place" : "backward");
+    CheckOp([&](uint64_t seed) { return AttentionBackward(s, data(seed), in_place); });
+  }
 }
 
 void CheckReferenceGradients(const AttentionSize& s, const AttentionData& data) {

@@ -35,9 +35,10 @@ struct AttentionData {
 AttentionData MakeData(const AttentionSize& s, uint64_t seed);
 
 OpCase AttentionForward(const AttentionSize& s, const AttentionData& data);
-OpCase AttentionBackward(const AttentionSize& s, const AttentionData& data);
+// In place, the gradient of qkv takes its memory.
+OpCase AttentionBackward(const AttentionSize& s, const AttentionData& data, bool in_place = false);
 
-// Forward and backward on data that `change` has made special.
+// Forward and backward, also in place, on data that `change` has made special.
 void CheckAttention(
     const AttentionSize& s,
     const std::function<void(AttentionData*)>& change = [](AttentionData*) {});

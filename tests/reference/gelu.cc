@@ -25,4 +25,10 @@ Vec GeluBackward(const Vec& x, const Vec& dy) {
   return dx;
 }
 
+Vec ColumnSums(const Vec& x, int64_t columns) {
+  Vec sums(columns, 0.0);
+  for (size_t i = 0; i < x.size(); ++i) sums[i % columns] += x[i];
+  return sums;
+}
+
 }  // namespace swinfleet::reference

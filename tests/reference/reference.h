@@ -214,6 +214,8 @@ LayerNormGradients LayerNormBackward(int64_t m, int64_t c, const Vec& x, const V
 
 Vec GeluForward(const Vec& x);
 Vec GeluBackward(const Vec& x, const Vec& dy);
+// The gradient of a bias that rows of `columns` had added to them, from that of the rows.
+Vec ColumnSums(const Vec& x, int64_t columns);
 
 // ---- patch.cc, merge.cc ----
 

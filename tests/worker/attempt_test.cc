@@ -14,9 +14,12 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/file_ops.h"
+#include "core/checkpoint/safetensors.h"
 #include "tests/worker/png_file.h"
 #include "tests/worker/small_jobs.h"
 
@@ -37,6 +40,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 
 // PNG's bytes with a header that says `side` rows and columns.
@@ -179,9 +183,92 @@ TEST_F(AttemptTest, EachStepSaysHowLongItWaitedForOthers) {
     ++steps;
     // There are none here.
     EXPECT_THAT(line, HasSubstr("\"exposed_communication_seconds\": 0, "));
+    EXPECT_THAT(line, ContainsRegex("\"seconds\": [0-9]"));
   }
   EXPECT_EQ(steps, 8);
   EXPECT_EQ(reporter_.last.exposed_communication_seconds, 0);
+}
+
+// With clipping, over two micro-batches, with a save that is written beside the training: weights
+// and moments of the last checkpoint are the same, and an attempt goes on from one to the bit.
+TEST_F(AttemptTest, OffloadedStateChangesNoBit) {
+  options_.config.train.micro_batch = 1;
+  options_.config.train.clip_grad_norm = 0.1;
+  options_.config.checkpoint.every_steps = 3;
+  const AttemptResult memory = Run();
+  EXPECT_EQ(memory.outcome, Outcome::kSucceeded) << memory.message;
+  options_.config.run_dir = folder_ + "/offloaded";
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = folder_ + "/scratch";
+  AttemptResult disk = Run();
+  EXPECT_EQ(disk.outcome, Outcome::kSucceeded) << disk.message;
+  const auto expected = CheckpointReader::Open(memory.last_checkpoint);
+  const auto expect_same = [&] {
+    const auto got = CheckpointReader::Open(disk.last_checkpoint);
+    for (const auto& [tensor, shape] : expected->tensors()) {
+      std::vector<float> a(shape.NumElements()), b(a.size());
+      expected->Read(tensor, 0, a);
+      got->Read(tensor, 0, b);
+      EXPECT_EQ(a, b) << tensor;
+    }
+  };
+  expect_same();
+  EXPECT_GT(reporter_.last.disk_wait_seconds, 0);
+  EXPECT_TRUE(fs::is_empty(folder_ + "/scratch")) << "the files go with the attempt";
+  fs::remove_all(disk.last_checkpoint);
+  options_.attempt = 2;
+  options_.resume_from = folder_ + "/offloaded/checkpoints/attempt-001/step-00000006";
+  // The moments are written once, into the second file: in the first there is nothing yet.
+  bool first_is_empty = false;
+  reporter_.at_step = [&](int64_t step) {
+    if (step != 6) return;
+    for (const auto& file : fs::recursive_directory_iterator(folder_ + "/scratch")) {
+      if (file.path().filename() != "moments-1.safetensors") continue;
+      const SafetensorsFile moments(file.path());
+      first_is_empty = true;
+      for (const StoredTensor& tensor : moments.tensors()) {
+        std::vector<float> values(tensor.shape.NumElements());
+        moments.ReadAsF32(tensor, 0, values);
+        for (const float value : values) first_is_empty = first_is_empty && value == 0;
+      }
+    }
+  };
+  disk = Run();
+  EXPECT_TRUE(first_is_empty);
+  reporter_.at_step = nullptr;
+  EXPECT_EQ(disk.outcome, Outcome::kSucceeded) << disk.message;
+  expect_same();
+}
+
+TEST_F(AttemptTest, AnOffloadFolderThatCantBeMadeFailsTheJob) {
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = Write("scratch", "a file");
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr("parallel.offload_dir " + folder_ + "/scratch"));
+  // Nor would a later attempt find another.
+  options_.attempt = 2;
+  EXPECT_EQ(Run().outcome, Outcome::kFailed);
+}
+
+TEST_F(AttemptTest, AnOffloadFolderThatVanishesEndsTheAttemptNotTheJob) {
+  options_.config.parallel.offload = Offload::kDisk;
+  options_.config.parallel.offload_dir = folder_ + "/scratch";
+  options_.config.checkpoint.every_steps = 3;
+  reporter_.at_step = [&](int64_t step) {
+    if (step == 2) fs::remove_all(folder_ + "/scratch");
+  };
+  try {
+    Run();
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("the folder of offloaded state is gone"));
+  }
+  // The next one makes it again.
+  reporter_.at_step = nullptr;
+  options_.attempt = 2;
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
 }
 
 TEST_F(AttemptTest, FilesThatVanishEndTheProcessNotTheJob) {
@@ -253,8 +340,30 @@ TEST_F(AttemptTest, InitialWeightsThatDoNotExistFailTheJob) {
     const AttemptResult result = Run();
     EXPECT_EQ(result.outcome, Outcome::kFailed) << path;
     EXPECT_THAT(result.message, AllOf(HasSubstr("model.init_from: "), HasSubstr(path)));
-    fs::remove_all(options_.config.run_dir);
+    EXPECT_FALSE(fs::exists(options_.config.run_dir));
   }
+}
+
+// So that the folder is free for the job with the mistake corrected.
+TEST_F(AttemptTest, InitialWeightsThatCannotBeUsedLeaveNoFolder) {
+  AttemptResult result = Run();
+  ASSERT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
+  options_.config.init_from = options_.config.run_dir;
+  options_.config.run_dir = folder_ + "/second";
+  options_.config.model.num_classes += 1;
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, AllOf(HasSubstr("they do not fit the model"), HasSubstr("head")));
+  EXPECT_FALSE(fs::exists(options_.config.run_dir));
+  const std::string weights = std::exchange(options_.config.init_from, "");
+  options_.config.init_skip = {"head.*"};
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr("neither model.init_from nor an imported start"));
+  EXPECT_FALSE(fs::exists(options_.config.run_dir));
+  options_.config.init_from = weights;
+  result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kSucceeded) << result.message;
 }
 
 TEST_F(AttemptTest, InitialWeightsOutOfReachEndTheProcessNotTheJob) {

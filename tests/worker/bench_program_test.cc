@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -83,8 +84,71 @@ TEST_F(BenchProgramTest, StagesAreTimed) {
   Child bench = Bench({"ranks", "--batch", "1", "--micro-batches", "1", "--steps", "1", "--threads",
                        "2", "--stages", "3", "--reductions", "library"});
   EXPECT_EQ(bench.Wait(110), 0) << bench.Err();
-  EXPECT_THAT(bench.Out(), HasSubstr("\n| 3 | split | library | "));
+  EXPECT_THAT(bench.Out(), HasSubstr("\n| 3 | split | library | on | "));
   EXPECT_THAT(Refused({"ranks", "--stages", "4"}), HasSubstr("--stages"));
+}
+
+TEST_F(BenchProgramTest, UpdatesOfOffloadedStateAreTimed) {
+  const auto line =
+      BenchJson({"offload", "--dir", folder_, "--gb", "0.05", "--updates", "1", "--threads", "2"});
+  EXPECT_NEAR(line.at("bytes").get<double>(), 0.05e9, 0.002e9);
+  for (const char* seconds :
+       {"read_s", "write_s", "read_and_write_s", "update_s", "wait_s", "arithmetic_s"}) {
+    EXPECT_GT(line.at(seconds), 0) << seconds;
+  }
+  EXPECT_GE(line.at("update_s"), line.at("wait_s"));
+  EXPECT_FALSE(fs::exists(folder_ + "/swinfleet-bench-offload")) << "nothing is left";
+  std::ofstream(folder_ + "/file") << "no folder";
+  EXPECT_THAT(Refused({"offload", "--dir", folder_ + "/file"}), HasSubstr("can't be used"));
+}
+
+// A job that trains in moments.
+constexpr char kSmallJob[] =
+    "run_dir: /nowhere\ndata:\n  path: /nowhere\n"
+    "model:\n  image_size: 16\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
+    "  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n  window_size: 4\n"
+    "train:\n  epochs: 2\n  global_batch: 16\n  micro_batch: 4\n";
+
+TEST_F(BenchProgramTest, AJobsRowIsAsTheJobIs) {
+  const std::string job = folder_ + "/job.yaml";
+  std::ofstream(job) << kSmallJob << "parallel: {zero_stage: 2, overlap: false}\n";
+  const auto row = BenchJson({"ranks", "--job", job, "--steps", "2"}).at("rows").at(0);
+  EXPECT_EQ(row.at("zero_stage"), 2);
+  EXPECT_EQ(row.at("accumulation"), "split");
+  EXPECT_EQ(row.at("overlap"), false);
+  EXPECT_GT(row.at("step_s"), 0);
+  EXPECT_THAT(Refused({"ranks", "--job", job, "--stages", "1"}), HasSubstr("--stages"));
+  EXPECT_THAT(Refused({"ranks", "--trace", folder_ + "/trace.json"}), HasSubstr("--trace"));
+}
+
+// Of rank 0 of two: what computes, and on a row of its own what is exchanged.
+TEST_F(BenchProgramTest, ATraceShowsTheThreadThatExchanges) {
+  const std::string job = folder_ + "/job.yaml", file = folder_ + "/trace.json";
+  std::ofstream(job) << kSmallJob << "parallel: {zero_stage: 3}\n";
+  setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+  setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+  Child bench({"mpirun", "-np", "2", "--oversubscribe", "--bind-to", "none",
+               std::string(SWINFLEET_BIN_DIR) + "/swinfleet-bench", "ranks", "--job", job,
+               "--steps", "2", "--trace", file},
+              folder_);
+  ASSERT_EQ(bench.Wait(110), 0) << bench.Err();
+  std::ifstream stream(file);
+  const auto trace = nlohmann::json::parse(stream);
+  std::map<int, std::string> rows;
+  std::map<std::string, int> operations;
+  for (const auto& event : trace.at("traceEvents")) {
+    const int row = event.at("tid");
+    if (event.at("ph") == "M") rows[row] = event.at("args").at("name");
+    if (event.at("ph") != "X" || event.at("cat") != "collective") continue;
+    EXPECT_EQ(row, 2);
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+    ++operations[event.at("args").at("operation")];
+  }
+  EXPECT_EQ(rows, (std::map<int, std::string>{{1, "computing"}, {2, "communication"}}));
+  // Five units, each reduced in both rounds, and gathered forward and backward.
+  EXPECT_EQ(operations["reduce-scatter"], 10);
+  EXPECT_GT(operations["all-gather"], 10);
+  EXPECT_EQ(operations["all-reduce"], 1);
 }
 
 }  // namespace

@@ -294,9 +294,9 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
-  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 8);
+  EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
-  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 4);
+  EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 7);
   EXPECT_EQ(CheckpointSpec::descriptor()->field_count(), 4);
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
@@ -430,6 +430,30 @@ TEST(ConfigFromProto, WhoSumsIsChosenByName) {
   EXPECT_EQ(config.parallel.reduction, Reduction::kLibrary);
   spec.mutable_parallel()->set_reduction("plain");
   EXPECT_THAT(Problems(spec), ElementsAre(HasSubstr("parallel.reduction")));
+}
+
+TEST(ConfigFromProto, Offload) {
+  JobSpec spec = SmallJob();
+  spec.mutable_parallel()->set_offload("disk");
+  spec.mutable_parallel()->set_offload_dir("/scratch");
+  spec.mutable_train()->mutable_optimizer()->set_moments("bf16");
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_EQ(config.parallel.offload, Offload::kDisk);
+  EXPECT_EQ(config.parallel.offload_dir, "/scratch");
+  EXPECT_EQ(config.train.optimizer.moments, DType::kBF16);
+  spec.mutable_parallel()->set_offload("tape");
+  EXPECT_THAT(Problems(spec), Contains(HasSubstr("parallel.offload")));
+}
+
+TEST(ConfigFromProto, RanksExchangeBesideComputingUnlessToldOtherwise) {
+  JobSpec spec = SmallJob();
+  JobConfig config;
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_TRUE(config.parallel.overlap);
+  spec.mutable_parallel()->set_overlap(false);
+  EXPECT_THAT(ConfigFromProto(spec, 0, &config), IsEmpty());
+  EXPECT_FALSE(config.parallel.overlap);
 }
 
 TEST(ConfigFromProto, AllProblemsAtOnce) {

@@ -301,9 +301,16 @@ TEST(IneffectiveSettings, OfRanks) {
       {"parallel: {ranks: 1, reduction: library}",
        "parallel.reduction is set, and a single rank reduces nothing; leave it out, or use more"
        " parallel.ranks"},
+      {"parallel: {offload_dir: /scratch}",
+       "parallel.offload_dir is set, and nothing is offloaded; leave it out, or set"
+       " parallel.offload to disk"},
+      {"parallel: {ranks: 1, overlap: false}",
+       "parallel.overlap is set, and a single rank exchanges nothing; leave it out, or use more"
+       " parallel.ranks"},
   });
   ExpectAccepted({
-      "parallel: {ranks: 1, reduction: reproducible}",
+      "parallel: {ranks: 1, reduction: reproducible, overlap: true}",
+      "train: {micro_batch: 64}\nparallel: {ranks: 2, overlap: false}",
       "train: {micro_batch: 64}\nparallel: {ranks: 2, reduction: library}",
   });
 }

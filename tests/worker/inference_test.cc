@@ -171,6 +171,20 @@ TEST_F(InferenceTest, OtherWindowsAreTransferred) {
   EXPECT_THAT(err_, HasSubstr("model.image_size"));
 }
 
+TEST_F(InferenceTest, TakesListsOfNumbers) {
+  Train();
+  const json result = Eval({run_, "--image-size", "16,32"});
+  EXPECT_EQ(result.at("model").at("img_size"), json({16, 32}));
+  EXPECT_EQ(Run({"eval", "--weights", run_, "--image-size", "16,32,48"}), 2);
+  EXPECT_THAT(err_, HasSubstr("more than height and width"));
+  EXPECT_EQ(Run({"eval", "--weights", run_, "--mean", "0.3,0.2,0.1", "--std", "1,1,1"}), 1);
+  EXPECT_THAT(err_, HasSubstr("data.mean has 3 values"));
+  // The picture that follows a list is not part of it.
+  const std::string picture = Write("picture.png", Png(Pixels(0), kSide));
+  EXPECT_EQ(Run({"predict", "--weights", run_, "--mean", "0.3", "--std", "0.4", picture}), 0);
+  EXPECT_THAT(out_, HasSubstr(picture)) << err_;
+}
+
 TEST_F(InferenceTest, SaysWhereClassesAreOthersAndPicturesAreBroken) {
   WriteFolder("pictures/train", {"ant", "bee", "cat", "dog"});
   std::string text = ReadAll(job_);

@@ -196,6 +196,12 @@ TEST(MemoryBudget, ProposesOtherFormsOfAccumulationAndDtypes) {
   JobConfig half = job;
   half.train.dtype = DType::kBF16;
   works(half, "train.dtype bf16");
+  JobConfig disk = job;
+  disk.parallel.offload = Offload::kDisk;
+  disk.parallel.offload_dir = "/scratch";
+  works(disk, "parallel.offload disk with parallel.offload_dir on a disk of each host's own");
+  EXPECT_THAT(WhatWouldFit(disk, 2, PlanMemory(disk, 0, 2).PredictedProcessBytes() - 1),
+              testing::Each(Not(HasSubstr("offload"))));
 
   // A split sum is in shards.
   JobConfig whole = job;

@@ -3,11 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "core/optim/parameter_groups.h"
 #include "core/rng/counter_rng.h"
 #include "distributed/zero_engine.h"
 #include "tests/worker/small_jobs.h"
@@ -32,15 +33,6 @@ Batch RandomBatch(const JobConfig& job, int64_t pictures) {
   return batch;
 }
 
-ZeroOptions EngineOptions(const JobConfig& job, const Model& model) {
-  return {.stage = job.parallel.zero_stage,
-          .optimizer = job.train.optimizer,
-          .hypers = GroupsOf(job, model.parameters()),
-          .micro_batches = job.train.micro_batches(),
-          .dtype = job.train.dtype,
-          .accumulation = job.train.accumulation};
-}
-
 // Two steps and an evaluation on host memory as planned.
 MemoryClasses Run(const JobConfig& job, const MemoryPlan& plan) {
   MemoryClasses memory = MemoryClasses::OnHost(plan.memory);
@@ -50,8 +42,8 @@ MemoryClasses Run(const JobConfig& job, const MemoryPlan& plan) {
                      .count = nullptr};
   const auto model = MakeModel(job.model, job.pretrain, job.memory);
   const auto communicator = MakeSelfCommunicator();
-  ZeroEngine engine(model->parameters(), communicator.get(), EngineOptions(job, *model), &memory,
-                    &context);
+  ZeroEngine engine(model->parameters(), communicator.get(),
+                    ZeroOptionsFor(job, model->parameters()), &memory, &context);
   engine.Initialize(1);
   TrainStep step(job, /*steps_per_epoch=*/10, model.get(), &engine, communicator.get(), &memory,
                  &context);
@@ -110,7 +102,8 @@ TEST_P(MemoryPlanTest, IsExactForMixedStagesWithoutDropPath) {
 
 TEST_P(MemoryPlanTest, IsExactForEveryAccumulationAndNumberOfLeaves) {
   for (const Accumulation accumulation :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision,
+        Accumulation::kSplitLowPrecision}) {
     for (const int64_t leaves : {1, 2, 4, 8}) {
       JobConfig job = SmallJob(GetParam());
       job.train.accumulation = accumulation;
@@ -122,9 +115,40 @@ TEST_P(MemoryPlanTest, IsExactForEveryAccumulationAndNumberOfLeaves) {
   }
 }
 
+TEST(MemoryPlan, CountsTheBuffersAndTheDiskOfOffloadedState) {
+  std::string folder = std::filesystem::temp_directory_path() / "memory_plan_XXXXXX";
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  for (const auto moments : {DType::kF32, DType::kBF16}) {
+    JobConfig job = SmallJob(Architecture::kSwinV2);
+    const MemoryPlan in_memory = PlanMemory(job, 0, 1);
+    EXPECT_EQ(in_memory.disk.state, 0u);
+    job.train.dtype = DType::kBF16;
+    job.train.optimizer.moments = moments;
+    job.parallel.offload = Offload::kDisk;
+    job.parallel.offload_dir = folder;
+    ExpectExact(job, NameOf(moments));
+    const MemoryPlan plan = PlanMemory(job, 0, 1);
+    // Of the copy the weights are left.
+    EXPECT_EQ(plan.save_copy_bytes, in_memory.save_copy_bytes / 3);
+    // Three sets of moments, two of masters, a page of header at least for each.
+    const size_t elements =
+        PlanMemory(SmallJob(Architecture::kSwinV2), 0, 1).memory.optimizer.high_water() / 8;
+    EXPECT_GE(plan.disk.state, elements * (3 * 2 * SizeOf(moments) + 2 * 2) + 5 * 4096);
+    EXPECT_GE(plan.disk.update, elements * (2 * SizeOf(moments) + 2) + 2 * 4096);
+    // Of a checkpoint the moments are shared, and the weights are beside them.
+    EXPECT_EQ(plan.disk.saving, plan.save_copy_bytes);
+    EXPECT_GE(plan.disk.checkpoint, plan.save_copy_bytes + elements * 2 * SizeOf(moments));
+    // A save that holds the training needs one set fewer.
+    job.checkpoint.asynchronous = false;
+    EXPECT_LE(PlanMemory(job, 0, 1).disk.state, plan.disk.state - elements * 2 * SizeOf(moments));
+  }
+  std::filesystem::remove_all(folder);
+}
+
 TEST(MemoryPlan, CountsAStepOfManyLeavesAsIfAllWereRun) {
   for (const Accumulation accumulation :
-       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision}) {
+       {Accumulation::kPlain, Accumulation::kSplit, Accumulation::kLowPrecision,
+        Accumulation::kSplitLowPrecision}) {
     std::vector<MemoryPlan> plans;
     for (const int64_t leaves : {1, 2, 8}) {
       JobConfig job = SmallJob(Architecture::kSwinV2);

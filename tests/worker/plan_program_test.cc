@@ -56,6 +56,26 @@ constexpr char kTiny[] =
     "run_dir: /r\ndata: {path: /d}\nmodel: {preset: swinv2_tiny_window8_256}\n"
     "train: {micro_batch: 8, global_batch: 64, eval_batch: 8}\n";
 
+TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
+  const std::string job = std::string(kTiny) + "parallel: {offload: disk, offload_dir: /scratch}\n";
+  const auto plan = PlanJson({Write(job), "--ranks", "1"});
+  // Three sets of AdamW's moments, and headers.
+  const uint64_t moments = 8 * 28'000'000;
+  EXPECT_GT(plan.at("memory").at("disk_state_bytes"), 3 * moments);
+  EXPECT_LT(plan.at("memory").at("disk_state_bytes"), 3 * moments * 11 / 10);
+  // Three checkpoints that are kept, of moments and weights, and the weights of another one.
+  const uint64_t checkpoints = 3 * (moments + moments / 2) + moments / 2;
+  EXPECT_GT(plan.at("memory").at("disk_checkpoint_bytes"), checkpoints);
+  EXPECT_LT(plan.at("memory").at("disk_checkpoint_bytes"), checkpoints * 11 / 10);
+  EXPECT_EQ(plan.at("step").at("disk_bytes_read"), plan.at("step").at("disk_bytes_written"));
+  EXPECT_LT(plan.at("memory").at("classes").at("optimizer"), moments);
+  Child text = Plan({Write(job), "--ranks", "1"});
+  EXPECT_EQ(text.Wait(), 0) << text.Err();
+  EXPECT_THAT(text.Out(), HasSubstr("its disk "));
+  EXPECT_THAT(text.Out(), HasSubstr("of /scratch, and "));
+  EXPECT_THAT(text.Out(), HasSubstr("(3 kept, one in the making); an update reads "));
+}
+
 TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
   const auto plan = PlanJson({Write(kTiny), "--ranks", "4"});
   EXPECT_EQ(plan.at("architecture"), "swin_v2");
@@ -82,6 +102,41 @@ TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
   EXPECT_GE(plan.at("largest_micro_batch"), 0);
 }
 
+TEST_F(PlanProgramTest, LinksAreStatedInTheirUnits) {
+  const std::string job = Write(kTiny);
+  const auto plan = PlanJson({job, "--ranks", "4"});
+  EXPECT_EQ(plan.at("links"), nlohmann::json({{"ranks_per_host", 1},
+                                              {"link_gbit_per_s", 10.0},
+                                              {"link_latency_us", 50.0},
+                                              {"link_duplex", 0.55},
+                                              {"host_gbyte_per_s", 5.0},
+                                              {"host_latency_us", 2.0}}));
+  const auto& communication = plan.at("communication");
+  EXPECT_TRUE(communication.at("step_seconds").is_null());
+  // 3/4 of 28 million gradients, and as many weights, in float32 over 0.55 of 1.25 GB/s.
+  const double seconds = communication.at("communication_seconds");
+  EXPECT_NEAR(seconds, 2 * 28347154 * 3.0 / 1.25e9 / 0.55, 0.01);
+  EXPECT_NEAR(communication.at("host_bytes").at("sent").get<double>(), 2 * 28347154 * 3.0, 4e6);
+
+  const auto slower =
+      PlanJson({job, "--ranks", "4", "--ranks-per-host", "2", "--link-gbit-per-s", "1",
+                "--link-latency-us", "100", "--link-duplex", "1", "--compute-gflops", "100"})
+          .at("communication");
+  const auto& rank = slower.at("rank_bytes");
+  EXPECT_NEAR(rank.at("sent_within_host").get<double>(), 2 * 28347154 * 2.0, 4e6);
+  EXPECT_NEAR(rank.at("sent_over_link").get<double>(), 2 * 28347154 * 1.0, 4e6);
+  EXPECT_NEAR(slower.at("communication_seconds").get<double>(),
+              2 * 28347154 * (2.0 / 5e9 + 2.0 / 0.125e9), 0.02);
+  // By the rate of one micro-batch's step.
+  const double compute = slower.at("compute_seconds");
+  EXPECT_NEAR(compute, plan.at("step").at("matrix_flops").get<double>() / 1e11, 1e-6);
+  const auto timed = PlanJson({job, "--ranks", "4", "--step-seconds", std::to_string(compute / 2)})
+                         .at("communication");
+  EXPECT_NEAR(timed.at("compute_seconds").get<double>(), compute, 1e-4);
+  EXPECT_EQ(Plan({job, "--compute-gflops", "1", "--step-seconds", "1"}).Wait(), 2);
+  EXPECT_EQ(Plan({job, "--link-gbit-per-s", "0"}).Wait(), 2);
+}
+
 TEST_F(PlanProgramTest, TextNamesWhatMatters) {
   Child plan = Plan({Write(std::string(kTiny) + "memory: {checkpointing: [block]}\n")});
   EXPECT_EQ(plan.Wait(), 0) << plan.Err();
@@ -90,6 +145,34 @@ TEST_F(PlanProgramTest, TextNamesWhatMatters) {
                            "checkpoint copy", "process", "GFLOP", "reduce-scatter"}) {
     EXPECT_THAT(plan.Out(), HasSubstr(part));
   }
+}
+
+TEST_F(PlanProgramTest, TextTellsTheTimeOfAStep) {
+  const std::string job = Write(std::string(kTiny) + "parallel: {overlap: false}\n");
+  Child plan = Plan({job, "--ranks", "4", "--ranks-per-host", "2"});
+  EXPECT_EQ(plan.Wait(), 0) << plan.Err();
+  for (const char* part :
+       {"in a host   2 ranks: 5 GB/s and 2 us; the rank sends ",
+        "link        10 Gbit/s, 0.55 of it each way at once, 50 us\n            the rank sends ",
+        "the busiest host sends ", "exchanges   take ",
+        "step time   --compute-gflops or --step-seconds"}) {
+    EXPECT_THAT(plan.Out(), HasSubstr(part));
+  }
+  Child timed = Plan({job, "--ranks", "4", "--compute-gflops", "100"});
+  EXPECT_EQ(timed.Wait(), 0) << timed.Err();
+  EXPECT_THAT(timed.Out(), HasSubstr(" s (parallel.overlap is off)\n"));
+  EXPECT_THAT(timed.Out(), Not(HasSubstr("in a host")));
+}
+
+TEST_F(PlanProgramTest, TextSaysWhichEvaluationAMicroBatchHasToFitBeside) {
+  const std::string job = Write(kTiny);
+  Child plan = Plan({job, "--memory", "200MiB"});
+  EXPECT_EQ(plan.Wait(), 2);
+  EXPECT_THAT(plan.Out(), HasSubstr("in 200.0 MiB: no micro-batch, with evaluations of 8 pictures "
+                                    "(train.eval_batch)"));
+  Child roomy = Plan({job, "--memory", "64GiB"});
+  EXPECT_EQ(roomy.Wait(), 0) << roomy.Err();
+  EXPECT_THAT(roomy.Out(), HasSubstr("in 64.0 GiB: a micro-batch of 64 at most"));
 }
 
 TEST_F(PlanProgramTest, CheckRefusesWhatDoesNotFitAndProposesWhatDoes) {

@@ -17,6 +17,7 @@ class StillCommunicator : public Communicator {
   int rank() const override { return 3; }
   int size() const override { return 4; }
   void UseLibrarySums(bool) override {}
+  void WaitAtOnce(bool) override {}
   std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float>, const std::string&) override {
     return nullptr;
   }

@@ -32,7 +32,8 @@ TEST(TrainStep, WithoutInputChangesNothing) {
     SCOPED_TRACE(ArchitectureName(arch));
     ExpectHarmless(TwoLeaves(SmallJob(arch)));
   }
-  for (const Accumulation accumulation : {Accumulation::kSplit, Accumulation::kLowPrecision}) {
+  for (const Accumulation accumulation :
+       {Accumulation::kSplit, Accumulation::kLowPrecision, Accumulation::kSplitLowPrecision}) {
     JobConfig job = TwoLeaves(SmallJob(Architecture::kSwinV2));
     job.train.accumulation = accumulation;
     ExpectHarmless(job);

@@ -1,7 +1,9 @@
 #include "worker/bench/bench.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -10,6 +12,7 @@
 #include "core/rng/counter_rng.h"
 #include "distributed/communicator.h"
 #include "kernels/error.h"
+#include "worker/job_file.h"
 #include "worker/processor.h"
 #include "worker/train_step.h"
 
@@ -65,6 +68,13 @@ void AddSettingOptions(CLI::App* command, Setting* setting) {
   command->add_option("--mask-ratio", setting->mask_ratio, "of --pretrain")->capture_default_str();
 }
 
+void ExcludeJobOptions(CLI::App* command, CLI::Option* job_file) {
+  for (const char* option :
+       {"--model", "--dtype", "--checkpointing", "--sequential", "--pretrain", "--mask-ratio"}) {
+    job_file->excludes(command->get_option(option));
+  }
+}
+
 JobConfig MakeJob(const Setting& setting) {
   JobConfig job;
   const std::optional<ModelConfig> preset = ModelPreset(setting.model);
@@ -81,6 +91,22 @@ JobConfig MakeJob(const Setting& setting) {
   job.parallel.threads_per_rank = setting.threads;
   if (!setting.pretrain.empty()) SetPretrain(setting, &job);
   return job;
+}
+
+JobConfig LoadJob(const std::string& path, int64_t ranks) {
+  JobSpec spec;
+  JobConfig job;
+  std::string problems;
+  for (const std::string& problem : LoadJobFile(path, "", ranks, &spec, &job)) {
+    problems += (problems.empty() ? "" : "\n") + problem;
+  }
+  if (!problems.empty()) throw Error(problems);
+  return job;
+}
+
+void CheckTrace(const std::string& path, const std::ofstream& trace) {
+  if (trace.good()) return;
+  throw Error("can't write the trace " + path + ": " + std::strerror(errno));
 }
 
 Batch RandomBatch(const JobConfig& job, int64_t count, uint64_t stream) {

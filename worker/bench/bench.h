@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <vector>
@@ -37,8 +38,15 @@ struct Setting {
 // Adds the options of a setting to a command.
 void AddSettingOptions(CLI::App* command, Setting* setting);
 
+// A job file can't be named together with the options that describe a job.
+void ExcludeJobOptions(CLI::App* command, CLI::Option* job_file);
+
 // A job that trains it. Throws Error for unknown names, and for a model that can't be built.
 JobConfig MakeJob(const Setting& setting);
+// The job of a file, for so many ranks; 0: for any number. Throws Error with all that is wrong.
+JobConfig LoadJob(const std::string& path, int64_t ranks = 0);
+// Throws Error, naming the file, unless it can still be written.
+void CheckTrace(const std::string& path, const std::ofstream& trace);
 
 struct StepFigures {
   // Of the steps after the first.
@@ -71,6 +79,7 @@ void AddDataCommand(CLI::App* app);
 void AddMemoryCommands(CLI::App* app, const std::string& program);
 void AddAccumulationCommand(CLI::App* app);
 void AddRanksCommand(CLI::App* app);
+void AddOffloadCommand(CLI::App* app);
 
 }  // namespace swinfleet::bench
 

@@ -48,10 +48,35 @@ std::string KindOf(const Place& place) {
 
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-nlohmann::json EventOf(const std::string& name, const char* category, double begin,
-                       double seconds) {
+// Rows of a trace.
+constexpr int kComputing = 1;
+constexpr int kCommunication = 2;
+
+nlohmann::json EventOf(const std::string& name, const char* category, double begin, double seconds,
+                       int row = kComputing) {
   return {{"name", name},         {"cat", category}, {"ph", "X"}, {"ts", 1e6 * begin},
-          {"dur", 1e6 * seconds}, {"pid", 1},        {"tid", 1}};
+          {"dur", 1e6 * seconds}, {"pid", 1},        {"tid", row}};
+}
+
+nlohmann::json NameOfRow(int row, const char* name) {
+  return {
+      {"name", "thread_name"}, {"ph", "M"}, {"pid", 1}, {"tid", row}, {"args", {{"name", name}}}};
+}
+
+void AddCollectives(const CollectiveRow& collectives, nlohmann::json* events) {
+  if (collectives.records.empty()) return;
+  events->push_back(NameOfRow(kComputing, "computing"));
+  events->push_back(NameOfRow(kCommunication, "communication"));
+  for (const CollectiveRecord& record : collectives.records) {
+    nlohmann::json event =
+        EventOf(record.name, "collective", record.started - collectives.profile_start,
+                record.ended - record.started, kCommunication);
+    event["args"] = {{"operation", record.operation},
+                     {"sequence", record.sequence},
+                     {"bytes", record.bytes},
+                     {"queued_us", 1e6 * (record.started - record.posted)}};
+    events->push_back(event);
+  }
 }
 
 }  // namespace
@@ -146,8 +171,10 @@ nlohmann::json ProfileReport::Json() const {
           {"modules", modules}};
 }
 
-void WriteTrace(const Profile& profile, const MachineLimits& limits, std::ostream* out) {
+void WriteTrace(const Profile& profile, const MachineLimits& limits,
+                const CollectiveRow& collectives, std::ostream* out) {
   nlohmann::json events = nlohmann::json::array();
+  AddCollectives(collectives, &events);
   for (const Profile::Scope& scope : profile.scopes()) {
     events.push_back(EventOf(scope.name, "module", scope.begin, scope.seconds));
   }

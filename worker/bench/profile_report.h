@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/communicator.h"
 #include "kernels/machine_limits.h"
 #include "kernels/profile.h"
 
@@ -51,9 +52,18 @@ class ProfileReport {
   Row all_;
 };
 
+// Collectives of the step, for a row of their own.
+struct CollectiveRow {
+  std::vector<CollectiveRecord> records;
+  // When the profile was made, in seconds since 1970.
+  double profile_start = 0;
+};
+
 // Writes the step as a Chrome trace (chrome://tracing, ui.perfetto.dev): modules, and in them the
-// calls of operations with their tensors, FLOPs, bytes and limit.
-void WriteTrace(const Profile& profile, const MachineLimits& limits, std::ostream* out);
+// calls of operations with their tensors, FLOPs, bytes and limit; beside them the thread that works
+// off collectives, if there are any.
+void WriteTrace(const Profile& profile, const MachineLimits& limits,
+                const CollectiveRow& collectives, std::ostream* out);
 
 }  // namespace swinfleet::bench
 

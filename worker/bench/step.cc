@@ -1,8 +1,6 @@
 // swinfleet-bench step: how fast a training step is on this machine.
-#include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -10,11 +8,9 @@
 #include <string>
 
 #include "core/config/names.h"
-#include "kernels/error.h"
 #include "kernels/machine_limits.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/profile_report.h"
-#include "worker/job_file.h"
 #include "worker/memory_budget.h"
 
 namespace swinfleet::bench {
@@ -34,13 +30,7 @@ struct StepCommand {
 
 // One micro-batch of the file's job, with what its memory budget leads to.
 JobConfig JobOfFile(const StepCommand& command) {
-  JobSpec spec;
-  JobConfig job;
-  std::string problems;
-  for (const std::string& problem : LoadJobFile(command.job_file, "", 0, &spec, &job)) {
-    problems += (problems.empty() ? "" : "\n") + problem;
-  }
-  if (!problems.empty()) throw Error(problems);
+  JobConfig job = LoadJob(command.job_file);
   if (command.has_batch) job.train.micro_batch = command.setting.batch;
   if (command.has_threads) job.parallel.threads_per_rank = command.setting.threads;
   if (command.setting.allow_emulation) job.train.allow_emulation = true;
@@ -89,11 +79,6 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
       figures.planned_bytes >> 20);
 }
 
-void CheckTrace(const StepCommand& command, const std::ofstream& trace) {
-  if (trace.good()) return;
-  throw Error("can't write the trace " + command.trace + ": " + std::strerror(errno));
-}
-
 void RunStep(const StepCommand& command) {
   const bool has_file = !command.job_file.empty();
   const std::string& name = has_file ? command.job_file : command.setting.model;
@@ -101,7 +86,7 @@ void RunStep(const StepCommand& command) {
   // Opened before anything is measured.
   std::ofstream trace;
   if (!command.trace.empty()) trace.open(command.trace);
-  CheckTrace(command, trace);
+  CheckTrace(command.trace, trace);
   Profile profile(CpuOps());
   const bool profiles = command.profile || !command.trace.empty();
   const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr);
@@ -111,8 +96,8 @@ void RunStep(const StepCommand& command) {
   if (profiles) {
     const ProfileReport report(profile, figures.profiled_seconds, limits);
     if (command.profile) report.Print();
-    if (!command.trace.empty()) WriteTrace(profile, limits, &trace);
-    CheckTrace(command, trace);
+    if (!command.trace.empty()) WriteTrace(profile, limits, {}, &trace);
+    CheckTrace(command.trace, trace);
     line["profile"] = report.Json();
   }
   if (command.json) std::cout << line.dump() << std::endl;
@@ -127,10 +112,7 @@ void AddStepCommand(CLI::App* app) {
   CLI::Option* job = step->add_option("--job", command->job_file,
                                       "a job file, in place of the options that describe a job: "
                                       "its model, one micro-batch, its threads a rank");
-  for (const char* option :
-       {"--model", "--dtype", "--checkpointing", "--sequential", "--pretrain", "--mask-ratio"}) {
-    job->excludes(step->get_option(option));
-  }
+  ExcludeJobOptions(step, job);
   step->add_option("--steps", command->steps, "steps; the first is not counted")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();

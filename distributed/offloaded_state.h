@@ -1,0 +1,189 @@
+// Optimizer state on a local disk.
+#ifndef SWINFLEET_DISTRIBUTED_OFFLOADED_STATE_H_
+#define SWINFLEET_DISTRIBUTED_OFFLOADED_STATE_H_
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/checkpoint/checkpoint.h"
+#include "core/config/job_config.h"
+#include "core/nn/parameters.h"
+#include "core/optim/optimizer.h"
+#include "distributed/disk_io.h"
+#include "distributed/offload_files.h"
+#include "distributed/shard_layout.h"
+#include "kernels/arena.h"
+
+namespace swinfleet {
+
+// The elements [begin, begin + size) of a unit that this rank updates: whole chunks of kNormChunk.
+struct OwnedElements {
+  std::string name;
+  int64_t begin = 0;
+  int64_t size = 0;
+  std::vector<ShardLayout::Segment> segments;
+};
+
+struct OffloadSetting {
+  // Of a moment 8 MiB.
+  static constexpr int64_t kPieceElements = int64_t{1} << 21;
+
+  const ParameterTable* table = nullptr;
+  // One a unit.
+  std::vector<OwnedElements> units;
+  OptimizerConfig::Kind optimizer = OptimizerConfig::Kind::kAdamW;
+  // Of the weights.
+  DType dtype = DType::kF32;
+  // Of the moments: float32 or bfloat16.
+  DType moments = DType::kF32;
+  int rank = 0;
+  // OffloadFolder's; unused in a dry run.
+  std::string folder;
+  // What is read, updated and written at a time; whole chunks of kNormChunk.
+  int64_t piece_elements = kPieceElements;
+  FileOps* ops = nullptr;
+};
+
+// What the optimizer keeps, in files: the moments in one, and what weights in 16 bits lack of their
+// masters in another. Of each there are two that take turns (AlternatingFile), so that an update
+// that fails or crashes leaves the state before it whole.
+//
+// Files. Each is a safetensors file: after a header, for each unit its first moments (in the order
+// of the unit's elements), then its second. Shards are whole chunks, so that each of these begins
+// at a multiple of 4096, as direct I/O needs. Parameters are tensors of their own with the names of
+// checkpoints, and what lies between them is padding (PieceRecord). So a checkpoint takes the
+// current file of moments as it is: XXH3 checksums of its pieces are computed as it is written.
+//
+// Streaming. The owned elements are cut into pieces of at most piece_elements. Four buffers, the
+// only memory, go round: while a piece is updated in one, the next two are being read and the one
+// before is being written. An update so takes as long as the slowest of reading, writing and
+// computing.
+//
+// Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
+// what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
+// is as good as before.
+class OffloadedState {
+ public:
+  // Takes the buffers from `arena`. On dry-run memory there are no files, and all that follows
+  // touches nothing. Throws FileError.
+  OffloadedState(const OffloadSetting& setting, Arena* arena);
+  ~OffloadedState();
+
+  // A piece of a unit: elements [begin, begin + size), with their state, (size) each, whole chunks
+  // of kNormChunk.
+  struct Part {
+    int unit = 0;
+    int64_t begin = 0;
+    int64_t size = 0;
+    OptimizerState state;
+  };
+  using Work = std::function<void(const Part&)>;
+
+  // In the order of units, `work` changes the state of each piece.
+  void Update(const Work& work);
+  // `work` sets the moments of each piece; there are no masters in it.
+  void SetMoments(const Work& work);
+  // What weights in 16 bits lack of elements [begin, begin + size) of a unit, all of them owned; as
+  // many of the first ones as one read takes. Valid until the next call of anything. Throws
+  // FileError.
+  TensorView Masters(int unit, int64_t begin, int64_t size);
+  // Keeps what weights in 16 bits lack of elements [begin, begin + masters.size()) of a unit, all
+  // of them owned.
+  void SetMasters(int unit, int64_t begin, std::span<const float> masters);
+
+  // The moments for a checkpoint. What changes them afterwards writes other files.
+  SharedShard Pin();
+
+  // Bytes of a set on disk: of moments, and of what masters need. An update reads a set and writes
+  // another.
+  uint64_t moment_bytes() const { return moment_bytes_; }
+  uint64_t master_bytes() const { return master_bytes_; }
+  // Time that computing has waited for the disk so far.
+  double wait_seconds() const { return io_ == nullptr ? 0 : io_->wait_seconds() + sync_seconds_; }
+
+ private:
+  // First moment, second moment, master.
+  static constexpr int kTensors = 3;
+  static constexpr int kMaster = 2;
+  static constexpr int kSlots = 4;
+  static constexpr int kAhead = 2;
+
+  // One of the kTensors, if it is there.
+  struct Tensor {
+    bool there = false;
+    DType dtype = DType::kF32;
+    std::string prefix;
+    // Byte of its file at which each unit's elements begin.
+    std::vector<uint64_t> unit_offset;
+    // Of the moments: its pieces among those of the record, in order.
+    std::vector<size_t> records;
+  };
+  struct Piece {
+    int unit = 0;
+    int64_t begin = 0;
+    int64_t size = 0;
+  };
+  struct Slot {
+    std::array<TensorView, kTensors> memory;
+    std::array<DiskRequest, kTensors> requests;
+    std::array<bool, kTensors> pending = {};
+  };
+  // Of a pass over the pieces: which tensors are read, and which written.
+  struct Pass {
+    std::array<bool, kTensors> read = {};
+    std::array<bool, kTensors> write = {};
+  };
+  // The checksums of one tensor's pieces as its bytes go by.
+  struct RunningChecksum {
+    StreamingChecksum sum;
+    size_t next = 0;
+    uint64_t left = 0;
+  };
+
+  // Lays out the tensors [first, first + count) as one file; returns its header.
+  std::string LayOut(int first, int count, uint64_t* bytes);
+  // Adds a unit's elements in `tensor` to `pieces`, from byte `offset` on.
+  void AddRecords(int tensor, int unit, uint64_t offset, std::vector<PieceRecord>* pieces) const;
+  void AllocateSlots(Arena* arena);
+  ScratchFile& FileOf(int tensor, bool next);
+  // Runs `work` over all pieces, reading before and writing after as `pass` says. What is written
+  // is not yet current when this returns.
+  void Stream(const Pass& pass, const Work& work);
+  void StartReads(const Pass& pass, size_t piece);
+  void StartWrites(const Pass& pass, size_t piece);
+  void StartOne(int tensor, size_t piece, bool write);
+  // Reads or writes with nothing else under way.
+  void RunAlone(DiskRequest* request);
+  // Waits for what is under way in a buffer.
+  void Settle(Slot* slot);
+  void BeginChecksums();
+  void AddToChecksums(const Slot& slot, int64_t size);
+  // What was written becomes current: all of it or, when something can't be made durable, nothing.
+  void Commit(const Pass& pass);
+
+  const OffloadSetting setting_;
+  const bool dry_;
+  std::array<Tensor, kTensors> tensors_;
+  std::vector<Piece> pieces_;
+  std::array<Slot, kSlots> slots_;
+  uint64_t moment_bytes_ = 0;
+  uint64_t master_bytes_ = 0;
+  // Of the moments' file: what is current, and what is being written.
+  ShardRecord record_;
+  std::array<std::unique_ptr<RunningChecksum>, kMaster> running_;
+  std::vector<uint64_t> written_checksums_;
+  std::unique_ptr<AlternatingFile> moments_;
+  std::unique_ptr<AlternatingFile> masters_;
+  double sync_seconds_ = 0;
+  // Last, so that it ends first: what is under way uses the buffers and files.
+  std::unique_ptr<DiskIo> io_;
+};
+
+}  // namespace swinfleet
+
+#endif  // SWINFLEET_DISTRIBUTED_OFFLOADED_STATE_H_

@@ -1,0 +1,36 @@
+#include "worker/dry_run.h"
+
+#include "worker/memory_plan.h"
+
+namespace swinfleet {
+
+DryRun::DryRun(const JobConfig& job,
+               const std::function<std::unique_ptr<Communicator>(DryRun* run)>& communicate)
+    : config(job),
+      memory(MemoryClasses::DryRun()),
+      context{.ops = &DryRunOps(),
+              .workspace = &memory.workspace,
+              .threads = job.parallel.threads_per_rank,
+              .count = &work},
+      model(MakeModel(config.model, config.pretrain, config.memory)),
+      communicator(communicate(this)),
+      engine(model->parameters(), communicator.get(), ZeroOptionsFor(config, model->parameters()),
+             &memory, &context) {
+  // Preparing the engine is no part of a step.
+  work = {};
+}
+
+StepResult DryRun::Step() {
+  TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, communicator.get(), &memory,
+                 &context);
+  const Batch batch = DryBatch(config, config.train.micro_batch);
+  return step.Run(0, 0, {}, [&] { return &batch; });
+}
+
+JobConfig WithLeaves(const JobConfig& config, int ranks, int64_t leaves) {
+  JobConfig shorter = config;
+  shorter.train.global_batch = config.train.micro_batch * ranks * leaves;
+  return shorter;
+}
+
+}  // namespace swinfleet
