@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/scratch.h"
 
 namespace swinfleet::cuda {
 namespace {
@@ -25,31 +26,76 @@ struct Gelu {
   }
 };
 
-template <typename T, int kWidth>
-struct GeluGradient {
+template <typename T>
+struct GeluGradientArrays {
   const T* x;
   const T* dy;
   T* dx;
   T* y;  // or null
+};
+
+// dx = dy gelu'(x), where it may take dy's place, and x becomes gelu(x).
+template <int kWidth>
+__device__ void GeluGradientOf(float (&x)[kWidth], float (&d)[kWidth]) {
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    const float phi = 0.5f * (1.0f + erff(x[i] * 0.70710678f));
+    // The density underflows before the product with a huge x could be anything but 0.
+    const float bounded = fminf(fmaxf(x[i], -1e4f), 1e4f);
+    const float density = 0.39894228f * expf(-0.5f * bounded * bounded);
+    d[i] *= phi + bounded * density;
+    x[i] *= phi;
+  }
+}
+
+template <typename T, int kWidth>
+struct GeluGradient {
+  GeluGradientArrays<T> a;
   int64_t n;
 
   __device__ void operator()(int64_t pack) const {
     float v[kWidth], d[kWidth];
-    LoadUpTo<kWidth>(x, pack * kWidth, n, v);
-    LoadUpTo<kWidth>(dy, pack * kWidth, n, d);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      const float phi = 0.5f * (1.0f + erff(v[i] * 0.70710678f));
-      // The density underflows before the product with a huge x could be anything but 0.
-      const float bounded = fminf(fmaxf(v[i], -1e4f), 1e4f);
-      const float density = 0.39894228f * expf(-0.5f * bounded * bounded);
-      d[i] *= phi + bounded * density;
-      v[i] *= phi;
-    }
-    StoreUpTo<kWidth>(d, pack * kWidth, n, dx);
-    if (y != nullptr) StoreUpTo<kWidth>(v, pack * kWidth, n, y);
+    LoadUpTo<kWidth>(a.x, pack * kWidth, n, v);
+    LoadUpTo<kWidth>(a.dy, pack * kWidth, n, d);
+    GeluGradientOf(v, d);
+    StoreUpTo<kWidth>(d, pack * kWidth, n, a.dx);
+    if (a.y != nullptr) StoreUpTo<kWidth>(v, pack * kWidth, n, a.y);
   }
 };
+
+// The same for rows of c elements, and the sums of the columns of dx, as it was rounded. A block
+// has a warp's width of columns (x) and every gridDim.y-th run of as many rows as it has warps (y).
+template <typename T, int kWidth>
+__global__ void GeluBiasGradientKernel(GeluGradientArrays<T> a, int64_t rows, int64_t c,
+                                       float* parts) {
+  SharedCarver carver;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+  float* sums = carver.Take<float>(warps * kWarp * kWidth);  // (warps, kWidth, lanes)
+  const int64_t column = (static_cast<int64_t>(blockIdx.x) * kWarp + lane) * kWidth;
+  float sum[kWidth] = {};
+  for (int64_t row = static_cast<int64_t>(blockIdx.y) * warps + warp; row < rows && column < c;
+       row += static_cast<int64_t>(gridDim.y) * warps) {
+    float v[kWidth], d[kWidth];
+    LoadFloats<kWidth>(a.x + row * c + column, v);
+    LoadFloats<kWidth>(a.dy + row * c + column, d);
+    GeluGradientOf(v, d);
+    StoreFloats<kWidth>(d, a.dx + row * c + column);
+    if (a.y != nullptr) StoreFloats<kWidth>(v, a.y + row * c + column);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) sum[i] += ToFloat(FromFloat<T>(d[i]));
+  }
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) sums[(warp * kWidth + i) * kWarp + lane] = sum[i];
+  __syncthreads();
+  if (warp > 0 || column >= c) return;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    float total = 0;
+    for (int w = 0; w < warps; ++w) total += sums[(w * kWidth + i) * kWarp + lane];
+    parts[static_cast<int64_t>(blockIdx.y) * c + column + i] = total;
+  }
+}
 
 // y = x + scale[row's picture] branch; without x, y = scale branch. A pack lies within a row.
 template <typename T, int kWidth>
@@ -182,6 +228,33 @@ struct CompensatedSum {
   }
 };
 
+template <typename T>
+GeluGradientArrays<T> GeluArraysOf(const GeluBackwardArgs& args) {
+  return {Elements<T>(args.x), Elements<T>(args.dy), Elements<T>(args.dx), Elements<T>(args.y)};
+}
+
+void GeluBiasGradient(const GeluBackwardArgs& args, Context& context) {
+  CHECK_EQ(args.x.shape.rank(), 2);
+  const int64_t rows = args.x.shape[0], c = args.x.shape[1];
+  CHECK_EQ(args.dbias.NumElements(), c);
+  CheckDtype(DType::kF32, {args.dbias});
+  ArenaScope scope(context.workspace);
+  float* sums = TakeScratch(args, context);
+  if (rows == 0) return;
+  const int64_t parts = GeluParts(rows);
+  DispatchDType(args.x.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    DispatchRowWidth(c, args.x.dtype, {args.x, args.dy, args.dx, args.y}, [&](auto width) {
+      constexpr int kWidth = width;
+      const int64_t blocks = (c + kWarp * kWidth - 1) / (kWarp * kWidth);
+      GpuLaunch(GeluBiasGradientKernel<T, kWidth>, dim3(Narrow(blocks), Narrow(parts)), kThreads,
+                kThreads * kWidth * sizeof(float), StreamOf(context), GeluArraysOf<T>(args), rows,
+                c, sums);
+    });
+  });
+  ForEach(c, AddParts{sums, parts, c, Elements<float>(args.dbias)}, context);
+}
+
 }  // namespace
 
 void GeluForward(const GeluForwardArgs& args, Context& context) {
@@ -203,14 +276,12 @@ void GeluBackward(const GeluBackwardArgs& args, Context& context) {
   CHECK(args.dy.NumElements() == n && args.dx.NumElements() == n);
   CHECK(args.y.empty() || args.y.NumElements() == n);
   CheckFloating(args.x.dtype, {args.dy, args.dx, args.y});
+  if (!args.dbias.empty()) return GeluBiasGradient(args, context);
   DispatchDType(args.x.dtype, [&](auto tag) {
     using T = decltype(tag);
     DispatchWidth(args.x.dtype, {args.x, args.dy, args.dx, args.y}, [&](auto width) {
       constexpr int kWidth = width;
-      ForEach(Packs(n, kWidth),
-              GeluGradient<T, kWidth>{Elements<T>(args.x), Elements<T>(args.dy),
-                                      Elements<T>(args.dx), Elements<T>(args.y), n},
-              context);
+      ForEach(Packs(n, kWidth), GeluGradient<T, kWidth>{GeluArraysOf<T>(args), n}, context);
     });
   });
 }

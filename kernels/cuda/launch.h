@@ -105,6 +105,29 @@ void DispatchWidth(DType smallest, std::initializer_list<TensorView> tensors, co
   return body(std::integral_constant<int, 4>());
 }
 
+// As DispatchWidth, for rows of c channels one after the other.
+template <typename Body>
+void DispatchRowWidth(int64_t c, DType dtype, std::initializer_list<TensorView> tensors,
+                      const Body& body) {
+  if (c * static_cast<int64_t>(SizeOf(dtype)) % 16 != 0) {
+    return body(std::integral_constant<int, 1>());
+  }
+  DispatchWidth(dtype, tensors, body);
+}
+
+// Adds the parts of sums that blocks have made, one after the other.
+struct AddParts {
+  const float* parts;
+  int64_t count, stride;
+  float* sums;
+
+  __device__ void operator()(int64_t i) const {
+    float sum = 0;
+    for (int64_t part = 0; part < count; ++part) sum += parts[part * stride + i];
+    sums[i] += sum;
+  }
+};
+
 }  // namespace swinfleet::cuda
 
 #endif  // SWINFLEET_KERNELS_CUDA_LAUNCH_H_

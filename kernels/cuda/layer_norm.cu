@@ -1,5 +1,7 @@
 // Layer normalisation with drop path and residual in the same pass: a warp a row. A row is read
 // again for each pass over it; it is in the first-level cache by then.
+#include <utility>
+
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/scratch.h"
@@ -153,20 +155,6 @@ __global__ void LayerNormBackwardKernel(BackwardArrays<T> a, int64_t rows, int64
   }
 }
 
-// Adds the blocks' sums, one after the other.
-struct AddParts {
-  const float* parts;  // (count, 2, C)
-  int64_t count, c;
-  float* dgamma;
-  float* dbeta;
-
-  __device__ void operator()(int64_t i) const {
-    float sum = 0;
-    for (int64_t part = 0; part < count; ++part) sum += parts[part * 2 * c + i];
-    (i < c ? dgamma[i] : dbeta[i - c]) += sum;
-  }
-};
-
 void CheckShapes(const TensorView& x, const TensorView& gamma, const TensorView& scale,
                  const TensorView& mean) {
   CHECK_EQ(x.shape.rank(), 2);
@@ -177,16 +165,6 @@ void CheckShapes(const TensorView& x, const TensorView& gamma, const TensorView&
 
 int64_t RowsPerPicture(const TensorView& x, const TensorView& scale) {
   return scale.empty() ? 1 : x.shape[0] / scale.NumElements();
-}
-
-// As DispatchWidth, for rows of c channels one after the other.
-template <typename Body>
-void DispatchRowWidth(int64_t c, DType dtype, std::initializer_list<TensorView> tensors,
-                      const Body& body) {
-  if (c * static_cast<int64_t>(SizeOf(dtype)) % 16 != 0) {
-    return body(std::integral_constant<int, 1>());
-  }
-  DispatchWidth(dtype, tensors, body);
 }
 
 }  // namespace
@@ -246,9 +224,9 @@ void LayerNormBackward(const LayerNormBackwardArgs& args, Context& context) {
                 args.accumulate);
     });
   });
-  ForEach(2 * c,
-          AddParts{sums, parts.parts, c, Elements<float>(args.dgamma), Elements<float>(args.dbeta)},
-          context);
+  for (const auto& [first, to] : {std::pair(0, args.dgamma), std::pair(1, args.dbeta)}) {
+    ForEach(c, AddParts{sums + first * c, parts.parts, 2 * c, Elements<float>(to)}, context);
+  }
 }
 
 }  // namespace swinfleet::cuda

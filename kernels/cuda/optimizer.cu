@@ -1,6 +1,9 @@
 // AdamW and SGD, one streaming pass each, on float32 weights or on 16 bits and what is kept of
 // their masters; and the sums of the global norm.
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
@@ -52,18 +55,18 @@ struct AdamWFactors {
 // through the same roundings.
 template <typename Weights>
 struct AdamWStep {
+  static constexpr int kMoments = 2;
   Weights weights;
   const float* grad;
-  float* m;
-  float* v;
   AdamWFactors f;
 
-  __device__ void operator()(int64_t i) const {
+  // The step of element i, with its moments m and v.
+  __device__ void operator()(int64_t i, float (&moments)[2]) const {
     const float g = __fmul_rn(grad[i], f.grad_scale);
-    const float mean = fmaf(__fadd_rn(g, -m[i]), f.one_minus_beta1, m[i]);
-    const float square = fmaf(__fmul_rn(g, g), f.one_minus_beta2, __fmul_rn(v[i], f.beta2));
-    m[i] = mean;
-    v[i] = square;
+    const float mean = fmaf(__fadd_rn(g, -moments[0]), f.one_minus_beta1, moments[0]);
+    const float square = fmaf(__fmul_rn(g, g), f.one_minus_beta2, __fmul_rn(moments[1], f.beta2));
+    moments[0] = mean;
+    moments[1] = square;
     const float denominator = fmaf(sqrtf(square), f.inverse_root, f.eps);
     weights.Store(fmaf(-f.step_size, mean / denominator, __fmul_rn(weights.Load(i), f.decay)), i);
   }
@@ -75,17 +78,85 @@ struct SgdFactors {
 
 template <typename Weights>
 struct SgdStep {
+  static constexpr int kMoments = 1;
   Weights weights;
   const float* grad;
-  float* momentum;
   SgdFactors f;
 
-  __device__ void operator()(int64_t i) const {
+  __device__ void operator()(int64_t i, float (&momentum)[1]) const {
     const float weight = weights.Load(i);
     const float g = fmaf(f.weight_decay, weight, __fmul_rn(grad[i], f.grad_scale));
-    const float moved = fmaf(f.momentum, momentum[i], g);
-    momentum[i] = moved;
-    weights.Store(fmaf(-f.learning_rate, fmaf(f.momentum, moved, g), weight), i);
+    momentum[0] = fmaf(f.momentum, momentum[0], g);
+    weights.Store(fmaf(-f.learning_rate, fmaf(f.momentum, momentum[0], g), weight), i);
+  }
+};
+
+template <typename Step>
+struct WithFloat32Moments {
+  Step step;
+  float* moments[Step::kMoments];
+
+  __device__ void operator()(int64_t i) const {
+    float values[Step::kMoments];
+#pragma unroll
+    for (int k = 0; k < Step::kMoments; ++k) values[k] = moments[k][i];
+    step(i, values);
+#pragma unroll
+    for (int k = 0; k < Step::kMoments; ++k) moments[k][i] = values[k];
+  }
+};
+
+// The block of random numbers that Philox4x32 (kernels/philox.h) makes.
+struct Numbers {
+  uint32_t word[4];
+};
+__device__ inline Numbers DrawNumbers(uint32_t block, const uint32_t (&counter)[3],
+                                      const uint32_t (&key)[2]) {
+  Numbers c = {{block, counter[0], counter[1], counter[2]}};
+#pragma unroll
+  for (uint32_t round = 0; round < Philox::kRounds; ++round) {
+    const uint64_t product0 = uint64_t{Philox::kMultiplier0} * c.word[0];
+    const uint64_t product1 = uint64_t{Philox::kMultiplier1} * c.word[2];
+    c = {{static_cast<uint32_t>(product1 >> 32) ^ c.word[1] ^ (key[0] + round * Philox::kWeyl0),
+          static_cast<uint32_t>(product1),
+          static_cast<uint32_t>(product0 >> 32) ^ c.word[3] ^ (key[1] + round * Philox::kWeyl1),
+          static_cast<uint32_t>(product0)}};
+  }
+  return c;
+}
+
+__device__ inline uint16_t RoundMoment(float moment, uint32_t draw) {
+  const uint32_t bits = __float_as_uint(moment);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<uint16_t>((nan ? bits | 0x400000u : bits + draw) >> 16);
+}
+
+// A thread has the elements of one block of random numbers.
+template <typename Step>
+struct WithBfloat16Moments {
+  Step step;
+  uint16_t* moments[Step::kMoments];
+  uint32_t key[2], counter[3];
+  int64_t first, n;  // StochasticRounding::first; elements
+
+  __device__ void operator()(int64_t at) const {
+    const int64_t block = first / 4 + at;
+    const Numbers numbers = DrawNumbers(static_cast<uint32_t>(block), counter, key);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const int64_t i = block * 4 + w - first;
+      if (i < 0 || i >= n) continue;
+      float values[Step::kMoments];
+#pragma unroll
+      for (int k = 0; k < Step::kMoments; ++k) {
+        values[k] = __uint_as_float(static_cast<uint32_t>(moments[k][i]) << 16);
+      }
+      step(i, values);
+#pragma unroll
+      for (int k = 0; k < Step::kMoments; ++k) {
+        moments[k][i] = RoundMoment(values[k], numbers.word[w] >> 16 * k & 0xffffu);
+      }
+    }
   }
 };
 
@@ -95,6 +166,32 @@ void CheckWeights(const TensorView& param, const TensorView& master) {
         (master.empty() || master.NumElements() == param.NumElements()))
       << "a master " << master.shape << " of " << NameOf(param.dtype) << param.shape;
   CheckDtype(param.dtype == DType::kBF16 ? DType::kU16 : DType::kF32, {master});
+}
+
+void CheckMoments(std::span<const TensorView> moments, const StochasticRounding& rounding,
+                  int64_t n) {
+  for (const TensorView& moment : moments) {
+    CHECK(moment.NumElements() == n && moment.dtype == moments[0].dtype &&
+          (moment.dtype == DType::kF32 || moment.dtype == DType::kBF16))
+        << "a moment " << NameOf(moment.dtype) << moment.shape << " of " << n << " weights";
+  }
+  CHECK(rounding.first >= 0 && rounding.first + n <= int64_t{1} << 34) << rounding.first;
+}
+
+// Runs a step over elements whose moments are of either kind.
+template <typename Step>
+void RunStep(const Step& step, const std::array<TensorView, Step::kMoments>& moments,
+             const StochasticRounding& rounding, int64_t n, const Context& context) {
+  if (moments[0].dtype == DType::kF32) {
+    WithFloat32Moments<Step> body = {step, {}};
+    for (size_t k = 0; k < moments.size(); ++k) body.moments[k] = Elements<float>(moments[k]);
+    return ForEach(n, body, context);
+  }
+  WithBfloat16Moments<Step> body = {step, {}, {}, {}, rounding.first, n};
+  for (size_t k = 0; k < moments.size(); ++k) body.moments[k] = Elements<uint16_t>(moments[k]);
+  std::copy_n(rounding.stream.key.begin(), 2, body.key);
+  std::copy_n(rounding.stream.counter.begin(), 3, body.counter);
+  ForEach(n == 0 ? 0 : (rounding.first % 4 + n + 3) / 4, body, context);
 }
 
 // Calls run(weights) with the kind of weights that a parameter has.
@@ -131,10 +228,12 @@ __global__ void SumOfSquaresKernel(const T* x, int64_t n, int64_t chunks, double
 
 void AdamW(const AdamWArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK(args.grad.NumElements() == n && args.m.NumElements() == n && args.v.NumElements() == n);
+  CHECK_EQ(args.grad.NumElements(), n);
   CHECK_GE(args.step, 1);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad, args.m, args.v});
+  CheckDtype(DType::kF32, {args.grad});
+  const std::array moments = {args.m, args.v};
+  CheckMoments(moments, args.rounding, n);
   const double correction1 = 1 - std::pow(args.beta1, args.step);
   const double correction2 = 1 - std::pow(args.beta2, args.step);
   const AdamWFactors factors = {
@@ -148,18 +247,18 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   DispatchWeights(args.param, args.master, [&](auto weights) {
-    ForEach(n,
-            AdamWStep<decltype(weights)>{weights, Elements<float>(args.grad),
-                                         Elements<float>(args.m), Elements<float>(args.v), factors},
-            context);
+    RunStep(AdamWStep<decltype(weights)>{weights, Elements<float>(args.grad), factors}, moments,
+            args.rounding, n, context);
   });
 }
 
 void Sgd(const SgdArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK(args.grad.NumElements() == n && args.momentum.NumElements() == n);
+  CHECK_EQ(args.grad.NumElements(), n);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad, args.momentum});
+  CheckDtype(DType::kF32, {args.grad});
+  const std::array moments = {args.momentum};
+  CheckMoments(moments, args.rounding, n);
   const SgdFactors factors = {
       .learning_rate = static_cast<float>(args.learning_rate),
       .momentum = static_cast<float>(args.momentum_factor),
@@ -167,10 +266,8 @@ void Sgd(const SgdArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   DispatchWeights(args.param, args.master, [&](auto weights) {
-    ForEach(n,
-            SgdStep<decltype(weights)>{weights, Elements<float>(args.grad),
-                                       Elements<float>(args.momentum), factors},
-            context);
+    RunStep(SgdStep<decltype(weights)>{weights, Elements<float>(args.grad), factors}, moments,
+            args.rounding, n, context);
   });
 }
 

@@ -30,6 +30,18 @@ float* TakeScratch(const LayerNormBackwardArgs& args, Context& context) {
       PartsOf(args).parts * 2 * args.x.shape[1] * static_cast<int64_t>(sizeof(float))));
 }
 
+int64_t GeluParts(int64_t rows) {
+  // Fewer rows of a block are not worth the part that comes of them.
+  constexpr int64_t kRowsOfBlock = 32;
+  return std::clamp((rows + kRowsOfBlock - 1) / kRowsOfBlock, int64_t{1}, kMaxParts);
+}
+
+float* TakeScratch(const GeluBackwardArgs& args, Context& context) {
+  if (args.dbias.empty()) return nullptr;
+  return static_cast<float*>(context.workspace->AllocateBytes(
+      GeluParts(args.x.shape[0]) * args.dbias.NumElements() * static_cast<int64_t>(sizeof(float))));
+}
+
 float* TakeScratch(const PositionTableBackwardArgs& args, Context& context) {
   return static_cast<float*>(context.workspace->AllocateBytes(args.dtable.Bytes()));
 }
@@ -43,6 +55,7 @@ AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& c
         context.workspace->AllocateBytes(windows * args.heads * AttentionTiles(args.geometry) *
                                          static_cast<int64_t>(sizeof(double))));
   }
+  scratch.dq = context.workspace->AllocateBytes(args.qkv.Bytes() / 3);
   return scratch;
 }
 

@@ -22,6 +22,11 @@ LayerNormParts PartsOf(const LayerNormBackwardArgs& args);
 // Each block's sums for gamma and beta: (parts, 2, C).
 float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
 
+// Blocks that share the rows of a gradient of GELU's bias.
+int64_t GeluParts(int64_t rows);
+// Each block's sums for the bias: (parts, C); null without.
+float* TakeScratch(const GeluBackwardArgs& args, Context& context);
+
 // The gradients of what the sigmoid is of: (T, heads).
 float* TakeScratch(const PositionTableBackwardArgs& args, Context& context);
 
@@ -33,6 +38,9 @@ inline int64_t AttentionTiles(const WindowGeometry& geometry) {
 struct AttentionScratch {
   float* delta = nullptr;    // as lse
   double* dscale = nullptr;  // (windows, heads, tiles), or null without logit_scale
+  // The gradients of queries, of qkv's dtype, (rows, C): dqkv may take the place of qkv, and all
+  // keys of a window need its queries.
+  void* dq = nullptr;
 };
 AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
 

@@ -240,17 +240,18 @@ template <typename T>
 struct BackwardArrays {
   const float* lse;
   const T* dout;
-  T* dqkv;
+  T* dq;           // (rows, C)
+  T* dqkv;         // may be qkv
   float* delta;    // as lse: of each row the mean, by its weights, of their gradients
   double* dscale;  // (windows, heads, tiles of queries), or null
 };
 
-// Writes the gradient of a vector that was divided by its length, if it was, or zeros for nobody in
-// a tensor's row.
+// Writes the gradient of a vector that was divided by its length, if it was, into part `part` of
+// `parts`.
 template <typename T>
 __device__ void StoreGradient(const AttentionShape& s, const float (&gradient)[2],
-                              const float* unit, const float* length, int64_t row, uint32_t part,
-                              uint32_t head, T* to) {
+                              const float* unit, const float* length, int64_t row, uint32_t parts,
+                              uint32_t part, uint32_t head, T* to) {
   const uint32_t lane = threadIdx.x % kWarp;
   float u[2] = {0, 0}, along = 0;
   if (length != nullptr) {
@@ -263,7 +264,7 @@ __device__ void StoreGradient(const AttentionShape& s, const float (&gradient)[2
     const uint32_t d = lane + i * kWarp;
     if (d >= s.dim) continue;
     const float value = length == nullptr ? gradient[i] : (gradient[i] - along * u[i]) / *length;
-    to[((row * 3 + part) * s.heads + head) * s.dim + d] = FromFloat<T>(value);
+    to[((row * parts + part) * s.heads + head) * s.dim + d] = FromFloat<T>(value);
   }
 }
 
@@ -338,8 +339,8 @@ __global__ void QueryGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) 
     if (row >= 0 && lane == 0) b.delta[static_cast<int64_t>(row) * s.heads + head] = delta[r];
     const int64_t to = RowToWrite(s, window, first + query, row);
     if (to < 0) continue;
-    StoreGradient(s, dq[r], q + query * kStride, cosine ? q_lengths + query : nullptr, to, 0, head,
-                  b.dqkv);
+    StoreGradient(s, dq[r], q + query * kStride, cosine ? q_lengths + query : nullptr, to, 1, 0,
+                  head, b.dq);
   }
   if (b.dscale == nullptr) return;
   dscale = BlockTotal<false>(dscale, totals);
@@ -425,7 +426,8 @@ __device__ inline float WeightOf(const AttentionShape& s, const float* bias, flo
   return weight;
 }
 
-// dk and dv: a block a head of a window (x) and a tile of keys (y); a lane has a query.
+// dk and dv: a block a head of a window (x) and a tile of keys (y); a lane has a query. Nobody else
+// reads the keys and values that their gradients may take the place of.
 template <typename T>
 __global__ void KeyGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) {
   SharedCarver carver;
@@ -457,8 +459,8 @@ __global__ void KeyGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) {
     const int64_t to = RowToWrite(s, window, first + key, keys.places.row[key]);
     if (to < 0) continue;
     StoreGradient(s, dk[r], keys.k + key * kStride,
-                  a.logit_scale == nullptr ? nullptr : keys.lengths + key, to, 1, head, b.dqkv);
-    StoreGradient(s, dv[r], nullptr, nullptr, to, 2, head, b.dqkv);
+                  a.logit_scale == nullptr ? nullptr : keys.lengths + key, to, 3, 1, head, b.dqkv);
+    StoreGradient(s, dv[r], nullptr, nullptr, to, 3, 2, head, b.dqkv);
   }
 }
 
@@ -517,6 +519,20 @@ __global__ void ScaleGradientsKernel(const double* parts, uint32_t windows, uint
   }
 }
 
+// The gradients of queries to their place, when no block needs the queries any more.
+template <typename T, int kWidth>
+struct PlaceQueryGradients {
+  const T* dq;  // (rows, C)
+  T* dqkv;      // (rows, 3, C)
+  int64_t packs_per_row;
+
+  __device__ void operator()(int64_t pack) const {
+    const int64_t to = pack / packs_per_row * 3 * packs_per_row + pack % packs_per_row;
+    reinterpret_cast<Pack<T, kWidth>*>(dqkv)[to] =
+        reinterpret_cast<const Pack<T, kWidth>*>(dq)[pack];
+  }
+};
+
 template <typename Args>
 int64_t WindowsOf(const Args& args) {
   return args.range.count > 0 ? args.range.count : args.geometry.Windows();
@@ -572,6 +588,17 @@ constexpr size_t SharedFor(int tiles) {
 
 constexpr unsigned kAttentionThreads = kWarps * kWarp;
 
+template <typename T>
+void StoreQueryGradients(const WindowAttentionBackwardArgs& args, const T* dq,
+                         const Context& context) {
+  const int64_t c = args.qkv.shape[args.qkv.shape.rank() - 1] / 3;
+  DispatchRowWidth(c, args.dqkv.dtype, {args.dqkv}, [&](auto width) {
+    constexpr int kWidth = width;
+    ForEach(args.dqkv.NumElements() / (3 * kWidth),
+            PlaceQueryGradients<T, kWidth>{dq, Elements<T>(args.dqkv), c / kWidth}, context);
+  });
+}
+
 }  // namespace
 
 void WindowAttentionForward(const WindowAttentionForwardArgs& args, Context& context) {
@@ -605,17 +632,19 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& args, Context& c
   DispatchDType(args.qkv.dtype, [&](auto tag) {
     using T = decltype(tag);
     const AttentionInputs<T> inputs = InputsOf<T>(args);
-    const BackwardArrays<T> arrays = {Elements<float>(args.lse), Elements<T>(args.dout),
-                                      Elements<T>(args.dqkv), scratch.delta, scratch.dscale};
+    const BackwardArrays<T> arrays = {
+        Elements<float>(args.lse), Elements<T>(args.dout), static_cast<T*>(scratch.dq),
+        Elements<T>(args.dqkv),    scratch.delta,          scratch.dscale};
     const dim3 grid(Narrow(WindowsOf(args) * args.heads), tiles);
     GpuLaunch(QueryGradientsKernel<T>, grid, kAttentionThreads, SharedFor(4), stream, inputs,
               arrays);
-    GpuLaunch(KeyGradientsKernel<T>, grid, kAttentionThreads, SharedFor(4), stream, inputs, arrays);
     if (inputs.bias != nullptr) {
       GpuLaunch(BiasGradientsKernel<T>, dim3(inputs.s.biases * heads, tiles * tiles),
                 kAttentionThreads, SharedFor(4), stream, inputs, arrays, windows,
                 Elements<float>(args.dbias));
     }
+    GpuLaunch(KeyGradientsKernel<T>, grid, kAttentionThreads, SharedFor(4), stream, inputs, arrays);
+    StoreQueryGradients<T>(args, arrays.dq, context);
     if (inputs.logit_scale != nullptr) {
       GpuLaunch(ScaleGradientsKernel<T>, heads, kAttentionThreads, kTotalBytes, stream,
                 scratch.dscale, windows, tiles, inputs.logit_scale,

@@ -129,9 +129,12 @@ void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
 void ResidualAdd(const ResidualAddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.branch, &a.y}); }
 void ScaleRows(const ScaleRowsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluForward(const GeluForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
+void CountOf(const GeluBackwardArgs& a, Context& c) {
+  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y, &a.dbias});
+}
 void GeluBackward(const GeluBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y, &a.dbias});
+  CountOf(a, c);
 }
 void PatchGather(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void PatchScatter(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
@@ -192,6 +195,10 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
   CountOf(a, c);
 }
 void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void GeluBackward(const GeluBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
   CountOf(a, c);
 }
@@ -276,6 +283,7 @@ const OpTable& CudaDryRunOps() {
     ops.position_table_forward = on_cuda::PositionTableForward;
     ops.position_table_backward = on_cuda::PositionTableBackward;
     ops.layer_norm_backward = on_cuda::LayerNormBackward;
+    ops.gelu_backward = on_cuda::GeluBackward;
     ops.norm_targets = on_cuda::NormTargets;
     ops.sum_of_squares = on_cuda::SumOfSquares;
     return ops;
