@@ -32,10 +32,13 @@ set(cuda_emulator_of_plain cuda_emulator_plain)
 set(cuda_emulator_of_asan cuda_emulator_asan)
 set(cuda_emulator_of_race cuda_emulator_plain)
 
-# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target...): a GoogleTest program for each way
-# in which the CUDA sources are compiled; its tests are known to ctest as cuda.VARIANT.TEST.
+# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target... LARGE pattern...): a GoogleTest
+# program for each way in which the CUDA sources are compiled; its tests are known to ctest as
+# cuda.VARIANT.TEST. LARGE ones run as they are alone: checkers take several times as long, and find
+# nothing in many sizes that they don't find in some.
 function(cuda_test name)
-  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS" ${ARGN})
+  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS;LARGE" ${ARGN})
+  list(JOIN T_LARGE ":" large)
   foreach(variant ${cuda_variants})
     cuda_emulated(${name}_kernels_${variant} ${variant} SOURCES ${T_KERNELS})
     set(program ${name}_${variant})
@@ -52,7 +55,11 @@ function(cuda_test name)
     if(variant STREQUAL asan)
       target_link_options(${program} PRIVATE -fsanitize=address,undefined)
     endif()
-    gtest_discover_tests(${program} TEST_PREFIX cuda.${variant}. DISCOVERY_MODE PRE_TEST
+    set(filter)
+    if(large AND NOT variant STREQUAL plain)
+      set(filter TEST_FILTER "-${large}")
+    endif()
+    gtest_discover_tests(${program} TEST_PREFIX cuda.${variant}. DISCOVERY_MODE PRE_TEST ${filter}
                          PROPERTIES LABELS fast TIMEOUT 300)
   endforeach()
 endfunction()

@@ -1,4 +1,4 @@
-// The functions of the CUDA backend, by operation; docs/cuda.md says which it does not have yet.
+// The functions of the CUDA backend, by operation.
 #ifndef SWINFLEET_KERNELS_CUDA_CUDA_KERNELS_H_
 #define SWINFLEET_KERNELS_CUDA_CUDA_KERNELS_H_
 
@@ -6,6 +6,9 @@
 
 namespace swinfleet::cuda {
 
+void LinearForward(const LinearForwardArgs& args, Context& context);
+void LinearBackwardInput(const LinearBackwardInputArgs& args, Context& context);
+void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context);
 void WindowAttentionForward(const WindowAttentionForwardArgs& args, Context& context);
 void WindowAttentionBackward(const WindowAttentionBackwardArgs& args, Context& context);
 void WindowGather(const WindowGatherArgs& args, Context& context);
@@ -46,7 +49,10 @@ void AdamW(const AdamWArgs& args, Context& context);
 void Sgd(const SgdArgs& args, Context& context);
 void AddCompensated(const AddCompensatedArgs& args, Context& context);
 
-// The table; operations that the backend does not have are null.
+// From here on linear layers in float32 may round their factors to the 10 bits of TF32, which tensor
+// cores multiply, or, as at first, may not.
+void UseTf32(bool use);
+
 const OpTable& Ops();
 
 }  // namespace swinfleet::cuda

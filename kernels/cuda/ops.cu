@@ -6,6 +6,9 @@ namespace swinfleet::cuda {
 const OpTable& Ops() {
   static const OpTable table = [] {
     OpTable ops = {};
+    ops.linear_forward = LinearForward;
+    ops.linear_backward_input = LinearBackwardInput;
+    ops.linear_backward_weight = LinearBackwardWeight;
     ops.window_attention_forward = WindowAttentionForward;
     ops.window_attention_backward = WindowAttentionBackward;
     ops.window_gather = WindowGather;

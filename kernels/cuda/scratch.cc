@@ -12,7 +12,38 @@ constexpr size_t kMaxShared = 80 << 10;
 // A warp moves up to 8 elements a lane.
 constexpr int64_t kColumnsAtOnce = 32 * 8;
 
+// What cuBLASLt may use to cut sums into parts, and the alignment that it wants.
+constexpr size_t kMaxLinearWorkspace = size_t{32} << 20;
+constexpr int64_t kPartsOfSum = 16;
+constexpr size_t kLinearAlignment = 256;
+
+LinearScratch TakeLinear(const TensorView& result, size_t vector_bytes, Context& context) {
+  LinearScratch scratch;
+  const size_t parts = kPartsOfSum * result.NumElements() * sizeof(float);
+  scratch.workspace_bytes = std::min(
+      kMaxLinearWorkspace, (parts + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
+  const auto start = reinterpret_cast<uintptr_t>(
+      context.workspace->AllocateBytes(scratch.workspace_bytes + kLinearAlignment));
+  scratch.workspace =
+      reinterpret_cast<void*>((start + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
+  if (vector_bytes > 0) scratch.vector = context.workspace->AllocateBytes(vector_bytes);
+  return scratch;
+}
+
 }  // namespace
+
+LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context) {
+  const size_t bias = args.bias.empty() ? 0 : args.bias.NumElements() * SizeOf(args.y.dtype);
+  return TakeLinear(args.y, bias, context);
+}
+
+LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context) {
+  return TakeLinear(args.dx, 0, context);
+}
+
+LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context) {
+  return TakeLinear(args.dweight, args.dbias.empty() ? 0 : args.dbias.Bytes(), context);
+}
 
 LayerNormParts PartsOf(const LayerNormBackwardArgs& args) {
   const int64_t rows = args.x.shape[0], c = args.x.shape[1];

@@ -10,6 +10,17 @@
 
 namespace swinfleet::cuda {
 
+struct LinearScratch {
+  // Of cuBLASLt, aligned for it.
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+  // (N): the bias in the result's type, or what its gradient adds, float32.
+  void* vector = nullptr;
+};
+LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context);
+
 // How the rows of a backward layer normalisation are spread over blocks. The same on every device:
 // the order of the sums follows from it.
 struct LayerNormParts {

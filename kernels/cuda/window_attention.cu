@@ -105,12 +105,22 @@ __device__ inline float Dot(const float* x, const float* y, uint32_t n) {
   return sum;
 }
 
-// Adds weight[lane] times the vectors of a tile to a lane's two dimensions.
-__device__ inline void AddWeighted(float weight, const float* vectors, uint32_t dim,
+// A warp's room for a number a lane.
+__device__ inline float* TakeWarpsRoom(SharedCarver* carver) {
+  return carver->Take<float>(kWarps * kWarp) + threadIdx.x / kWarp * kWarp;
+}
+
+// Adds weight[lane] times the vectors of a tile to a lane's two dimensions. The weights go round
+// through `room`, which is the warp's.
+__device__ inline void AddWeighted(float weight, const float* vectors, uint32_t dim, float* room,
                                    float (&sum)[2]) {
   const uint32_t lane = threadIdx.x % kWarp;
+  // Until nobody reads the weights before these.
+  __syncwarp();
+  room[lane] = weight;
+  __syncwarp();
   for (int other = 0; other < kTile; ++other) {
-    const float w = __shfl_sync(kAllLanes, weight, other);
+    const float w = room[other];
     const float* vector = vectors + other * kStride;
     if (lane < dim) sum[0] = fmaf(w, vector[lane], sum[0]);
     if (lane + kWarp < dim) sum[1] = fmaf(w, vector[lane + kWarp], sum[1]);
@@ -165,14 +175,14 @@ struct Running {
 };
 
 __device__ inline void AddKeys(float score, bool attends, const float* values, uint32_t dim,
-                               Running* r) {
+                               float* room, Running* r) {
   const float largest = fmaxf(r->largest, WarpMax(attends ? score : kExcludedScore));
   const float weight = attends ? expf(score - largest) : 0.0f;
   const float keep = expf(r->largest - largest);
   r->sum = r->sum * keep + WarpSum(weight);
   r->out[0] *= keep;
   r->out[1] *= keep;
-  AddWeighted(weight, values, dim, r->out);
+  AddWeighted(weight, values, dim, room, r->out);
   r->largest = largest;
 }
 
@@ -191,6 +201,7 @@ __global__ void AttentionForwardKernel(AttentionInputs<T> a, ForwardOutputs<T> o
   float* k = carver.Take<float>(kTile * kStride);
   float* v = carver.Take<float>(kTile * kStride);
   float* lengths = carver.Take<float>(kTile);
+  float* const room = TakeWarpsRoom(&carver);
   const AttentionShape& s = a.s;
   const uint32_t window = blockIdx.x / s.heads, head = blockIdx.x % s.heads;
   const uint32_t first = blockIdx.y * kTile, lane = threadIdx.x % kWarp;
@@ -216,7 +227,7 @@ __global__ void AttentionForwardKernel(AttentionInputs<T> a, ForwardOutputs<T> o
       const Pair pair = PairOf(queries, first, query, keys, first_key, lane);
       float score = scale * Dot(q + query * kStride, k + lane * kStride, s.dim);
       const bool attends = AddBias(s, bias, pair, &score);
-      AddKeys(score, attends, v, s.dim, &running[r]);
+      AddKeys(score, attends, v, s.dim, room, &running[r]);
     }
   }
 #pragma unroll
@@ -288,6 +299,7 @@ __global__ void QueryGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) 
   float* q_lengths = carver.Take<float>(kTile);
   float* k_lengths = carver.Take<float>(kTile);
   double* totals = carver.Take<double>(kMaxWarps);
+  float* const room = TakeWarpsRoom(&carver);
   const AttentionShape& s = a.s;
   const uint32_t window = blockIdx.x / s.heads, head = blockIdx.x % s.heads;
   const uint32_t first = blockIdx.y * kTile, lane = threadIdx.x % kWarp;
@@ -327,7 +339,7 @@ __global__ void QueryGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) 
         } else {
           const float dscore = weight * (dweight - delta[r]);
           dscale += dscore * product;
-          AddWeighted(dscore * scale, k, s.dim, dq[r]);
+          AddWeighted(dscore * scale, k, s.dim, room, dq[r]);
         }
       }
     }
@@ -433,6 +445,7 @@ __global__ void KeyGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) {
   SharedCarver carver;
   const QueryTile queries = TakeQueryTile(&carver);
   const KeyTile keys = TakeKeyTile(&carver);
+  float* const room = TakeWarpsRoom(&carver);
   const AttentionShape& s = a.s;
   const uint32_t window = blockIdx.x / s.heads, head = blockIdx.x % s.heads;
   const uint32_t first = blockIdx.y * kTile;
@@ -450,8 +463,8 @@ __global__ void KeyGradientsKernel(AttentionInputs<T> a, BackwardArrays<T> b) {
       float dscore;
       const float weight = WeightOf(s, bias, scale, queries, first_query, lane, keys, first,
                                     warp * kRows + r, &dscore);
-      AddWeighted(weight, queries.dout, s.dim, dv[r]);
-      AddWeighted(dscore * scale, queries.q, s.dim, dk[r]);
+      AddWeighted(weight, queries.dout, s.dim, room, dv[r]);
+      AddWeighted(dscore * scale, queries.q, s.dim, room, dk[r]);
     }
   }
   for (int r = 0; r < kRows; ++r) {

@@ -29,19 +29,28 @@ double Product(const TensorView& a, const TensorView& b) {
   return 2.0 * static_cast<double>(a.shape[0]) * static_cast<double>(b.NumElements());
 }
 
-void LinearForward(const LinearForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const LinearForwardArgs& a, Context& c) {
   Count(c, Product(a.x, a.weight), {&a.x, &a.weight, &a.bias, &a.y});
 }
-
-void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+void LinearForward(const LinearForwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, Product(a.dy, a.weight), {&a.dy, &a.weight, &a.dx});
+  CountOf(a, c);
 }
 
+void CountOf(const LinearBackwardInputArgs& a, Context& c) {
+  Count(c, Product(a.dy, a.weight), {&a.dy, &a.weight, &a.dx});
+}
+void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const LinearBackwardWeightArgs& a, Context& c) {
+  Count(c, Product(a.dy, a.dweight), {&a.dy, &a.x, &a.dweight, &a.dbias});
+}
 void LinearBackwardWeight(const LinearBackwardWeightArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, Product(a.dy, a.dweight), {&a.dy, &a.x, &a.dweight, &a.dbias});
+  CountOf(a, c);
 }
 
 // Of one product of all windows' scores with vectors: for each window, its tokens that attend times
@@ -189,6 +198,18 @@ void TouchScratch(const Args& args, Context& context) {
   cuda::TakeScratch(args, context);
 }
 
+void LinearForward(const LinearForwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LinearBackwardWeight(const LinearBackwardWeightArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
 void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) { CountOf(a, c); }
 void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
@@ -275,9 +296,9 @@ const OpTable& DryRunOps() {
 const OpTable& CudaDryRunOps() {
   static const OpTable table = [] {
     OpTable ops = DryRunOps();
-    ops.linear_forward = nullptr;
-    ops.linear_backward_input = nullptr;
-    ops.linear_backward_weight = nullptr;
+    ops.linear_forward = on_cuda::LinearForward;
+    ops.linear_backward_input = on_cuda::LinearBackwardInput;
+    ops.linear_backward_weight = on_cuda::LinearBackwardWeight;
     ops.window_attention_forward = on_cuda::WindowAttentionForward;
     ops.window_attention_backward = on_cuda::WindowAttentionBackward;
     ops.position_table_forward = on_cuda::PositionTableForward;

@@ -1,5 +1,4 @@
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include "tests/kernels/op_check.h"
 
@@ -158,18 +157,6 @@ TEST(Linear, BlocksInTwoDirections) {
   CheckOp([&](uint64_t seed) { return Forward({2, 1030, 1026}, o, 1, seed); });
   CheckOp([&](uint64_t seed) { return BackwardInput({1026, 2, 1030}, o, seed); });
   CheckOp([&](uint64_t seed) { return BackwardWeight({2, 1026, 1030}, o, seed); });
-}
-
-// Float32 is the processor's own everywhere; no set of instructions below AVX-512 has the others.
-TEST(Linear, NativeDtypes) {
-  for (int64_t target : InstructionSets()) {
-    UseInstructionSet use(target);
-    EXPECT_TRUE(CpuHasNative(DType::kF32));
-    if (target > HWY_AVX3) {
-      EXPECT_FALSE(CpuHasNative(DType::kBF16));
-      EXPECT_FALSE(CpuHasNative(DType::kF16));
-    }
-  }
 }
 
 TEST(Linear, ReferenceGradients) {
