@@ -214,11 +214,14 @@ extern "C" void __tsan_write_range(void* address, long bytes) {
 extern "C" void __tsan_init() { swinfleet::emulator::shadow.on = true; }
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
-// Of host code in the same files: exceptions, and counts of references.
+// Of host code in the same files: exceptions, counts of references, variables that are made once.
 extern "C" void __tsan_vptr_update(void**, void*) {}
 extern "C" void __tsan_vptr_read(void**) {}
 extern "C" int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
   const int before = *address;
   *address = before + value;
   return before;
+}
+extern "C" unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) {
+  return *address;
 }
