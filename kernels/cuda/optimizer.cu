@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <span>
+#include <type_traits>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
@@ -53,16 +54,16 @@ struct AdamWFactors {
 
 // Every product and sum is written as the instruction that it is, so that weights of all kinds go
 // through the same roundings.
-template <typename Weights>
+template <typename Weights, typename Gradient>
 struct AdamWStep {
   static constexpr int kMoments = 2;
   Weights weights;
-  const float* grad;
+  const Gradient* grad;
   AdamWFactors f;
 
   // The step of element i, with its moments m and v.
   __device__ void operator()(int64_t i, float (&moments)[2]) const {
-    const float g = __fmul_rn(grad[i], f.grad_scale);
+    const float g = __fmul_rn(ToFloat(grad[i]), f.grad_scale);
     const float mean = fmaf(__fadd_rn(g, -moments[0]), f.one_minus_beta1, moments[0]);
     const float square = fmaf(__fmul_rn(g, g), f.one_minus_beta2, __fmul_rn(moments[1], f.beta2));
     moments[0] = mean;
@@ -76,16 +77,16 @@ struct SgdFactors {
   float learning_rate, momentum, weight_decay, grad_scale;
 };
 
-template <typename Weights>
+template <typename Weights, typename Gradient>
 struct SgdStep {
   static constexpr int kMoments = 1;
   Weights weights;
-  const float* grad;
+  const Gradient* grad;
   SgdFactors f;
 
   __device__ void operator()(int64_t i, float (&momentum)[1]) const {
     const float weight = weights.Load(i);
-    const float g = fmaf(f.weight_decay, weight, __fmul_rn(grad[i], f.grad_scale));
+    const float g = fmaf(f.weight_decay, weight, __fmul_rn(ToFloat(grad[i]), f.grad_scale));
     momentum[0] = fmaf(f.momentum, momentum[0], g);
     weights.Store(fmaf(-f.learning_rate, fmaf(f.momentum, momentum[0], g), weight), i);
   }
@@ -207,6 +208,14 @@ void DispatchWeights(const TensorView& param, const TensorView& master, const Ru
   }
 }
 
+// Calls run(gradient) with the gradient's elements, float32 or bfloat16.
+template <typename Run>
+void DispatchGradient(const TensorView& grad, const Run& run) {
+  CHECK(grad.dtype == DType::kF32 || grad.dtype == DType::kBF16) << NameOf(grad.dtype);
+  if (grad.dtype == DType::kF32) return run(Elements<float>(grad));
+  return run(Elements<__nv_bfloat16>(grad));
+}
+
 // A warp a chunk, each lane every 32nd element, then the lanes' sums by the same tree: one order on
 // every device.
 template <typename T>
@@ -231,7 +240,6 @@ void AdamW(const AdamWArgs& args, Context& context) {
   CHECK_EQ(args.grad.NumElements(), n);
   CHECK_GE(args.step, 1);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad});
   const std::array moments = {args.m, args.v};
   CheckMoments(moments, args.rounding, n);
   const double correction1 = 1 - std::pow(args.beta1, args.step);
@@ -247,8 +255,11 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   DispatchWeights(args.param, args.master, [&](auto weights) {
-    RunStep(AdamWStep<decltype(weights)>{weights, Elements<float>(args.grad), factors}, moments,
-            args.rounding, n, context);
+    DispatchGradient(args.grad, [&](const auto* grad) {
+      using Gradient = std::remove_cvref_t<decltype(*grad)>;
+      RunStep(AdamWStep<decltype(weights), Gradient>{weights, grad, factors}, moments,
+              args.rounding, n, context);
+    });
   });
 }
 
@@ -256,7 +267,6 @@ void Sgd(const SgdArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
   CHECK_EQ(args.grad.NumElements(), n);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad});
   const std::array moments = {args.momentum};
   CheckMoments(moments, args.rounding, n);
   const SgdFactors factors = {
@@ -266,8 +276,11 @@ void Sgd(const SgdArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   DispatchWeights(args.param, args.master, [&](auto weights) {
-    RunStep(SgdStep<decltype(weights)>{weights, Elements<float>(args.grad), factors}, moments,
-            args.rounding, n, context);
+    DispatchGradient(args.grad, [&](const auto* grad) {
+      using Gradient = std::remove_cvref_t<decltype(*grad)>;
+      RunStep(SgdStep<decltype(weights), Gradient>{weights, grad, factors}, moments, args.rounding,
+              n, context);
+    });
   });
 }
 
