@@ -31,18 +31,20 @@ Images a second: medians, with the smallest and the largest; the best step or ru
 counts. PyTorch runs twice in each pair, as it is and with glibc told never to give memory back; the
 faster setting is shown. Ratio: the median of the pairs' own. Memory beyond state, MiB: the process's
 largest size (of PyTorch what it grew by after its imports, in the setting that takes less), less 16
-bytes a parameter. Products: the share of Swinfleet's step that its matrix products would take at the
-peak measured beside it, %.
+bytes a parameter; of ranks the whole process of rank 0 (of PyTorch's again what it grew by). Products:
+the share of Swinfleet's step that its matrix products would take at the peak measured beside it, %.
 """
 NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
-QUICK_START = "deploy/jobs/fashion_mnist.yaml"
-
+RANKS = 2
 
 # What is measured: the command of `swinfleet bench`, its option for how often, and the peer.
 KINDS = {
     "step": ("--steps", ["benchmarks/torch_step.py"], "--steps"),
     "inference": ("--runs", ["benchmarks/torch_step.py", "--inference"], "--steps"),
     "data": ("--batches", ["benchmarks/torch_data.py"], "--batches"),
+    "ranks": ("--steps",
+              ["-m", "torch.distributed.run", "--nproc_per_node", str(RANKS),
+               "benchmarks/torch_ranks.py"], "--steps"),
 }
 
 
@@ -68,6 +70,8 @@ def rows(pictures):
     """All rows of the table; `pictures` is the folder that the data path reads."""
     tiny = "--model swinv2_tiny_window8_256 --dtype"
     base = "--model swinv2_base_window16_256 --batch 2 --dtype"
+    ranks = "--model swinv2_tiny_window8_256 --batch 4"
+    our_ranks = f"--dtype fp32 --micro-batches {RANKS} --reductions reproducible --stages"
     return [
         Row("t_w8_fp32", "SwinV2-T w8 256, batch 8, fp32", f"{tiny} fp32 --batch 8"),
         Row("t_w8_bf16", "the same, bf16", f"{tiny} bf16 --batch 8"),
@@ -88,33 +92,30 @@ def rows(pictures):
             kind="inference", count=30),
         Row("inference_t_32", "inference, SwinV2-T w8 256, batch 32, fp32",
             f"{tiny} fp32 --batch 32", kind="inference"),
+        Row("ranks_zero_1",
+            f"SwinV2-T over {RANKS} ranks of 1 thread, 4 pictures each, fp32: ZeRO 1; DDP",
+            ranks, f"{our_ranks} 1", "--mode ddp", kind="ranks", threads=1),
+        Row("ranks_zero_3", "the same: ZeRO 3; FSDP", ranks, f"{our_ranks} 3", "--mode fsdp",
+            kind="ranks", threads=1),
         Row("data", "data path: JPEGs to batches of 224 x 224", f"--data {pictures}", kind="data",
             count=40),
         Row("data_1", "the same, 1 thread", f"--data {pictures}", kind="data", count=20, threads=1),
     ]
 
 
-def last_line(command, environment):
-    """What the command says on its last line, as JSON."""
-    done = subprocess.run(command, env=dict(os.environ, **environment), stdout=subprocess.PIPE,
-                          check=False, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} ended with status {done.returncode}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def run_ours(row, args):
-    return last_line(
-        ["build/bin/swinfleet", "bench", row.kind, *row.common.split(), *row.ours.split(),
-         KINDS[row.kind][0], str(row.count), "--threads", str(row.threads or args.threads),
-         "--json"], {})
+    launcher = machine.mpirun(RANKS) if row.kind == "ranks" else []
+    measured = machine.last_json(
+        *launcher, "build/bin/swinfleet-bench", row.kind, *row.common.split(), *row.ours.split(),
+        KINDS[row.kind][0], str(row.count), "--threads", str(row.threads or args.threads), "--json")
+    return measured["rows"][0] if row.kind == "ranks" else measured
 
 
 def run_peer(row, args, environment):
     _, program, count = KINDS[row.kind]
-    return last_line(
-        [args.python, *program, *row.common.split(), *row.peer.split(), count, str(row.count),
-         "--threads", str(row.threads or args.threads)], environment)
+    return machine.last_json(
+        args.python, *program, *row.common.split(), *row.peer.split(), count, str(row.count),
+        "--threads", str(row.threads or args.threads), **environment)
 
 
 def run_row(row, args):
@@ -149,9 +150,8 @@ def recorded(args, row, host):
     return record if record["conditions"] == conditions(args, host) else None
 
 
-def memory_cells(rounds):
-    """Ours, the least that the peer took, and the share."""
-    parameters = rounds[0]["default"]["parameters"]
+def memory_cells(rounds, parameters):
+    """Ours beyond the state of so many parameters, the least that the peer took, and the share."""
     ours, *theirs = [
         statistics.median(figures.beyond_state(peak, parameters)
                           for peak in figures.one_of(rounds, who, "peak_mib"))
@@ -166,10 +166,12 @@ def cells(row, rounds):
               for who in (OURS, setting)]
     ratio = figures.spread(figures.ratios(rounds, OURS, setting, "images_per_s"), 2)
     line = [row.name, speeds[0], f"{speeds[1]}, {setting}", ratio]
+    if row.kind == "ranks":
+        return line + memory_cells(rounds, 0)
     if row.kind != "step":
         return line
     shares = [100 * share for share in figures.one_of(rounds, OURS, "gemm_share")]
-    return line + memory_cells(rounds) + [figures.spread(shares, 0)]
+    return line + memory_cells(rounds, rounds[0]["default"]["parameters"]) + [figures.spread(shares, 0)]
 
 
 def section(args, host):
@@ -236,4 +238,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(str(error))

@@ -1,17 +1,26 @@
 """What a benchmark ran on."""
 import json
+import os
 import subprocess
 
 import figures
 
 
-def output(*command):
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+def output(*command, **environment):
+    """What a program prints, run with these variables besides the present ones."""
+    return subprocess.run(command, env=dict(os.environ, **environment), stdout=subprocess.PIPE,
+                          check=True, text=True).stdout.strip()
 
 
-def last_json(*command):
+def last_json(*command, **environment):
     """The object on the last line that a program prints; what goes wrong it says itself."""
-    return json.loads(output(*command).splitlines()[-1])
+    return json.loads(output(*command, **environment).splitlines()[-1])
+
+
+def mpirun(ranks):
+    """What starts a program as so many ranks on this machine, also as the user root."""
+    as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    return ["mpirun", *as_root, "--oversubscribe", "-n", str(ranks)]
 
 
 def describe():

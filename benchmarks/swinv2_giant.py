@@ -198,10 +198,7 @@ def train(job, ranks, log):
     """Runs the job to its end; the ranks' largest sizes together."""
     peak = PeakMemory(job)
     peak.start()
-    command = ["mpirun", "--oversubscribe", "-n", str(ranks), os.path.join(BIN, "swinfleet-worker"),
-               "--job", job]
-    if os.geteuid() == 0:
-        command.insert(1, "--allow-run-as-root")
+    command = [*machine.mpirun(ranks), os.path.join(BIN, "swinfleet-worker"), "--job", job]
     with open(log, "ab") as file:
         done = subprocess.run(command, stdout=file, stderr=file, check=False)
     if done.returncode != 0:

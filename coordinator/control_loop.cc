@@ -31,7 +31,8 @@ const Job* ControlView::FindJob(const std::string& job_id) const {
 
 JobStatus ControlView::View(const Job& job, RankDetail detail) const {
   const auto found = progress.find(job.id);
-  return ViewJob(state, job, found == progress.end() ? nullptr : &found->second, uptime, detail);
+  return ViewJob(state, settings, job, found == progress.end() ? nullptr : &found->second, uptime,
+                 detail);
 }
 
 ControlLoop::ControlLoop(JobStore* jobs, LogStore* logs, const Settings& settings)
@@ -45,12 +46,13 @@ Moment ControlLoop::Now() const {
           duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()};
 }
 
-ControlView ControlLoop::View() const { return {state_, progress_, Now().uptime}; }
+ControlView ControlLoop::View() const { return {state_, progress_, settings_, Now().uptime}; }
 
 grpc::Status ControlLoop::Start() {
   JobStore::Contents contents;
   if (grpc::Status status = jobs_->Load(&contents); !status.ok()) return status;
-  state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), Now().uptime);
+  state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), std::move(contents.hosts),
+                   Now());
   progress_ = std::move(contents.progress);
   CheckInvariants(state_);
   LOG(INFO) << "the store holds " << state_.jobs.size() << " jobs, " << state_.open_jobs.size()
@@ -165,6 +167,7 @@ void ControlLoop::ApplyRequest(const Event& event, const ReplyFunction& function
   for (const JobLine& line : effects.job_lines) AppendLine(line);
   dirty_jobs_.merge(effects.store_jobs);
   dirty_fleets_.merge(effects.store_fleets);
+  dirty_hosts_.merge(effects.store_hosts);
   held_changes_.merge(effects.changed_jobs);
   held_queue_changed_ = held_queue_changed_ || effects.queue_changed;
   std::move(effects.sends.begin(), effects.sends.end(), std::back_inserter(held_sends_));
@@ -334,6 +337,14 @@ grpc::Status ControlLoop::WriteDirty(std::vector<std::string>* stored) {
       batch.fleets.push_back(&fleet->second);
     }
   }
+  for (const std::string& name : dirty_hosts_) {
+    const auto host = state_.hosts.find(name);
+    if (host == state_.hosts.end()) {
+      batch.dropped_hosts.push_back(name);
+    } else {
+      batch.hosts.push_back(&host->second);
+    }
+  }
   for (const std::string& job_id : dirty_progress_) {
     batch.progress.emplace_back(job_id, &progress_.at(job_id));
   }
@@ -346,6 +357,7 @@ grpc::Status ControlLoop::WriteDirty(std::vector<std::string>* stored) {
   LOG_IF(INFO, !store_status_.ok()) << "the store can be written again";
   dirty_jobs_.clear();
   dirty_fleets_.clear();
+  dirty_hosts_.clear();
   dirty_progress_.clear();
   progress_at_ = Now().uptime + kProgressInterval;
   return status;

@@ -31,6 +31,7 @@ namespace swinfleet::coordinator {
 struct ControlView {
   const ControlState& state;
   const std::map<std::string, Progress>& progress;
+  const Settings& settings;
   double uptime;
 
   // The job, unless nobody may know of it yet.
@@ -99,7 +100,9 @@ class ControlLoop {
 
   // ---- Durability ----
   void Settle();
-  bool Dirty() const { return !dirty_jobs_.empty() || !dirty_fleets_.empty(); }
+  bool Dirty() const {
+    return !dirty_jobs_.empty() || !dirty_fleets_.empty() || !dirty_hosts_.empty();
+  }
   grpc::Status WriteDirty(std::vector<std::string>* stored);
   void StoreFailed(const grpc::Status& status);
   void Release();
@@ -136,6 +139,7 @@ class ControlLoop {
 
   std::set<std::string> dirty_jobs_;
   std::set<std::string> dirty_fleets_;
+  std::set<std::string> dirty_hosts_;
   std::set<std::string> dirty_progress_;
   // Held back until what is dirty is durable.
   std::vector<Send> held_sends_;

@@ -3,15 +3,64 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace swinfleet::coordinator {
+namespace {
+
+constexpr double kLongestPause = 600;
+constexpr double kHalfLife = 3600;
+
+// What users have, counted anew.
+std::map<std::string, UserLoad> CountLoads(const std::map<std::string, Job>& jobs) {
+  std::map<std::string, UserLoad> loads;
+  for (const auto& [id, job] : jobs) {
+    if (IsEnded(job.state)) continue;
+    UserLoad& load = loads[job.user];
+    ++load.jobs;
+    if (job.attempt_open) load.ranks += job.attempt_ranks;
+  }
+  return loads;
+}
+
+}  // namespace
 
 bool IsEnded(JobState state) { return state == SUCCEEDED || state == FAILED || state == CANCELLED; }
 
 bool IsWaiting(const Job& job) {
   if (!job.durable || job.attempt_open) return false;
   return job.state == QUEUED || job.state == RECOVERING;
+}
+
+const Job* AwaitedJob(const ControlState& state, const Job& job) {
+  for (const std::string& id : job.after) {
+    const Job& before = state.jobs.at(id);
+    if (before.state != SUCCEEDED) return &before;
+  }
+  return nullptr;
+}
+
+double RunSeconds(const Job& job, double uptime) {
+  return job.run_seconds + (job.attempt_open ? uptime - job.clocked_uptime : 0);
+}
+
+double RestartPause(const Job& job) {
+  if (job.deaths == 0) return 0;
+  const double pause = std::ldexp(job.queue.restart_pause, static_cast<int>(job.deaths) - 1);
+  return std::min(pause, std::max(kLongestPause, job.queue.restart_pause));
+}
+
+double HostFailures(const Host& host, double unix_time) {
+  // A clock that is put back forgets nothing.
+  return host.failures * std::exp2(-std::max(0.0, unix_time - host.counted_at) / kHalfLife);
+}
+
+void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int64_t ranks) {
+  UserLoad& load = state->users[user];
+  load.jobs = static_cast<uint32_t>(load.jobs + jobs);
+  load.ranks = static_cast<uint32_t>(load.ranks + ranks);
+  if (load.jobs == 0) state->users.erase(user);
 }
 
 bool IsAssignable(const Launch& launch) {
@@ -64,37 +113,54 @@ bool HoldsRunFolder(const Job& job) {
   return !IsEnded(job.state) || job.state == SUCCEEDED || !job.last_checkpoint.empty();
 }
 
-ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, double uptime) {
+ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vector<Host> hosts,
+                     Moment now) {
   ControlState state;
+  for (Host& host : hosts) {
+    std::string name = host.name;
+    state.hosts.emplace(std::move(name), std::move(host));
+  }
   for (Fleet& fleet : fleets) {
     fleet.heard = false;
     fleet.launch.job_id.clear();
     fleet.launch.ranks.assign(fleet.launch.world_size, Rank{});
-    for (Rank& rank : fleet.launch.ranks) rank.heard_at = uptime;
+    for (Rank& rank : fleet.launch.ranks) rank.heard_at = now.uptime;
     std::string name = fleet.name;
     state.fleets.emplace(std::move(name), std::move(fleet));
   }
   for (Job& job : jobs) {
     job.durable = true;
+    if (job.attempt_open) {
+      job.run_seconds += std::max(0.0, now.unix_time - job.clocked);
+      job.clocked = now.unix_time;
+    }
+    job.clocked_uptime = job.waits_since = now.uptime;
+    if (job.state == RECOVERING) job.restart_at = now.uptime + RestartPause(job);
     state.next_number = std::max(state.next_number, job.number + 1);
     state.job_order[job.number] = job.id;
-    if (!IsEnded(job.state)) state.open_jobs[job.number] = job.id;
+    if (!IsEnded(job.state)) state.open_jobs[KeyOf(job)] = job.id;
     state.submissions[job.submission_id] = job.id;
     if (HoldsRunFolder(job)) state.run_dirs[job.run_dir] = job.id;
     if (job.attempt_open) state.fleets.at(job.fleet).launch.job_id = job.id;
     std::string id = job.id;
     state.jobs.emplace(std::move(id), std::move(job));
   }
+  state.users = CountLoads(state.jobs);
   return state;
 }
 
 namespace {
 
 void CheckJob(const ControlState& state, const Job& job) {
-  CHECK_EQ(!IsEnded(job.state), state.open_jobs.contains(job.number)) << job.id;
+  CHECK_EQ(!IsEnded(job.state), state.open_jobs.contains(KeyOf(job))) << job.id;
   CHECK_EQ(state.submissions.at(job.submission_id), job.id);
   if (HoldsRunFolder(job)) CHECK_EQ(state.run_dirs.at(job.run_dir), job.id);
-  if (job.state == RUNNING || job.state == CANCELLING) CHECK(job.attempt_open) << job.id;
+  if (job.state == RUNNING) CHECK(job.attempt_open) << job.id;
+  CHECK_EQ(job.stop == Stop::kCancelled, job.state == CANCELLING) << job.id;
+  CHECK_EQ(job.stop == Stop::kPreempted || job.stop == Stop::kRunTime, job.state == STOPPING)
+      << job.id;
+  if (job.stop != Stop::kNone) CHECK(job.attempt_open) << job.id;
+  if (job.attempt > 0) CHECK(AwaitedJob(state, job) == nullptr) << job.id;
   if (job.state == QUEUED || IsEnded(job.state)) CHECK(!job.attempt_open) << job.id;
   CHECK_LT(job.deaths, kMaxDeaths + (job.state == FAILED ? 1 : 0)) << job.id;
   if (!job.attempt_open) return;
@@ -127,6 +193,12 @@ void CheckInvariants(const ControlState& state) {
     CHECK_EQ(state.fleets.at(address.fleet).launch.ranks.at(address.rank).stream, stream);
   }
   CHECK_EQ(state.jobs.size(), state.job_order.size());
+  const std::map<std::string, UserLoad> loads = CountLoads(state.jobs);
+  CHECK_EQ(loads.size(), state.users.size());
+  for (const auto& [user, load] : loads) {
+    CHECK_EQ(load.jobs, state.users.at(user).jobs) << user;
+    CHECK_EQ(load.ranks, state.users.at(user).ranks) << user;
+  }
 }
 
 }  // namespace swinfleet::coordinator

@@ -17,6 +17,7 @@
 
 #include "proto/coordinator.pb.h"
 #include "proto/job.pb.h"
+#include "proto/queue.h"
 
 namespace swinfleet::coordinator {
 
@@ -27,6 +28,8 @@ inline constexpr uint32_t kMaxWorldSize = 16384;
 inline constexpr size_t kMaxClosedLaunches = 64;
 // Deaths of attempts without a new checkpoint between them that fail a job.
 inline constexpr uint32_t kMaxDeaths = 3;
+// Hosts whose failures are remembered.
+inline constexpr size_t kMaxHosts = 10000;
 
 // The coordinator's settings that transitions depend on.
 struct Settings {
@@ -34,6 +37,16 @@ struct Settings {
   double lost_after = 4;
   // Seconds between two heartbeats of a rank.
   double heartbeat = 1;
+  // Seconds for which a job waits for a free fleet with all of its ranks, before it goes on with
+  // fewer (schedule.min_ranks) or a job of lower priority is asked to make room for it.
+  double patience = 30;
+  // What each user may have at once: ranks of jobs that run, and jobs that wait or run. 0: any
+  // number.
+  uint32_t max_user_ranks = 0;
+  uint32_t max_user_jobs = 0;
+  // Failures of a host, within about an hour, after which fleets are started without it. 0: they
+  // never are.
+  uint32_t host_failures = 2;
 };
 
 // When an event happened.
@@ -44,12 +57,21 @@ struct Moment {
   double uptime = 0;
 };
 
+// Why an attempt was asked to save a checkpoint and to stop. Numbers are stored: never reuse one.
+enum class Stop { kNone = 0, kCancelled = 1, kPreempted = 2, kRunTime = 3 };
+
 struct Job {
   std::string id;
   // Order of submission, from 1.
   uint64_t number = 0;
   std::string submission_id;
+  // Who submitted it: a name that the client gave, and that nobody has checked.
+  std::string user;
   std::shared_ptr<const JobSpec> spec;
+  // spec->schedule()
+  QueueSettings queue;
+  // The jobs that have to succeed before it starts, by id.
+  std::vector<std::string> after;
   // spec->run_dir() in a normal form, by which two jobs' folders are compared.
   std::string run_dir;
   // Ranks that the job takes; 0 means all of its fleet.
@@ -68,8 +90,25 @@ struct Job {
   std::string fleet;
   std::string launch_id;
   uint32_t attempt_ranks = 0;
-  // Deaths since the last new checkpoint.
+  // The open attempt was asked to stop; the job is then CANCELLING or STOPPING.
+  Stop stop = Stop::kNone;
+  // Deaths since the last new checkpoint, and since the beginning.
   uint32_t deaths = 0;
+  uint32_t all_deaths = 0;
+  // Hosts that counted a failure because of these deaths, since the last new checkpoint.
+  std::vector<std::string> blamed;
+  // How often it made room for a job of higher priority.
+  uint32_t preemptions = 0;
+
+  // Seconds that its attempts have taken: all before `clocked`, at which `clocked_uptime` was the
+  // uptime. An open attempt goes on taking time.
+  double run_seconds = 0;
+  double clocked = 0;
+  double clocked_uptime = 0;
+  // Uptimes: since when nothing but fleets and other jobs have kept it waiting, and when its pause
+  // after a death is over.
+  double waits_since = 0;
+  double restart_at = 0;
 
   std::string last_checkpoint;
   uint64_t last_checkpoint_step = 0;
@@ -153,14 +192,46 @@ struct RankAddress {
   uint32_t rank = 0;
 };
 
+// A host that launches have lately failed on.
+struct Host {
+  std::string name;
+  // Launches that ended because of a rank on it; halved each hour. As of `counted_at` (unix time).
+  double failures = 0;
+  double counted_at = 0;
+  // Fleets are started without it, until its failures have come down to less than one.
+  bool left_out = false;
+  // The last of them, for people.
+  std::string last;
+};
+
+// The order of the queue.
+struct QueueKey {
+  int32_t priority = 0;
+  uint64_t number = 0;
+  bool operator<(const QueueKey& other) const {
+    return priority != other.priority ? priority > other.priority : number < other.number;
+  }
+};
+inline QueueKey KeyOf(const Job& job) { return {job.queue.priority, job.number}; }
+
+// What a user has now.
+struct UserLoad {
+  // That have not ended.
+  uint32_t jobs = 0;
+  // Of open attempts.
+  uint32_t ranks = 0;
+};
+
 struct ControlState {
   std::map<std::string, Job> jobs;                 // by id
   std::map<uint64_t, std::string> job_order;       // number -> id, all jobs
-  std::map<uint64_t, std::string> open_jobs;       // number -> id, jobs that have not ended
+  std::map<QueueKey, std::string> open_jobs;       // -> id, jobs that have not ended
   std::map<std::string, std::string> submissions;  // submission id -> job id
   std::map<std::string, std::string> run_dirs;     // normal form -> job id
   std::map<std::string, Fleet> fleets;             // by name
   std::map<uint64_t, RankAddress> streams;         // connections that said Hello
+  std::map<std::string, UserLoad> users;           // by name, those that have something
+  std::map<std::string, Host> hosts;               // by name, those that have failed lately
   uint64_t next_number = 1;
 };
 
@@ -169,6 +240,21 @@ bool IsEnded(JobState state);
 
 // The job waits for a fleet: it may be started at once.
 bool IsWaiting(const Job& job);
+
+// Of the jobs that have to succeed before this one, the first that has not; null if all have.
+const Job* AwaitedJob(const ControlState& state, const Job& job);
+
+// Seconds that the job's attempts have taken until now.
+double RunSeconds(const Job& job, double uptime);
+
+// The pause after a death, by how many came without a new checkpoint. Seconds.
+double RestartPause(const Job& job);
+
+// The host's failures by now.
+double HostFailures(const Host& host, double unix_time);
+
+// Adds to what a user has.
+void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int64_t ranks);
 
 // A launch that can take a job now: all of its ranks are connected, heard and idle.
 bool IsAssignable(const Launch& launch);
@@ -196,8 +282,10 @@ bool NeedsTicks(const ControlState& state);
 bool HoldsRunFolder(const Job& job);
 
 // The state after a start of the coordinator, from what the store holds. Open attempts stay open:
-// their workers are expected to come back.
-ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, double uptime);
+// their workers are expected to come back, and have worked meanwhile: their run time goes on from
+// the clock of the wall. Pauses and patience begin anew.
+ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vector<Host> hosts,
+                     Moment now);
 
 // Dies with a CHECK if the state contradicts itself.
 void CheckInvariants(const ControlState& state);

@@ -155,22 +155,29 @@ std::string DescribeSilent(const Launch& launch, uint32_t ranks, double uptime) 
   return text;
 }
 
-std::string DescribeDeath(const Launch& launch, uint32_t ranks, double uptime) {
-  if (!launch.stuck.empty()) return launch.stuck;
-  const Rank* first = nullptr;
-  uint32_t number = 0;
-  bool silent = false;
+std::vector<uint32_t> BlamedRanks(const Launch& launch, uint32_t ranks) {
+  if (!launch.stuck.empty()) return StuckRanks(launch, ranks);
+  std::vector<uint32_t> silent, first;
+  bool connected = false;
   for (uint32_t r = 0; r < Bounded(launch, ranks); ++r) {
     const Rank& rank = launch.ranks[r];
-    silent = silent || (rank.lost && rank.stream != 0);
+    if (rank.lost) silent.push_back(r);
+    connected = connected || (rank.lost && rank.stream != 0);
     if (rank.stream != 0 || !rank.heard) continue;
-    if (first != nullptr && first->gone_at <= rank.gone_at) continue;
-    first = &rank;
-    number = r;
+    if (first.empty() || rank.gone_at < launch.ranks[first[0]].gone_at) first = {r};
   }
-  if (silent) return DescribeSilent(launch, ranks, uptime);
-  if (first == nullptr) return "";
-  return "the first to leave was " + RankName(launch, number) + Position(first->report);
+  return connected ? silent : first;
+}
+
+std::string DescribeDeath(const Launch& launch, uint32_t ranks, double uptime) {
+  if (!launch.stuck.empty()) return launch.stuck;
+  const std::vector<uint32_t> blamed = BlamedRanks(launch, ranks);
+  if (blamed.empty()) return "";
+  const Rank& rank = launch.ranks[blamed[0]];
+  if (rank.lost && (blamed.size() > 1 || rank.stream != 0)) {
+    return DescribeSilent(launch, ranks, uptime);
+  }
+  return "the first to leave was " + RankName(launch, blamed[0]) + Position(rank.report);
 }
 
 std::vector<uint32_t> UpdateStragglers(Launch* launch, uint32_t ranks, double uptime) {

@@ -31,6 +31,9 @@ std::string DescribeSilent(const Launch& launch, uint32_t ranks, double uptime);
 // ranks that were silent, or the rank that left first. Empty when nothing points to one.
 std::string DescribeDeath(const Launch& launch, uint32_t ranks, double uptime);
 
+// The ranks that DescribeDeath names; empty when nothing points to one.
+std::vector<uint32_t> BlamedRanks(const Launch& launch, uint32_t ranks);
+
 // Carries Rank::own on. A rank is a straggler when in two windows of five seconds (and four steps)
 // in a row its own work has taken more than 1.3 times the median of all ranks, until that is below
 // 1.15. Returns the ranks that became one.

@@ -1,12 +1,13 @@
 #include "coordinator/job_store.h"
 
+#include <iterator>
 #include <set>
+#include <sstream>
 
 namespace swinfleet::coordinator {
 namespace {
 
-constexpr int kSchemaVersion = 1;
-
+// Never changed once released: what changes is a step that follows.
 constexpr char kSchema[] = R"(
 CREATE TABLE jobs (
   id TEXT PRIMARY KEY,
@@ -46,24 +47,49 @@ CREATE TABLE closed_launches (
   PRIMARY KEY (fleet, position)
 ))";
 
+// Priorities, dependencies, run time, restarts, quotas and preemption. Jobs of before have the
+// defaults. One that runs has done so since its start, as far as anybody knows.
+constexpr char kScheduling[] = R"(
+ALTER TABLE jobs ADD COLUMN user TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN comes_after TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN stop INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN all_deaths INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN preemptions INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN run_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN clocked REAL NOT NULL DEFAULT 0;
+UPDATE jobs SET all_deaths = max(attempt - 1, 0), clocked = started_at;
+UPDATE jobs SET stop = 1 WHERE state = 4)";
+
+constexpr char kHosts[] = R"(
+CREATE TABLE hosts (
+  name TEXT PRIMARY KEY,
+  failures REAL NOT NULL,
+  counted_at REAL NOT NULL,
+  left_out INTEGER NOT NULL,
+  last TEXT NOT NULL
+))";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
-    "last_checkpoint_step, last_checkpoint_attempt, submitted_at, started_at, ended_at) "
-    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
+    "last_checkpoint_step, last_checkpoint_attempt, submitted_at, started_at, ended_at, user, "
+    "comes_after, stop, all_deaths, preemptions, run_seconds, clocked) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET "
     "state=excluded.state, reason=excluded.reason, attempt=excluded.attempt, "
     "attempt_open=excluded.attempt_open, fleet=excluded.fleet, launch_id=excluded.launch_id, "
     "attempt_ranks=excluded.attempt_ranks, deaths=excluded.deaths, "
     "last_checkpoint=excluded.last_checkpoint, "
     "last_checkpoint_step=excluded.last_checkpoint_step, "
     "last_checkpoint_attempt=excluded.last_checkpoint_attempt, "
-    "started_at=excluded.started_at, ended_at=excluded.ended_at";
+    "started_at=excluded.started_at, ended_at=excluded.ended_at, stop=excluded.stop, "
+    "all_deaths=excluded.all_deaths, preemptions=excluded.preemptions, "
+    "run_seconds=excluded.run_seconds, clocked=excluded.clocked";
 
 constexpr char kGetJobs[] =
     "SELECT id, number, submission_id, run_dir, spec, state, reason, attempt, attempt_open, "
     "fleet, launch_id, attempt_ranks, deaths, last_checkpoint, last_checkpoint_step, "
-    "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress "
-    "FROM jobs ORDER BY number";
+    "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress, user, comes_after, "
+    "stop, all_deaths, preemptions, run_seconds, clocked FROM jobs ORDER BY number";
 
 grpc::Status Damaged(const Database& database, const std::string& what) {
   return {grpc::StatusCode::DATA_LOSS,
@@ -72,6 +98,20 @@ grpc::Status Damaged(const Database& database, const std::string& what) {
 
 // A value that no version of this program writes means that something else did.
 bool KnownState(int64_t state) { return state != 0 && JobState_IsValid(static_cast<int>(state)); }
+
+bool KnownStop(int64_t stop) { return stop >= 0 && stop <= static_cast<int64_t>(Stop::kRunTime); }
+
+// Ids have no spaces.
+std::string Join(const std::vector<std::string>& ids) {
+  std::string text;
+  for (const std::string& id : ids) text += (text.empty() ? "" : " ") + id;
+  return text;
+}
+
+std::vector<std::string> Split(const std::string& text) {
+  std::istringstream words(text);
+  return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+}
 
 bool KnownPhase(int64_t phase) {
   return phase >= 0 && phase <= static_cast<int64_t>(LaunchPhase::kFenced);
@@ -83,7 +123,7 @@ grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>
   std::unique_ptr<JobStore> store(new JobStore);
   grpc::Status status =
       Database::Open(folder + "/jobs.sqlite", /*durable=*/true, &store->database_);
-  if (status.ok()) status = store->database_->PrepareSchema(kSchemaVersion, kSchema);
+  if (status.ok()) status = store->database_->PrepareSchema({kSchema, kScheduling, kHosts});
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;
@@ -101,7 +141,11 @@ grpc::Status JobStore::PrepareStatements() {
       {&put_closed_,
        "INSERT INTO closed_launches (fleet, position, launch_id, phase) VALUES (?,?,?,?)"},
       {&drop_fleet_, "DELETE FROM fleets WHERE name=?"},
-      {&drop_closed_, "DELETE FROM closed_launches WHERE fleet=?"}};
+      {&drop_closed_, "DELETE FROM closed_launches WHERE fleet=?"},
+      {&put_host_,
+       "INSERT OR REPLACE INTO hosts (name, failures, counted_at, left_out, last) "
+       "VALUES (?,?,?,?,?)"},
+      {&drop_host_, "DELETE FROM hosts WHERE name=?"}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
     if (!(*statement)->status().ok()) return (*statement)->status();
@@ -129,6 +173,13 @@ grpc::Status JobStore::WriteJob(const Job& job) {
       .Bind(job.submitted_at)
       .Bind(job.started_at)
       .Bind(job.ended_at)
+      .Bind(job.user)
+      .Bind(Join(job.after))
+      .Bind(static_cast<int64_t>(job.stop))
+      .Bind(static_cast<int64_t>(job.all_deaths))
+      .Bind(static_cast<int64_t>(job.preemptions))
+      .Bind(job.run_seconds)
+      .Bind(job.clocked)
       .Run();
 }
 
@@ -170,6 +221,12 @@ grpc::Status JobStore::Write(const Batch& batch) {
   }
   for (const Job* job : batch.jobs) {
     if (status.ok()) status = WriteJob(*job);
+  }
+  for (const Host* host : batch.hosts) {
+    if (status.ok()) status = WriteHost(*host);
+  }
+  for (const std::string& name : batch.dropped_hosts) {
+    if (status.ok()) status = drop_host_->Bind(name).Run();
   }
   for (const auto& [job_id, progress] : batch.progress) {
     if (!status.ok()) break;
@@ -214,6 +271,21 @@ grpc::Status JobStore::LoadFleets(Contents* out) {
   return closed.status();
 }
 
+namespace {
+
+// The columns of kScheduling, the last of a row.
+void ReadScheduling(Statement* row, Job* job) {
+  job->user = row->Text();
+  job->after = Split(row->Text());
+  job->stop = static_cast<Stop>(row->Int());
+  job->all_deaths = static_cast<uint32_t>(row->Int());
+  job->preemptions = static_cast<uint32_t>(row->Int());
+  job->run_seconds = row->Double();
+  job->clocked = row->Double();
+}
+
+}  // namespace
+
 grpc::Status JobStore::LoadJobs(Contents* out) {
   Statement rows(database_.get(), kGetJobs);
   while (rows.Next()) {
@@ -227,6 +299,8 @@ grpc::Status JobStore::LoadJobs(Contents* out) {
       return Damaged(*database_, "the specification of job " + job.id);
     }
     job.wanted_ranks = spec->parallel().ranks();
+    // A rule that came after the job was accepted is no fault of it.
+    ReadQueueSettings(*spec, &job.queue);
     job.spec = std::move(spec);
     const int64_t state = rows.Int();
     if (!KnownState(state)) return Damaged(*database_, "the state of job " + job.id);
@@ -249,24 +323,58 @@ grpc::Status JobStore::LoadJobs(Contents* out) {
         return Damaged(*database_, "the progress of job " + job.id);
       }
     }
+    ReadScheduling(&rows, &job);
+    const int64_t stop = static_cast<int64_t>(job.stop);
+    if (!KnownStop(stop)) return Damaged(*database_, "the state of job " + job.id);
     out->jobs.push_back(std::move(job));
+  }
+  return rows.status();
+}
+
+grpc::Status JobStore::WriteHost(const Host& host) {
+  return put_host_->Bind(host.name)
+      .Bind(host.failures)
+      .Bind(host.counted_at)
+      .Bind(static_cast<int64_t>(host.left_out))
+      .Bind(host.last)
+      .Run();
+}
+
+grpc::Status JobStore::LoadHosts(Contents* out) {
+  Statement rows(database_.get(), "SELECT name, failures, counted_at, left_out, last FROM hosts");
+  while (rows.Next()) {
+    Host host;
+    host.name = rows.Text();
+    host.failures = rows.Double();
+    host.counted_at = rows.Double();
+    host.left_out = rows.Int() != 0;
+    host.last = rows.Text();
+    out->hosts.push_back(std::move(host));
   }
   return rows.status();
 }
 
 grpc::Status JobStore::Load(Contents* out) {
   grpc::Status status = LoadFleets(out);
+  if (status.ok()) status = LoadHosts(out);
   if (status.ok()) status = LoadJobs(out);
   if (!status.ok()) return status;
   // An open attempt is on the current launch of its fleet, alone.
   std::map<std::string, const Launch*> launches;
   for (const Fleet& fleet : out->fleets) launches[fleet.name] = &fleet.launch;
-  std::set<std::string> busy;
+  std::set<std::string> busy, known;
+  for (const Job& job : out->jobs) known.insert(job.id);
   for (const Job& job : out->jobs) {
-    const bool active = job.state == RUNNING || job.state == CANCELLING;
+    const bool active = job.state == RUNNING || job.state == CANCELLING || job.state == STOPPING;
     const bool idle = job.state == QUEUED || IsEnded(job.state);
-    if ((active && !job.attempt_open) || (idle && job.attempt_open)) {
+    const bool stopping = job.state == CANCELLING || job.state == STOPPING;
+    if ((active && !job.attempt_open) || (idle && job.attempt_open) ||
+        stopping != (job.stop != Stop::kNone) ||
+        (job.state == CANCELLING) != (job.stop == Stop::kCancelled)) {
       return Damaged(*database_, "the state of job " + job.id);
+    }
+    for (const std::string& id : job.after) {
+      if (!known.contains(id)) return Damaged(*database_, "the jobs before job " + job.id);
     }
     if (!job.attempt_open) continue;
     const auto launch = launches.find(job.fleet);

@@ -23,15 +23,19 @@ class JobStore {
     std::vector<const Job*> jobs{};
     std::vector<const Fleet*> fleets{};
     std::vector<std::string> dropped_fleets{};
+    std::vector<const Host*> hosts{};
+    std::vector<std::string> dropped_hosts{};
     // Job id and what its rank 0 last reported.
     std::vector<std::pair<std::string, const Progress*>> progress{};
     bool empty() const {
-      return jobs.empty() && fleets.empty() && dropped_fleets.empty() && progress.empty();
+      return jobs.empty() && fleets.empty() && dropped_fleets.empty() && hosts.empty() &&
+             dropped_hosts.empty() && progress.empty();
     }
   };
   struct Contents {
     std::vector<Job> jobs;
     std::vector<Fleet> fleets;
+    std::vector<Host> hosts;
     std::map<std::string, Progress> progress;
   };
 
@@ -51,12 +55,14 @@ class JobStore {
   grpc::Status WriteJob(const Job& job);
   grpc::Status WriteFleet(const Fleet& fleet);
   grpc::Status DropFleet(const std::string& name);
+  grpc::Status WriteHost(const Host& host);
+  grpc::Status LoadHosts(Contents* out);
   grpc::Status LoadJobs(Contents* out);
   grpc::Status LoadFleets(Contents* out);
 
   std::unique_ptr<Database> database_;
   std::unique_ptr<Statement> put_job_, put_progress_, put_fleet_, put_closed_;
-  std::unique_ptr<Statement> drop_fleet_, drop_closed_;
+  std::unique_ptr<Statement> drop_fleet_, drop_closed_, put_host_, drop_host_;
 };
 
 }  // namespace swinfleet::coordinator

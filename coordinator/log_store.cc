@@ -9,7 +9,6 @@
 namespace swinfleet::coordinator {
 namespace {
 
-constexpr int kSchemaVersion = 1;
 constexpr char kSchema[] =
     "CREATE TABLE lines (job_id TEXT NOT NULL, sequence INTEGER NOT NULL, line BLOB NOT NULL, "
     "PRIMARY KEY (job_id, sequence)) WITHOUT ROWID";
@@ -28,7 +27,7 @@ grpc::Status LogStore::Open(const std::string& folder, const Limits& limits,
   std::unique_ptr<LogStore> store(new LogStore(limits));
   grpc::Status status =
       Database::Open(folder + "/logs.sqlite", /*durable=*/false, &store->database_);
-  if (status.ok()) status = store->database_->PrepareSchema(kSchemaVersion, kSchema);
+  if (status.ok()) status = store->database_->PrepareSchema({kSchema});
   if (status.ok()) status = store->PrepareStatements();
   if (!status.ok()) return status;
   store->thread_ = std::thread([raw = store.get()] { raw->Work(); });

@@ -3,6 +3,7 @@
 #define SWINFLEET_COORDINATOR_MACHINE_H_
 
 #include <string>
+#include <vector>
 
 #include "coordinator/control_state.h"
 #include "coordinator/state_machine.h"
@@ -34,13 +35,26 @@ class Machine {
 
  private:
   // ---- Jobs ----
+  // What speaks against the submission; OK: nothing.
+  grpc::Status CheckRunFolder(const JobSpec& spec) const;
+  grpc::Status CheckQuota(const Job& job) const;
+  grpc::Status CheckRanks(const Job& job) const;
+  // The jobs that schedule.after names.
+  grpc::Status FindAfter(const JobSpec& spec, std::vector<std::string>* after) const;
   void Schedule();
-  void StartAttempt(Job& job, Fleet& fleet);
+  void StartAttempt(Job& job, Fleet& fleet, uint32_t ranks);
+  // Asks the open attempt to save a checkpoint and to stop.
+  void StopAttempt(Job& job, Stop stop, const std::string& reason);
+  // The attempt has made room for another job; this one waits for its turn again.
+  void Yield(Job& job);
+  void CheckRunTime(Job& job);
   void SendAssignment(const Job& job, uint64_t stream);
   void SendCancel(const Job& job, uint64_t stream);
   // The attempt's launch is over, with it the attempt.
   void AttemptDied(Job& job, const std::string& why);
+  // Also ends jobs that wait for the success of this one in vain.
   void End(Job& job, JobState state, const std::string& reason);
+  void EndAlone(Job& job, JobState state, const std::string& reason);
   void CloseAttempt(Job& job);
   void TakeOutcome(Job& job, const AttemptEnded& ended);
   // RUNNING while some rank of the open attempt is heard, RECOVERING when all are silent.
@@ -56,7 +70,14 @@ class Machine {
   void Connect(Fleet& fleet, const HelloEvent& event);
   void Disconnect(uint64_t stream);
   void Reject(uint64_t stream, const std::string& reason);
-  void CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit);
+  // `faulty`: what is known of the ranks tells whose fault the end was.
+  void CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit, bool faulty);
+  // Counts a failure of each host that the attempt's death points to.
+  void BlameHosts(const Launch& launch, Job& job);
+  void CountFailure(const std::string& name, double failures, const std::string& what);
+  // The job has failed wherever it ran: its hosts are not to blame.
+  void AcquitHosts(Job& job);
+  void ForgiveHosts();
   void RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchPhase phase);
   // The fleet of that name, made if it is new; null when there are too many.
   Fleet* FindOrMakeFleet(const std::string& name);

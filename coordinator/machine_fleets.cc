@@ -2,6 +2,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <set>
 
 #include "coordinator/faults.h"
 #include "coordinator/machine.h"
@@ -193,7 +194,7 @@ void Machine::Connect(Fleet& fleet, const HelloEvent& event) {
   UpdateVisibility(job);
   Changed(job);
   if (hello.job_id().empty()) SendAssignment(job, event.stream);
-  if (job.state == CANCELLING) SendCancel(job, event.stream);
+  if (job.stop != Stop::kNone) SendCancel(job, event.stream);
 }
 
 void Machine::On(const HeartbeatEvent& event) {
@@ -212,7 +213,7 @@ void Machine::On(const HeartbeatEvent& event) {
   // delayed Hello named: the present one's assignment went to a connection that is gone.
   if (before.job_id() == job.id && before.attempt() == job.attempt) return;
   SendAssignment(job, event.stream);
-  if (job.state == CANCELLING) SendCancel(job, event.stream);
+  if (job.stop != Stop::kNone) SendCancel(job, event.stream);
 }
 
 void Machine::On(const StuckEvent& event) {
@@ -257,13 +258,15 @@ void Machine::RememberClosed(Fleet& fleet, const std::string& launch_id, LaunchP
   Store(fleet);
 }
 
-void Machine::CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit) {
+void Machine::CloseLaunch(Fleet& fleet, LaunchPhase phase, const std::string& exit, bool faulty) {
   Launch& launch = fleet.launch;
   CHECK(launch.phase == LaunchPhase::kLive) << fleet.name;
   // Before the connections are closed here, since it goes by those that broke before.
   std::string fault;
   if (!launch.job_id.empty()) {
-    fault = DescribeDeath(launch, state_.jobs.at(launch.job_id).attempt_ranks, now_.uptime);
+    Job& job = state_.jobs.at(launch.job_id);
+    fault = DescribeDeath(launch, job.attempt_ranks, now_.uptime);
+    if (faulty) BlameHosts(launch, job);
   }
   launch.phase = phase;
   launch.exit = exit;
@@ -304,7 +307,7 @@ void Machine::On(const FenceEvent& event) {
                       "been silent for " +
                       Seconds(settings_.lost_after));
   }
-  CloseLaunch(fleet, LaunchPhase::kFenced, "fenced by an operator");
+  CloseLaunch(fleet, LaunchPhase::kFenced, "fenced by an operator", /*faulty=*/false);
 }
 
 void Machine::On(const LaunchReportEvent& event) {
@@ -325,7 +328,63 @@ void Machine::On(const LaunchReportEvent& event) {
   reply.directive.set_fenced(closed != nullptr && closed->phase == LaunchPhase::kFenced);
   reply.directive.set_ending(fleet->launch.id == report.launch_id() &&
                              !fleet->launch.stuck.empty());
+  for (const std::string& host : HostsToLeaveOut(state_, *fleet)) {
+    reply.directive.add_exclude_hosts(host);
+  }
   effects_.reply = std::move(reply);
+}
+
+void Machine::CountFailure(const std::string& name, double failures, const std::string& what) {
+  Host& host = state_.hosts[name];
+  host.name = name;
+  host.failures = std::max(0.0, HostFailures(host, now_.unix_time) + failures);
+  host.counted_at = now_.unix_time;
+  if (!what.empty()) host.last = what;
+  // Failures within some minutes count as many as they are.
+  const bool many = settings_.host_failures != 0 && host.failures > settings_.host_failures - 0.5;
+  if (many && !host.left_out) Warn("host " + name + " is left out of the next starts: " + what);
+  host.left_out = many || (host.left_out && host.failures >= 1);
+  effects_.store_hosts.insert(name);
+}
+
+void Machine::BlameHosts(const Launch& launch, Job& job) {
+  std::set<std::string> all, blamed;
+  for (const Rank& rank : launch.ranks) all.insert(rank.host);
+  for (const uint32_t r : BlamedRanks(launch, job.attempt_ranks)) {
+    if (!launch.ranks[r].host.empty()) blamed.insert(launch.ranks[r].host);
+  }
+  // What is wrong with all of them is not wrong with one; and a fleet of one host has no other.
+  if (blamed.size() == all.size()) return;
+  for (const std::string& host : blamed) {
+    if (!state_.hosts.contains(host) && state_.hosts.size() >= kMaxHosts) continue;
+    CountFailure(host, 1, "attempt " + std::to_string(job.attempt) + " of job " + job.id);
+    job.blamed.push_back(host);
+  }
+}
+
+void Machine::AcquitHosts(Job& job) {
+  for (const std::string& host : job.blamed) {
+    if (state_.hosts.contains(host)) CountFailure(host, -1, "");
+  }
+  job.blamed.clear();
+}
+
+void Machine::ForgiveHosts() {
+  constexpr double kForgotten = 0.05;
+  for (auto host = state_.hosts.begin(); host != state_.hosts.end();) {
+    const double failures = HostFailures(host->second, now_.unix_time);
+    if (host->second.left_out && failures < 1) {
+      host->second.left_out = false;
+      effects_.store_hosts.insert(host->first);
+      Say("host " + host->first + " takes part in starts again");
+    }
+    if (failures >= kForgotten) {
+      ++host;
+      continue;
+    }
+    effects_.store_hosts.insert(host->first);
+    host = state_.hosts.erase(host);
+  }
 }
 
 void Machine::ReportEnded(Fleet& fleet, const LaunchReport& report) {
@@ -333,7 +392,7 @@ void Machine::ReportEnded(Fleet& fleet, const LaunchReport& report) {
   const std::string exit = report.exit().empty() ? "no reason was given" : report.exit();
   if (launch.id == report.launch_id() && launch.phase == LaunchPhase::kLive) {
     launch.supervised = true;
-    return CloseLaunch(fleet, LaunchPhase::kEnded, exit);
+    return CloseLaunch(fleet, LaunchPhase::kEnded, exit, /*faulty=*/!report.no_fault());
   }
   if (launch.id.empty()) {
     launch.id = report.launch_id();
@@ -355,7 +414,11 @@ void Machine::On(const TickEvent&) {
     if (fleet.launch.phase != LaunchPhase::kLive) continue;
     CheckSilence(fleet);
     CheckStragglers(fleet.launch);
+    if (!fleet.launch.job_id.empty()) CheckRunTime(state_.jobs.at(fleet.launch.job_id));
   }
+  ForgiveHosts();
+  // Pauses and patience come to their end.
+  Schedule();
 }
 
 void Machine::CheckSilence(Fleet& fleet) {

@@ -43,6 +43,24 @@ void Declare(CLI::App* app, Arguments* arguments) {
                   "Seconds between two heartbeats of a rank")
       ->check(CLI::Range(0.05, 3600.0))
       ->capture_default_str();
+  app->add_option(
+         "--patience", server.settings.patience,
+         "Seconds for which a job waits for a free fleet with all of its ranks, before it "
+         "goes on with fewer (schedule.min_ranks) or has a job of lower priority make room")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app->add_option("--max-user-ranks", server.settings.max_user_ranks,
+                  "Ranks that the jobs of a user may take at once; 0: any number. Users are who "
+                  "they say they are")
+      ->capture_default_str();
+  app->add_option("--max-user-jobs", server.settings.max_user_jobs,
+                  "Jobs of a user that may wait or run; 0: any number")
+      ->capture_default_str();
+  app->add_option(
+         "--host-failures", server.settings.host_failures,
+         "Failures of a host, within about an hour, after which fleets are started without "
+         "it for a while; 0: they never are")
+      ->capture_default_str();
   app->add_option("--check-timeout", server.admission.seconds,
                   "Seconds that `swinfleet-plan --check` may take for a job that is submitted; a "
                   "job that takes longer is refused")

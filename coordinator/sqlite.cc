@@ -66,7 +66,8 @@ grpc::Status Database::Number(const std::string& sql, int64_t* value) {
   return statement.status();
 }
 
-grpc::Status Database::PrepareSchema(int version, const std::string& create) {
+grpc::Status Database::PrepareSchema(const std::vector<std::string>& steps) {
+  const auto version = static_cast<int64_t>(steps.size());
   int64_t found = 0, application = 0, tables = 0;
   for (const auto& [sql, value] : {std::pair<const char*, int64_t*>{"PRAGMA user_version", &found},
                                    {"PRAGMA application_id", &application},
@@ -86,9 +87,12 @@ grpc::Status Database::PrepareSchema(int version, const std::string& create) {
   if (found == version) return grpc::Status::OK;
   Transaction transaction(this);
   if (grpc::Status status = transaction.Begin(); !status.ok()) return status;
-  const std::string sql = create + "; PRAGMA application_id=" + std::to_string(kApplicationId) +
-                          "; PRAGMA user_version=" + std::to_string(version);
+  std::string sql;
+  for (auto step = steps.begin() + found; step != steps.end(); ++step) sql += *step + "; ";
+  sql += "PRAGMA application_id=" + std::to_string(kApplicationId) +
+         "; PRAGMA user_version=" + std::to_string(version);
   if (grpc::Status status = Run(sql); !status.ok()) return status;
+  LOG_IF(INFO, found > 0) << path_ << ": schema " << found << " is now schema " << version;
   return transaction.Commit();
 }
 

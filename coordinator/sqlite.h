@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -61,9 +62,10 @@ class Database {
   // The value of a PRAGMA or of a query with one number; -1 if there is none.
   grpc::Status Number(const std::string& sql, int64_t* value);
 
-  // Brings the file to `version` of its schema: runs `create` in an empty file, and refuses one of
-  // a newer version or of another program.
-  grpc::Status PrepareSchema(int version, const std::string& create);
+  // Brings the file to the newest version of its schema, in one transaction. `steps` are SQL: the
+  // first makes version 1 in an empty file, each other one makes its version of the one before; a
+  // file gets those that it lacks. Refuses a file of a newer version or of another program.
+  grpc::Status PrepareSchema(const std::vector<std::string>& steps);
 
   grpc::Status Error(int code, const std::string& doing) const;
   const std::string& path() const { return path_; }

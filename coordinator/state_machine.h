@@ -27,6 +27,8 @@ namespace swinfleet::coordinator {
 struct SubmitEvent {
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
+  // The client's word.
+  std::string user;
   // Makes the job's id unique among all stores, so that a worker that comes back to a coordinator
   // with another store is not mistaken for one of its own.
   std::string id_suffix;
@@ -114,6 +116,8 @@ struct Effects {
   std::set<std::string> store_jobs;
   // Also names of fleets that were dropped: they are absent from the state.
   std::set<std::string> store_fleets;
+  // Also names of hosts that were forgotten.
+  std::set<std::string> store_hosts;
   std::vector<Send> sends;
   // Connections to close once what was sent on them is written.
   std::vector<uint64_t> closes;

@@ -24,10 +24,11 @@ void ViewRank(const Rank& rank, uint32_t number, double uptime, RankStatus* out)
   out->set_straggler(rank.own.straggler);
 }
 
-std::string Reason(const ControlState& state, const Job& job, double uptime) {
+std::string Reason(const ControlState& state, const Settings& settings, const Job& job,
+                   double uptime) {
   if (IsEnded(job.state)) return job.reason;
   if (IsWaiting(job)) {
-    const std::string waiting = WaitingReason(state, job);
+    const std::string waiting = WaitingReason(state, settings, job, uptime);
     return job.reason.empty() ? waiting : job.reason + "; " + waiting;
   }
   if (!job.attempt_open) return job.reason;
@@ -39,13 +40,13 @@ std::string Reason(const ControlState& state, const Job& job, double uptime) {
 
 }  // namespace
 
-JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* progress,
-                  double uptime, RankDetail detail) {
+JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job& job,
+                  const Progress* progress, double uptime, RankDetail detail) {
   JobStatus out;
   out.set_job_id(job.id);
   *out.mutable_spec() = *job.spec;
   out.set_state(job.state);
-  out.set_reason(Reason(state, job, uptime));
+  out.set_reason(Reason(state, settings, job, uptime));
   out.set_attempt(job.attempt);
   out.set_restarts(job.attempt > 0 ? job.attempt - 1 : 0);
   out.set_fleet(job.fleet);
@@ -55,6 +56,11 @@ JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* pro
   out.set_started_at(job.started_at);
   out.set_ended_at(job.ended_at);
   out.set_queue_position(QueuePosition(state, job));
+  out.set_user(job.user);
+  for (const std::string& id : job.after) out.add_after(id);
+  out.set_run_seconds(RunSeconds(job, uptime));
+  out.set_preemptions(job.preemptions);
+  out.set_attempt_ranks(job.attempt_ranks);
   if (progress != nullptr) *out.mutable_progress() = *progress;
   if (detail == RankDetail::kWithRanks && job.attempt_open) {
     const Launch& launch = state.fleets.at(job.fleet).launch;
@@ -81,6 +87,15 @@ std::string FleetStateName(const Fleet& fleet) {
   if (lost) return "lost";
   if (launch.world_size == 0 || connected < launch.world_size) return "connecting";
   return IsAssignable(launch) ? "idle" : "busy";
+}
+
+HostStatus ViewHost(const Host& host, double unix_time) {
+  HostStatus out;
+  out.set_name(host.name);
+  out.set_failures(HostFailures(host, unix_time));
+  out.set_left_out(host.left_out);
+  out.set_last(host.last);
+  return out;
 }
 
 FleetStatus ViewFleet(const Fleet& fleet, double uptime) {

@@ -10,10 +10,12 @@ namespace swinfleet::coordinator {
 enum class RankDetail { kWithRanks, kWithoutRanks };
 
 // `progress` may be null. `uptime` is now, on the clock of Moment::uptime.
-JobStatus ViewJob(const ControlState& state, const Job& job, const Progress* progress,
-                  double uptime, RankDetail detail);
+JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job& job,
+                  const Progress* progress, double uptime, RankDetail detail);
 
 FleetStatus ViewFleet(const Fleet& fleet, double uptime);
+
+HostStatus ViewHost(const Host& host, double unix_time);
 
 // "connecting", "idle", "busy", "lost", "down" or "fenced", as FleetStatus.state documents them.
 // An unsupervised launch that is idle and gone is "down": nobody will report its end, and nothing

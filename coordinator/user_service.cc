@@ -1,6 +1,7 @@
 #include "coordinator/user_service.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <random>
 #include <set>
@@ -66,6 +67,7 @@ struct UserService::Submission {
   SubmitJobResponse* response;
   std::shared_ptr<const JobSpec> spec;
   std::string submission_id;
+  std::string user;
 
   void Fail(const grpc::Status& status) const { reactor->Finish(status); }
   void Succeed(const ControlView& view, const Job& job) const {
@@ -84,7 +86,7 @@ grpc::ServerUnaryReactor* UserService::SubmitJob(grpc::CallbackServerContext* co
   }
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   const Submission submission{reactor, response, std::make_shared<JobSpec>(checked.spec()),
-                              checked.submission_id()};
+                              checked.submission_id(), checked.user()};
   // A repeated submission needs no second check.
   const auto look = [this, submission](const ControlView& view) {
     const auto known = view.state.submissions.find(submission.submission_id);
@@ -108,7 +110,7 @@ void UserService::Enqueue(const Submission& submission) {
     if (!reply.status.ok()) return submission.Fail(reply.status);
     submission.Succeed(view, *view.FindJob(reply.job_id));
   };
-  SubmitEvent event{submission.spec, submission.submission_id, RandomSuffix()};
+  SubmitEvent event{submission.spec, submission.submission_id, submission.user, RandomSuffix()};
   if (!control_->Request(std::move(event), reply)) submission.Fail(Overloaded());
 }
 
@@ -210,6 +212,13 @@ grpc::ServerUnaryReactor* UserService::ListFleets(grpc::CallbackServerContext* c
       if (bytes + status.ByteSizeLong() > kMaxAnswerBytes) status.clear_ranks();
       bytes += status.ByteSizeLong();
       *response->add_fleets() = std::move(status);
+    }
+    const double now =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    for (const auto& [name, host] : view.state.hosts) {
+      HostStatus status = ViewHost(host, now);
+      bytes += status.ByteSizeLong();
+      if (bytes <= kMaxAnswerBytes) *response->add_hosts() = std::move(status);
     }
     reactor->Finish(grpc::Status::OK);
   };

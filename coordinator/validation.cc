@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "coordinator/control_state.h"
+#include "proto/queue.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -64,6 +65,10 @@ std::string CheckFields(const Message& message, const std::string& prefix) {
     std::string fault;
     if (field->is_repeated()) {
       const int size = reflection.FieldSize(message, field);
+      const bool text = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
+      for (int i = 0; text && i < size && fault.empty(); ++i) {
+        fault = CheckString(name, reflection.GetRepeatedString(message, field, i));
+      }
       if (size > kMaxRepeated) {
         fault = name + " has " + std::to_string(size) + " entries, the limit is " +
                 std::to_string(kMaxRepeated);
@@ -156,7 +161,17 @@ grpc::Status CheckSubmission(SubmitJobRequest* request) {
     return Invalid("parallel.ranks is " + std::to_string(spec->parallel().ranks()) +
                    ", the limit is " + std::to_string(kMaxWorldSize));
   }
-  return grpc::Status::OK;
+  QueueSettings queue;
+  std::string faults;
+  for (const std::string& fault : ReadQueueSettings(*spec, &queue)) {
+    faults += (faults.empty() ? "" : "\n") + fault;
+  }
+  if (!faults.empty()) return Invalid(faults);
+  if (request->user().size() > kMaxName) {
+    return Invalid("the user's name has more than " + std::to_string(kMaxName) + " bytes");
+  }
+  const std::string fault = CheckString("the user's name", request->user());
+  return fault.empty() ? grpc::Status::OK : Invalid(fault);
 }
 
 grpc::Status CheckLaunchReport(LaunchReport* message) {

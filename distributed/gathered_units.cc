@@ -7,9 +7,14 @@
 namespace swinfleet {
 
 GatheredUnits::GatheredUnits(const ParameterTable& table, const ShardLayout& layout,
-                             std::vector<TensorView> shards, Communicator* communicator,
-                             Context* context, Arena* memory)
-    : layout_(layout), shards_(std::move(shards)), communicator_(communicator), context_(context) {
+                             std::vector<TensorView> shards,
+                             std::function<void(int unit)> wait_for_shard,
+                             Communicator* communicator, Context* context, Arena* memory)
+    : layout_(layout),
+      shards_(std::move(shards)),
+      wait_for_shard_(std::move(wait_for_shard)),
+      communicator_(communicator),
+      context_(context) {
   int64_t largest = 0;
   for (size_t u = 0; u < table.units().size(); ++u) {
     names_.push_back("all-gather " + table.units()[u].name);
@@ -59,6 +64,7 @@ GatheredUnits::Buffer* GatheredUnits::Start(int unit) {
   CHECK(!buffer->in_use) << names_[unit];
   // Of a unit that didn't come next after all.
   Land(buffer);
+  wait_for_shard_(unit);
   buffer->unit = unit;
   const TensorView whole = buffer->memory.Rows(0, layout_.PaddedSize(unit));
   const TensorView own =

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,11 +29,13 @@ namespace swinfleet {
 class GatheredUnits {
  public:
   // `shards`: this rank's part of each unit, all of one dtype; what they hold may change, see
-  // Forget. Takes the two buffers, each as large as the largest unit with padding, from `memory`.
-  // Everything outlives this.
+  // Forget. `wait_for_shard` is called before a unit's is read, and may throw. Takes the two
+  // buffers, each as large as the largest unit with padding, from `memory`. Everything outlives
+  // this.
   GatheredUnits(const ParameterTable& table, const ShardLayout& layout,
                 std::vector<TensorView> shards,  // (shard) each
-                Communicator* communicator, Context* context, Arena* memory);
+                std::function<void(int unit)> wait_for_shard, Communicator* communicator,
+                Context* context, Arena* memory);
 
   // The whole unit, (padded), valid until Release. One unit is in use at a time. Collective.
   TensorView Acquire(int unit);
@@ -62,6 +65,7 @@ class GatheredUnits {
 
   const ShardLayout& layout_;
   const std::vector<TensorView> shards_;
+  const std::function<void(int unit)> wait_for_shard_;
   Communicator* communicator_;
   Context* context_;
   std::vector<std::string> names_;

@@ -120,7 +120,7 @@ class PlainSums : public Base {
   }
 
   TensorView OwnShard(int unit) const override { return ShardOf(sums_[unit][0], unit); }
-  TensorView Reduced(int unit) override {
+  TensorView Reduced(int unit) const override {
     return setting_.stage == 0 ? sums_[unit][0] : OwnShard(unit);
   }
   TensorView Staging(int unit) override { return sums_[unit][0]; }
@@ -175,7 +175,7 @@ class SplitSums : public Base {
   }
 
   TensorView OwnShard(int unit) const override { return sums_[unit][0]; }
-  TensorView Reduced(int unit) override { return sums_[unit][0]; }
+  TensorView Reduced(int unit) const override { return sums_[unit][0]; }
   TensorView Staging(int unit) override { return scratch_[0].Rows(0, PaddedSize(unit)); }
 
  private:
@@ -245,11 +245,8 @@ class LowPrecisionSums : public Base {
   }
 
   TensorView OwnShard(int unit) const override { return ShardOf(Half(unit, 0), unit); }
-  TensorView Reduced(int unit) override {
-    const TensorView sum = setting_.stage == 0 ? Half(unit, 0) : OwnShard(unit);
-    const TensorView wide = scratch_.Rows(0, sum.NumElements());
-    Cast(sum, wide);
-    return wide;
+  TensorView Reduced(int unit) const override {
+    return setting_.stage == 0 ? Half(unit, 0) : OwnShard(unit);
   }
   TensorView Staging(int unit) override { return scratch_.Rows(0, PaddedSize(unit)); }
 
@@ -305,11 +302,7 @@ class SplitLowPrecisionSums : public Base {
   void Finish() override { Land(); }
 
   TensorView OwnShard(int unit) const override { return sums_[unit]; }
-  TensorView Reduced(int unit) override {
-    const TensorView wide = scratch_.Rows(0, ShardSize(unit));
-    Cast(sums_[unit], wide);
-    return wide;
-  }
+  TensorView Reduced(int unit) const override { return sums_[unit]; }
   TensorView Staging(int unit) override { return scratch_.Rows(0, PaddedSize(unit)); }
 
  private:

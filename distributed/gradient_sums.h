@@ -44,9 +44,9 @@ class GradientSums {
 
   // The reduced gradient, float32 or bfloat16, (shard).
   virtual TensorView OwnShard(int unit) const = 0;
-  // The reduced gradient that this rank updates with, float32: (padded) at stage 0, (shard)
-  // above. Valid until the next call.
-  virtual TensorView Reduced(int unit) = 0;
+  // The reduced gradient that this rank updates with, in the same dtype: (padded) at stage 0,
+  // (shard) above. It stays until the next step's first Open.
+  virtual TensorView Reduced(int unit) const = 0;
 
   // Float32 memory that is free between steps, for one unit at a time, (padded).
   virtual TensorView Staging(int unit) = 0;

@@ -11,7 +11,7 @@
 #include <numeric>
 
 #include "distributed/shard_layout.h"
-#include "kernels/cpu/element.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -43,18 +43,13 @@ void AddTo(std::span<const float> x, std::span<float> y) {
 }
 
 void AddTo(std::span<const uint16_t> x, std::span<float> y) {
-  const uint16_t* __restrict from = x.data();
-  float* __restrict to = y.data();
-  const size_t n = x.size();
-  for (size_t i = 0; i < n; ++i) to[i] += ToFloat(std::bit_cast<hwy::bfloat16_t>(from[i]));
+  cpu::AddElements(x.data(), DType::kBF16, y.data(), DType::kF32, std::ssize(x));
 }
 
 void Store(std::span<const float> sum, float* to) { std::ranges::copy(sum, to); }
 
 void Store(std::span<const float> sum, uint16_t* to) {
-  for (const float value : sum) {
-    *to++ = std::bit_cast<uint16_t>(FromFloat<hwy::bfloat16_t>(value));
-  }
+  cpu::ConvertElements(sum.data(), DType::kF32, to, DType::kBF16, std::ssize(sum));
 }
 
 template <typename T>

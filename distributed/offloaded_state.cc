@@ -9,6 +9,8 @@
 
 #include "core/checkpoint/safetensors.h"
 #include "distributed/master_weights.h"
+#include "kernels/error.h"
+#include "kernels/thread_placement.h"
 
 namespace swinfleet {
 namespace {
@@ -70,9 +72,18 @@ OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
                                                  *setting_.ops);
   }
   io_ = MakeDiskIo(kSlots * kTensors, *setting_.ops);
+  thread_ = std::thread([this] { RunUpdates(); });
 }
 
-OffloadedState::~OffloadedState() = default;
+OffloadedState::~OffloadedState() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
 
 void OffloadedState::AddRecords(int tensor, int unit, uint64_t offset,
                                 std::vector<PieceRecord>* pieces) const {
@@ -200,7 +211,7 @@ void OffloadedState::Settle(Slot* slot) {
   }
 }
 
-void OffloadedState::Stream(const Pass& pass, const Work& work) {
+bool OffloadedState::Stream(const Pass& pass, const Work& work) {
   const auto part_of = [&](size_t piece) {
     const Piece& p = pieces_[piece];
     const Slot& slot = slots_[piece % kSlots];
@@ -216,7 +227,7 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
   };
   if (dry_) {
     for (size_t i = 0; i < pieces_.size(); ++i) work(part_of(i));
-    return;
+    return true;
   }
   // What an earlier pass that failed left.
   for (Slot& slot : slots_) slot.pending = {};
@@ -224,6 +235,7 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
   if (pass.write[0]) BeginChecksums();
   for (size_t i = 0; i < std::min<size_t>(kAhead, pieces_.size()); ++i) StartReads(pass, i);
   for (size_t i = 0; i < pieces_.size(); ++i) {
+    if (stop_) return false;
     Slot& slot = slots_[i % kSlots];
     Settle(&slot);
     if (i + kAhead < pieces_.size()) StartReads(pass, i + kAhead);
@@ -232,6 +244,7 @@ void OffloadedState::Stream(const Pass& pass, const Work& work) {
     StartWrites(pass, i);
   }
   for (Slot& slot : slots_) Settle(&slot);
+  return true;
 }
 
 void OffloadedState::BeginChecksums() {
@@ -279,19 +292,85 @@ void OffloadedState::Commit(const Pass& pass) {
   sync_seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void OffloadedState::Update(const Work& work) {
+std::exception_ptr OffloadedState::RunUpdate() {
   const Pass all = {.read = {true, true, true}, .write = {true, true, true}};
-  Stream(all, work);
-  Commit(all);
+  // A unit can be used once its last piece has been worked on.
+  const auto work = [this, done = size_t{0}](const Part& part) mutable {
+    update_work_(part);
+    ++done;
+    const int next = done < pieces_.size() ? pieces_[done].unit : std::ssize(setting_.units);
+    if (next == part.unit) return;
+    const std::lock_guard lock(mutex_);
+    units_done_ = next;
+    changed_.notify_all();
+  };
+  try {
+    if (Stream(all, work)) Commit(all);
+  } catch (const Error&) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+void OffloadedState::RunUpdates() {
+  LeaveComputeCpus();
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stop_ || at_work_; });
+    if (stop_) return;
+    lock.unlock();
+    std::exception_ptr error = RunUpdate();
+    lock.lock();
+    update_error_ = std::move(error);
+    at_work_ = false;
+    changed_.notify_all();
+  }
+}
+
+void OffloadedState::StartUpdate(Work work) {
+  CHECK(!updating_) << "an update is under way";
+  update_work_ = std::move(work);
+  if (dry_) {
+    RunUpdate();
+    return;
+  }
+  updating_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    units_done_ = 0;
+    at_work_ = true;
+  }
+  changed_.notify_all();
+}
+
+void OffloadedState::WaitForUnit(int unit) {
+  if (!updating_) return;
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this, unit] { return !at_work_ || units_done_ > unit; });
+    if (at_work_) return;
+  }
+  FinishUpdate();
+}
+
+void OffloadedState::FinishUpdate() {
+  if (!updating_) return;
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !at_work_; });
+  updating_ = false;
+  update_work_ = nullptr;
+  if (update_error_ != nullptr) std::rethrow_exception(std::exchange(update_error_, nullptr));
 }
 
 void OffloadedState::SetMoments(const Work& work) {
+  CHECK(!updating_) << "an update is under way";
   const Pass moments = {.write = {true, true, false}};
   Stream(moments, work);
   Commit(moments);
 }
 
 TensorView OffloadedState::Masters(int unit, int64_t begin, int64_t size) {
+  CHECK(!updating_) << "an update is under way";
   CHECK(tensors_[kMaster].there) << "float32 weights are their own masters";
   const Tensor& tensor = tensors_[kMaster];
   const OwnedElements& owned = setting_.units[unit];
@@ -336,6 +415,9 @@ void OffloadedState::RunAlone(DiskRequest* request) {
   io_->Wait(request);
 }
 
-SharedShard OffloadedState::Pin() { return {moments_->Pin(), record_}; }
+SharedShard OffloadedState::Pin() {
+  CHECK(!updating_) << "an update is under way";
+  return {moments_->Pin(), record_};
+}
 
 }  // namespace swinfleet

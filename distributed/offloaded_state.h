@@ -3,11 +3,16 @@
 #define SWINFLEET_DISTRIBUTED_OFFLOADED_STATE_H_
 
 #include <array>
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
@@ -62,7 +67,8 @@ struct OffloadSetting {
 // Streaming. The owned elements are cut into pieces of at most piece_elements. Four buffers, the
 // only memory, go round: while a piece is updated in one, the next two are being read and the one
 // before is being written. An update so takes as long as the slowest of reading, writing and
-// computing.
+// computing. It has a thread of its own, so that it runs beside what the caller computes: it is
+// done with the first units long before the last ones, and waits for the disk most of the time.
 //
 // Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
 // what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
@@ -84,8 +90,16 @@ class OffloadedState {
   };
   using Work = std::function<void(const Part&)>;
 
-  // In the order of units, `work` changes the state of each piece.
-  void Update(const Work& work);
+  // Starts an update, in which `work` changes the state of each piece, in the order of units. It
+  // runs on a thread of this object's, one call at a time. Until the update is over only what
+  // waits for it may be called, and what the work uses is the work's.
+  void StartUpdate(Work work);
+  // Waits until the work is done with the units up to this one, if an update is under way. Throws
+  // what the update throws.
+  void WaitForUnit(int unit);
+  // Waits until an update that is under way is over, and what it wrote is current. Throws what the
+  // update throws; then the state is the one before it.
+  void FinishUpdate();
   // `work` sets the moments of each piece; there are no masters in it.
   void SetMoments(const Work& work);
   // What weights in 16 bits lack of elements [begin, begin + size) of a unit, all of them owned; as
@@ -103,7 +117,7 @@ class OffloadedState {
   // another.
   uint64_t moment_bytes() const { return moment_bytes_; }
   uint64_t master_bytes() const { return master_bytes_; }
-  // Time that computing has waited for the disk so far.
+  // Time that updates and all else here have waited for the disk so far.
   double wait_seconds() const { return io_ == nullptr ? 0 : io_->wait_seconds() + sync_seconds_; }
 
  private:
@@ -152,8 +166,9 @@ class OffloadedState {
   void AllocateSlots(Arena* arena);
   ScratchFile& FileOf(int tensor, bool next);
   // Runs `work` over all pieces, reading before and writing after as `pass` says. What is written
-  // is not yet current when this returns.
-  void Stream(const Pass& pass, const Work& work);
+  // is not yet current when this returns. False: the thread of updates is to end, and not all is
+  // written.
+  bool Stream(const Pass& pass, const Work& work);
   void StartReads(const Pass& pass, size_t piece);
   void StartWrites(const Pass& pass, size_t piece);
   void StartOne(int tensor, size_t piece, bool write);
@@ -165,6 +180,10 @@ class OffloadedState {
   void AddToChecksums(const Slot& slot, int64_t size);
   // What was written becomes current: all of it or, when something can't be made durable, nothing.
   void Commit(const Pass& pass);
+  // The thread of updates.
+  void RunUpdates();
+  // A whole update; what it throws.
+  std::exception_ptr RunUpdate();
 
   const OffloadSetting setting_;
   const bool dry_;
@@ -180,8 +199,20 @@ class OffloadedState {
   std::unique_ptr<AlternatingFile> moments_;
   std::unique_ptr<AlternatingFile> masters_;
   double sync_seconds_ = 0;
-  // Last, so that it ends first: what is under way uses the buffers and files.
+  // After what it uses, so that it ends before: what is under way uses the buffers and files.
   std::unique_ptr<DiskIo> io_;
+
+  // The update under way: started by the caller, who also notes its end.
+  bool updating_ = false;
+  Work update_work_;
+  std::atomic<bool> stop_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // Guarded by the mutex. The thread has an update to do, and is done with so many units of it.
+  bool at_work_ = false;
+  int units_done_ = 0;
+  std::exception_ptr update_error_;
+  std::thread thread_;
 };
 
 }  // namespace swinfleet

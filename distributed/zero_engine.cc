@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 
@@ -81,9 +82,26 @@ struct ZeroEngine::Impl {
   };
   // One optimizer step on them, in place.
   void UpdateOwned(const UnitState& unit, const OwnedPart& owned, std::span<const double> rates,
-                   int64_t update, float grad_scale);
-  // One optimizer step on everything, with the state in memory or on disk.
+                   int64_t update, float grad_scale, Context* used);
+  // One optimizer step on everything: at once with the state in memory, started with it on disk.
   void UpdateAll(std::span<const double> rates, int64_t update, float grad_scale);
+  void StartOffloadedUpdate(std::span<const double> rates, int64_t update, float grad_scale);
+  // Waits for an update that is under way: until a unit's weights are the new ones, or until all of
+  // it is over.
+  void WaitForUpdate(int unit) {
+    WaitForDisk([&] { offloaded->WaitForUnit(unit); });
+  }
+  void FinishUpdate() {
+    WaitForDisk([&] { offloaded->FinishUpdate(); });
+  }
+  template <typename Wait>
+  void WaitForDisk(const Wait& wait) {
+    if (offloaded == nullptr) return;
+    const auto begin = std::chrono::steady_clock::now();
+    wait();
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin;
+    disk_wait_seconds += waited.count();
+  }
   // Takes the state's place on the disk. Collective.
   void Offload(MemoryClasses* memory);
   // Checkpoints take offloaded moments from this rank. At stage 0 all ranks have the same.
@@ -133,7 +151,12 @@ struct ZeroEngine::Impl {
   bool dry = false;
   std::vector<UnitState> units;
   std::unique_ptr<GradientSums> sums;
-  // Where state is on disk; then the units have none. The folder outlives what is in it.
+  // Of an update that runs beside other things: what it is called with.
+  Context update_context;
+  std::vector<double> update_rates;
+  double disk_wait_seconds = 0;
+  // Where state is on disk; then the units have none. The folder outlives what is in it, which uses
+  // all of the above.
   std::unique_ptr<OffloadFolder> folder;
   std::unique_ptr<OffloadedState> offloaded;
   // At stage 3 on several ranks.
@@ -189,8 +212,9 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   if (options.stage == 3 && layout.ranks() > 1) {
     std::vector<TensorView> shards;
     for (const UnitState& unit : units) shards.push_back(unit.values);
-    gathered = std::make_unique<GatheredUnits>(table, layout, std::move(shards), communicator,
-                                               context, &memory->parameters);
+    gathered = std::make_unique<GatheredUnits>(
+        table, layout, std::move(shards), [this](int unit) { WaitForUpdate(unit); }, communicator,
+        context, &memory->parameters);
   }
   AllocateSums(memory);
   if (!options.offload.run_folder.empty()) Offload(memory);
@@ -225,6 +249,8 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
         communicator, *setting.ops);
   }
   offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  // One thread keeps up with a disk, and the others compute.
+  update_context = {.ops = context->ops, .workspace = nullptr, .threads = 1, .count = nullptr};
 }
 
 DiskUse ZeroEngine::Impl::UseOf(const OffloadedState& state) const {
@@ -343,8 +369,8 @@ std::string ZeroEngine::Impl::FirstNonfinite(
 }
 
 void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned,
-                                   std::span<const double> rates, int64_t update,
-                                   float grad_scale) {
+                                   std::span<const double> rates, int64_t update, float grad_scale,
+                                   Context* used) {
   for (const ShardLayout::Segment& segment : unit.updated) {
     const int64_t begin = std::max(segment.unit_begin, owned.begin);
     const int64_t end = std::min(segment.unit_begin + segment.size, owned.begin + owned.size);
@@ -359,41 +385,43 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
         .master = part(owned.optimizer.master),
         .rounding = MomentRounding(options.seed, update, segment.parameter, element)};
     UpdateSegment(options.optimizer, options.hypers[segment.parameter], rates[segment.parameter],
-                  update, grad_scale, part(owned.weights), part(owned.gradient), state, *context);
+                  update, grad_scale, part(owned.weights), part(owned.gradient), state, *used);
   }
 }
 
 void ZeroEngine::Impl::UpdateAll(std::span<const double> rates, int64_t update, float grad_scale) {
-  if (offloaded == nullptr) {
-    for (size_t u = 0; u < units.size(); ++u) {
-      const UnitState& unit = units[u];
-      UpdateOwned(unit,
-                  {.begin = unit.owned_begin,
-                   .size = unit.owned_size,
-                   .weights = OwnedValues(unit),
-                   .gradient = sums->Reduced(static_cast<int>(u)),
-                   .optimizer = unit.optimizer},
-                  rates, update, grad_scale);
-    }
-    return;
+  if (offloaded != nullptr) return StartOffloadedUpdate(rates, update, grad_scale);
+  for (size_t u = 0; u < units.size(); ++u) {
+    const UnitState& unit = units[u];
+    UpdateOwned(unit,
+                {.begin = unit.owned_begin,
+                 .size = unit.owned_size,
+                 .weights = OwnedValues(unit),
+                 .gradient = sums->Reduced(static_cast<int>(u)),
+                 .optimizer = unit.optimizer},
+                rates, update, grad_scale, context);
   }
-  int present = -1;
-  TensorView gradient;
-  offloaded->Update([&](const OffloadedState::Part& part) {
-    if (part.unit != present) gradient = sums->Reduced(part.unit);
-    present = part.unit;
+}
+
+void ZeroEngine::Impl::StartOffloadedUpdate(std::span<const double> rates, int64_t update,
+                                            float grad_scale) {
+  update_rates.assign(rates.begin(), rates.end());
+  Context* used = dry ? context : &update_context;
+  offloaded->StartUpdate([this, update, grad_scale, used](const OffloadedState::Part& part) {
     const UnitState& unit = units[part.unit];
     UpdateOwned(unit,
                 {.begin = part.begin,
                  .size = part.size,
                  .weights = OfOwned(unit, OwnedValues(unit), part.begin, part.size),
-                 .gradient = OfOwned(unit, gradient, part.begin, part.size),
+                 .gradient = OfOwned(unit, sums->Reduced(part.unit), part.begin, part.size),
                  .optimizer = part.state},
-                rates, update, grad_scale);
+                update_rates, update, grad_scale, used);
   });
+  if (!options.overlap) FinishUpdate();
 }
 
 void ZeroEngine::Impl::BeforeWriting() {
+  FinishUpdate();
   for (UnitState& unit : units) WaitForParameters(&unit);
   if (gathered != nullptr) gathered->Forget();
 }
@@ -569,6 +597,7 @@ void ZeroEngine::Initialize(uint64_t seed) {
 
 TensorView ZeroEngine::Acquire(int unit) {
   if (impl_->gathered != nullptr) return impl_->gathered->Acquire(unit);
+  impl_->WaitForUpdate(unit);
   Impl::WaitForParameters(&impl_->units[unit]);
   return impl_->units[unit].values;
 }
@@ -585,6 +614,8 @@ TensorView ZeroEngine::Gradient(int unit) {
     CHECK_EQ(impl_->open, -1) << state.name << ": gradient used before that of "
                               << impl_->units[impl_->open].name << " is ready";
     impl_->open = unit;
+    // Which uses the sums that are there.
+    impl_->FinishUpdate();
     const ProfileScope profile(*impl_->context, "gradient sums");
     impl_->open_gradient = impl_->sums->Open(unit, impl_->leaf);
   }
@@ -649,12 +680,17 @@ void ZeroEngine::Update(std::span<const double> rates, int64_t update, float gra
 void ZeroEngine::PublishParameters() {
   // At stage 3 whoever needs them gathers them.
   if (impl_->options.stage == 0 || impl_->options.stage == 3) return;
-  for (Impl::UnitState& unit : impl_->units) {
+  for (size_t u = 0; u < impl_->units.size(); ++u) {
+    Impl::UnitState& unit = impl_->units[u];
+    impl_->WaitForUpdate(static_cast<int>(u));
     unit.published = impl_->communicator->AllGather(unit.values, unit.publish_name);
   }
 }
 
+void ZeroEngine::FinishUpdate() { impl_->FinishUpdate(); }
+
 std::string ZeroEngine::FirstNonfiniteWeight() {
+  impl_->FinishUpdate();
   const auto weights = [&](int unit, const ShardLayout::Segment& segment) {
     const Impl::UnitState& state = impl_->units[unit];
     return impl_->OfOwned(state, impl_->OwnedValues(state), segment.unit_begin, segment.size);
@@ -664,10 +700,15 @@ std::string ZeroEngine::FirstNonfiniteWeight() {
 
 TensorView ZeroEngine::ReducedGradient(int unit) {
   CHECK(impl_->reduced) << "no reduced gradient";
-  return impl_->sums->Reduced(unit);
+  const TensorView gradient = impl_->sums->Reduced(unit);
+  if (gradient.dtype == DType::kF32) return gradient;
+  const TensorView wide = impl_->sums->Staging(unit).Rows(0, gradient.NumElements());
+  impl_->context->ops->cast({.x = gradient, .y = wide}, *impl_->context);
+  return wide;
 }
 
 std::vector<TensorPiece> ZeroEngine::OwnedState() {
+  impl_->FinishUpdate();
   std::vector<TensorPiece> pieces;
   for (size_t u = 0; u < impl_->units.size(); ++u) {
     const Impl::UnitState& unit = impl_->units[u];
@@ -692,6 +733,7 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
 
 std::optional<SharedShard> ZeroEngine::PinState() {
   if (impl_->offloaded == nullptr || !impl_->GivesMoments()) return std::nullopt;
+  impl_->FinishUpdate();
   return impl_->offloaded->Pin();
 }
 
@@ -699,9 +741,7 @@ DiskUse ZeroEngine::disk_use() const {
   return impl_->offloaded == nullptr ? DiskUse() : impl_->UseOf(*impl_->offloaded);
 }
 
-double ZeroEngine::disk_wait_seconds() const {
-  return impl_->offloaded == nullptr ? 0 : impl_->offloaded->wait_seconds();
-}
+double ZeroEngine::disk_wait_seconds() const { return impl_->disk_wait_seconds; }
 
 void ZeroEngine::Load(const CheckpointReader& reader) {
   CHECK(!impl_->dry) << "a dry run has no state";

@@ -57,7 +57,7 @@ struct ZeroOptions {
   Accumulation accumulation = Accumulation::kPlain;
   // The library's goes with sums in float32.
   Reduction reduction = Reduction::kReproducible;
-  // Off: nothing is computed beside collectives. The same bits.
+  // Off: nothing is computed beside collectives, nor beside updates on a disk. The same bits.
   bool overlap = true;
   OffloadOptions offload = {};
   // The job's, by which moments in bfloat16 are rounded (MomentRounding).
@@ -82,6 +82,9 @@ struct GradientNorm {
 // A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
 // Forward, Backward; FinishReduction; Update; PublishParameters.
 //
+// Errors of the disk of offloaded state are thrown by whatever waits for its update (Update says
+// what does), and by all that reads or sets state. The engine is of no further use then.
+//
 // Parameters. At stage 3 a rank of several keeps its shard, and two buffers of the largest unit's
 // size; below, and alone, it has all of them. There Acquire exchanges with the other ranks: all of
 // them acquire the same units in the same order, in training and in evaluation, also ranks without
@@ -95,6 +98,8 @@ struct GradientNorm {
 // Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's, and
 // of the optimizer's class only the buffers are left that they stream through in an update. The
 // bits are the same, unless moments are kept in bfloat16: these too depend on nothing but the job.
+// An update runs beside what comes next, the forward pass of the next step: that needs the first
+// units when these are updated, while the disk is busy with the later ones.
 //
 // Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
 // are the two that split), with M micro-batches of which a rank has L, R = ceil(M / P), and the
@@ -147,9 +152,12 @@ class ZeroEngine : public ParameterAccess {
   // Waits for the reductions. Collective.
   GradientNorm FinishReduction();
   // One optimizer step on what this rank owns, on gradients times grad_scale, with a rate for each
-  // parameter, in the table's order. `update` counts updates made before (0 for the first). Throws
-  // Error when the disk of offloaded state is full or fails: the engine is then of no further use.
+  // parameter, in the table's order. `update` counts updates made before (0 for the first). With
+  // offloaded state the update is only started (without overlap it is also waited for): Acquire and
+  // PublishParameters wait for the unit's, Gradient and all that reads or sets state for all of it.
   void Update(std::span<const double> rates, int64_t update, float grad_scale);
+  // Waits until an update that was started is over.
+  void FinishUpdate();
   // From then on Acquire gives the new parameters. Collective: at stages 1 and 2 the exchange
   // starts, and Acquire waits for the unit's, so that it runs under the next forward pass.
   void PublishParameters();
@@ -176,7 +184,7 @@ class ZeroEngine : public ParameterAccess {
   // can't.
   void Load(const CheckpointReader& reader);
 
-  // Of offloaded state, else zero. And the time that computing has waited for the disk so far.
+  // Of offloaded state, else zero. And the time that others have waited for its updates so far.
   DiskUse disk_use() const;
   double disk_wait_seconds() const;
 

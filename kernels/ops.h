@@ -500,7 +500,7 @@ struct StochasticRounding {
 // One step of AdamW as PyTorch defines it (torch.optim.AdamW), on gradients times grad_scale.
 struct AdamWArgs {
   TensorView param;  // (n), float32, bfloat16 or float16
-  TensorView grad;   // (n), f32
+  TensorView grad;   // (n), f32 or bf16
   TensorView m;      // (n), f32 or bf16
   TensorView v;      // (n), as m
   double learning_rate = 0;
@@ -521,7 +521,7 @@ struct AdamWArgs {
 // gradient. The momentum starts as zero.
 struct SgdArgs {
   TensorView param;     // (n), float32, bfloat16 or float16
-  TensorView grad;      // (n), f32
+  TensorView grad;      // (n), f32 or bf16
   TensorView momentum;  // (n), f32 or bf16
   double learning_rate = 0;
   double momentum_factor = 0.9;

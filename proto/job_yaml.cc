@@ -410,6 +410,12 @@ class Mapper {
                : reflection->SetDouble(message, field, real);
         }
         return;
+      case FieldDescriptor::CPPTYPE_INT32:
+        if (int32_t number; MapInteger(value, path, &number)) {
+          list ? reflection->AddInt32(message, field, number)
+               : reflection->SetInt32(message, field, number);
+        }
+        return;
       case FieldDescriptor::CPPTYPE_UINT32:
         if (uint32_t number; MapInteger(value, path, &number)) {
           list ? reflection->AddUInt32(message, field, number)
@@ -581,6 +587,9 @@ std::string EmitValue(const Message& message, const FieldDescriptor* field, int 
     case FieldDescriptor::CPPTYPE_DOUBLE:
       return EmitReal(list ? reflection->GetRepeatedDouble(message, field, index)
                            : reflection->GetDouble(message, field));
+    case FieldDescriptor::CPPTYPE_INT32:
+      return std::to_string(list ? reflection->GetRepeatedInt32(message, field, index)
+                                 : reflection->GetInt32(message, field));
     case FieldDescriptor::CPPTYPE_UINT32:
       return std::to_string(list ? reflection->GetRepeatedUInt32(message, field, index)
                                  : reflection->GetUInt32(message, field));

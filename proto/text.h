@@ -35,6 +35,11 @@ inline bool IsControlCharacter(int32_t code) {
   return (code >= 0 && code < 0x20) || (code >= 0x7F && code < 0xA0);
 }
 
+// "1 rank", "2 ranks".
+inline std::string Plural(uint64_t count, const std::string& noun) {
+  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
 // Insertions, deletions and replacements of bytes that turn `a` into `b`.
 inline size_t EditDistance(const std::string& a, const std::string& b) {
   std::vector<size_t> row(b.size() + 1);

@@ -131,10 +131,12 @@ class Attempt {
   void KeepState();
   // This rank's next micro-batch. Null when it can't be had for good; then input_problem_ says why.
   const Batch* NextBatch();
-  // Counts a step. Fails the job after too many in a row that are not finite, and at once after one
-  // whose weights are not: no later step would mend them.
-  // A step that took so many seconds is over.
+  // Counts a step that took so many seconds. Fails the job after too many in a row that are not
+  // finite.
   void Account(const StepResult& result, double seconds);
+  // Fails the job if the newest step made a weight that is not finite, in the tensor of that name:
+  // no later step would mend it.
+  void RequireFinite(const std::string& nonfinite_weight);
   void EvaluateNow();
   bool EvaluationDue() const;
   CheckpointMeta Meta() const;
@@ -557,15 +559,6 @@ void Attempt::Account(const StepResult& result, double seconds) {
   progress_.loss = result.loss;
   progress_.learning_rate = result.learning_rate;
   progress_.grad_norm = result.grad_norm;
-  if (!result.nonfinite_weight.empty()) {
-    weights_spoiled_ = true;
-    const bool f16 = config_.train.dtype == DType::kF16;
-    throw JobFailure("step " + std::to_string(step_) + " made a weight of " +
-                     result.nonfinite_weight +
-                     (f16 ? " that fp16 can't hold: it ends at 65504" : " that is not finite") +
-                     ". Lower the learning rate, or clip gradients" +
-                     (f16 ? ", or use train.dtype bf16 or fp32" : ""));
-  }
   if (!result.skipped) {
     nonfinite_in_a_row_ = 0;
     return;
@@ -583,6 +576,16 @@ void Attempt::Account(const StepResult& result, double seconds) {
                      "; first tensor: " + result.first_nonfinite +
                      ". Lower the learning rate, or clip gradients");
   }
+}
+
+void Attempt::RequireFinite(const std::string& nonfinite_weight) {
+  if (nonfinite_weight.empty()) return;
+  weights_spoiled_ = true;
+  const bool f16 = config_.train.dtype == DType::kF16;
+  throw JobFailure("step " + std::to_string(step_) + " made a weight of " + nonfinite_weight +
+                   (f16 ? " that fp16 can't hold: it ends at 65504" : " that is not finite") +
+                   ". Lower the learning rate, or clip gradients" +
+                   (f16 ? ", or use train.dtype bf16 or fp32" : ""));
 }
 
 bool Attempt::EvaluationDue() const {
@@ -718,6 +721,7 @@ Outcome Attempt::TrainToTheEnd() {
     const double waited_before = loader_->wait_seconds();
     const StepResult result =
         train_step_->Run(step_, step_ - skipped_, flags, [&] { return NextBatch(); });
+    RequireFinite(result.nonfinite_weight);
     if (result.without_input > 0) {
       Agree("training pictures", [&] {
         if (!input_problem_.empty()) throw Error(input_problem_);
@@ -736,17 +740,22 @@ Outcome Attempt::TrainToTheEnd() {
     if (checkpointer_->InFlight() && result.saved == communicator_->size()) {
       checkpointer_->Finish();
     }
+    const bool leaves = result.cancel > 0 || result.stop > 0;
+    // The next step would look through the weights that this one makes; whoever evaluates or saves
+    // them does not wait for it.
+    const bool saves = leaves || (step_ < total_steps_ && checkpointer_->Due(step_));
+    if (saves || EvaluationDue()) RequireFinite(engine_->FirstNonfiniteWeight());
     // Before this step's own save, which keeps the figures. A save that began first would be no
     // safer: it is only committed in a later step, unless training stood still for the disk.
     if (EvaluationDue()) EvaluateNow();
     if (step_ % config_.train.log_every_steps == 0 || step_ == total_steps_) Report();
-    if (result.cancel > 0 || result.stop > 0) {
+    if (leaves) {
       // One try: who leaves does not wait for a full disk.
       checkpointer_->Begin(Meta());
       checkpointer_->Finish();
       return result.cancel > 0 ? Outcome::kCancelled : Outcome::kStopped;
     }
-    if (step_ < total_steps_ && checkpointer_->Due(step_)) {
+    if (saves) {
       // A run that goes on from this checkpoint has the figures of all steps before it.
       if (metrics_ != nullptr) metrics_->Flush();
       checkpointer_->Begin(Meta());

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/config/names.h"
+#include "proto/queue.h"
 #include "worker/ineffective_settings.h"
 #include "worker/normalisation.h"
 
@@ -378,6 +379,8 @@ std::vector<std::string> ConfigFromProto(const JobSpec& spec, int64_t ranks, Job
   const bool converted = problems.empty();
   Judge(*config, model_known, ranks, &problems);
   // A value that could not be taken says nothing about the settings that it has no use for.
+  QueueSettings queue;
+  AppendFound(ReadQueueSettings(spec, &queue), &problems);
   if (!converted) return problems;
   AppendFound(CheckNormalisationIsSaid(config->model, config->data), &problems);
   AppendFound(IneffectiveSettings(spec, *config), &problems);

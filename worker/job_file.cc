@@ -47,6 +47,10 @@ std::vector<std::string> LoadLocalJobFile(const std::string& path, const std::st
   } catch (const Error& error) {
     problems.push_back(error.what());
   }
+  if (problems.empty() && spec->has_schedule()) {
+    warnings->push_back(
+        "schedule is for the queue of a coordinator; this run has none, and goes by none of it");
+  }
   NameFile(path, &problems);
   NameFile(path, warnings);
   return problems;
@@ -56,6 +60,7 @@ std::string IdentityText(JobSpec spec) {
   spec.clear_parallel();
   spec.clear_checkpoint();
   spec.clear_memory();
+  spec.clear_schedule();
   spec.mutable_data()->clear_loader_threads();
   spec.mutable_data()->clear_prefetch();
   spec.mutable_train()->clear_log_every_steps();

@@ -18,7 +18,8 @@ std::vector<std::string> LoadJobFile(const std::string& path, const std::string&
                                      int64_t ranks, JobSpec* spec, JobConfig* config);
 
 // The same for a run without coordinator. Where the run folder is this job's already, settings
-// without effect come as `warnings` instead: without them it would be another job.
+// without effect come as `warnings` instead: without them it would be another job. That a queue's
+// settings mean nothing here is a warning too.
 std::vector<std::string> LoadLocalJobFile(const std::string& path, const std::string& run_dir,
                                           int64_t ranks, JobSpec* spec, JobConfig* config,
                                           std::vector<std::string>* warnings);

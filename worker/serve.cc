@@ -32,12 +32,18 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
     return {"the assignment is for " + std::to_string(ranks) + " ranks, but this launch has " +
             std::to_string(world_size)};
   }
+  JobSpec spec = assignment.spec();
+  // The coordinator may have found fewer ranks than the job asks for, if the job allows that.
+  if (spec.schedule().has_min_ranks() && ranks >= spec.schedule().min_ranks() &&
+      ranks < spec.parallel().ranks()) {
+    spec.mutable_parallel()->set_ranks(ranks);
+  }
   // A run with a checkpoint, or with an attempt that was lost, has been in order before: a job that
   // is not fails at its first.
   if (!assignment.resume_from().empty() || assignment.attempt() > 1) {
-    return ConfigOfStartedJob(assignment.spec(), ranks, config);
+    return ConfigOfStartedJob(spec, ranks, config);
   }
-  return ConfigFromProto(assignment.spec(), ranks, config);
+  return ConfigFromProto(spec, ranks, config);
 }
 
 // Lets heartbeats and the watchdog know the position of a communicator as long as it lives, also
@@ -106,7 +112,8 @@ void LogEnd(const Assignment& assignment, const AttemptResult& result) {
       LOG(ERROR) << name << " failed: " << result.message;
       break;
     case Outcome::kCancelled:
-      LOG(WARNING) << name << " was cancelled";
+      LOG(WARNING) << name << " was stopped by the coordinator; its last checkpoint: "
+                   << (result.last_checkpoint.empty() ? "none" : result.last_checkpoint);
       break;
     case Outcome::kStopped:
       LOG(WARNING) << name

@@ -83,6 +83,7 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   without_input_ = false;
   replaced_pictures_ = 0;
   const double waited = communicator_->wait_seconds();
+  const double waited_for_disk = engine_->disk_wait_seconds();
   engine_->BeginStep();
   for (int64_t pass = 0; pass < passes_; ++pass) {
     engine_->BeginMicroBatch(pass);
@@ -94,10 +95,12 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
     // All-gather and reduce-scatter of units, overlapped.
     losses_[leaves_[pass]] = ForwardBackward(batch, step);
   }
-  const GradientNorm gradient = engine_->FinishReduction();  // all-gather of the chunks' norms
-  Reduce(flags, &result);                                    // all-reduce
+  const GradientNorm gradient = engine_->FinishReduction();   // all-gather of the chunks' norms
+  Reduce(flags, &result);                                     // all-reduce
+  result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
   result.exposed_seconds = communicator_->wait_seconds() - waited;
-  if (result.without_input > 0) return result;
+  result.disk_wait_seconds = engine_->disk_wait_seconds() - waited_for_disk;
+  if (result.without_input > 0 || !result.nonfinite_weight.empty()) return result;
   const float scale = loss_scaler_.scale();
   result.grad_norm = gradient.norm / scale;
   result.learning_rate = RateOfUpdate(config_.train.schedule, config_.train.optimizer.learning_rate,
@@ -110,12 +113,10 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   }
   const float clip = ClipFactor(result.grad_norm, config_.train.clip_grad_norm);
   RatesOfUpdate(config_.train, hypers_, steps_per_epoch_, step, rates_);
-  const double waited_for_disk = engine_->disk_wait_seconds();
   engine_->Update(rates_, updates, clip / scale);
-  result.disk_wait_seconds = engine_->disk_wait_seconds() - waited_for_disk;
-  result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
   engine_->PublishParameters();  // all-gather, overlapped with what comes next
   result.exposed_seconds = communicator_->wait_seconds() - waited;
+  result.disk_wait_seconds = engine_->disk_wait_seconds() - waited_for_disk;
   return result;
 }
 

@@ -42,14 +42,17 @@ struct StepResult {
   double learning_rate = 0;
   // How long this rank's computing waited for communication: what of it did not run beside.
   double exposed_seconds = 0;
-  // How long this rank's update waited for the disk of offloaded state.
+  // How long this rank waited for updates of state that is offloaded to a disk: what of them did
+  // not run beside.
   double disk_wait_seconds = 0;
   // The step changed nothing, because its loss or its norm was not finite.
   bool skipped = false;
   // Then: the first tensor of the gradient that is not finite, or "loss".
   std::string first_nonfinite;
-  // The first tensor of which the update made a weight that is not finite, as of float16 above
-  // 65504; empty when there is none. Such a model is of no use any more, and must not be saved.
+  // The first tensor in which the step found a weight that is not finite, as of float16 above
+  // 65504; empty when there is none. The update before made it: this one's weights the next step
+  // looks through, or ZeroEngine::FirstNonfiniteWeight. Then the step changed nothing, and all that
+  // follows here means nothing. Such a model is of no use any more, and must not be saved.
   std::string nonfinite_weight;
   // Skipped although there is no loss scale left to lower: a failure of training.
   bool failed = false;

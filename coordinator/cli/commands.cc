@@ -1,6 +1,7 @@
 #include "coordinator/cli/commands.h"
 
 #include <glog/logging.h>
+#include <pwd.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -58,6 +59,13 @@ bool MakePathsAbsolute(JobSpec* spec) {
   if (!MakeAbsolute(spec->mutable_run_dir())) return false;
   if (spec->has_data() && !MakeAbsolute(spec->mutable_data()->mutable_path())) return false;
   return !spec->model().has_init_from() || MakeAbsolute(spec->mutable_model()->mutable_init_from());
+}
+
+// Whose quota a job counts against: the name of this process's user, or the number where there is
+// no name.
+std::string UserName() {
+  const passwd* entry = getpwuid(geteuid());
+  return entry == nullptr ? std::to_string(geteuid()) : entry->pw_name;
 }
 
 // Asks swinfleet-plan, which knows the model, whether the job can work. Only its word counts: if it
@@ -119,6 +127,7 @@ int Submit(const CommonOptions& common, const SubmitOptions& options) {
   *request.mutable_spec() = spec;
   request.set_submission_id(NewUuid());
   request.set_protocol_version(PROTOCOL_VERSION_CURRENT);
+  request.set_user(UserName());
   SubmitJobResponse response;
   const grpc::Status status = SubmitPatiently(client, request, options.wait_seconds, &response);
   if (!status.ok()) return ReportFailure(status, client, "such job");

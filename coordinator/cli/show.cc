@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "coordinator/supervisor/escape.h"
+#include "proto/text.h"
 
 namespace swinfleet {
 namespace {
@@ -14,10 +15,6 @@ namespace {
 double DoneShare(const Progress& progress) {
   if (progress.total_steps() == 0) return 0;
   return static_cast<double>(progress.step()) / static_cast<double>(progress.total_steps());
-}
-
-std::string Plural(uint64_t count, const std::string& noun) {
-  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
 std::string StepText(const Progress& progress) {
@@ -45,6 +42,9 @@ std::string StateText(const JobStatus& job, const Screen& screen) {
   std::string text = StateName(job.state());
   if (job.state() == QUEUED && job.queue_position() > 0) {
     text += ", position " + std::to_string(job.queue_position());
+  }
+  if (job.spec().schedule().priority() != 0) {
+    text += ", priority " + std::to_string(job.spec().schedule().priority());
   }
   if (job.attempt() > 0) text += ", attempt " + std::to_string(job.attempt());
   if (!job.fleet().empty()) text += " on fleet " + Safe(job.fleet(), screen);
@@ -109,6 +109,37 @@ std::string RankTable(const google::protobuf::RepeatedPtrField<RankStatus>& rank
   return FormatTable(rows);
 }
 
+// "priority 5, preemptible, after job j1-ab12, 3h02m of at most 12h"; what of it there is to say.
+std::string QueueText(const JobStatus& job, const Screen& screen) {
+  const QueueSpec& queue = job.spec().schedule();
+  std::vector<std::string> items = {"priority " + std::to_string(queue.priority())};
+  if (queue.preemptible()) items.push_back("preemptible");
+  for (const std::string& id : job.after()) items.push_back("after job " + Safe(id, screen));
+  if (queue.has_min_ranks()) {
+    items.push_back("at least " + Plural(queue.min_ranks(), "rank"));
+  }
+  if (queue.has_max_restarts()) {
+    items.push_back("at most " + Plural(queue.max_restarts(), "restart") + " after deaths");
+  }
+  if (job.run_seconds() > 0 || queue.has_max_run_time()) {
+    items.push_back(
+        "has run for " + FormatDuration(job.run_seconds()) +
+        (queue.has_max_run_time() ? " of at most " + Safe(queue.max_run_time(), screen) : ""));
+  }
+  return JoinComma(items);
+}
+
+// Hosts that have failed lately, below the fleets; empty if none has.
+std::string HostTable(const ListFleetsResponse& fleets, const Screen& screen) {
+  if (fleets.hosts_size() == 0) return "";
+  std::vector<std::vector<std::string>> rows = {{"HOST", "FAILURES", "LEFT OUT", "LAST"}};
+  for (const HostStatus& host : fleets.hosts()) {
+    rows.push_back({Safe(host.name(), screen), FormatNumber(host.failures()),
+                    host.left_out() ? "yes" : "no", Safe(host.last(), screen)});
+  }
+  return "\n" + FormatTable(rows);
+}
+
 // The words before the numbers of StatusBlock, one column wide.
 class Sheet {
  public:
@@ -146,6 +177,7 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
                        (job.spec().name().empty() ? "" : ", " + Safe(job.spec().name(), screen)));
   sheet.Add("State", StateText(job, screen));
   sheet.Add("Reason", Safe(job.reason(), screen));
+  sheet.Add("Queue", QueueText(job, screen));
   if (progress.total_steps() > 0) {
     sheet.Add("Progress",
               FormatBar(DoneShare(progress), 30, screen) + PercentText(progress) + ", " +
@@ -170,13 +202,17 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
   for (const std::string& straggler : job.stragglers()) {
     sheet.Add("Straggler", Safe(straggler, screen));
   }
-  sheet.Add("Restarts", std::to_string(job.restarts()));
+  sheet.Add("Restarts", std::to_string(job.restarts()) +
+                            (job.preemptions() > 0
+                                 ? "; made room for others " + Plural(job.preemptions(), "time")
+                                 : ""));
   if (!job.last_checkpoint().empty()) {
     sheet.Add("Checkpoint", "step " + std::to_string(job.last_checkpoint_step()) + ", " +
                                 Safe(job.last_checkpoint(), screen));
   }
   sheet.Add("Run folder", Safe(job.spec().run_dir(), screen));
-  sheet.Add("Submitted", FormatTime(job.submitted_at()));
+  sheet.Add("Submitted", FormatTime(job.submitted_at()) +
+                             (job.user().empty() ? "" : " by " + Safe(job.user(), screen)));
   if (job.started_at() > 0) sheet.Add("Started", FormatTime(job.started_at()));
   if (job.ended_at() > 0) {
     sheet.Add("Ended", FormatTime(job.ended_at()) +
@@ -242,14 +278,16 @@ std::string WatchLine(const JobStatus& job, const Screen& screen) {
 
 std::string JobTable(const ListJobsResponse& jobs, const Screen& screen) {
   if (jobs.jobs_size() == 0) return "There are no jobs.\n";
-  std::vector<std::vector<std::string>> rows = {
-      {"JOB", "NAME", "STATE", "STEP", "DONE", "LOSS", "TOP-1", "RESTARTS", "FLEET", "SUBMITTED"}};
+  std::vector<std::vector<std::string>> rows = {{"JOB", "NAME", "USER", "PRIORITY", "STATE", "STEP",
+                                                 "DONE", "LOSS", "TOP-1", "RESTARTS", "FLEET",
+                                                 "SUBMITTED"}};
   for (const JobStatus& job : jobs.jobs()) {
     const Progress& progress = job.progress();
     const bool known = progress.total_steps() > 0;
     rows.push_back(
         {Safe(job.job_id(), screen), Shorten(Safe(job.spec().name(), screen), 30, screen),
-         StateName(job.state()),
+         job.user().empty() ? "-" : Safe(job.user(), screen),
+         std::to_string(job.spec().schedule().priority()), StateName(job.state()),
          known ? std::to_string(progress.step()) + "/" + std::to_string(progress.total_steps())
                : "-",
          known ? PercentText(progress) : "-",
@@ -276,7 +314,7 @@ std::string FleetTable(const ListFleetsResponse& fleets, const Screen& screen) {
          fleet.supervised() ? "yes" : "no",
          fleet.last_exit().empty() ? "-" : Safe(fleet.last_exit(), screen)});
   }
-  return FormatTable(rows);
+  return FormatTable(rows) + HostTable(fleets, screen);
 }
 
 std::string LogText(const LogLine& line, const Screen& screen) {

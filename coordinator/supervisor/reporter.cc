@@ -48,12 +48,13 @@ void LaunchReporter::Running(const std::string& launch_id) {
   Set(report);
 }
 
-void LaunchReporter::Ended(const std::string& launch_id, const std::string& exit) {
+void LaunchReporter::Ended(const std::string& launch_id, const std::string& exit, bool fault) {
   LaunchReport report;
   report.set_launch_id(launch_id);
   report.set_state(LAUNCH_ENDED);
   // The command line's own text could hold any bytes; the wire takes UTF-8 only.
   report.set_exit(EscapeForTerminal(exit));
+  report.set_no_fault(!fault);
   Set(report);
 }
 

@@ -28,8 +28,9 @@ class LaunchReporter {
 
   // From now on: the launch runs. Reported every 2 seconds.
   void Running(const std::string& launch_id);
-  // From now on: the launch has ended. Reported every second until acknowledged.
-  void Ended(const std::string& launch_id, const std::string& exit);
+  // From now on: the launch has ended, by a fault or because it was stopped (or nobody knows why).
+  // Reported every second until acknowledged.
+  void Ended(const std::string& launch_id, const std::string& exit, bool fault);
 
   // The coordinator has acknowledged the end of the launch.
   bool IsAcknowledged() const;

@@ -130,7 +130,7 @@ void Supervisor::SettlePrevious() {
     std::string exit = record_.exit;
     if (exit.empty()) exit = same_boot ? "gone, exit code unknown" : "gone after a reboot";
     LOG(INFO) << "launch " << record_.launch_id << " of an earlier supervisor: " << exit;
-    FinishLaunch(exit, /*gently=*/true);
+    FinishLaunch(exit, /*gently=*/true, /*fault=*/false);
   }
   WaitForAcknowledgement();
   // An adopted fleet that ended while this supervisor runs is started again like any other.
@@ -207,8 +207,10 @@ void Supervisor::Supervise() {
   } else {
     exit = "ranks waited for others in vain, and mpirun did not end by itself";
   }
+  const bool fault = (launch_->HasEnded() || ending) && !ended_cleanly_ && stop_signal_ == 0 &&
+                     !reporter_->IsFenced();
   LOG(INFO) << "launch " << record_.launch_id << ": " << exit;
-  FinishLaunch(exit, /*gently=*/!ending);
+  FinishLaunch(exit, /*gently=*/!ending, fault);
 }
 
 // Notes the launch's processes and shared memory while they can still be seen.
@@ -227,7 +229,7 @@ void Supervisor::Observe() {
 }
 
 // Ends what is left of the launch, and only then calls it ended.
-void Supervisor::FinishLaunch(const std::string& exit, bool gently) {
+void Supervisor::FinishLaunch(const std::string& exit, bool gently, bool fault) {
   if (!EndProcesses(gently && launch_ != nullptr && !launch_->HasEnded())) {
     LOG(ERROR) << "processes of launch " << record_.launch_id
                << " can't be killed; its end is not reported";
@@ -240,7 +242,7 @@ void Supervisor::FinishLaunch(const std::string& exit, bool gently) {
   }
   record_.exit = exit;
   SaveRecord();
-  reporter_->Ended(record_.launch_id, exit);
+  reporter_->Ended(record_.launch_id, exit, fault);
 }
 
 // Returns false when this was given up because the supervisor itself has to stop.

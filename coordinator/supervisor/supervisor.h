@@ -77,7 +77,7 @@ class Supervisor {
   bool StartLaunch();
   void Supervise();
   void Observe();
-  void FinishLaunch(const std::string& exit, bool gently);
+  void FinishLaunch(const std::string& exit, bool gently, bool fault);
   bool EndProcesses(bool gently);
   bool WaitForAcknowledgement();
   void PauseUntil(Clock::time_point when);

@@ -305,7 +305,7 @@ struct ParallelConfig {
   // From stage 2 on gradients are summed in rounds: kSplit or kSplitLowPrecision.
   int zero_stage = 1;
   Reduction reduction = Reduction::kReproducible;
-  // Off: every collective is waited for where it is started.
+  // Off: every collective, and every update on a disk, is waited for where it is started.
   bool overlap = true;
   Offload offload = Offload::kNone;
   // A folder on a disk of each host's own, for kDisk.

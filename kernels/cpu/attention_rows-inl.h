@@ -10,8 +10,10 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include <hwy/cache_control.h>
@@ -24,22 +26,52 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-// Asks for the `bytes` at an address, which may be any.
-HWY_INLINE void PrefetchBytes(const void* at, int64_t bytes) {
-  constexpr int64_t kLine = 64;
-  for (int64_t i = 0; i < bytes; i += kLine) hwy::Prefetch(static_cast<const char*>(at) + i);
+// Vectors that the next task needs, as far from this one's in each row. They are asked for, since
+// rows are short and far apart, which the processor does not foresee; a few rows at a time, between
+// the steps of this task, for it waits for so many only before it holds up this task's loads.
+class NextVectors {
+ public:
+  // From `from` (row 0, channel 0 of this task's head), `stride` elements a row, `ahead` elements
+  // further.
+  template <typename T>
+  NextVectors(const AttentionSizes& s, const T* from, int64_t stride, int64_t ahead)
+      : at_(reinterpret_cast<const char*>(from + ahead)),
+        stride_(stride * static_cast<int64_t>(sizeof(T))),
+        bytes_(s.dim * static_cast<int64_t>(sizeof(T))) {}
+
+  // Those of the rows of tokens [first, first + count). The addresses may be any.
+  HWY_INLINE void Ask(const WindowMap& map, int64_t first, int64_t count) const {
+    constexpr int64_t kLine = 64;
+    for (int64_t t = first; t < first + count; ++t) {
+      const char* vector = at_ + map.row[t] * stride_;
+      for (int64_t i = 0; i < bytes_; i += kLine) hwy::Prefetch(vector + i);
+    }
+  }
+
+ private:
+  const char* at_;
+  int64_t stride_, bytes_;
+};
+
+// Of q, k and v, and of what lies beside them (out, or dout); from row 0 of this task's head.
+template <typename Args, typename T>
+std::array<NextVectors, 4> NextOf(const Args& args, const AttentionTasks& tasks,
+                                  const AttentionSizes& s, int64_t head, const T* qkv,
+                                  const T* out) {
+  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
+  return {NextVectors(s, qkv, stride, ahead), NextVectors(s, qkv + s.channels, stride, ahead),
+          NextVectors(s, qkv + 2 * s.channels, stride, ahead),
+          NextVectors(s, out, s.channels, AheadOf(args, tasks, s, head, s.channels))};
 }
 
 // rows = the window's vectors of one head, from `from` (row 0, channel 0 of the head), `stride`
-// elements a row; padded with zeros. What the next task needs is `ahead` elements further, and is
-// asked for: rows are short and far apart, which the processor does not foresee.
+// elements a row; padded with zeros.
 template <typename T>
 void GatherRows(const AttentionSizes& s, const WindowMap& map, const T* from, int64_t stride,
-                int64_t ahead, float* rows) {
+                float* rows) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
   for (int64_t t = 0; t < s.tokens; ++t) {
     const T* vector = from + map.row[t] * stride;
-    PrefetchBytes(vector + ahead, s.dim * static_cast<int64_t>(sizeof(T)));
     float* to = rows + t * s.dim_padded;
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), to + i);
@@ -79,13 +111,25 @@ void ClearPadding(const AttentionSizes& s, const WindowMap& map, int64_t stride,
   }
 }
 
-HWY_INLINE float Dot(const float* a, const float* b, int64_t n) {
+// Rows whose sums are made together: what a sum's last steps wait for one another is shared.
+inline constexpr int64_t kSumRows = 4;
+
+// dots (count) = a . b of `count` rows, kSumRows at most, of n elements.
+template <typename T>
+HWY_INLINE void RowDots(const T* a, const float* b, int64_t n, int64_t count, float* dots) {
   const D d;
-  V sum = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    sum = hn::MulAdd(hn::Load(d, a + i), hn::Load(d, b + i), sum);
+  const auto products = [&](int64_t row) {
+    V sum = hn::Zero(d);
+    for (int64_t i = row * n; i < (row + 1) * n; i += static_cast<int64_t>(hn::Lanes(d))) {
+      sum = hn::MulAdd(LoadWhole(a + i), hn::Load(d, b + i), sum);
+    }
+    return sum;
+  };
+  if (count == kSumRows) {
+    StoreTotals(products(0), products(1), products(2), products(3), dots);
+  } else {
+    for (int64_t row = 0; row < count; ++row) dots[row] = Total(products(row));
   }
-  return Total(sum);
 }
 
 // row = factor * row, over a padded row.
@@ -119,9 +163,9 @@ inline void InverseNorms(const AttentionSizes& s, float* inverse) {
 // Divides each row by its norm and multiplies it by `factor`. inverse (tokens_padded) as
 // InverseNorms has it.
 inline void NormaliseRows(const AttentionSizes& s, float factor, float* rows, float* inverse) {
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  for (int64_t t = 0; t < s.tokens; t += kSumRows) {
     const float* row = rows + t * s.dim_padded;
-    inverse[t] = Dot(row, row, s.dim_padded);
+    RowDots(row, row, s.dim_padded, std::min(kSumRows, s.tokens - t), inverse + t);
   }
   InverseNorms(s, inverse);
   for (int64_t t = 0; t < s.tokens; ++t) {
@@ -129,19 +173,43 @@ inline void NormaliseRows(const AttentionSizes& s, float factor, float* rows, fl
   }
 }
 
-// Through y = factor * x / norm: dx = factor * inverse * (dy - y (y . dy) / factor^2). Returns
-// y . dy. A row that was too short to be divided by its norm was only scaled.
-HWY_INLINE float NormaliseGradientRow(const float* y, float factor, float inverse, int64_t n,
-                                      float* dy) {
+// Through y = factor * x / norm: dx = factor * inverse * (dy - y (y . dy) / factor^2), where `dot`
+// is y . dy. A row that was too short to be divided by its norm was only scaled.
+HWY_INLINE void NormaliseGradientRow(const float* y, float factor, float inverse, float dot,
+                                     int64_t n, float* dy) {
   const D d;
-  const float dot = Dot(y, dy, n);
   const V along = hn::Set(d, inverse < 0 ? 0.0f : dot / (factor * factor));
   const V scale = hn::Set(d, factor * std::abs(inverse));
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const V across = hn::NegMulAdd(hn::Load(d, y + i), along, hn::Load(d, dy + i));
     hn::Store(hn::Mul(across, scale), d, dy + i);
   }
-  return dot;
+}
+
+// Of each of a window's rows: visit(token, y . dy, the row of y, the row of dy), which may change
+// the latter.
+template <typename T, typename Visit>
+HWY_INLINE void ForEachRowDot(const AttentionSizes& s, const T* y, float* dy, const Visit& visit) {
+  float dots[kSumRows];
+  for (int64_t first = 0; first < s.tokens; first += kSumRows) {
+    const int64_t count = std::min(kSumRows, s.tokens - first), at = first * s.dim_padded;
+    RowDots(y + at, dy + at, s.dim_padded, count, dots);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = at + i * s.dim_padded;
+      visit(first + i, dots[i], y + row, dy + row);
+    }
+  }
+}
+
+// All of a window's rows. Returns the sum of y . dy.
+inline double NormaliseGradients(const AttentionSizes& s, const float* y, float factor,
+                                 const float* inverse, float* dy) {
+  double sum = 0;
+  ForEachRowDot(s, y, dy, [&](int64_t token, float dot, const float* row, float* gradient) {
+    NormaliseGradientRow(row, factor, inverse[token], dot, s.dim_padded, gradient);
+    sum += dot;
+  });
+  return sum;
 }
 
 // columns (dim_padded, tokens_padded) = rows^T; the rows' padding becomes zero.
@@ -193,39 +261,74 @@ inline ScoreStart StartScores(const AttentionSizes& s, const WindowMap& map, int
 // Whether nothing but excluded scores can have this peak or sum: a token that attends to nobody.
 HWY_INLINE bool NothingLeft(float lse) { return lse <= 0.5f * kExcludedScore; }
 
-// What is known of the softmax of a tile's rows.
-struct TileSums {
-  float* peak;     // (tile), the largest score
-  float* inverse;  // (tile), 1 / the sum of exp(score - peak)
-};
-
-// Gives store(j, exponentials of the row's scores j, ... less their peak), and returns their sum: 1
-// where all is excluded, and the exponentials are zero.
-template <typename Store>
-HWY_INLINE float SoftmaxRow(const float* row, int64_t n, float* peak, const Store& store) {
-  const D d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  V highest = hn::Load(d, row);
-  for (int64_t j = lanes; j < n; j += lanes) highest = hn::Max(highest, hn::Load(d, row + j));
-  highest = hn::MaxOfLanes(d, highest);
-  *peak = hn::GetLane(highest);
-  if (NothingLeft(*peak)) {
-    *peak = kExcludedScore;
-    for (int64_t j = 0; j < n; j += lanes) store(j, hn::Zero(d));
-    return 1.0f;
-  }
-  V sum = hn::Zero(d);
-  for (int64_t j = 0; j < n; j += lanes) {
-    const V e = ExpOfNegative(hn::Sub(hn::Load(d, row + j), highest));
-    sum = hn::Add(sum, e);
-    store(j, e);
-  }
-  return Total(sum);
+// What scores are taken from before their exponentials, so that these are zero where `lse`, a peak
+// or the logarithm of a sum, is that of a token that attends to nobody.
+HWY_INLINE V Subtrahend(float lse) {
+  return hn::Set(D(), NothingLeft(lse) ? std::numeric_limits<float>::infinity() : lse);
 }
 
-// From the sums (tile) in sums.inverse and the peaks: lse of rows [first, first + count), where
+// What is known of the softmax of a strip's rows.
+struct StripSums {
+  float* peak;     // (strip), the largest score
+  float* inverse;  // (strip), 1 / the sum of exp(score - peak)
+};
+
+// Rows of scores that go through the softmax side by side: each by itself waits for its largest
+// score and for its sum. As many as registers hold.
+inline constexpr int64_t kSideBySide = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
+
+// Of kRows rows of n scores: gives store(row, j, exponentials of scores j, ... less their peak);
+// and their sum: 1 where all is excluded, and the exponentials are zero.
+template <int64_t kRows, typename Store>
+HWY_INLINE void SoftmaxOf(const float* rows, int64_t n, float* peak, float* total,
+                          const Store& store) {
+  const D d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  V highest[kRows], sum[kRows];
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kRows; ++i) highest[i] = hn::Load(d, rows + i * n);
+  for (int64_t j = lanes; j < n; j += lanes) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kRows; ++i) {
+      highest[i] = hn::Max(highest[i], hn::Load(d, rows + i * n + j));
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kRows; ++i) {
+    peak[i] = std::max(kExcludedScore, hn::GetLane(hn::MaxOfLanes(d, highest[i])));
+    highest[i] = Subtrahend(peak[i]);
+    sum[i] = hn::Zero(d);
+  }
+  for (int64_t j = 0; j < n; j += lanes) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kRows; ++i) {
+      const V e = ExpOfNegative(hn::Sub(hn::Load(d, rows + i * n + j), highest[i]));
+      sum[i] = hn::Add(sum[i], e);
+      store(i, j, e);
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kRows; ++i) total[i] = NothingLeft(peak[i]) ? 1.0f : Total(sum[i]);
+}
+
+// Of all rows of a strip, into sums.peak and sums.inverse, which become the sums.
+template <typename Store>
+HWY_INLINE void SoftmaxRows(const float* rows, int64_t count, int64_t n, const StripSums& sums,
+                            const Store& store) {
+  int64_t row = 0;
+  for (; row + kSideBySide <= count; row += kSideBySide) {
+    SoftmaxOf<kSideBySide>(rows + row * n, n, sums.peak + row, sums.inverse + row,
+                           [&](int64_t i, int64_t j, V e) { store(row + i, j, e); });
+  }
+  for (; row < count; ++row) {
+    SoftmaxOf<1>(rows + row * n, n, sums.peak + row, sums.inverse + row,
+                 [&](int64_t, int64_t j, V e) { store(row, j, e); });
+  }
+}
+
+// From the sums (strip) in sums.inverse and the peaks: lse of rows [first, first + count), where
 // `lse` is that of row 0, and the sums' inverses.
-inline void FinishSoftmax(const WindowMap& map, int64_t first, int64_t count, const TileSums& sums,
+inline void FinishSoftmax(const WindowMap& map, int64_t first, int64_t count, const StripSums& sums,
                           float* lse, int64_t lse_stride) {
   for (int64_t i = 0; i < count; ++i) {
     lse[map.row[first + i] * lse_stride] = sums.peak[i] + std::log(sums.inverse[i]);
@@ -233,9 +336,9 @@ inline void FinishSoftmax(const WindowMap& map, int64_t first, int64_t count, co
   }
 }
 
-// A row's weights p = exp(score - lse) and ds = p (dp - sum p dp), in place of score and dp, over a
-// padded row. `factor` and `delta` are left to be applied: the weight is factor p, and ds is factor
-// p (dp - delta).
+// Rows' weights p = exp(score - lse) and ds = p (dp - sum p dp), in place of score and dp, over
+// padded rows. `factor` and `delta` are left to be applied: the weight is factor p, and ds is
+// factor p (dp - delta).
 //
 // Where values hardly differ from token to token, neither does dp, and ds is a small difference.
 // Two steps keep its digits: dp is taken from its first element, and p is divided by its sum, since
@@ -245,28 +348,34 @@ struct RowGradient {
   V delta;
 };
 
-HWY_INLINE RowGradient SoftmaxGradientRow(float lse, int64_t n, float* p, float* dp) {
+template <int64_t kRows>
+HWY_INLINE void SoftmaxGradientRows(const float (&lse)[kRows], int64_t n, float* p, float* dp,
+                                    RowGradient (&gradients)[kRows]) {
   const D d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const V origin = hn::Set(d, dp[0]);
-  if (NothingLeft(lse)) {
-    std::fill_n(p, n, 0.0f);
-    std::fill_n(dp, n, 0.0f);
-    return {hn::Zero(d), hn::Zero(d)};
+  V origin[kRows], subtrahend[kRows], sum[kRows], total[kRows];
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kRows; ++i) {
+    origin[i] = hn::Set(d, dp[i * n]);
+    subtrahend[i] = Subtrahend(lse[i]);
+    sum[i] = total[i] = hn::Zero(d);
   }
-  const V vlse = hn::Set(d, lse);
-  V sum = hn::Zero(d);
-  V total = hn::Zero(d);
-  for (int64_t j = 0; j < n; j += lanes) {
-    const V e = ExpOfNegative(hn::Sub(hn::Load(d, p + j), vlse));
-    const V difference = hn::Sub(hn::Load(d, dp + j), origin);
-    hn::Store(e, d, p + j);
-    hn::Store(difference, d, dp + j);
-    sum = hn::MulAdd(e, difference, sum);
-    total = hn::Add(total, e);
+  for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kRows; ++i) {
+      float *weight = p + i * n + j, *gradient = dp + i * n + j;
+      const V e = ExpOfNegative(hn::Sub(hn::Load(d, weight), subtrahend[i]));
+      const V difference = hn::Sub(hn::Load(d, gradient), origin[i]);
+      hn::Store(e, d, weight);
+      hn::Store(difference, d, gradient);
+      sum[i] = hn::MulAdd(e, difference, sum[i]);
+      total[i] = hn::Add(total[i], e);
+    }
   }
-  const float inverse = 1.0f / Total(total);
-  return {hn::Set(d, inverse), hn::Set(d, Total(sum) * inverse)};
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kRows; ++i) {
+    const float inverse = NothingLeft(lse[i]) ? 0.0f : 1.0f / Total(total[i]);
+    gradients[i] = {hn::Set(d, inverse), hn::Set(d, Total(sum[i]) * inverse)};
+  }
 }
 
 // dbias (N, N), row of token i += ds, where tokens are left out or padded.

@@ -16,19 +16,18 @@ namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // Sixteen interleaved sums, added up in a fixed order: the same bits for every instruction set,
 // since the square of a float is exact in a double. A plain loop, which the compiler vectorises.
-template <typename T>
-double ChunkSum(const T* x, int64_t n) {
+double ChunkSum(const float* x, int64_t n) {
   constexpr int kLanes = 16;
   double sums[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const double value = ToFloat(x[i + lane]);
+      const double value = x[i + lane];
       sums[lane] += value * value;
     }
   }
   for (int lane = 0; i < n; ++i, ++lane) {
-    const double value = ToFloat(x[i]);
+    const double value = x[i];
     sums[lane] += value * value;
   }
   for (int half = kLanes / 2; half > 0; half /= 2) {
@@ -38,8 +37,11 @@ double ChunkSum(const T* x, int64_t n) {
 }
 
 double ChunkSumOfSquares(const TensorView& x) {
-  return x.dtype == DType::kF32 ? ChunkSum(x.f32(), x.NumElements())
-                                : ChunkSum(Elements<hwy::bfloat16_t>(x), x.NumElements());
+  const int64_t n = x.NumElements();
+  if (x.dtype == DType::kF32) return ChunkSum(x.f32(), n);
+  float wide[kNormChunk];
+  ConvertElements(x.data, x.dtype, wide, DType::kF32, n);
+  return ChunkSum(wide, n);
 }
 
 // What rounding takes away from each new sum goes into the next addition.

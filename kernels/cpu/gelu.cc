@@ -1,6 +1,8 @@
 // GELU with the exact error function, and its gradient.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gelu.cc"
+#include <cmath>
+
 // foreach_target.h must come first.
 // clang-format off
 #include <hwy/foreach_target.h>
@@ -15,8 +17,109 @@
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector-inl.h"
 
+#ifndef SWINFLEET_KERNELS_CPU_GELU_TABLES_
+#define SWINFLEET_KERNELS_CPU_GELU_TABLES_
+namespace swinfleet::cpu {
+
+// A function of [0, kGeluEnd] in pieces: piece i is centred on i / kGeluPiecesPerUnit, and a
+// polynomial of where a number lies in it, [-1/2, 1/2].
+inline constexpr int kGeluPieces = 32;
+inline constexpr int kGeluDegree = 4;
+inline constexpr double kGeluEnd = 6;
+inline constexpr double kGeluPiecesPerUnit = (kGeluPieces - 1) / kGeluEnd;
+struct GeluTable {
+  // Those of the same power of all pieces side by side, the constants first.
+  float coefficients[kGeluDegree + 1][kGeluPieces];
+};
+
+// Of the tail Phi(-x) of the normal distribution, and of GELU's slope at -x.
+const GeluTable& GeluTailTable();
+const GeluTable& GeluSlopeTable();
+
+}  // namespace swinfleet::cpu
+#endif
+
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+
+// Two registers hold a coefficient of all pieces, which an instruction then looks up: less work
+// than an exponential.
+class GeluPolynomial {
+ public:
+  HWY_INLINE explicit GeluPolynomial(const GeluTable& table) {
+#pragma GCC unroll 8
+    for (int k = 0; k <= kGeluDegree; ++k) {
+      low_[k] = LoadWhole(table.coefficients[k]);
+      high_[k] = LoadWhole(table.coefficients[k] + kGeluPieces / 2);
+    }
+  }
+  // At `within` of the pieces that the lowest bits of `piece` number.
+  HWY_INLINE V operator()(V piece, V within) const {
+    const __m512i index = _mm512_castps_si512(piece.raw);
+    const auto coefficient = [&](int k) {
+      return V{_mm512_permutex2var_ps(low_[k].raw, index, high_[k].raw)};
+    };
+    V value = coefficient(kGeluDegree);
+#pragma GCC unroll 8
+    for (int k = kGeluDegree - 1; k >= 0; --k) value = hn::MulAdd(value, within, coefficient(k));
+    return value;
+  }
+
+ private:
+  V low_[kGeluDegree + 1], high_[kGeluDegree + 1];
+};
+
+// Where |x| lies in the tables.
+struct GeluPlace {
+  HWY_INLINE explicit GeluPlace(V x) {
+    const D d;
+    const V scale = hn::Set(d, static_cast<float>(kGeluPiecesPerUnit));
+    // Beside 1.5 * 2^23 a number is rounded to an integer, which the lowest bits of the sum hold.
+    const V magic = hn::Set(d, 12582912.0f);
+    // In this order NaN stays NaN, here and in Value.
+    magnitude = hn::Min(hn::Set(d, static_cast<float>(kGeluEnd)), hn::Abs(x));
+    piece = hn::MulAdd(magnitude, scale, magic);
+    within = hn::MulSub(magnitude, scale, hn::Sub(piece, magic));
+  }
+  V magnitude;
+  V piece;
+  V within;
+};
+
+// x Phi(x) is the larger of x and 0, less |x| Phi(-|x|), so that nothing cancels: an absolute error
+// of 6e-8, and for small x a relative one.
+class Gelu {
+ public:
+  HWY_INLINE Gelu() : tail_(GeluTailTable()) {}
+  HWY_INLINE V Value(V x) const { return Value(x, GeluPlace(x)); }
+  HWY_INLINE V Value(V x, const GeluPlace& place) const {
+    const V positive = hn::Max(hn::Zero(D()), x);
+    return hn::NegMulAdd(place.magnitude, tail_(place.piece, place.within), positive);
+  }
+
+ private:
+  GeluPolynomial tail_;
+};
+
+class GeluWithSlope {
+ public:
+  HWY_INLINE GeluWithSlope() : slope_(GeluSlopeTable()) {}
+  HWY_INLINE void operator()(V x, V* value, V* slope) const {
+    const GeluPlace place(x);
+    const V mirrored = slope_(place.piece, place.within);
+    *value = gelu_.Value(x, place);
+    *slope =
+        hn::IfThenElse(hn::Lt(x, hn::Zero(D())), mirrored, hn::Sub(hn::Set(D(), 1.0f), mirrored));
+  }
+
+ private:
+  Gelu gelu_;
+  GeluPolynomial slope_;
+};
+
+#else
 
 struct GeluParts {
   V phi;      // Phi(x), the normal distribution function
@@ -27,9 +130,7 @@ struct GeluParts {
 HWY_INLINE V Inverse(V x) {
   const D d;
   V inverse = hn::ApproximateReciprocal(x);
-  // It begins with 14 digits there, with 11 or so elsewhere.
-  constexpr int kSteps = HWY_TARGET <= HWY_AVX3 ? 1 : 2;
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < 2; ++step) {
     inverse = hn::Mul(inverse, hn::NegMulAdd(x, inverse, hn::Set(d, 2.0f)));
   }
   return inverse;
@@ -54,30 +155,46 @@ HWY_INLINE GeluParts Parts(V x) {
   return {phi, hn::Mul(exponential, hn::Set(d, 0.39894228f))};
 }
 
+struct Gelu {
+  HWY_INLINE V Value(V x) const { return hn::Mul(x, Parts(x).phi); }
+};
+
+struct GeluWithSlope {
+  HWY_INLINE void operator()(V x, V* value, V* slope) const {
+    const GeluParts parts = Parts(x);
+    *value = hn::Mul(x, parts.phi);
+    *slope = hn::MulAdd(x, parts.density, parts.phi);
+  }
+};
+
+#endif
+
 template <typename T>
 void GeluOf(const T* x, T* y, int64_t n) {
+  const Gelu gelu;
   ForEachVector(n, [&](int64_t i, int64_t count) {
-    const V value = LoadPart(x + i, count);
-    StorePart(hn::Mul(value, Parts(value).phi), y + i, count);
+    StorePart(gelu.Value(LoadPart(x + i, count)), y + i, count);
   });
 }
 
 // y may be null; so may be sums, to which dx is added as it was rounded.
 template <typename T>
-void GeluGradientOf(const T* x, const T* dy, T* dx, T* y, float* sums, int64_t n) {
+HWY_INLINE void GeluGradientOf(const GeluWithSlope& tables, const T* x, const T* dy, T* dx, T* y,
+                               float* sums, int64_t n) {
+  // In registers, which nothing that is stored can change.
+  const GeluWithSlope gelu = tables;
   ForEachVector(n, [&](int64_t i, int64_t count) {
-    const V value = LoadPart(x + i, count);
-    const GeluParts parts = Parts(value);
-    const V slope = hn::MulAdd(value, parts.density, parts.phi);
+    V value, slope;
+    gelu(LoadPart(x + i, count), &value, &slope);
     StorePart(hn::Mul(LoadPart(dy + i, count), slope), dx + i, count);
-    if (y != nullptr) StorePart(hn::Mul(value, parts.phi), y + i, count);
+    if (y != nullptr) StorePart(value, y + i, count);
     if (sums == nullptr) return;
     StorePart(hn::Add(LoadPart(sums + i, count), LoadPart(dx + i, count)), sums + i, count);
   });
 }
 
 // Elements [begin, end).
-void Gelu(const GeluForwardArgs& args, int64_t begin, int64_t end) {
+void GeluValues(const GeluForwardArgs& args, int64_t begin, int64_t end) {
   DispatchDType(args.x.dtype, [&](auto tag) {
     using T = decltype(tag);
     GeluOf(Elements<T>(args.x) + begin, Elements<T>(args.y) + begin, end - begin);
@@ -88,11 +205,13 @@ void Gelu(const GeluForwardArgs& args, int64_t begin, int64_t end) {
 // that is null.
 void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end, int64_t length,
                   float* sums) {
+  const GeluWithSlope gelu;
   DispatchDType(args.x.dtype, [&](auto tag) {
     using T = decltype(tag);
     for (int64_t i = begin; i < end; i += length) {
-      GeluGradientOf(Elements<T>(args.x) + i, Elements<T>(args.dy) + i, Elements<T>(args.dx) + i,
-                     args.y.empty() ? nullptr : Elements<T>(args.y) + i, sums, length);
+      GeluGradientOf(gelu, Elements<T>(args.x) + i, Elements<T>(args.dy) + i,
+                     Elements<T>(args.dx) + i, args.y.empty() ? nullptr : Elements<T>(args.y) + i,
+                     sums, length);
     }
   });
 }
@@ -112,18 +231,59 @@ float* TakeScratch(const GeluBackwardArgs& args, Context& context) {
 namespace cpu {
 namespace {
 
-HWY_EXPORT(Gelu);
+// The polynomial that takes f's values at the zeros of Chebyshev's one, in each piece.
+template <typename F>
+GeluTable MakeTable(const F& f) {
+  constexpr int kPoints = kGeluDegree + 1;
+  GeluTable table;
+  for (int piece = 0; piece < kGeluPieces; ++piece) {
+    double at[kPoints], differences[kPoints], sums[kPoints] = {};
+    for (int i = 0; i < kPoints; ++i) {
+      at[i] = 0.5 * std::cos((2 * i + 1) * std::acos(-1.0) / (2 * kPoints));
+      differences[i] = f((piece + at[i]) / kGeluPiecesPerUnit);
+    }
+    // Newton's divided differences, then his polynomial as one of powers.
+    for (int order = 1; order < kPoints; ++order) {
+      for (int i = kPoints - 1; i >= order; --i) {
+        differences[i] = (differences[i] - differences[i - 1]) / (at[i] - at[i - order]);
+      }
+    }
+    for (int i = kPoints - 1; i >= 0; --i) {
+      for (int k = kGeluDegree; k >= 0; --k) {
+        sums[k] = (k > 0 ? sums[k - 1] : differences[i]) - at[i] * sums[k];
+      }
+    }
+    for (int k = 0; k < kPoints; ++k) table.coefficients[k][piece] = static_cast<float>(sums[k]);
+  }
+  return table;
+}
+
+double Tail(double x) { return 0.5 * std::erfc(x / std::sqrt(2.0)); }
+
+HWY_EXPORT(GeluValues);
 HWY_EXPORT(GeluGradient);
 
 constexpr int64_t kGrain = 4096;
 
 }  // namespace
 
+const GeluTable& GeluTailTable() {
+  static const GeluTable table = MakeTable(Tail);
+  return table;
+}
+
+const GeluTable& GeluSlopeTable() {
+  static const GeluTable table = MakeTable([](double x) {
+    return Tail(x) - x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
+  });
+  return table;
+}
+
 void GeluForward(const GeluForwardArgs& args, Context& context) {
   CHECK_EQ(args.x.NumElements(), args.y.NumElements());
   CheckFloating(args.x.dtype, {args.y});
   ParallelFor(context.threads, args.x.NumElements(), kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(Gelu)(args, begin, end);
+    HWY_DYNAMIC_DISPATCH(GeluValues)(args, begin, end);
   });
 }
 

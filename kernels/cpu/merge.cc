@@ -22,15 +22,20 @@ void ForEachNeighbour(const TensorView& x, const TensorView& rows, int64_t first
   CheckFloating(x.dtype, {rows});
   const int64_t bytes = channels * static_cast<int64_t>(SizeOf(x.dtype));
   ParallelFor(threads, rows.shape[0], 16, [&](int64_t begin, int64_t end, int) {
+    const int64_t first = first_row + begin;
+    int64_t b = first / (half_h * half_w), i = first / half_w % half_h, j = first % half_w;
     for (int64_t r = begin; r < end; ++r) {
-      const int64_t at = first_row + r;
-      const int64_t b = at / (half_h * half_w), i = at / half_w % half_h, j = at % half_w;
       for (int64_t n = 0; n < 4; ++n) {
         const int64_t row = 2 * i + n % 2, column = 2 * j + n / 2;
         const bool inside = row < height && column < width;
         char* place = static_cast<char*>(x.data) + ((b * height + row) * width + column) * bytes;
         move(static_cast<char*>(rows.data) + (r * 4 + n) * bytes, inside ? place : nullptr, bytes);
       }
+      if (++j < half_w) continue;
+      j = 0;
+      if (++i < half_h) continue;
+      i = 0;
+      ++b;
     }
   });
 }

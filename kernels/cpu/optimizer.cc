@@ -31,8 +31,9 @@ struct SgdFactors {
   float learning_rate, momentum, weight_decay, grad_scale;
 };
 
-// Blocks of random numbers that are drawn at a time, at most.
+// Blocks of random numbers that are drawn at a time, at most: one a lane of two vectors.
 inline constexpr int64_t kMostLanes = 8;
+inline constexpr int64_t kMostDrawn = 2 * kMostLanes;
 
 }  // namespace swinfleet::cpu
 #endif
@@ -77,7 +78,7 @@ void SplitMasters(const uint32_t* __restrict master, uint16_t* __restrict param,
   }
 }
 
-// numbers = the blocks [first, first + blocks) of a stream, 4 numbers each, and up to kMostLanes -
+// numbers = the blocks [first, first + blocks) of a stream, 4 numbers each, and up to kMostDrawn -
 // 1 blocks more.
 #if HWY_TARGET == HWY_SCALAR
 void DrawBlocks(const RandomStream& stream, uint32_t first, int64_t blocks,
@@ -98,26 +99,38 @@ void DrawBlocks(const RandomStream& stream, uint32_t first, int64_t blocks,
   const hn::Rebind<uint32_t, decltype(d)> words;
   const auto multiplier0 = hn::BitCast(halves, hn::Set(d, Philox::kMultiplier0));
   const auto multiplier1 = hn::BitCast(halves, hn::Set(d, Philox::kMultiplier1));
+  const auto weyl0 = hn::Set(d, Philox::kWeyl0);
+  const auto weyl1 = hn::Set(d, Philox::kWeyl1);
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t block = 0; block < blocks; block += lanes) {
-    auto c0 = hn::Iota(d, first + static_cast<uint64_t>(block));
-    auto c1 = hn::Set(d, stream.counter[0]);
-    auto c2 = hn::Set(d, stream.counter[1]);
-    auto c3 = hn::Set(d, stream.counter[2]);
-    uint32_t key0 = stream.key[0], key1 = stream.key[1];
+  const auto advance = [&](auto& c0, auto& c1, auto& c2, auto& c3, auto key0, auto key1) {
+    const auto product0 = hn::MulEven(hn::BitCast(halves, c0), multiplier0);
+    const auto product1 = hn::MulEven(hn::BitCast(halves, c2), multiplier1);
+    c0 = hn::Xor3(hn::ShiftRight<32>(product1), c1, key0);
+    c2 = hn::Xor3(hn::ShiftRight<32>(product0), c3, key1);
+    c1 = product1;
+    c3 = product0;
+  };
+  // Two vectors, so that the products of one don't wait for those of the other.
+  for (int64_t block = 0; block < blocks; block += 2 * lanes) {
+    auto a0 = hn::Iota(d, first + static_cast<uint64_t>(block));
+    auto b0 = hn::Iota(d, first + static_cast<uint64_t>(block + lanes));
+    auto a1 = hn::Set(d, stream.counter[0]), b1 = a1;
+    auto a2 = hn::Set(d, stream.counter[1]), b2 = a2;
+    auto a3 = hn::Set(d, stream.counter[2]), b3 = a3;
+    auto key0 = hn::Set(d, stream.key[0]), key1 = hn::Set(d, stream.key[1]);
     for (int round = 0; round < Philox::kRounds; ++round) {
-      const auto product0 = hn::MulEven(hn::BitCast(halves, c0), multiplier0);
-      const auto product1 = hn::MulEven(hn::BitCast(halves, c2), multiplier1);
-      c0 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product1), c1), hn::Set(d, key0));
-      c2 = hn::Xor(hn::Xor(hn::ShiftRight<32>(product0), c3), hn::Set(d, key1));
-      c1 = product1;
-      c3 = product0;
-      key0 += Philox::kWeyl0;
-      key1 += Philox::kWeyl1;
+      advance(a0, a1, a2, a3, key0, key1);
+      advance(b0, b1, b2, b3, key0, key1);
+      key0 = hn::Add(key0, weyl0);
+      key1 = hn::Add(key1, weyl1);
     }
-    hn::StoreInterleaved4(hn::TruncateTo(words, c0), hn::TruncateTo(words, c1),
-                          hn::TruncateTo(words, c2), hn::TruncateTo(words, c3), words,
-                          numbers + 4 * block);
+    const auto store = [&](auto c0, auto c1, auto c2, auto c3, int64_t at) {
+      hn::StoreInterleaved4(hn::TruncateTo(words, c0), hn::TruncateTo(words, c1),
+                            hn::TruncateTo(words, c2), hn::TruncateTo(words, c3), words,
+                            numbers + 4 * at);
+    };
+    store(a0, a1, a2, a3, block);
+    store(b0, b1, b2, b3, block + lanes);
   }
 }
 #endif
@@ -148,7 +161,7 @@ HWY_EXPORT(DrawBlocks);
 HWY_EXPORT(RoundMoments);
 
 constexpr int64_t kGrain = 16384;
-// Weights whose masters, or float32 moments, are on the stack.
+// Weights whose masters, or float32 gradients or moments, are on the stack.
 constexpr int64_t kMasters = 1024;
 
 void CheckWeights(const TensorView& param, const TensorView& master) {
@@ -192,6 +205,23 @@ void CheckMoments(std::span<const TensorView> moments, const StochasticRounding&
   CHECK(rounding.first >= 0 && rounding.first + n <= int64_t{1} << 34) << rounding.first;
 }
 
+// Calls step(float32 gradients, first, count) over gradients [begin, end).
+template <typename Step>
+void UpdateByGradients(const TensorView& grad, int64_t begin, int64_t end, const Step& step) {
+  if (grad.dtype == DType::kF32) return step(grad.f32() + begin, begin, end - begin);
+  for (int64_t i = begin; i < end; i += kMasters) {
+    const int64_t n = std::min(kMasters, end - i);
+    float wide[kMasters];
+    ConvertElements(grad.u16() + i, DType::kBF16, wide, DType::kF32, n);
+    step(wide, i, n);
+  }
+}
+
+void CheckGradient(const TensorView& grad, int64_t n) {
+  CHECK(grad.NumElements() == n && (grad.dtype == DType::kF32 || grad.dtype == DType::kBF16))
+      << "a gradient " << NameOf(grad.dtype) << grad.shape << " of " << n << " weights";
+}
+
 // Calls step(float32 moments, first, count) over moments [begin, begin + n), and rounds what it
 // makes of them where they are kept in bfloat16.
 template <size_t N, typename Step>
@@ -204,7 +234,7 @@ void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRou
   }
   float memory[N][kMasters];
   // A block before the first whole one, and what DrawBlocks may make too many.
-  uint32_t numbers[kMasters + 4 * (1 + kMostLanes)];
+  uint32_t numbers[kMasters + 4 * (1 + kMostDrawn)];
   for (int64_t i = begin; i < begin + n; i += kMasters) {
     const int64_t count = std::min(kMasters, begin + n - i);
     for (size_t k = 0; k < N; ++k) {
@@ -227,10 +257,9 @@ void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRou
 
 void AdamW(const AdamWArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK_EQ(args.grad.NumElements(), n);
   CHECK_GE(args.step, 1);
+  CheckGradient(args.grad, n);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad});
   const std::array moments = {args.m, args.v};
   CheckMoments(moments, args.rounding, n);
   const double correction1 = 1 - std::pow(args.beta1, args.step);
@@ -247,21 +276,23 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
-      UpdateMoments(moments, args.rounding, i, count,
-                    [&](const auto& wide, int64_t j, int64_t size) {
-                      HWY_DYNAMIC_DISPATCH(AdamWStep)
-                      (w + (j - i), args.grad.f32() + j, wide[0], wide[1], size, factors);
-                    });
+    UpdateByGradients(args.grad, begin, end, [&](const float* grad, int64_t first, int64_t number) {
+      const auto step = [&](float* w, int64_t i, int64_t count) {
+        UpdateMoments(moments, args.rounding, i, count,
+                      [&](const auto& wide, int64_t j, int64_t size) {
+                        HWY_DYNAMIC_DISPATCH(AdamWStep)
+                        (w + (j - i), grad + (j - first), wide[0], wide[1], size, factors);
+                      });
+      };
+      UpdateWeights(args.param, args.master, first, first + number, step);
     });
   });
 }
 
 void Sgd(const SgdArgs& args, Context& context) {
   const int64_t n = args.param.NumElements();
-  CHECK_EQ(args.grad.NumElements(), n);
+  CheckGradient(args.grad, n);
   CheckWeights(args.param, args.master);
-  CheckDtype(DType::kF32, {args.grad});
   const std::array moments = {args.momentum};
   CheckMoments(moments, args.rounding, n);
   const SgdFactors factors = {
@@ -271,12 +302,15 @@ void Sgd(const SgdArgs& args, Context& context) {
       .grad_scale = args.grad_scale,
   };
   ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    UpdateWeights(args.param, args.master, begin, end, [&](float* w, int64_t i, int64_t count) {
-      UpdateMoments(moments, args.rounding, i, count,
-                    [&](const auto& wide, int64_t j, int64_t size) {
-                      HWY_DYNAMIC_DISPATCH(SgdStep)
-                      (w + (j - i), args.grad.f32() + j, wide[0], size, factors);
-                    });
+    UpdateByGradients(args.grad, begin, end, [&](const float* grad, int64_t first, int64_t number) {
+      const auto step = [&](float* w, int64_t i, int64_t count) {
+        UpdateMoments(moments, args.rounding, i, count,
+                      [&](const auto& wide, int64_t j, int64_t size) {
+                        HWY_DYNAMIC_DISPATCH(SgdStep)
+                        (w + (j - i), grad + (j - first), wide[0], size, factors);
+                      });
+      };
+      UpdateWeights(args.param, args.master, first, first + number, step);
     });
   });
 }

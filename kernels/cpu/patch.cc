@@ -53,11 +53,12 @@ template <typename Move>
 void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
   ParallelFor(threads, g.rows, 16, [&](int64_t begin, int64_t end, int) {
     int64_t element = begin * g.channels * g.patch_t * g.patch_h * g.patch_w;
-    for (int64_t at = g.first_row + begin; at < g.first_row + end; ++at) {
-      const int64_t column = at % g.grid_w * g.patch_w;
-      const int64_t top = at / g.grid_w % g.grid_h * g.patch_h;
-      const int64_t start = at / (g.grid_w * g.grid_h) % g.grid_t * g.patch_t;
-      const int64_t b = at / (g.grid_w * g.grid_h * g.grid_t);
+    const int64_t first = g.first_row + begin;
+    int64_t at_w = first % g.grid_w, at_h = first / g.grid_w % g.grid_h;
+    int64_t at_t = first / (g.grid_w * g.grid_h) % g.grid_t;
+    int64_t b = first / (g.grid_w * g.grid_h * g.grid_t);
+    for (int64_t patch = begin; patch < end; ++patch) {
+      const int64_t column = at_w * g.patch_w, top = at_h * g.patch_h, start = at_t * g.patch_t;
       const int64_t inside = std::min(g.patch_w, g.width - column);
       for (int64_t channel = b * g.channels; channel < (b + 1) * g.channels; ++channel) {
         for (int64_t frame = start; frame < start + g.patch_t; ++frame) {
@@ -68,13 +69,28 @@ void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
           }
         }
       }
+      if (++at_w < g.grid_w) continue;
+      at_w = 0;
+      if (++at_h < g.grid_h) continue;
+      at_h = 0;
+      if (++at_t < g.grid_t) continue;
+      at_t = 0;
+      ++b;
     }
   });
 }
 
+// The usual sizes by themselves: a loop of a known length becomes a few vectors.
 template <typename From, typename To>
 void CopyLine(const From* from, To* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] = FromFloat<To>(ToFloat(from[i]));
+  const auto copy = [&](int64_t i) { to[i] = FromFloat<To>(ToFloat(from[i])); };
+  if (n == 4) {
+    for (int64_t i = 0; i < 4; ++i) copy(i);
+  } else if (n == 2) {
+    for (int64_t i = 0; i < 2; ++i) copy(i);
+  } else {
+    for (int64_t i = 0; i < n; ++i) copy(i);
+  }
 }
 
 }  // namespace

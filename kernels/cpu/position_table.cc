@@ -1,101 +1,188 @@
-// The log-spaced continuous position bias: an MLP over relative coordinates.
+// The log-spaced continuous position bias: an MLP over relative coordinates. What the hidden units
+// hold is made anew wherever it is needed: two products a unit are less work than memory.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/position_table.cc"
 #include <algorithm>
 #include <cmath>
 
+// foreach_target.h must come first.
+// clang-format off
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+// clang-format on
+
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/cpu/vector-inl.h"
 
+#ifndef SWINFLEET_KERNELS_CPU_POSITION_TABLE_WEIGHTS_
+#define SWINFLEET_KERNELS_CPU_POSITION_TABLE_WEIGHTS_
+namespace swinfleet::cpu {
+
+// Units of the hidden layer are padded to whole vectors of every instruction set, heads to whole
+// blocks, with zeros.
+inline constexpr int64_t kUnits = 16;
+inline constexpr int64_t kHeads = 4;
+
+struct PositionWeights {
+  int64_t units, heads;
+  const float *w1_y, *w1_x, *b1;  // (units)
+  const float* w2;                // (heads, units)
+};
+
+}  // namespace swinfleet::cpu
+#endif
+
+SWINFLEET_BEFORE_NAMESPACE();
+namespace swinfleet::cpu::HWY_NAMESPACE {
+
+// What units i, ... hold for the offsets in `coords` (2).
+HWY_INLINE V HiddenUnits(const PositionWeights& w, const float* coords, int64_t i) {
+  const D d;
+  const V from_x =
+      hn::MulAdd(hn::LoadU(d, w.w1_x + i), hn::Set(d, coords[1]), hn::LoadU(d, w.b1 + i));
+  return hn::Max(hn::Zero(d), hn::MulAdd(hn::LoadU(d, w.w1_y + i), hn::Set(d, coords[0]), from_x));
+}
+
+// scores (T, heads) of offsets [begin, end), before the sigmoid.
+void PositionScores(const PositionWeights& w, const float* coords, int64_t begin, int64_t end,
+                    float* scores) {
+  const D d;
+  for (int64_t t = begin; t < end; ++t) {
+    for (int64_t head = 0; head < w.heads; head += kHeads) {
+      const float* w2 = w.w2 + head * w.units;
+      V sums[kHeads] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+      for (int64_t i = 0; i < w.units; i += static_cast<int64_t>(hn::Lanes(d))) {
+        const V hidden = HiddenUnits(w, coords + 2 * t, i);
+#pragma GCC unroll 4
+        for (int64_t h = 0; h < kHeads; ++h) {
+          sums[h] = hn::MulAdd(hidden, hn::LoadU(d, w2 + h * w.units + i), sums[h]);
+        }
+      }
+      StoreTotals(sums[0], sums[1], sums[2], sums[3], scores + t * w.heads + head);
+    }
+  }
+}
+
+// Adds to rows of dw2, (heads, hidden), of units [i, i + count), which one vector holds.
+void AddSecondLayer(const PositionWeights& w, const PositionTableBackwardArgs& args,
+                    const float* dscores, int64_t i, int64_t count) {
+  const D d;
+  const int64_t heads = args.dw2.shape[0], hidden = args.dw2.shape[1];
+  for (int64_t head = 0; head < heads; head += kHeads) {
+    V sums[kHeads] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    for (int64_t t = 0; t < args.coords.shape[0]; ++t) {
+      const V units = HiddenUnits(w, args.coords.f32() + 2 * t, i);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < kHeads; ++h) {
+        sums[h] = hn::MulAdd(units, hn::Set(d, dscores[t * w.heads + head + h]), sums[h]);
+      }
+    }
+    for (int64_t h = 0; h < std::min(kHeads, heads - head); ++h) {
+      float* to = args.dw2.f32() + (head + h) * hidden + i;
+      StorePart(hn::Add(LoadPart(to, count), sums[h]), to, count);
+    }
+  }
+}
+
+// Adds to dw1 and db1 of units [i, i + count), which one vector holds.
+void AddFirstLayer(const PositionWeights& w, const PositionTableBackwardArgs& args,
+                   const float* dscores, int64_t i, int64_t count) {
+  const D d;
+  V y_sum = hn::Zero(d), x_sum = hn::Zero(d), sum = hn::Zero(d);
+  for (int64_t t = 0; t < args.coords.shape[0]; ++t) {
+    const float* coords = args.coords.f32() + 2 * t;
+    V gradient = hn::Zero(d);
+    for (int64_t head = 0; head < w.heads; ++head) {
+      gradient = hn::MulAdd(hn::Set(d, dscores[t * w.heads + head]),
+                            hn::LoadU(d, w.w2 + head * w.units + i), gradient);
+    }
+    const auto active = hn::Gt(HiddenUnits(w, coords, i), hn::Zero(d));
+    gradient = hn::IfThenElseZero(active, gradient);
+    y_sum = hn::MulAdd(gradient, hn::Set(d, coords[0]), y_sum);
+    x_sum = hn::MulAdd(gradient, hn::Set(d, coords[1]), x_sum);
+    sum = hn::Add(sum, gradient);
+  }
+  HWY_ALIGN float y_sums[hn::MaxLanes(d)], x_sums[hn::MaxLanes(d)];
+  hn::Store(y_sum, d, y_sums);
+  hn::Store(x_sum, d, x_sums);
+  for (int64_t unit = 0; unit < count; ++unit) {
+    args.dw1.f32()[2 * (i + unit)] += y_sums[unit];
+    args.dw1.f32()[2 * (i + unit) + 1] += x_sums[unit];
+  }
+  float* to = args.db1.f32() + i;
+  StorePart(hn::Add(LoadPart(to, count), sum), to, count);
+}
+
+// Of units [begin, end).
+void AddPositionGradients(const PositionWeights& w, const PositionTableBackwardArgs& args,
+                          const float* dscores, int64_t begin, int64_t end) {
+  ForEachVector(end - begin, [&](int64_t i, int64_t count) {
+    AddSecondLayer(w, args, dscores, begin + i, count);
+    AddFirstLayer(w, args, dscores, begin + i, count);
+  });
+}
+
+}  // namespace swinfleet::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 namespace swinfleet {
 namespace {
 
-// A parameter in float32: itself, or room for its converted elements.
-TensorView TakeWide(const TensorView& parameter, Context& context) {
-  if (parameter.dtype == DType::kF32) return parameter;
-  return context.workspace->Allocate(parameter.shape);
+int64_t PadTo(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
+
+template <typename Args>
+cpu::PositionWeights SizesOf(const Args& args) {
+  return {.units = PadTo(args.w2.shape[1], cpu::kUnits),
+          .heads = PadTo(args.w2.shape[0], cpu::kHeads),
+          .w1_y = nullptr,
+          .w1_x = nullptr,
+          .b1 = nullptr,
+          .w2 = nullptr};
+}
+
+float* TakeFloats(int64_t floats, Context& context) {
+  return static_cast<float*>(context.workspace->AllocateBytes(floats * sizeof(float)));
 }
 
 template <typename Args>
-PositionTableScratch TakeForward(const Args& args, Context& context) {
-  const int64_t entries = args.coords.shape[0];
-  PositionTableScratch s;
-  s.w1 = TakeWide(args.w1, context);
-  s.b1 = TakeWide(args.b1, context);
-  s.w2 = TakeWide(args.w2, context);
-  s.hidden = context.workspace->Allocate({entries, args.w2.shape[1]});
-  return s;
+PositionTableScratch TakeBoth(const Args& args, Context& context) {
+  const cpu::PositionWeights sizes = SizesOf(args);
+  return {.weights = TakeFloats((3 + sizes.heads) * sizes.units, context),
+          .scores = TakeFloats(args.coords.shape[0] * sizes.heads, context)};
 }
 
-void Widen(const TensorView& from, const TensorView& to) {
-  if (from.data == to.data) return;
-  cpu::ConvertElements(from.data, from.dtype, to.data, to.dtype, from.NumElements());
-}
-
-// s.hidden = relu(w1 coords + b1), with the parameters in float32 from here on.
+// The parameters in float32, as the scratch has them.
 template <typename Args>
-void FirstLayer(const Args& args, const PositionTableScratch& s, const Context& context) {
-  Widen(args.w1, s.w1);
-  Widen(args.b1, s.b1);
-  Widen(args.w2, s.w2);
-  const int64_t width = s.hidden.shape[1];
-  const float *w1 = s.w1.f32(), *b1 = s.b1.f32(), *coords = args.coords.f32();
-  ParallelFor(context.threads, args.coords.shape[0], 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float y = coords[2 * t], x = coords[2 * t + 1];
-      float* to = s.hidden.f32() + t * width;
-      for (int64_t i = 0; i < width; ++i) {
-        const float value = w1[2 * i] * y + w1[2 * i + 1] * x + b1[i];
-        to[i] = value > 0 ? value : 0.0f;
-      }
+cpu::PositionWeights WidenWeights(const Args& args, const PositionTableScratch& scratch) {
+  cpu::PositionWeights w = SizesOf(args);
+  const int64_t heads = args.w2.shape[0], hidden = args.w2.shape[1];
+  float *w1_y = scratch.weights, *w1_x = w1_y + w.units, *b1 = w1_x + w.units, *w2 = b1 + w.units;
+  std::fill_n(scratch.weights, (3 + w.heads) * w.units, 0.0f);
+  DispatchDType(args.w1.dtype, [&](auto tag) {
+    const auto* w1 = Elements<decltype(tag)>(args.w1);
+    for (int64_t i = 0; i < hidden; ++i) {
+      w1_y[i] = ToFloat(w1[2 * i]);
+      w1_x[i] = ToFloat(w1[2 * i + 1]);
     }
   });
+  cpu::ConvertElements(args.b1.data, args.b1.dtype, b1, DType::kF32, hidden);
+  for (int64_t head = 0; head < heads; ++head) {
+    const TensorView row = args.w2.Rows(head, 1);
+    cpu::ConvertElements(row.data, row.dtype, w2 + head * w.units, DType::kF32, hidden);
+  }
+  w.w1_y = w1_y;
+  w.w1_x = w1_x;
+  w.b1 = b1;
+  w.w2 = w2;
+  return w;
 }
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
-
-// Units of the hidden layer whose sums are made at once: a vector of any instruction set.
-constexpr int64_t kUnits = 16;
-
-// Adds to dw1 and db1 of units [first, first + count), at most kUnits of them.
-void AddFirstLayerGradients(const PositionTableBackwardArgs& args, const PositionTableScratch& s,
-                            int64_t first, int64_t count) {
-  float *dw1 = args.dw1.f32() + 2 * first, *db1 = args.db1.f32() + first;
-  float y_sums[kUnits] = {}, x_sums[kUnits] = {}, sums[kUnits] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    y_sums[i] = dw1[2 * i];
-    x_sums[i] = dw1[2 * i + 1];
-    sums[i] = db1[i];
-  }
-  const float* coords = args.coords.f32();
-  for (int64_t t = 0; t < args.coords.shape[0]; ++t) {
-    const float y = coords[2 * t], x = coords[2 * t + 1];
-    const float* values = s.hidden.f32() + t * s.hidden.shape[1] + first;
-    const float* gradients = s.dhidden.f32() + t * s.hidden.shape[1] + first;
-    for (int64_t i = 0; i < count; ++i) {
-      const float gradient = values[i] > 0 ? gradients[i] : 0.0f;
-      y_sums[i] += gradient * y;
-      x_sums[i] += gradient * x;
-      sums[i] += gradient;
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    dw1[2 * i] = y_sums[i];
-    dw1[2 * i + 1] = x_sums[i];
-    db1[i] = sums[i];
-  }
-}
-
-// dw1 and db1 += through the first layer, from s.dhidden.
-void FirstLayerBackward(const PositionTableBackwardArgs& args, const PositionTableScratch& s,
-                        const Context& context) {
-  // Each unit's sums are made by one thread, in one order, whatever the number of threads.
-  ParallelFor(context.threads, s.hidden.shape[1], kUnits, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i += kUnits) {
-      AddFirstLayerGradients(args, s, i, std::min(kUnits, end - i));
-    }
-  });
-}
 
 template <typename Args>
 void CheckShapes(const Args& args, const TensorView& table) {
@@ -111,26 +198,42 @@ void CheckShapes(const Args& args, const TensorView& table) {
 }  // namespace
 
 PositionTableScratch TakeScratch(const PositionTableForwardArgs& args, Context& context) {
-  return TakeForward(args, context);
+  return TakeBoth(args, context);
 }
 
 PositionTableScratch TakeScratch(const PositionTableBackwardArgs& args, Context& context) {
-  PositionTableScratch s = TakeForward(args, context);
-  s.scores = context.workspace->Allocate(args.dtable.shape);
-  s.dhidden = context.workspace->Allocate(s.hidden.shape);
-  return s;
+  return TakeBoth(args, context);
 }
 
 namespace cpu {
+namespace {
+
+HWY_EXPORT(PositionScores);
+HWY_EXPORT(AddPositionGradients);
+
+template <typename Args>
+void MakeScores(const Args& args, const PositionWeights& weights, float* scores,
+                const Context& context) {
+  ParallelFor(context.threads, args.coords.shape[0], 1, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(PositionScores)(weights, args.coords.f32(), begin, end, scores);
+  });
+}
+
+}  // namespace
 
 void PositionTableForward(const PositionTableForwardArgs& args, Context& context) {
   CheckShapes(args, args.table);
   ArenaScope scope(context.workspace);
-  const PositionTableScratch s = TakeScratch(args, context);
-  FirstLayer(args, s, context);
-  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = args.table}, context);
-  float* table = args.table.f32();
-  for (int64_t i = 0; i < args.table.NumElements(); ++i) table[i] = 16.0f * Sigmoid(table[i]);
+  const PositionTableScratch scratch = TakeScratch(args, context);
+  const PositionWeights weights = WidenWeights(args, scratch);
+  MakeScores(args, weights, scratch.scores, context);
+  const int64_t heads = args.table.shape[1];
+  for (int64_t t = 0; t < args.table.shape[0]; ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      args.table.f32()[t * heads + head] =
+          16.0f * Sigmoid(scratch.scores[t * weights.heads + head]);
+    }
+  }
 }
 
 void PositionTableBackward(const PositionTableBackwardArgs& args, Context& context) {
@@ -139,18 +242,21 @@ void PositionTableBackward(const PositionTableBackwardArgs& args, Context& conte
         args.db1.NumElements() == args.b1.NumElements() && args.dw2.shape == args.w2.shape)
       << args.dw1.shape << args.db1.shape << args.dw2.shape;
   ArenaScope scope(context.workspace);
-  const PositionTableScratch s = TakeScratch(args, context);
-  FirstLayer(args, s, context);
-  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = s.scores}, context);
-  float* scores = s.scores.f32();
-  for (int64_t i = 0; i < s.scores.NumElements(); ++i) {
-    const float sigmoid = Sigmoid(scores[i]);
-    scores[i] = args.dtable.f32()[i] * 16.0f * sigmoid * (1.0f - sigmoid);
+  const PositionTableScratch scratch = TakeScratch(args, context);
+  const PositionWeights weights = WidenWeights(args, scratch);
+  MakeScores(args, weights, scratch.scores, context);
+  const int64_t heads = args.dtable.shape[1];
+  for (int64_t t = 0; t < args.dtable.shape[0]; ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      float* score = scratch.scores + t * weights.heads + head;
+      const float sigmoid = Sigmoid(*score);
+      *score = args.dtable.f32()[t * heads + head] * 16.0f * sigmoid * (1.0f - sigmoid);
+    }
   }
-  LinearBackwardWeight({.dy = s.scores, .x = s.hidden, .dweight = args.dw2, .dbias = {}}, context);
-  LinearBackwardInput({.dy = s.scores, .weight = s.w2, .dx = s.dhidden, .accumulate = false},
-                      context);
-  FirstLayerBackward(args, s, context);
+  // Each unit's sums are made by one thread, in one order, whatever the number of threads.
+  ParallelFor(context.threads, args.w2.shape[1], kUnits, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(AddPositionGradients)(weights, args, scratch.scores, begin, end);
+  });
 }
 
 }  // namespace cpu
@@ -175,3 +281,4 @@ void LogSpacedCoordinates(int64_t window_h, int64_t window_w, int64_t pretrained
 }
 
 }  // namespace swinfleet
+#endif  // HWY_ONCE

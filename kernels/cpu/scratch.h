@@ -33,13 +33,12 @@ struct WindowAttentionScratch {
 WindowAttentionScratch TakeScratch(const WindowAttentionForwardArgs& args, Context& context);
 WindowAttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
 
-// All float32.
 struct PositionTableScratch {
-  TensorView w1, b1, w2;  // the parameters, themselves where they are float32
-  TensorView hidden;      // (T, hidden)
-  // Of backward: what the sigmoid is of, then its gradient.
-  TensorView scores;   // (T, heads)
-  TensorView dhidden;  // (T, hidden)
+  // w1 of y, w1 of x, b1 and w2, (3 + heads, hidden), with heads and hidden units of zeros that
+  // make them whole blocks and vectors.
+  float* weights = nullptr;
+  // Of backward, padded too: what the sigmoid is of, then its gradient, (T, heads).
+  float* scores = nullptr;
 };
 PositionTableScratch TakeScratch(const PositionTableForwardArgs& args, Context& context);
 PositionTableScratch TakeScratch(const PositionTableBackwardArgs& args, Context& context);

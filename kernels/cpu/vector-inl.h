@@ -196,29 +196,65 @@ HWY_INLINE void StorePart(V v, T* p, int64_t count) {
   std::memcpy(p, buffer, count * sizeof(T));
 }
 
-// exp(x) for x that is not much larger than 0: a relative error of 2e-7, and 0 below -87. 2^n 2^r
-// with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the least relative error.
+// exp(x) for x that is not much larger than 0: a relative error of 2e-7 and of 1e-8 for each unit
+// of x, and 0 below -87. 2^n 2^r with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the
+// least relative error.
 HWY_INLINE V ExpOfNegative(V x) {
   const D d;
-  const DI di;
-  const auto n = hn::NearestInt(hn::Mul(hn::Max(x, hn::Set(d, -87.0f)), hn::Set(d, 1.44269504f)));
-  const V whole = hn::ConvertTo(d, n);
-  // ln 2 in two parts keeps the digits of x - n ln 2; log2(e) then only scales what is left.
-  const V high = hn::NegMulAdd(whole, hn::Set(d, 0.693359375f), x);
-  const V rest = hn::NegMulAdd(whole, hn::Set(d, -2.12194440e-4f), high);
-  const V r = hn::Mul(rest, hn::Set(d, 1.44269504f));
+  const DU du;
+  const V log2e = hn::Set(d, 1.44269504f);
+  // Beside 1.5 * 2^23 a number is rounded to an integer, which the lowest bits of the sum hold.
+  const V magic = hn::Set(d, 12582912.0f);
+  const V sum = hn::MulAdd(x, log2e, magic);
+  const V r = hn::MulSub(x, log2e, hn::Sub(sum, magic));
   V p = hn::Set(d, 0.001327647129073739f);
   p = hn::MulAdd(p, r, hn::Set(d, 0.009675540961325169f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.05550713092088699f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.24022120237350464f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.6931469440460205f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0000001192092896f));
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)));
-  const V value = hn::Mul(p, hn::BitCast(d, exponent));
+  // p is between 0.7 and 1.5, and n is at least -126: adding it to p's exponent is multiplying.
+  const auto n = hn::ShiftLeft<23>(hn::BitCast(du, sum));
+  const V value = hn::BitCast(d, hn::Add(hn::BitCast(du, p), n));
   return hn::IfThenElseZero(hn::Gt(x, hn::Set(d, -87.0f)), value);
 }
 
 HWY_INLINE float Total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
+
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE void StoreTotals(V a, V b, V c, V e, float* to) {
+  to[0] = Total(a);
+  to[1] = Total(b);
+  to[2] = Total(c);
+  to[3] = Total(e);
+}
+#else
+// The upper half of a vector added to the lower one, until four lanes are left.
+template <class Tag, class Vector>
+HWY_INLINE auto FoldToFour(Tag d, Vector v) {
+  if constexpr (hn::MaxLanes(Tag()) <= 4) {
+    return v;
+  } else {
+    const hn::Half<Tag> half;
+    return FoldToFour(half, hn::Add(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
+  }
+}
+
+// to (4) = the totals of four vectors, in the order of Total, for a little more than one takes.
+HWY_INLINE void StoreTotals(V a, V b, V c, V e, float* to) {
+  const hn::Full128<float> d4;
+  const hn::Full128<double> d2;
+  const auto pair = [&](V first, V second) {
+    const auto x = hn::BitCast(d2, FoldToFour(D(), first));
+    const auto y = hn::BitCast(d2, FoldToFour(D(), second));
+    // The first vector's lanes 0 + 2 and 1 + 3, then the second's.
+    return hn::Add(hn::BitCast(d4, hn::InterleaveLower(d2, x, y)),
+                   hn::BitCast(d4, hn::InterleaveUpper(d2, x, y)));
+  };
+  const auto ab = pair(a, b), ce = pair(c, e);
+  hn::StoreU(hn::Add(hn::ConcatEven(d4, ce, ab), hn::ConcatOdd(d4, ce, ab)), d4, to);
+}
+#endif
 
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -1,9 +1,11 @@
 // Window attention, one window and head at a time, straight from tokens in image order. Scores
-// exist for a tile of at most 64 rows; backward computes them again from what forward kept.
+// exist for a strip of at most 16 rows; backward computes them again from what forward kept, and
+// keeps them for a tile of at most 64 rows.
 // Excluded padding is left out of a window's tokens from the start.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/window_attention.cc"
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 // foreach_target.h must come first.
@@ -31,13 +33,13 @@ struct ForwardBuffers {
         k(stack->Take(s.Rows())),
         k_columns(stack->Take(s.Rows())),
         v(stack->Take(s.Rows())),
-        scores(stack->Take(s.Scores())),
+        scores(stack->Take(s.StripScores())),
         out(stack->Take(s.Rows())),
         inverse(stack->Take(s.tokens_padded)),
-        sums{stack->Take(s.TileRows()), stack->Take(s.TileRows())} {}
+        sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
   WindowMap map;
   float *q, *k, *k_columns, *v, *scores, *out, *inverse;
-  TileSums sums;
+  StripSums sums;
 };
 
 // q k of rows [first, first + count), with bias and mask; q is scaled, k_columns normalised.
@@ -50,19 +52,21 @@ void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_
 }
 
 // One window and head, from b.q (scaled), b.k_columns and b.v into b.out. lse is that of row 0.
-void ForwardTiles(const AttentionSizes& s, const ForwardBuffers& b, const float* bias, float* lse,
-                  int64_t lse_stride) {
-  for (int64_t first = 0; first < s.tokens; first += s.tile) {
-    const int64_t count = std::min(s.tile, s.tokens - first);
+void ForwardStrips(const AttentionSizes& s, const ForwardBuffers& b, const float* bias, float* lse,
+                   int64_t lse_stride, const std::array<NextVectors, 4>& next) {
+  const int64_t n = s.tokens_padded;
+  for (int64_t first = 0; first < s.tokens; first += s.strip) {
+    const int64_t count = std::min(s.strip, s.tokens - first);
+    next[0].Ask(b.map, first, count);
     Scores(s, b.map, first, count, b.q, b.k_columns, bias, b.scores);
-    for (int64_t i = 0; i < count; ++i) {
-      float* row = b.scores + i * s.tokens_padded;
-      b.sums.inverse[i] = SoftmaxRow(row, s.tokens_padded, b.sums.peak + i,
-                                     [&](int64_t j, V e) { hn::Store(e, D(), row + j); });
-    }
+    next[1].Ask(b.map, first, count);
+    SoftmaxRows(b.scores, count, n, b.sums,
+                [&](int64_t row, int64_t j, V e) { hn::Store(e, D(), b.scores + row * n + j); });
     FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
-    SmallGemm<F32>({b.scores, s.tokens_padded, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
+    next[2].Ask(b.map, first, count);
+    SmallGemm<F32>({b.scores, n, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
                    ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
+    next[3].Ask(b.map, first, count);
   }
 }
 
@@ -75,10 +79,10 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
-    const int64_t ahead = AheadOf(args, tasks, s, head, stride);
-    GatherRows(s, b.map, qkv, stride, ahead, b.q);
-    GatherRows(s, b.map, qkv + s.channels, stride, ahead, b.k);
-    GatherRows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
+    T* out = Elements<T>(args.out) + head * s.dim;
+    GatherRows(s, b.map, qkv, stride, b.q);
+    GatherRows(s, b.map, qkv + s.channels, stride, b.k);
+    GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     if (scale.cosine) {
       NormaliseRows(s, scale.factor, b.q, b.inverse);
@@ -87,9 +91,10 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
       ScaleRows(s, scale.factor, b.q);
     }
     TransposeRows(s, b.k, b.k_columns);
-    ForwardTiles(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
-                 args.lse.f32() + head, args.heads);
-    ScatterRows(s, b.map, b.out, s.channels, Elements<T>(args.out) + head * s.dim);
+    ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
+                  args.lse.f32() + head, args.heads,
+                  NextOf(args, tasks, s, head, qkv, static_cast<const T*>(out)));
+    ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
 
@@ -124,9 +129,10 @@ struct BackwardBuffers {
   float *q_inverse, *k_inverse;
 };
 
-// p and ds of a row, (tokens_padded), in place of score and dp; dbias (N, N) is added to.
-void FinishGradientRow(const AttentionSizes& s, const WindowMap& map, int64_t token,
-                       const RowGradient& gradient, float* p, float* ds, float* dbias) {
+// p and ds of a row, (tokens_padded), from what SoftmaxGradientRows makes of score and dp; dbias
+// (N, N) is added to.
+HWY_INLINE void FinishGradientRow(const AttentionSizes& s, const WindowMap& map, int64_t token,
+                                  const RowGradient& gradient, float* p, float* ds, float* dbias) {
   const D d;
   const bool whole = BiasIsWhole(s, dbias);
   float* dbias_row = whole ? dbias + token * s.tokens : nullptr;
@@ -140,21 +146,54 @@ void FinishGradientRow(const AttentionSizes& s, const WindowMap& map, int64_t to
   if (dbias != nullptr && !whole) AddBiasRow(s, map, token, ds, dbias);
 }
 
+// Of kRows tokens from `token` on; lse is that of the tensors' row 0.
+template <int64_t kRows>
+HWY_INLINE void GradientRows(const AttentionSizes& s, const WindowMap& map, int64_t token,
+                             const float* lse, int64_t lse_stride, float* p, float* ds,
+                             float* dbias) {
+  float sums[kRows];
+  RowGradient gradients[kRows];
+  for (int64_t i = 0; i < kRows; ++i) sums[i] = lse[map.row[token + i] * lse_stride];
+  SoftmaxGradientRows<kRows>(sums, s.tokens_padded, p, ds, gradients);
+  for (int64_t i = 0; i < kRows; ++i) {
+    const int64_t row = i * s.tokens_padded;
+    FinishGradientRow(s, map, token + i, gradients[i], p + row, ds + row, dbias);
+  }
+}
+
+// Of rows [first, first + count): p and ds, and b.dq.
+void BackwardStrip(const AttentionSizes& s, const BackwardBuffers& b, int64_t first, int64_t count,
+                   const float* bias, const float* lse, int64_t lse_stride, float* dbias, float* p,
+                   float* ds, const std::array<NextVectors, 4>& next) {
+  const int64_t n = s.tokens_padded, dim = s.dim_padded;
+  next[0].Ask(b.map, first, count);
+  Scores(s, b.map, first, count, b.q, b.k_columns, bias, p);
+  next[1].Ask(b.map, first, count);
+  SmallGemm<F32>({b.dout + first * dim, dim, 1}, count, n, s.dim, b.v_columns, n, Overwrite{ds, n});
+  next[2].Ask(b.map, first, count);
+  int64_t i = 0;
+  for (; i + kSideBySide <= count; i += kSideBySide) {
+    GradientRows<kSideBySide>(s, b.map, first + i, lse, lse_stride, p + i * n, ds + i * n, dbias);
+  }
+  for (; i < count; ++i) {
+    GradientRows<1>(s, b.map, first + i, lse, lse_stride, p + i * n, ds + i * n, dbias);
+  }
+  next[3].Ask(b.map, first, count);
+  SmallGemm<F32>({ds, n, 1}, count, dim, s.tokens, b.k, dim, Overwrite{b.dq + first * dim, dim});
+}
+
 // Gradients of one window and head, into b.dq (of the scaled, normalised q), b.dk (of the
 // normalised k) and b.dv; dbias (N, N), where given, is added to. lse is that of row 0.
 void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const float* bias,
-                   const float* lse, int64_t lse_stride, float* dbias) {
+                   const float* lse, int64_t lse_stride, float* dbias,
+                   const std::array<NextVectors, 4>& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
     const float *q = b.q + first * dim, *dout = b.dout + first * dim;
-    Scores(s, b.map, first, count, b.q, b.k_columns, bias, b.scores);
-    SmallGemm<F32>({dout, dim, 1}, count, n, s.dim, b.v_columns, n, Overwrite{b.dscores, n});
-    for (int64_t i = 0; i < count; ++i) {
-      float *p = b.scores + i * n, *ds = b.dscores + i * n;
-      const RowGradient gradient =
-          SoftmaxGradientRow(lse[b.map.row[first + i] * lse_stride], n, p, ds);
-      FinishGradientRow(s, b.map, first + i, gradient, p, ds, dbias);
+    for (int64_t i = 0; i < count; i += s.strip) {
+      BackwardStrip(s, b, first + i, std::min(s.strip, count - i), bias, lse, lse_stride, dbias,
+                    b.scores + i * n, b.dscores + i * n, next);
     }
     const auto sum_up = [&](const float* weights, const float* vectors, float* to) {
       const SmallMatrix<float> columns = {weights, 1, n};
@@ -166,8 +205,6 @@ void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const floa
     };
     sum_up(b.scores, dout, b.dv);
     sum_up(b.dscores, q, b.dk);
-    SmallGemm<F32>({b.dscores, n, 1}, count, dim, s.tokens, b.k, dim,
-                   Overwrite{b.dq + first * dim, dim});
   }
 }
 
@@ -178,29 +215,22 @@ double ScoreGradient(const AttentionSizes& s, const BackwardBuffers& b, const Sc
     ScaleRows(s, scale.factor, b.dq);
     return 0;
   }
-  double dscale = 0;
-  for (int64_t t = 0; t < s.tokens; ++t) {
-    const int64_t row = t * s.dim_padded;
-    // The score is q . k with q scaled: its derivative by the scale's logarithm is itself.
-    dscale +=
-        NormaliseGradientRow(b.q + row, scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
-    NormaliseGradientRow(b.k + row, 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
-  }
+  // The score is q . k with q scaled: its derivative by the scale's logarithm is itself.
+  const double dscale = NormaliseGradients(s, b.q, scale.factor, b.q_inverse, b.dq);
+  NormaliseGradients(s, b.k, 1.0f, b.k_inverse, b.dk);
   return scale.clamped ? 0 : dscale;
 }
 
-// The window's vectors of one head, and what products need of them, into the buffers.
+// The window's vectors of one head, from those of row 0, and what products need of them, into the
+// buffers.
 template <typename T>
-void LoadWindow(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
-                const AttentionTasks& tasks, const ScoreScale& scale, int64_t head,
+void LoadWindow(const AttentionSizes& s, const T* qkv, const T* dout, const ScoreScale& scale,
                 const BackwardBuffers& b) {
-  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
-  const int64_t dout_ahead = AheadOf(args, tasks, s, head, s.channels);
-  const T* qkv = Elements<T>(args.qkv) + head * s.dim;
-  GatherRows(s, b.map, qkv, stride, ahead, b.q);
-  GatherRows(s, b.map, qkv + s.channels, stride, ahead, b.k);
-  GatherRows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
-  GatherRows(s, b.map, Elements<T>(args.dout) + head * s.dim, s.channels, dout_ahead, b.dout);
+  const int64_t stride = 3 * s.channels;
+  GatherRows(s, b.map, qkv, stride, b.q);
+  GatherRows(s, b.map, qkv + s.channels, stride, b.k);
+  GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
+  GatherRows(s, b.map, dout, s.channels, b.dout);
   if (scale.cosine) {
     NormaliseRows(s, scale.factor, b.q, b.q_inverse);
     NormaliseRows(s, 1.0f, b.k, b.k_inverse);
@@ -222,10 +252,13 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    LoadWindow<T>(args, s, tasks, scale, head, b);
+    const T* qkv = Elements<T>(args.qkv) + head * s.dim;
+    const T* dout = Elements<T>(args.dout) + head * s.dim;
+    LoadWindow(s, qkv, dout, scale, b);
     BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                   args.lse.f32() + head, args.heads,
-                  BiasOf(dbias, geometry, args.heads, window, head));
+                  BiasOf(dbias, geometry, args.heads, window, head),
+                  NextOf(args, tasks, s, head, qkv, dout));
     const double gradient = ScoreGradient(s, b, scale);
     if (scale.cosine) dscale[head] += gradient;
     T* dqkv = Elements<T>(args.dqkv) + head * s.dim;

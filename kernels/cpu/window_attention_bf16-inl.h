@@ -15,6 +15,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -36,14 +37,12 @@ inline uint16_t* Halfwords(uint32_t* words) { return reinterpret_cast<uint16_t*>
 
 // As GatherRows.
 inline void GatherBf16Rows(const AttentionSizes& s, const WindowMap& map,
-                           const hwy::bfloat16_t* from, int64_t stride, int64_t ahead,
-                           uint32_t* rows) {
+                           const hwy::bfloat16_t* from, int64_t stride, uint32_t* rows) {
   const hn::ScalableTag<uint16_t> d16;
   constexpr int64_t kLanes = hn::MaxLanes(d16);
   uint16_t* to = Halfwords(rows);
   for (int64_t t = 0; t < s.tokens; ++t, to += s.dim_padded) {
     const auto* vector = reinterpret_cast<const uint16_t*>(from + map.row[t] * stride);
-    PrefetchBytes(vector + ahead, s.dim * static_cast<int64_t>(sizeof(uint16_t)));
     int64_t i = 0;
     for (; i + kLanes <= s.dim; i += kLanes) hn::StoreU(hn::LoadU(d16, vector + i), d16, to + i);
     std::memcpy(to + i, vector + i, (s.dim - i) * sizeof(uint16_t));
@@ -61,6 +60,24 @@ HWY_INLINE hn::Vec<DU> PairUp(hn::Vec<D16> first, hn::Vec<D16> second) {
   const DU du;
   return hn::Or(hn::PromoteTo(du, first), hn::ShiftLeft<16>(hn::PromoteTo(du, second)));
 }
+
+// Rounds, as NativeBf16 does, what becomes pairs, and keeps the order that this takes.
+class RoundedPairs {
+ public:
+  // Half i of the first 16 beside half i of the others.
+  HWY_INLINE RoundedPairs()
+      : order_(_mm512_add_epi32(_mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7,
+                                                                    6, 5, 4, 3, 2, 1, 0),
+                                                   _mm512_set1_epi32(0x10001)),
+                                _mm512_set1_epi32(0x100000))) {}
+  HWY_INLINE hn::Vec<DU> operator()(V first, V second) const {
+    const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second.raw, first.raw));
+    return hn::Vec<DU>{_mm512_permutexvar_epi16(order_, halves)};
+  }
+
+ private:
+  const __m512i order_;
+};
 
 inline void PairsOfRows(const AttentionSizes& s, uint32_t* rows, uint32_t* pairs) {
   const D16 d16;
@@ -85,14 +102,18 @@ inline void ScalesOfRows(const AttentionSizes& s, const uint32_t* rows, bool cos
     return;
   }
   const int64_t half = s.dim_padded / 2;
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  const auto squares = [&](int64_t t) {
     V sum = hn::Zero(d);
     for (int64_t i = 0; i < half; i += static_cast<int64_t>(hn::Lanes(d))) {
       // Rows may end in the middle of a vector: half of a row of 16 elements.
       const auto words = hn::MaskedLoad(hn::FirstN(dw, half - i), dw, rows + t * half + i);
       sum = Bf16Pair::MulAdd(words, words, sum);
     }
-    inverse[t] = Total(sum);
+    return sum;
+  };
+  // Rows of padding are zeros.
+  for (int64_t t = 0; t < s.tokens_padded; t += kSumRows) {
+    StoreTotals(squares(t), squares(t + 1), squares(t + 2), squares(t + 3), inverse + t);
   }
   InverseNorms(s, inverse);
   for (int64_t t = 0; t < s.tokens_padded; ++t) scale[t] = factor * std::abs(inverse[t]);
@@ -114,37 +135,40 @@ struct Bf16ForwardBuffers {
         q(TakeWords(stack, s.Rows() / 2)),
         k_columns(TakeWords(stack, s.Rows() / 2)),
         v_pairs(TakeWords(stack, s.Rows() / 2)),
-        weights(TakeWords(stack, s.HalfScores())),
-        scores(stack->Take(s.Scores())),
+        weights(TakeWords(stack, s.HalfStripScores())),
+        scores(stack->Take(s.StripScores())),
         out(stack->Take(s.Rows())),
         inverse(stack->Take(s.tokens_padded)),
         q_scale(stack->Take(s.tokens_padded)),
         k_scale(stack->Take(s.tokens_padded)),
-        sums{stack->Take(s.TileRows()), stack->Take(s.TileRows())} {}
+        sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
   WindowMap map;
   uint32_t *rows, *q, *k_columns, *v_pairs, *weights;
   float *scores, *out, *inverse, *q_scale, *k_scale;
-  TileSums sums;
+  StripSums sums;
 };
 
-inline void Bf16ForwardTiles(const AttentionSizes& s, const Bf16ForwardBuffers& b,
-                             const float* bias, float* lse, int64_t lse_stride) {
+inline void Bf16ForwardStrips(const AttentionSizes& s, const Bf16ForwardBuffers& b,
+                              const float* bias, float* lse, int64_t lse_stride,
+                              const std::array<NextVectors, 4>& next) {
   const int64_t n = s.tokens_padded;
-  for (int64_t first = 0; first < s.tokens; first += s.tile) {
-    const int64_t count = std::min(s.tile, s.tokens - first);
+  uint16_t* weights = Halfwords(b.weights);
+  for (int64_t first = 0; first < s.tokens; first += s.strip) {
+    const int64_t count = std::min(s.strip, s.tokens - first);
+    next[0].Ask(b.map, first, count);
     const ScoreStart start = StartScores(s, b.map, first, count, bias, b.scores);
     Bf16Products(s, first, count, b.q, b.k_columns,
                  ScaleAndAdd{b.scores, n, b.q_scale + first, b.k_scale, start.rows, start.stride});
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t* weights = Halfwords(b.weights) + i * n;
-      b.sums.inverse[i] = SoftmaxRow(b.scores + i * n, n, b.sums.peak + i, [&](int64_t j, V e) {
-        hn::StoreU(NativeBf16(e), D16(), weights + j);
-      });
-    }
+    next[1].Ask(b.map, first, count);
+    SoftmaxRows(b.scores, count, n, b.sums, [&](int64_t row, int64_t j, V e) {
+      hn::StoreU(NativeBf16(e), D16(), weights + row * n + j);
+    });
     FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
+    next[2].Ask(b.map, first, count);
     SmallGemm<Bf16Pair>({b.weights, n / 2, 1}, count, s.dim_padded, (s.tokens + 1) / 2, b.v_pairs,
                         s.dim_padded,
                         ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
+    next[3].Ask(b.map, first, count);
   }
 }
 
@@ -155,19 +179,20 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
   Bf16ForwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
-    const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
-    const int64_t ahead = AheadOf(args, tasks, s, head, stride);
+    const hwy::bfloat16_t* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
+    hwy::bfloat16_t* out = Elements<hwy::bfloat16_t>(args.out) + head * s.dim;
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    GatherBf16Rows(s, b.map, qkv, stride, ahead, b.q);
+    GatherBf16Rows(s, b.map, qkv, stride, b.q);
     ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.inverse, b.q_scale);
-    GatherBf16Rows(s, b.map, qkv + s.channels, stride, ahead, b.rows);
+    GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.rows);
     ScalesOfRows(s, b.rows, scale.cosine, 1.0f, b.inverse, b.k_scale);
     ColumnsOfRows(s, b.rows, b.k_columns);
-    GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.rows);
+    GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.rows);
     PairsOfRows(s, b.rows, b.v_pairs);
-    Bf16ForwardTiles(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
-                     args.lse.f32() + head, args.heads);
-    ScatterRows(s, b.map, b.out, s.channels, Elements<hwy::bfloat16_t>(args.out) + head * s.dim);
+    Bf16ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
+                      args.lse.f32() + head, args.heads,
+                      NextOf(args, tasks, s, head, qkv, static_cast<const hwy::bfloat16_t*>(out)));
+    ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
 
@@ -203,23 +228,18 @@ struct Bf16BackwardBuffers {
   float *q_inverse, *k_inverse, *q_scale, *k_scale;
 };
 
-// As SoftmaxGradientRow, of p that holds q k and is added to `start` for the score. *dscale += the
+// As SoftmaxGradientRows, of p that holds q k and is added to `start` for the score. *dscale += the
 // sum of ds q k, the gradient of the scale's logarithm, from numbers that were not rounded yet; q k
 // is taken from its first element for the reason given there.
-inline RowGradient ProductGradientRow(const float* start, float lse, int64_t n, float* p, float* dp,
-                                      double* dscale) {
+HWY_INLINE RowGradient ProductGradientRow(const float* start, float lse, int64_t n, float* p,
+                                          float* dp, double* dscale) {
   const D d;
-  if (NothingLeft(lse)) {
-    std::fill_n(p, n, 0.0f);
-    std::fill_n(dp, n, 0.0f);
-    return {hn::Zero(d), hn::Zero(d)};
-  }
-  const V vlse = hn::Set(d, lse);
+  const V subtrahend = Subtrahend(lse);
   const V origin = hn::Set(d, dp[0]), product_origin = hn::Set(d, p[0]);
   V total = hn::Zero(d), sum = hn::Zero(d), products = hn::Zero(d), both = hn::Zero(d);
   for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
     const V product = hn::Load(d, p + j);
-    const V e = ExpOfNegative(hn::Sub(hn::Add(product, hn::LoadU(d, start + j)), vlse));
+    const V e = ExpOfNegative(hn::Sub(hn::Add(product, hn::LoadU(d, start + j)), subtrahend));
     const V difference = hn::Sub(hn::Load(d, dp + j), origin);
     const V weighted = hn::Mul(e, hn::Sub(product, product_origin));
     hn::Store(e, d, p + j);
@@ -229,9 +249,11 @@ inline RowGradient ProductGradientRow(const float* start, float lse, int64_t n, 
     products = hn::Add(products, weighted);
     both = hn::MulAdd(weighted, difference, both);
   }
-  const float inverse = 1.0f / Total(total);
-  const float delta = Total(sum) * inverse;
-  *dscale += inverse * (Total(both) - delta * Total(products));
+  float totals[4];
+  StoreTotals(total, sum, both, products, totals);
+  const float inverse = NothingLeft(lse) ? 0.0f : 1.0f / totals[0];
+  const float delta = totals[1] * inverse;
+  *dscale += inverse * (totals[2] - delta * totals[3]);
   return {hn::Set(d, inverse), hn::Set(d, delta)};
 }
 
@@ -250,6 +272,7 @@ struct Bf16Tile {
 inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b,
                            const Bf16Tile& tile, int64_t i, const float* lse, int64_t lse_stride) {
   const D d;
+  const RoundedPairs rounded_pairs;
   const int64_t n = s.tokens_padded;
   const int rows = i + 1 < tile.count ? 2 : 1;
   const bool whole = BiasIsWhole(s, tile.dbias);
@@ -269,12 +292,12 @@ inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b
   }
   for (int64_t j = 0; j < n; j += static_cast<int64_t>(hn::Lanes(d))) {
     const V k_scale = hn::Load(d, b.k_scale + j);
-    hn::Vec<D16> weights[2], scaled[2];
+    V weights[2], scaled[2];
     for (int r = 0; r < 2; ++r) {
       const V weight = hn::Mul(hn::Load(d, p[r] + j), gradient[r].factor);
       const V dscore = hn::Mul(weight, hn::Sub(hn::Load(d, ds[r] + j), gradient[r].delta));
-      weights[r] = NativeBf16(weight);
-      scaled[r] = NativeBf16(hn::Mul(dscore, q_scale[r]));
+      weights[r] = weight;
+      scaled[r] = hn::Mul(dscore, q_scale[r]);
       if (r >= rows) continue;
       hn::StoreU(NativeBf16(hn::Mul(dscore, k_scale)), D16(),
                  Halfwords(b.ds_rows) + (i + r) * n + j);
@@ -285,12 +308,31 @@ inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b
         hn::Store(dscore, d, ds[r] + j);
       }
     }
-    hn::StoreU(PairUp(weights[0], weights[1]), DU(), b.p_pairs + i / 2 * n + j);
-    hn::StoreU(PairUp(scaled[0], scaled[1]), DU(), b.ds_pairs + i / 2 * n + j);
+    hn::StoreU(rounded_pairs(weights[0], weights[1]), DU(), b.p_pairs + i / 2 * n + j);
+    hn::StoreU(rounded_pairs(scaled[0], scaled[1]), DU(), b.ds_pairs + i / 2 * n + j);
   }
   for (int r = 0; r < rows && tile.dbias != nullptr && !whole; ++r) {
     AddBiasRow(s, b.map, tile.first + i + r, ds[r], tile.dbias);
   }
+}
+
+// Of rows of a tile from row `from` on, a strip of them: weights and ds, and b.dq.
+inline void Bf16BackwardStrip(const AttentionSizes& s, const Bf16BackwardBuffers& b,
+                              const Bf16Tile& tile, int64_t from, const float* lse,
+                              int64_t lse_stride, const std::array<NextVectors, 4>& next) {
+  const int64_t n = s.tokens_padded, dim = s.dim_padded;
+  const int64_t first = tile.first + from, count = std::min(s.strip, tile.count - from);
+  next[0].Ask(b.map, first, count);
+  Bf16Products(s, first, count, b.q, b.k_columns,
+               ScaleBoth{b.scores + from * n, n, b.q_scale + first, b.k_scale});
+  next[1].Ask(b.map, first, count);
+  SmallGemm<Bf16Pair>({b.dout + first * dim / 2, dim / 2, 1}, count, n, (s.dim + 1) / 2,
+                      b.v_columns, n, Overwrite{b.dscores + from * n, n});
+  next[2].Ask(b.map, first, count);
+  for (int64_t i = from; i < from + count; i += 2) FinishBf16Pair(s, b, tile, i, lse, lse_stride);
+  next[3].Ask(b.map, first, count);
+  SmallGemm<Bf16Pair>({b.ds_rows + from * n / 2, n / 2, 1}, count, dim, (s.tokens + 1) / 2,
+                      b.k_pairs, dim, Overwrite{b.dq + first * dim, dim});
 }
 
 // Gradients of one window and head: b.dv, and sums of k, divided by its norm, into b.dq and of the
@@ -298,18 +340,14 @@ inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b
 // added to.
 inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers& b,
                               const float* bias, const float* lse, int64_t lse_stride, float* dbias,
-                              double* dscale) {
+                              double* dscale, const std::array<NextVectors, 4>& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
     const Bf16Tile tile = {first, count, StartScores(s, b.map, first, count, bias, b.start), dbias,
                            dscale};
-    Bf16Products(s, first, count, b.q, b.k_columns,
-                 ScaleBoth{b.scores, n, b.q_scale + first, b.k_scale});
-    SmallGemm<Bf16Pair>({b.dout + first * dim / 2, dim / 2, 1}, count, n, (s.dim + 1) / 2,
-                        b.v_columns, n, Overwrite{b.dscores, n});
-    for (int64_t i = 0; i < count; i += 2) {
-      FinishBf16Pair(s, b, tile, i, lse, lse_stride);
+    for (int64_t i = 0; i < count; i += s.strip) {
+      Bf16BackwardStrip(s, b, tile, i, lse, lse_stride, next);
     }
     const auto sum_up = [&](const uint32_t* weights, const uint32_t* pairs, float* to) {
       const SmallMatrix<uint32_t> columns = {weights, 1, n};
@@ -323,21 +361,15 @@ inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers
     };
     sum_up(b.p_pairs, b.dout_pairs, b.dv);
     sum_up(b.ds_pairs, b.q_pairs, b.dk);
-    SmallGemm<Bf16Pair>({b.ds_rows, n / 2, 1}, count, dim, (s.tokens + 1) / 2, b.k_pairs, dim,
-                        Overwrite{b.dq + first * dim, dim});
   }
 }
 
-// Turns `sums`, the gradient of x / |x| divided by `factor`, into that of x, where `row` holds x.
-// An x that is not divided by its norm has a negative inverse.
-HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, int64_t n,
-                                float* sums) {
+// Turns `sums`, the gradient of x / |x| divided by `factor`, into that of x, where `row` holds x
+// and `dot` is its product with them. An x that is not divided by its norm has a negative inverse.
+HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, float dot,
+                                int64_t n, float* sums) {
   const D d;
-  V dot = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    dot = hn::MulAdd(LoadWhole(row + i), hn::Load(d, sums + i), dot);
-  }
-  const V projection = hn::Set(d, inverse < 0 ? 0.0f : Total(dot) * inverse * inverse);
+  const V projection = hn::Set(d, inverse < 0 ? 0.0f : dot * inverse * inverse);
   const V scale = hn::Set(d, factor * std::abs(inverse));
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const V across = hn::NegMulAdd(LoadWhole(row + i), projection, hn::Load(d, sums + i));
@@ -345,30 +377,24 @@ HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float 
   }
 }
 
-// From b.dq and b.dk as Bf16BackwardTiles leaves them to the gradients of q and k.
-inline void Bf16VectorGradients(const AttentionSizes& s, const Bf16BackwardBuffers& b,
-                                const ScoreScale& scale) {
-  const auto vectors = [](const uint32_t* rows) {
-    return reinterpret_cast<const hwy::bfloat16_t*>(rows);
-  };
-  for (int64_t t = 0; t < s.tokens; ++t) {
-    const int64_t row = t * s.dim_padded;
-    Bf16RowGradient(vectors(b.q) + row, scale.factor, b.q_inverse[t], s.dim_padded, b.dq + row);
-    Bf16RowGradient(vectors(b.k) + row, 1.0f, b.k_inverse[t], s.dim_padded, b.dk + row);
-  }
+// All of a window's rows.
+inline void Bf16RowGradients(const AttentionSizes& s, const uint32_t* rows, float factor,
+                             const float* inverse, float* sums) {
+  const auto* vectors = reinterpret_cast<const hwy::bfloat16_t*>(rows);
+  ForEachRowDot(s, vectors, sums,
+                [&](int64_t token, float dot, const hwy::bfloat16_t* row, float* gradient) {
+                  Bf16RowGradient(row, factor, inverse[token], dot, s.dim_padded, gradient);
+                });
 }
 
-inline void LoadBf16Window(const WindowAttentionBackwardArgs& args, const AttentionSizes& s,
-                           const AttentionTasks& tasks, const ScoreScale& scale, int64_t head,
+inline void LoadBf16Window(const AttentionSizes& s, const hwy::bfloat16_t* qkv,
+                           const hwy::bfloat16_t* dout, const ScoreScale& scale,
                            const Bf16BackwardBuffers& b) {
-  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
-  const int64_t dout_ahead = AheadOf(args, tasks, s, head, s.channels);
-  const auto* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
-  GatherBf16Rows(s, b.map, qkv, stride, ahead, b.q);
-  GatherBf16Rows(s, b.map, qkv + s.channels, stride, ahead, b.k);
-  GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, ahead, b.v);
-  GatherBf16Rows(s, b.map, Elements<hwy::bfloat16_t>(args.dout) + head * s.dim, s.channels,
-                 dout_ahead, b.dout);
+  const int64_t stride = 3 * s.channels;
+  GatherBf16Rows(s, b.map, qkv, stride, b.q);
+  GatherBf16Rows(s, b.map, qkv + s.channels, stride, b.k);
+  GatherBf16Rows(s, b.map, qkv + 2 * s.channels, stride, b.v);
+  GatherBf16Rows(s, b.map, dout, s.channels, b.dout);
   ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.q_inverse, b.q_scale);
   ScalesOfRows(s, b.k, scale.cosine, 1.0f, b.k_inverse, b.k_scale);
   ColumnsOfRows(s, b.k, b.k_columns);
@@ -387,13 +413,17 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
-    LoadBf16Window(args, s, tasks, scale, head, b);
+    const hwy::bfloat16_t* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
+    const hwy::bfloat16_t* dout = Elements<hwy::bfloat16_t>(args.dout) + head * s.dim;
+    LoadBf16Window(s, qkv, dout, scale, b);
     double scale_gradient = 0;
     Bf16BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,
-                      BiasOf(dbias, geometry, args.heads, window, head), &scale_gradient);
+                      BiasOf(dbias, geometry, args.heads, window, head), &scale_gradient,
+                      NextOf(args, tasks, s, head, qkv, dout));
     if (scale.cosine && !scale.clamped) dscale[head] += scale_gradient;
-    Bf16VectorGradients(s, b, scale);
+    Bf16RowGradients(s, b.q, scale.factor, b.q_inverse, b.dq);
+    Bf16RowGradients(s, b.k, 1.0f, b.k_inverse, b.dk);
     auto* dqkv = Elements<hwy::bfloat16_t>(args.dqkv) + head * s.dim;
     const float* gradients[3] = {b.dq, b.dk, b.dv};
     for (int part = 0; part < 3; ++part) {

@@ -12,8 +12,10 @@
 
 namespace swinfleet::cpu {
 
-// Rows of scores that exist at once.
+// Rows of scores that exist at once in backward.
 inline constexpr int64_t kTileRows = 64;
+// Rows that go through all steps one after the other, while the first cache has their scores.
+inline constexpr int64_t kStripRows = 16;
 // Rows are padded to whole vectors of every instruction set.
 inline constexpr int64_t kPad = 16;
 
@@ -27,7 +29,8 @@ struct AttentionSizes {
         channels(qkv.shape[qkv.shape.rank() - 1] / 3),
         dim(channels / heads),
         dim_padded(PadUp(dim)),
-        tile(std::min(window_tokens, kTileRows)) {
+        tile(std::min(window_tokens, kTileRows)),
+        strip(std::min(window_tokens, kStripRows)) {
     SetTokens(window_tokens);
   }
   void SetTokens(int64_t count) {
@@ -35,14 +38,17 @@ struct AttentionSizes {
     tokens_padded = PadUp(count);
   }
   int64_t Rows() const { return tokens_padded * dim_padded; }
+  // Floats of a tile's scores, and of a strip's.
   int64_t Scores() const { return tile * tokens_padded; }
-  // Words of a tile of scores in 16 bits; rows come in pairs.
+  int64_t StripScores() const { return strip * tokens_padded; }
+  // Words of these in 16 bits; rows come in pairs.
   int64_t HalfScores() const { return (tile + 1) / 2 * tokens_padded; }
-  // Floats of a number for each row of a tile.
-  int64_t TileRows() const { return PadUp(tile); }
+  int64_t HalfStripScores() const { return (strip + 1) / 2 * tokens_padded; }
+  // Floats of a number for each row of a strip.
+  int64_t StripRows() const { return PadUp(strip); }
 
   int64_t window_tokens;  // N
-  int64_t channels, dim, dim_padded, tile;
+  int64_t channels, dim, dim_padded, tile, strip;
   int64_t tokens, tokens_padded;
 };
 
@@ -221,8 +227,8 @@ int64_t AheadOf(const Args& args, const AttentionTasks& tasks, const AttentionSi
 // Floats of a thread's buffers: enough for either way of working, so that what is planned does not
 // depend on the processor.
 inline int64_t ForwardFloats(const AttentionSizes& s) {
-  return WindowMap::Floats(s) + 5 * s.Rows() + s.Scores() + s.HalfScores() + 3 * s.tokens_padded +
-         2 * s.TileRows();
+  return WindowMap::Floats(s) + 5 * s.Rows() + s.StripScores() + s.HalfStripScores() +
+         3 * s.tokens_padded + 2 * s.StripRows();
 }
 inline int64_t BackwardFloats(const AttentionSizes& s) {
   return WindowMap::Floats(s) + 9 * s.Rows() + 3 * s.Scores() + 3 * s.HalfScores() +

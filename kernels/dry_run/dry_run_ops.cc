@@ -98,21 +98,16 @@ void WindowScatter(const WindowScatterArgs& a, Context& c) {
   if (a.accumulate && c.count != nullptr) c.count->bytes += static_cast<double>(a.rows.Bytes());
 }
 
-void PositionTableForward(const PositionTableForwardArgs& a, Context& context) {
-  ArenaScope scope(context.workspace);
-  const PositionTableScratch s = TakeScratch(a, context);
-  Count(context, 0, {&a.coords, &a.w1, &a.b1});
-  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = a.table}, context);
+// The products are those of the second layer.
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  Count(c, Product(a.coords, a.w2), {&a.coords, &a.w1, &a.b1, &a.w2, &a.table});
 }
 
-void PositionTableBackward(const PositionTableBackwardArgs& a, Context& context) {
-  ArenaScope scope(context.workspace);
-  const PositionTableScratch s = TakeScratch(a, context);
-  Count(context, 0, {&a.coords, &a.w1, &a.b1, &a.dtable, &a.dw1, &a.db1});
-  LinearForward({.x = s.hidden, .weight = s.w2, .bias = {}, .y = s.scores}, context);
-  LinearBackwardWeight({.dy = s.scores, .x = s.hidden, .dweight = a.dw2, .dbias = {}}, context);
-  LinearBackwardInput({.dy = s.scores, .weight = s.w2, .dx = s.dhidden, .accumulate = false},
-                      context);
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  Count(c, 3 * Product(a.coords, a.w2),
+        {&a.coords, &a.w1, &a.b1, &a.w2, &a.dtable, &a.dw1, &a.db1, &a.dw2});
 }
 
 void BiasGather(const BiasGatherArgs& a, Context& c) {

@@ -4,7 +4,9 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <pwd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
@@ -150,6 +152,7 @@ class FakeCoordinator : public Coordinator::Service {
                           ListFleetsResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const auto& [name, fleet] : fleets_) *response->add_fleets() = fleet;
+    for (const HostStatus& host : hosts_) *response->add_hosts() = host;
     return grpc::Status::OK;
   }
   grpc::Status FenceFleet(grpc::ServerContext*, const FenceFleetRequest* request,
@@ -190,6 +193,7 @@ class FakeCoordinator : public Coordinator::Service {
   std::atomic<bool> stopping_{false};
   std::map<std::string, JobStatus> jobs_;
   std::map<std::string, FleetStatus> fleets_;
+  std::vector<HostStatus> hosts_;
   std::vector<LogLine> logs_;
   bool logs_complete_ = false;
   std::vector<SubmitJobRequest> submissions_;
@@ -379,6 +383,7 @@ TEST_F(Cli, SubmitPrintsTheJobAndSendsAbsolutePaths) {
             std::filesystem::path(folder).parent_path().string() + "/weights.safetensors");
   EXPECT_EQ(request.protocol_version(), static_cast<uint32_t>(PROTOCOL_VERSION_CURRENT));
   EXPECT_THAT(request.submission_id(), MatchesRegex("[0-9a-f-]{36}"));
+  EXPECT_EQ(request.user(), getpwuid(geteuid())->pw_name);
   const auto json = FromJson<SubmitJobResponse>(Run({"submit", "job.yaml", "--json"}, 0)->out());
   EXPECT_EQ(json.job_id(), "7");
   EXPECT_NE(fake_.submissions()[1].submission_id(), request.submission_id());
@@ -485,6 +490,31 @@ TEST_F(Cli, StatusShowsTheJob) {
   EXPECT_EQ(FromJson<JobStatus>(text).reason(), job.reason());
 }
 
+TEST_F(Cli, StatusAndListTellOfTheQueue) {
+  JobStatus job = MakeJob("7", STOPPING);
+  QueueSpec* queue = job.mutable_spec()->mutable_schedule();
+  queue->set_priority(-5);
+  queue->set_preemptible(true);
+  queue->set_max_run_time("12h");
+  queue->set_min_ranks(2);
+  queue->set_max_restarts(1);
+  job.add_after("j1-ab12");
+  job.set_user("ann\x1b");
+  job.set_run_seconds(3720);
+  job.set_preemptions(1);
+  fake_.SetJob(job);
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(),
+              AllOf(HasSubstr("STOPPING, priority -5, attempt 2"),
+                    HasSubstr("priority -5, preemptible, after job j1-ab12, at least 2 ranks, at "
+                              "most 1 restart after deaths, has run for 1h02m of at most 12h\n"),
+                    HasSubstr("1; made room for others 1 time\n"), HasSubstr(" by ann\\x1b\n")));
+  EXPECT_THAT(Run({"list"}, 0)->out(), AllOf(HasSubstr("PRIORITY"), HasSubstr("ann\\x1b  -5")));
+  const auto json = FromJson<JobStatus>(Run({"status", "7", "--json"}, 0)->out());
+  EXPECT_EQ(json.spec().schedule().priority(), -5);
+  EXPECT_EQ(json.after(0), "j1-ab12");
+  Run({"list", "--state", "stopping"}, 0);
+}
+
 TEST_F(Cli, StatusTellsOfReplacedPictures) {
   JobStatus job = MakeJob("7", RUNNING);
   fake_.SetJob(job);
@@ -522,6 +552,24 @@ TEST_F(Cli, ListShowsATable) {
   ASSERT_EQ(fake_.listed_.states_size(), 2);
   EXPECT_EQ(fake_.listed_.states(0), RUNNING);
   EXPECT_EQ(FromJson<ListJobsResponse>(Run({"list", "--json"}, 0)->out()).jobs_size(), 2);
+}
+
+TEST_F(Cli, FleetsTellOfHostsThatFail) {
+  FleetStatus fleet;
+  fleet.set_name("local");
+  fake_.fleets_["local"] = fleet;
+  EXPECT_THAT(Run({"fleets"}, 0)->out(), Not(HasSubstr("LEFT OUT")));
+  HostStatus host;
+  host.set_name("node\x1b");
+  host.set_failures(1.5);
+  host.set_left_out(true);
+  host.set_last("attempt 2 of job j1-ab12");
+  fake_.hosts_ = {host};
+  EXPECT_THAT(Run({"fleets"}, 0)->out(),
+              AllOf(HasSubstr("HOST      FAILURES  LEFT OUT  LAST"),
+                    HasSubstr("node\\x1b  1.5       yes       attempt 2 of job j1-ab12")));
+  EXPECT_TRUE(
+      FromJson<ListFleetsResponse>(Run({"fleets", "--json"}, 0)->out()).hosts(0).left_out());
 }
 
 TEST_F(Cli, FleetsAndFence) {

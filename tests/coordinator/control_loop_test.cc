@@ -60,7 +60,7 @@ class ControlLoopTest : public ::testing::Test {
     spec->set_run_dir("/r");
     std::promise<std::string> id;
     EXPECT_TRUE(
-        loop_->Request(SubmitEvent{spec, "s", "abcd"},
+        loop_->Request(SubmitEvent{spec, "s", "ann", "abcd"},
                        [&](const Reply& reply, const auto&) { id.set_value(reply.job_id); }));
     loop_->Opened(std::make_shared<SilentLink>());
     WorkerMessage message;

@@ -171,7 +171,12 @@ TEST_F(Service, LostConnectionDisturbsNothing) {
 TEST_F(Service, SilenceIsNamedAndTheSupervisorsWordStartsTheNextAttempt) {
   options_.settings = {.lost_after = 0.4, .heartbeat = 0.1};
   Start();
-  const std::string id = user_->Submit("/r");
+  // The ranks of this test are silent again before a pause would be over.
+  SubmitJobRequest request = FakeUser::Request("/r");
+  request.mutable_spec()->mutable_schedule()->set_restart_pause("0s");
+  SubmitJobResponse response;
+  ASSERT_TRUE(user_->Submit(request, &response).ok());
+  const std::string id = response.job_id();
   LaunchDirective directive;
   ASSERT_TRUE(user_->Report("f", "l1", LAUNCH_RUNNING, &directive).ok());
   auto rank = Rank("l1", 0, 1);
@@ -246,6 +251,38 @@ TEST_F(Service, CancelReachesTheRanks) {
   user_->Await(id, CANCELLED);
 }
 
+TEST_F(Service, AJobMakesRoomForOneOfHigherPriority) {
+  options_.settings.patience = 0;
+  Start();
+  const auto submit = [this](const std::string& run_dir, int32_t priority) {
+    SubmitJobRequest request = FakeUser::Request(run_dir);
+    request.set_user("ann");
+    request.mutable_spec()->mutable_schedule()->set_priority(priority);
+    request.mutable_spec()->mutable_schedule()->set_preemptible(true);
+    SubmitJobResponse response;
+    EXPECT_TRUE(user_->Submit(request, &response).ok());
+    return response.job_id();
+  };
+  const std::string low = submit("/low", 1);
+  const auto rank = Rank("l1", 0, 1);
+  EXPECT_EQ(rank->Next().assignment().job_id(), low);
+  const std::string high = submit("/high", 2);
+  EXPECT_EQ(rank->Await(WorkerCommand::kCancel).cancel().job_id(), low);
+  EXPECT_EQ(user_->Get(low).state(), STOPPING);
+  rank->ReportCheckpoint(low, 1, "/low/c", 9);
+  rank->End(low, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(rank->Await(WorkerCommand::kAssignment).assignment().job_id(), high);
+  JobStatus job = user_->Get(low);
+  EXPECT_EQ(job.state(), QUEUED);
+  EXPECT_EQ(job.preemptions(), 1u);
+  EXPECT_EQ(job.user(), "ann");
+  EXPECT_EQ(job.queue_position(), 1u);
+  rank->End(high, 1, ATTEMPT_SUCCEEDED);
+  const WorkerCommand command = rank->Await(WorkerCommand::kAssignment);
+  EXPECT_EQ(command.assignment().job_id(), low);
+  EXPECT_EQ(command.assignment().resume_from(), "/low/c");
+}
+
 TEST_F(Service, OtherProtocolVersionsAreRefused) {
   Start();
   SubmitJobRequest request = FakeUser::Request("/r");
@@ -288,6 +325,19 @@ TEST_F(Service, BadSubmissionsAreRefused) {
         for (int i = 0; i < 2000; ++i) r->mutable_spec()->mutable_model()->add_depths(1);
       },
       "model.depths has 2000 entries");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->set_priority(1001); },
+         "schedule.priority is 1001, but must lie between -1000 and 1000");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->set_max_run_time("3 days"); },
+         "schedule.max_run_time is \"3 days\"");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->set_restart_pause("2d"); },
+         "schedule.restart_pause is \"2d\", but must be a time up to a day");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->set_min_ranks(0); },
+         "schedule.min_ranks must be at least 1");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->add_after(""); },
+         "schedule.after has an entry of 0 bytes");
+  expect([](R r) { r->mutable_spec()->mutable_schedule()->add_after("a\nb"); },
+         "schedule.after contains a control");
+  expect([](R r) { r->set_user("a\nb"); }, "the user's name contains a control");
   ListJobsResponse jobs;
   grpc::ClientContext context;
   ASSERT_TRUE(user_->coordinator->ListJobs(&context, {}, &jobs).ok());

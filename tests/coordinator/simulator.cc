@@ -12,7 +12,11 @@ std::string Name(std::string prefix, size_t number) {
 // Made-up seconds.
 constexpr double kFaultsEnd = 600;
 constexpr double kEnd = 6000;
-constexpr int kTotalSteps = 20;
+constexpr int kUsualSteps = 20;
+// So many that a limit of run time ends the job long before, whatever happens.
+constexpr int kManySteps = 500;
+// What faults may delay the end of a job that has run too long by.
+constexpr double kRunTimeSlack = 700;
 constexpr int kCheckpointSteps = 4;
 
 }  // namespace
@@ -49,7 +53,7 @@ void Simulator::Violation(const std::string& what) {
 std::string Simulator::Run() {
   death_rate_ = Uniform(0, 0.03);
   StartCoordinator();
-  const int fleet_count = 1 + static_cast<int>(random_() % 2);
+  const int fleet_count = 1 + static_cast<int>(random_() % 3);
   for (int f = 0; f < fleet_count; ++f) {
     auto fleet = std::make_unique<FleetWorld>();
     fleet->name = Name("f", static_cast<size_t>(f));
@@ -59,17 +63,7 @@ std::string Simulator::Run() {
     fleets_.push_back(std::move(fleet));
     Every(10, [this, raw] { Supervise(raw); });
   }
-  for (size_t j = 0; j < 4; ++j) {
-    auto job = std::make_unique<UserJob>();
-    job->submission_id = Name("s", j);
-    job->spec = std::make_shared<JobSpec>();
-    job->spec->set_run_dir(Name("/runs/", j));
-    job->spec->mutable_parallel()->set_ranks(Chance(0.5) ? 0 : 1);
-    UserJob* raw = job.get();
-    users_.push_back(std::move(job));
-    At(Uniform(0, 300), [this, raw] { Use(raw); });
-    if (Chance(0.2)) At(Uniform(0, 500), [raw] { raw->wants_cancel = true; });
-  }
+  MakeJobs();
   Every(10, [this] {
     if (up_) Deliver(TickEvent{}, nullptr);
   });
@@ -86,8 +80,68 @@ std::string Simulator::Run() {
   return violation_;
 }
 
+void Simulator::MakeJobs() {
+  uint32_t largest = 0;
+  for (const auto& fleet : fleets_) largest = std::max(largest, fleet->world_size);
+  if (Chance(0.4)) settings_.max_user_ranks = largest + static_cast<uint32_t>(random_() % 2);
+  if (Chance(0.3)) settings_.max_user_jobs = 2 + static_cast<uint32_t>(random_() % 2);
+  for (size_t j = 0; j < 7; ++j) {
+    auto job = std::make_unique<UserJob>();
+    job->submission_id = Name("s", j);
+    job->user = Chance(0.5) ? "ann" : "bob";
+    job->steps = kUsualSteps;
+    job->spec = std::make_shared<JobSpec>();
+    job->spec->set_name(Name("n", j));
+    job->spec->set_run_dir(Name("/runs/", j));
+    QueueSpec* queue = job->spec->mutable_schedule();
+    const uint32_t sizes[] = {0, 1, largest};
+    job->spec->mutable_parallel()->set_ranks(sizes[random_() % 3]);
+    if (job->spec->parallel().ranks() > 1 && Chance(0.5)) {
+      queue->set_min_ranks(1 + static_cast<uint32_t>(random_() % 2));
+    }
+    queue->set_priority(static_cast<int32_t>(random_() % 4) - 1);
+    queue->set_preemptible(Chance(0.6));
+    if (j > 0 && Chance(0.3)) {
+      job->after = users_[random_() % j].get();
+      queue->add_after(job->after->spec->name());
+    }
+    if (Chance(0.25)) {
+      queue->set_max_run_time(Chance(0.5) ? "60s" : "2m");
+      if (Chance(0.5)) job->steps = kManySteps;
+    }
+    if (Chance(0.2)) queue->set_max_restarts(static_cast<uint32_t>(random_() % 3));
+    if (Chance(0.3)) queue->set_restart_pause(Chance(0.5) ? "10s" : "1m");
+    UserJob* raw = job.get();
+    users_.push_back(std::move(job));
+    At(Uniform(0, 300), [this, raw] { Use(raw); });
+    if (Chance(0.15)) At(Uniform(0, 500), [raw] { raw->wants_cancel = true; });
+  }
+}
+
+// What is submitted where the coordinator does not heed a setting.
+std::shared_ptr<JobSpec> Simulator::MutatedSpec(const UserJob& user) const {
+  auto spec = std::make_shared<JobSpec>(*user.spec);
+  QueueSpec* queue = spec->mutable_schedule();
+  if (mutation_ == Mutation::kPrioritiesIgnored) queue->clear_priority();
+  if (mutation_ == Mutation::kDependenciesIgnored) queue->clear_after();
+  if (mutation_ == Mutation::kRunTimeIgnored) queue->clear_max_run_time();
+  if (mutation_ == Mutation::kRunTimeCutShort && queue->has_max_run_time()) {
+    queue->set_max_run_time("5s");
+  }
+  if (mutation_ == Mutation::kRestartsUnlimited) queue->clear_max_restarts();
+  if (mutation_ == Mutation::kPausesIgnored) queue->set_restart_pause("0s");
+  if (mutation_ == Mutation::kMinRanksIgnored) queue->set_min_ranks(1);
+  if (mutation_ == Mutation::kUnwillingMakeRoom) queue->set_preemptible(true);
+  // Apart by less than one, scaled to whole numbers.
+  if (mutation_ == Mutation::kEqualsMakeRoom) {
+    queue->set_priority(10 * queue->priority() + static_cast<int>(user.submission_id.back() - '0'));
+  }
+  return spec;
+}
+
 bool Simulator::Finished() {
   for (const auto& user : users_) {
+    if (user->gave_up) continue;
     if (user->id.empty()) return false;
     const auto job = durable_jobs_.find(user->id);
     if (job == durable_jobs_.end()) {
@@ -100,7 +154,12 @@ bool Simulator::Finished() {
     if (job.state == SUCCEEDED && finished_[id] != job.attempt) {
       Violation("job " + id + " counts as finished, but its attempt did not finish it");
     }
-    if (job.state == FAILED && job.deaths != kMaxDeaths) Violation("job " + id + " failed early");
+    if (job.state == FAILED && !MayHaveFailed(job)) Violation("job " + id + " failed early");
+    const QueueSpec& queue = Truth(job).spec->schedule();
+    if (queue.has_max_restarts() &&
+        assigned_[id].size() > queue.max_restarts() + 1 + job.preemptions) {
+      Violation("job " + id + " was started more often than it allows");
+    }
     ++counts_[JobState_Name(job.state)];
   }
   return true;
@@ -111,9 +170,13 @@ bool Simulator::Finished() {
 void Simulator::StartCoordinator() {
   std::vector<Job> jobs;
   std::vector<Fleet> fleets;
+  std::vector<Host> hosts;
+  for (const auto& [name, host] : durable_hosts_) hosts.push_back(host);
   for (const auto& [id, job] : durable_jobs_) jobs.push_back(job);
   for (const auto& [name, fleet] : durable_fleets_) fleets.push_back(fleet);
-  state_ = Restore(std::move(jobs), std::move(fleets), now_);
+  state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {now_, now_});
+  seen_.clear();
+  for (const auto& [id, job] : state_.jobs) seen_[id] = {job.attempt, job.attempt_open, job.stop};
   up_ = true;
   ++life_;
 }
@@ -125,6 +188,7 @@ void Simulator::CrashCoordinator() {
   for (const auto& [id, link] : std::exchange(links_, {})) Break(link);
   dirty_jobs_.clear();
   dirty_fleets_.clear();
+  dirty_hosts_.clear();
   sends_.clear();
   closes_.clear();
   replies_.clear();
@@ -178,18 +242,47 @@ void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
     const auto job = state_.jobs.find(ended->ended.job_id());
     if (job != state_.jobs.end()) ended->ended.set_attempt(job->second.attempt);
   }
+  Settings settings = settings_;
+  if (mutation_ == Mutation::kRankQuotaIgnored) settings.max_user_ranks = 0;
+  if (mutation_ == Mutation::kJobQuotaIgnored) settings.max_user_jobs = 0;
+  if (mutation_ == Mutation::kYieldersLoseTheirCheckpoint) {
+    // Of attempts that were asked to stop.
+    std::erase_if(events, [this](const Event& one) {
+      const auto* checkpoint = std::get_if<CheckpointEvent>(&one);
+      if (checkpoint == nullptr) return false;
+      const auto job = state_.jobs.find(checkpoint->checkpoint.job_id());
+      return job != state_.jobs.end() && job->second.stop == Stop::kPreempted;
+    });
+  }
+  MutateQueue(event);
   for (size_t i = 0; i < events.size(); ++i) {
-    Transition transition = Apply(std::move(state_), events[i], settings_, {now_, now_});
+    Transition transition = Apply(std::move(state_), events[i], settings, {now_, now_});
     state_ = std::move(transition.state);
     ++events_;
+    CheckScheduling();
+    if (const auto* report = std::get_if<LaunchReportEvent>(&events[i])) {
+      CheckLeftOut(report->report.fleet(), &transition.effects.reply->directive);
+    }
     Collect(&transition.effects, event, i + 1 == events.size() ? answer : nullptr);
     if (mutation_ == Mutation::kNone) CheckInvariants(state_);
   }
 }
 
+void Simulator::MutateQueue(const Event& event) {
+  const auto* ended = std::get_if<AttemptEndedEvent>(&event);
+  if (mutation_ != Mutation::kYieldersJumpTheQueue || ended == nullptr) return;
+  const auto found = state_.jobs.find(ended->ended.job_id());
+  if (found == state_.jobs.end() || found->second.stop != Stop::kPreempted) return;
+  Job& job = found->second;
+  state_.open_jobs.erase(KeyOf(job));
+  job.queue.priority = 1000;
+  state_.open_jobs[KeyOf(job)] = job.id;
+}
+
 void Simulator::Collect(Effects* effects, const Event& event, const Answer& answer) {
   dirty_jobs_.merge(effects->store_jobs);
   dirty_fleets_.merge(effects->store_fleets);
+  dirty_hosts_.merge(effects->store_hosts);
   for (Send& send : effects->sends) {
     if (mutation_ == Mutation::kAssignmentNotRepeated && send.command.has_assignment() &&
         std::holds_alternative<HelloEvent>(event) && effects->store_jobs.empty() &&
@@ -204,7 +297,7 @@ void Simulator::Collect(Effects* effects, const Event& event, const Answer& answ
 
 void Simulator::Settle() {
   settle_scheduled_ = false;
-  while (!dirty_jobs_.empty() || !dirty_fleets_.empty()) {
+  while (!dirty_jobs_.empty() || !dirty_fleets_.empty() || !dirty_hosts_.empty()) {
     std::vector<std::string> stored;
     if (!WriteStore(&stored)) return StoreFailed();
     for (const std::string& id : stored) ApplyMutated(StoredEvent{id}, nullptr);
@@ -230,8 +323,14 @@ bool Simulator::WriteStore(std::vector<std::string>* stored) {
     durable_jobs_[id] = job;
   }
   for (const std::string& name : dirty_fleets_) durable_fleets_[name] = state_.fleets.at(name);
+  for (const std::string& name : dirty_hosts_) {
+    durable_hosts_.erase(name);
+    const auto host = state_.hosts.find(name);
+    if (host != state_.hosts.end()) durable_hosts_[name] = host->second;
+  }
   dirty_jobs_.clear();
   dirty_fleets_.clear();
+  dirty_hosts_.clear();
   return true;
 }
 
@@ -290,6 +389,187 @@ void Simulator::Call(const Event& event, const Answer& answer) {
   }
 }
 
+// ---- Scheduling ----
+
+const Simulator::UserJob& Simulator::Truth(const Job& job) const {
+  return **std::find_if(users_.begin(), users_.end(), [&job](const auto& user) {
+    return user->submission_id == job.submission_id;
+  });
+}
+
+// As far as users are concerned, the job might start.
+bool Simulator::IsEligible(const Job& job) const {
+  if (!IsWaiting(job) || now_ < job.restart_at) return false;
+  const UserJob* after = Truth(job).after;
+  if (after == nullptr) return true;
+  const Job* before = JobOf(*after);
+  return before != nullptr && before->state == SUCCEEDED;
+}
+
+const Job* Simulator::JobOf(const UserJob& user) const {
+  const auto found = state_.submissions.find(user.submission_id);
+  return found == state_.submissions.end() ? nullptr : &state_.jobs.at(found->second);
+}
+
+bool Simulator::Fits(const Job& job, uint32_t world_size, bool fewer, const Job* leaving) const {
+  const JobSpec& spec = *Truth(job).spec;
+  uint32_t ranks = spec.parallel().ranks();
+  if (ranks == 0) {
+    ranks =
+        settings_.max_user_ranks == 0 ? world_size : std::min(world_size, settings_.max_user_ranks);
+  }
+  if (ranks > world_size) {
+    if (!fewer || !spec.schedule().has_min_ranks()) return false;
+    ranks = spec.schedule().min_ranks();
+  }
+  if (ranks > world_size) return false;
+  if (settings_.max_user_ranks == 0) return true;
+  uint32_t used = 0;
+  for (const auto& [id, other] : state_.jobs) {
+    const bool counts = other.attempt_open && other.user == job.user && &other != leaving;
+    if (counts) used += other.attempt_ranks;
+  }
+  return used + ranks <= settings_.max_user_ranks;
+}
+
+// A job that has just been given to a fleet.
+void Simulator::CheckStart(const Job& job) {
+  const UserJob& user = Truth(job);
+  const QueueSpec& queue = user.spec->schedule();
+  const Job* before = user.after == nullptr ? nullptr : JobOf(*user.after);
+  if (user.after != nullptr && (before == nullptr || !finished_.contains(before->id))) {
+    Violation("job " + job.id + " started before the job that it comes after has succeeded");
+  }
+  const uint32_t wanted = user.spec->parallel().ranks();
+  const uint32_t least = queue.has_min_ranks() ? queue.min_ranks() : wanted;
+  if (job.attempt_ranks < least) Violation("job " + job.id + " started on too few ranks");
+  if (const auto died = died_at_.find(job.id); died != died_at_.end()) {
+    double pause = 1;
+    if (queue.has_restart_pause()) ParseDuration(queue.restart_pause(), &pause);
+    for (uint32_t death = 1; death < job.deaths; ++death) pause *= 2;
+    if (now_ - died->second < pause - 1e-6) Violation("job " + job.id + " started in its pause");
+    died_at_.erase(died);
+  }
+  const uint32_t world = state_.fleets.at(job.fleet).launch.world_size;
+  for (const auto& [id, other] : state_.jobs) {
+    const int32_t priority = Truth(other).spec->schedule().priority();
+    const bool first =
+        priority > queue.priority() || (priority == queue.priority() && other.number < job.number);
+    if (first && IsEligible(other) && Fits(other, world, false, nullptr)) {
+      Violation("job " + job.id + " started before job " + id + ", whose turn it is");
+    }
+  }
+}
+
+// A job that has just been asked to make room.
+void Simulator::CheckStop(const Job& job) {
+  const QueueSpec& queue = Truth(job).spec->schedule();
+  ++counts_["preemption"];
+  if (!queue.preemptible()) Violation("job " + job.id + " makes room and does not allow it");
+  const uint32_t world = state_.fleets.at(job.fleet).launch.world_size;
+  const bool found = std::any_of(state_.jobs.begin(), state_.jobs.end(), [&](const auto& entry) {
+    return Truth(entry.second).spec->schedule().priority() > queue.priority() &&
+           IsEligible(entry.second) && Fits(entry.second, world, true, &job);
+  });
+  if (!found) Violation("job " + job.id + " makes room for nobody");
+}
+
+void Simulator::CheckLoads() {
+  std::map<std::string, uint32_t> jobs;
+  for (const auto& [id, job] : state_.jobs) {
+    if (IsEnded(job.state)) continue;
+    if (settings_.max_user_jobs != 0 && ++jobs[job.user] > settings_.max_user_jobs) {
+      Violation("user " + job.user + " has more jobs than the quota");
+    }
+  }
+}
+
+// Of processes, not of what the coordinator believes.
+void Simulator::CheckWorkingRanks() {
+  if (settings_.max_user_ranks == 0) return;
+  std::map<std::string, uint32_t> working;
+  for (const auto& launch : launches_) {
+    for (const RankProcess& process : launch->ranks) {
+      if (!process.alive || process.job.empty()) continue;
+      const std::string& user = Truth(durable_jobs_.at(process.job)).user;
+      if (++working[user] <= settings_.max_user_ranks) continue;
+      return Violation("ranks of user " + user + " at work are more than the quota");
+    }
+  }
+}
+
+void Simulator::CheckScheduling() {
+  for (const auto& [id, job] : state_.jobs) {
+    const Seen before = std::exchange(seen_[id], {job.attempt, job.attempt_open, job.stop});
+    if (job.attempt > before.attempt) {
+      if (job.attempt_ranks < job.wanted_ranks) ++counts_["fewer ranks"];
+      begun_at_.emplace(id, now_);
+      CheckStart(job);
+    }
+    if (job.stop == Stop::kPreempted && before.stop != Stop::kPreempted) CheckStop(job);
+    if (job.state == RECOVERING && !job.attempt_open && before.open) died_at_[id] = now_;
+    if (before.stop == Stop::kRunTime && job.state == FAILED) {
+      ran_too_long_.insert(id);
+      ++counts_["run time over"];
+      double limit = 0;
+      ParseDuration(Truth(job).spec->schedule().max_run_time(), &limit);
+      if (now_ - begun_at_.at(id) < limit - 1e-6) {
+        Violation("job " + id + " ended before its run time was over");
+      }
+    }
+    // A yielder may be at work again already.
+    const bool yielded =
+        before.stop == Stop::kPreempted && (job.state == QUEUED || job.attempt > before.attempt);
+    const auto saved = saved_at_stop_.find({id, before.attempt});
+    if (yielded && saved != saved_at_stop_.end() && job.last_checkpoint != saved->second) {
+      Violation("job " + id + " made room and lost the checkpoint that it saved");
+    }
+  }
+  CheckLoads();
+}
+
+// Whoever starts the fleet without these hosts leaves no job behind that nobody else can take.
+void Simulator::CheckLeftOut(const std::string& fleet, LaunchDirective* directive) {
+  if (mutation_ == Mutation::kHostsLeftOutRegardless) {
+    directive->clear_exclude_hosts();
+    for (const auto& [name, host] : state_.hosts) {
+      if (host.left_out) directive->add_exclude_hosts(name);
+    }
+  }
+  const auto& left_out = directive->exclude_hosts();
+  if (left_out.empty()) return;
+  ++counts_["hosts left out"];
+  const std::vector<Rank>& ranks = state_.fleets.at(fleet).launch.ranks;
+  const auto remaining = std::count_if(ranks.begin(), ranks.end(), [&](const Rank& rank) {
+    return std::find(left_out.begin(), left_out.end(), rank.host) == left_out.end();
+  });
+  for (const auto& [id, job] : state_.jobs) {
+    if (IsEnded(job.state)) continue;
+    const JobSpec& spec = *Truth(job).spec;
+    const uint32_t least = spec.schedule().has_min_ranks()
+                               ? spec.schedule().min_ranks()
+                               : std::max(spec.parallel().ranks(), uint32_t{1});
+    const bool elsewhere =
+        std::any_of(state_.fleets.begin(), state_.fleets.end(), [&](const auto& entry) {
+          return entry.first != fleet && entry.second.launch.world_size >= least;
+        });
+    if (!elsewhere && least <= ranks.size() && least > remaining) {
+      Violation("hosts are left out that job " + id + " needs");
+    }
+  }
+}
+
+bool Simulator::MayHaveFailed(const Job& job) const {
+  const UserJob& user = Truth(job);
+  const QueueSpec& queue = user.spec->schedule();
+  if (job.deaths == kMaxDeaths || ran_too_long_.contains(job.id)) return true;
+  if (queue.has_max_restarts() && job.all_deaths > queue.max_restarts()) return true;
+  if (user.after == nullptr) return false;
+  const auto before = durable_jobs_.find(user.after->id);
+  return before != durable_jobs_.end() && IsEnded(before->second.state) &&
+         before->second.state != SUCCEEDED;
+}
+
 // ---- Workers ----
 
 Simulator::Launch* Simulator::StartLaunch(FleetWorld* fleet, bool supervised) {
@@ -342,7 +622,7 @@ void Simulator::Connect(Launch* launch, uint32_t rank) {
   hello->set_launch_id(launch->id);
   hello->set_rank(rank);
   hello->set_world_size(static_cast<uint32_t>(launch->ranks.size()));
-  hello->set_host("h");
+  hello->set_host(Name("h", rank));
   hello->set_pid(rank + 1);
   hello->set_supervised(launch->supervised);
   hello->set_job_id(process.job);
@@ -426,6 +706,7 @@ void Simulator::Obey(const Link& link, const WorkerCommand& command) {
       if (launch->ended.ended().job_id() == command.end_acknowledged().job_id() &&
           launch->ended.ended().attempt() == command.end_acknowledged().attempt()) {
         launch->ended.Clear();
+        launch->checkpoint.Clear();
       }
       return;
     default:
@@ -454,6 +735,7 @@ void Simulator::TakeAssignment(Launch* launch, uint32_t rank, const Assignment& 
   launch->training = true;
   launch->step = 0;
   launch->checkpoint.Clear();
+  CheckWorkingRanks();
   if (!assignment.resume_from().empty()) {
     const auto found = checkpoints_.find(assignment.resume_from());
     if (found == checkpoints_.end()) return Violation("a checkpoint that never was");
@@ -489,7 +771,10 @@ void Simulator::Beat(Launch* launch, uint32_t rank) {
   message.mutable_heartbeat()->set_job_id(process.job);
   message.mutable_heartbeat()->set_attempt(process.attempt);
   ToServer(process.link, message);
-  if (rank == 0 && launch->ended.has_ended()) ToServer(process.link, launch->ended);
+  if (rank == 0 && launch->ended.has_ended()) {
+    if (launch->checkpoint.has_checkpoint()) ToServer(process.link, launch->checkpoint);
+    ToServer(process.link, launch->ended);
+  }
   At(Uniform(8, 12), [this, launch, rank] { Beat(launch, rank); });
 }
 
@@ -500,22 +785,37 @@ void Simulator::Train(Launch* launch) {
   }
   ++launch->step;
   const RankProcess& first = launch->ranks[0];
-  if (first.cancelled || Fault(0.005)) return EndAttempt(launch, ATTEMPT_CANCELLED);
-  if (launch->step >= kTotalSteps) {
+  // The job as its user has it; a job that no answer told of is known by its run folder alone.
+  const Job& job = durable_jobs_.at(first.job);
+  if (Fault(0.005)) return EndAttempt(launch, ATTEMPT_CANCELLED);
+  if (first.cancelled) {
+    saved_at_stop_[{first.job, first.attempt}] = SaveCheckpoint(launch);
+    return EndAttempt(launch, ATTEMPT_CANCELLED);
+  }
+  if (launch->step >= Truth(job).steps) {
     finished_[first.job] = first.attempt;
     return EndAttempt(launch, ATTEMPT_SUCCEEDED);
   }
-  if (launch->step % kCheckpointSteps == 0) {
-    CheckpointReport* report = launch->checkpoint.mutable_checkpoint();
-    report->set_job_id(first.job);
-    report->set_attempt(first.attempt);
-    report->set_path(first.job + "/" + std::to_string(first.attempt) + "/" +
-                     std::to_string(launch->step));
-    report->set_step(static_cast<uint64_t>(launch->step));
-    checkpoints_[report->path()] = launch->step;
-    ToServer(first.link, launch->checkpoint);
+  if (launch->step % kCheckpointSteps == 0) SaveCheckpoint(launch);
+  const double seconds = Uniform(1, 4);
+  trained_[first.job] += seconds;
+  if (Truth(job).spec->schedule().has_max_run_time() && trained_[first.job] > 120 + kRunTimeSlack) {
+    Violation("job " + first.job + " trains on although its run time is over");
   }
-  At(Uniform(1, 4), [this, launch] { Train(launch); });
+  At(seconds, [this, launch] { Train(launch); });
+}
+
+std::string Simulator::SaveCheckpoint(Launch* launch) {
+  const RankProcess& first = launch->ranks[0];
+  CheckpointReport* report = launch->checkpoint.mutable_checkpoint();
+  report->set_job_id(first.job);
+  report->set_attempt(first.attempt);
+  report->set_path(first.job + "/" + std::to_string(first.attempt) + "/" +
+                   std::to_string(launch->step));
+  report->set_step(static_cast<uint64_t>(launch->step));
+  checkpoints_[report->path()] = launch->step;
+  ToServer(first.link, launch->checkpoint);
+  return report->path();
 }
 
 // The ranks that wait in vain say so and leave.
@@ -538,7 +838,6 @@ void Simulator::EndAttempt(Launch* launch, AttemptOutcome outcome) {
   ended->set_job_id(launch->ranks[0].job);
   ended->set_attempt(launch->ranks[0].attempt);
   ended->set_outcome(outcome);
-  launch->checkpoint.Clear();
   launch->training = false;
   for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
     launch->ranks[r].job.clear();
@@ -593,8 +892,17 @@ void Simulator::Operate() {
 
 void Simulator::Use(UserJob* user) {
   const auto again = [this, user] { At(Uniform(5, 30), [this, user] { Use(user); }); };
+  if (user->gave_up) return;
   if (user->id.empty()) {
-    Call(SubmitEvent{user->spec, user->submission_id, "x"}, [this, user](const Reply& reply) {
+    const UserJob* after = user->after;
+    const auto before = after == nullptr ? durable_jobs_.end() : durable_jobs_.find(after->id);
+    const bool vain = after != nullptr && (after->gave_up || (before != durable_jobs_.end() &&
+                                                              IsEnded(before->second.state) &&
+                                                              before->second.state != SUCCEEDED));
+    const SubmitEvent event{MutatedSpec(*user), user->submission_id, user->user, "x"};
+    Call(event, [this, user, vain](const Reply& reply) {
+      const bool refused = reply.status.error_code() == grpc::StatusCode::FAILED_PRECONDITION;
+      if (vain && refused && user->id.empty()) user->gave_up = true;
       if (!reply.status.ok()) return;
       if (!user->id.empty() && user->id != reply.job_id) {
         Violation("submission " + user->submission_id + " made two jobs");

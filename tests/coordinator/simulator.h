@@ -36,6 +36,25 @@ enum class Mutation {
   kAttemptsNotStored,
   // A rank that comes back idle is not told its assignment again.
   kAssignmentNotRepeated,
+  // What a job's schedule says, or a quota, is not heeded.
+  kPrioritiesIgnored,
+  kDependenciesIgnored,
+  kRunTimeIgnored,
+  kRunTimeCutShort,
+  kRestartsUnlimited,
+  kPausesIgnored,
+  kMinRanksIgnored,
+  kRankQuotaIgnored,
+  kJobQuotaIgnored,
+  // Jobs that do not allow it make room; jobs make room for others of the same priority.
+  kUnwillingMakeRoom,
+  kEqualsMakeRoom,
+  // Who made room takes its fleet back at once, and so has to make room again.
+  kYieldersJumpTheQueue,
+  // What a job has saved when it made room is forgotten.
+  kYieldersLoseTheirCheckpoint,
+  // Hosts are left out even if a job then has no fleet that is large enough.
+  kHostsLeftOutRegardless,
 };
 
 class Simulator {
@@ -99,6 +118,12 @@ class Simulator {
     std::string submission_id;
     std::shared_ptr<JobSpec> spec;
     std::string id;  // once acknowledged
+    std::string user;
+    int steps = 0;
+    // The job that it comes after; null: none.
+    const UserJob* after = nullptr;
+    // It can't be submitted any more, because that one has failed.
+    bool gave_up = false;
     bool wants_cancel = false;
     bool cancel_acknowledged = false;
   };
@@ -124,6 +149,23 @@ class Simulator {
   void StoreFailed();
   void Release();
   void CheckDurable();
+
+  // ---- Scheduling: what users asked for, held against what the state machine does ----
+  void MakeJobs();
+  std::shared_ptr<JobSpec> MutatedSpec(const UserJob& user) const;
+  const UserJob& Truth(const Job& job) const;
+  // In the coordinator's state; null if it isn't there.
+  const Job* JobOf(const UserJob& user) const;
+  void MutateQueue(const Event& event);
+  bool IsEligible(const Job& job) const;
+  bool Fits(const Job& job, uint32_t world_size, bool fewer, const Job* leaving) const;
+  void CheckScheduling();
+  void CheckStart(const Job& job);
+  void CheckStop(const Job& job);
+  void CheckLoads();
+  void CheckWorkingRanks();
+  void CheckLeftOut(const std::string& fleet, LaunchDirective* directive);
+  bool MayHaveFailed(const Job& job) const;
   // A request and its answer, each of which may be lost, late or repeated.
   void Call(const Event& event, const Answer& answer);
 
@@ -139,6 +181,8 @@ class Simulator {
   void TakeAssignment(Launch* launch, uint32_t rank, const Assignment& assignment);
   void Beat(Launch* launch, uint32_t rank);
   void Train(Launch* launch);
+  // Reports it too; its path.
+  std::string SaveCheckpoint(Launch* launch);
   void GiveUp(Launch* launch);
   void EndAttempt(Launch* launch, AttemptOutcome outcome);
   void CheckGangs(const std::string& job, const Launch* launch, uint32_t attempt);
@@ -172,13 +216,14 @@ class Simulator {
   // What the disk holds.
   std::map<std::string, Job> durable_jobs_;
   std::map<std::string, Fleet> durable_fleets_;
+  std::map<std::string, Host> durable_hosts_;
   // What the coordinator's process holds.
-  const Settings settings_{.lost_after = 30, .heartbeat = 10};
+  Settings settings_{.lost_after = 30, .heartbeat = 10, .patience = 20};
   bool up_ = false;
   uint64_t life_ = 0;
   ControlState state_;
   std::map<uint64_t, Link> links_;
-  std::set<std::string> dirty_jobs_, dirty_fleets_;
+  std::set<std::string> dirty_jobs_, dirty_fleets_, dirty_hosts_;
   std::vector<Send> sends_;
   std::vector<uint64_t> closes_;
   std::vector<std::pair<Reply, Answer>> replies_;
@@ -192,6 +237,18 @@ class Simulator {
   // The truth: which attempt of a job was assigned where, and which finished it.
   std::map<std::string, std::map<uint32_t, std::string>> assigned_;
   std::map<std::string, uint32_t> finished_;
+  // What was last seen of each job's place in the state.
+  struct Seen {
+    uint32_t attempt = 0;
+    bool open = false;
+    Stop stop = Stop::kNone;
+  };
+  std::map<std::string, Seen> seen_;
+  // When the coordinator learnt of a job's last death, when its first attempt began, how long its
+  // attempts have trained, and what each saved when it was asked to stop.
+  std::map<std::string, double> died_at_, begun_at_, trained_;
+  std::map<std::pair<std::string, uint32_t>, std::string> saved_at_stop_;
+  std::set<std::string> ran_too_long_;
 };
 
 }  // namespace swinfleet::coordinator

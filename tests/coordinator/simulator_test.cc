@@ -30,7 +30,8 @@ TEST(Simulator, EveryScheduleKeepsTheInvariants) {
   printf("events: %llu\n", static_cast<unsigned long long>(events));
   // A simulator in which nothing happens proves nothing.
   for (const char* what : {"death", "fence", "coordinator crash", "full disk", "rejected",
-                           "second launch", "cut off", "SUCCEEDED", "FAILED", "CANCELLED"}) {
+                           "second launch", "cut off", "SUCCEEDED", "FAILED", "CANCELLED",
+                           "preemption", "fewer ranks", "run time over", "hosts left out"}) {
     EXPECT_GT(counts[what], 0) << what;
   }
 }
@@ -75,6 +76,62 @@ TEST(Simulator, CatchesAttemptsThatAreNotStored) {
 
 TEST(Simulator, CatchesAssignmentsThatAreNotRepeated) {
   EXPECT_GT(SchedulesUntilCaught(Mutation::kAssignmentNotRepeated), 0);
+}
+
+TEST(Simulator, CatchesPrioritiesThatAreIgnored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kPrioritiesIgnored), 0);
+}
+
+TEST(Simulator, CatchesDependenciesThatAreIgnored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kDependenciesIgnored), 0);
+}
+
+TEST(Simulator, CatchesRunTimeThatIsIgnored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kRunTimeIgnored), 0);
+}
+
+TEST(Simulator, CatchesRunTimeThatIsCutShort) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kRunTimeCutShort), 0);
+}
+
+TEST(Simulator, CatchesRestartsWithoutLimit) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kRestartsUnlimited), 0);
+}
+
+TEST(Simulator, CatchesRestartsWithoutAPause) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kPausesIgnored), 0);
+}
+
+TEST(Simulator, CatchesTooFewRanks) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kMinRanksIgnored), 0);
+}
+
+TEST(Simulator, CatchesAQuotaOfRanksThatIsIgnored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kRankQuotaIgnored), 0);
+}
+
+TEST(Simulator, CatchesAQuotaOfJobsThatIsIgnored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kJobQuotaIgnored), 0);
+}
+
+TEST(Simulator, CatchesJobsThatMakeRoomUnwillingly) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kUnwillingMakeRoom), 0);
+}
+
+TEST(Simulator, CatchesJobsThatMakeRoomForEquals) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kEqualsMakeRoom), 0);
+}
+
+TEST(Simulator, CatchesYieldersThatJumpTheQueue) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kYieldersJumpTheQueue), 0);
+}
+
+TEST(Simulator, CatchesHostsThatAreLeftOutRegardless) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kHostsLeftOutRegardless), 0);
+}
+
+TEST(Simulator, CatchesYieldersThatLoseTheirCheckpoint) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kYieldersLoseTheirCheckpoint), 0);
 }
 
 }  // namespace

@@ -34,16 +34,36 @@ class Machine : public ::testing::Test {
     return effects.reply->job_id;
   }
   Effects TrySubmit(const std::string& run_dir, uint32_t ranks, const std::string& submission) {
-    auto spec = std::make_shared<JobSpec>();
-    spec->set_run_dir(run_dir);
-    spec->mutable_parallel()->set_ranks(ranks);
-    return Do(SubmitEvent{spec, submission, "abcd"});
+    JobSpec spec;
+    spec.set_run_dir(run_dir);
+    spec.mutable_parallel()->set_ranks(ranks);
+    return TrySubmit(spec, submission);
+  }
+  Effects TrySubmit(const JobSpec& spec, const std::string& submission,
+                    const std::string& user = "") {
+    return Do(SubmitEvent{std::make_shared<JobSpec>(spec), submission, user, "abcd"});
+  }
+  // Submits and stores a job whose folder is its name; its id.
+  std::string Submit(const std::string& name, const QueueSpec& queue, uint32_t ranks = 0,
+                     const std::string& user = "") {
+    const Effects effects = TrySubmit(Spec(name, queue, ranks), name, user);
+    EXPECT_TRUE(effects.reply->status.ok()) << effects.reply->status.error_message();
+    last_ = Do(StoredEvent{effects.reply->job_id});
+    return effects.reply->job_id;
+  }
+  static JobSpec Spec(const std::string& name, const QueueSpec& queue, uint32_t ranks = 0) {
+    JobSpec spec;
+    spec.set_name(name);
+    spec.set_run_dir("/" + name);
+    spec.mutable_parallel()->set_ranks(ranks);
+    *spec.mutable_schedule() = queue;
+    return spec;
   }
   // Connects rank `rank` of `world`; its connection.
   uint64_t SayHello(const std::string& launch, uint32_t rank, uint32_t world,
                     const std::string& job = "", uint32_t attempt = 0) {
     HelloEvent event{next_stream_++, {}};
-    event.hello.set_fleet("f");
+    event.hello.set_fleet(fleet_);
     event.hello.set_launch_id(launch);
     event.hello.set_rank(rank);
     event.hello.set_world_size(world);
@@ -56,7 +76,7 @@ class Machine : public ::testing::Test {
   }
   Effects Report(const std::string& launch, LaunchState state) {
     LaunchReportEvent event;
-    event.report.set_fleet("f");
+    event.report.set_fleet(fleet_);
     event.report.set_launch_id(launch);
     event.report.set_state(state);
     event.report.set_exit("exit code 137");
@@ -87,7 +107,7 @@ class Machine : public ::testing::Test {
   }
   const Job& job(const std::string& id) const { return state_.jobs.at(id); }
   std::string Reason(const std::string& id) const {
-    return ViewJob(state_, job(id), nullptr, now_, RankDetail::kWithoutRanks).reason();
+    return ViewJob(state_, settings_, job(id), nullptr, now_, RankDetail::kWithoutRanks).reason();
   }
   std::string FleetState() const { return FleetStateName(state_.fleets.at("f")); }
   // The rejection among the last effects, or "".
@@ -102,13 +122,43 @@ class Machine : public ::testing::Test {
     for (const Send& send : effects.sends) count += send.command.has_assignment() ? 1 : 0;
     return count;
   }
-  // The launch dies and another one comes.
+  // The launch dies and another one comes, after the pause that follows a death.
   void Restart(const std::string& old_launch, const std::string& new_launch) {
     Report(old_launch, LAUNCH_ENDED);
+    Pass(4);
     stream_ = SayHello(new_launch, 0, 1);
+  }
+  void Pass(double seconds) {
+    now_ += seconds;
+    last_ = Do(TickEvent{});
+  }
+  // Passes in which the streams say something each second.
+  void PassWith(const std::vector<uint64_t>& streams, double seconds) {
+    for (double passed = 0; passed < seconds; ++passed) {
+      now_ += 1;
+      for (const uint64_t stream : streams) Do(AliveEvent{stream});
+      last_ = Do(TickEvent{});
+    }
+  }
+  // The coordinator is killed and started again.
+  void RestartCoordinator(double down) {
+    std::vector<Job> jobs;
+    std::vector<Fleet> fleets;
+    for (const auto& [id, job] : state_.jobs) jobs.push_back(job);
+    for (const auto& [name, fleet] : state_.fleets) fleets.push_back(fleet);
+    std::vector<Host> hosts;
+    for (const auto& [name, host] : state_.hosts) hosts.push_back(host);
+    now_ += down;
+    state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {1e9 + now_, now_});
+  }
+  int Cancels(const Effects& effects) const {
+    int count = 0;
+    for (const Send& send : effects.sends) count += send.command.has_cancel() ? 1 : 0;
+    return count;
   }
 
   Settings settings_;
+  std::string fleet_ = "f";
   ControlState state_;
   double now_ = 100;
   uint64_t next_stream_ = 1;
@@ -348,7 +398,8 @@ TEST_F(Faults, StragglersAreNamedWhenTheyPersist) {
     lines += static_cast<int>(Do(TickEvent{}).job_lines.size());
   };
   const auto stragglers = [&] {
-    const JobStatus status = ViewJob(state_, job(id_), nullptr, now_, RankDetail::kWithRanks);
+    const JobStatus status =
+        ViewJob(state_, settings_, job(id_), nullptr, now_, RankDetail::kWithRanks);
     for (uint32_t r = 0; r < 4; ++r) {
       EXPECT_EQ(status.ranks(static_cast<int>(r)).straggler(), r == 1 && status.stragglers_size());
     }
@@ -385,6 +436,7 @@ TEST_F(Machine, DeadLaunchMakesANewAttemptFromTheLastCheckpoint) {
   EXPECT_EQ(job(id).state, RECOVERING);
   EXPECT_THAT(Reason(id), HasSubstr("exit code 137"));
   EXPECT_EQ(FleetState(), "down");
+  Pass(1);
   SayHello("l2", 0, 1);
   EXPECT_EQ(job(id).state, RUNNING);
   EXPECT_EQ(job(id).attempt, 2u);
@@ -478,6 +530,7 @@ TEST_F(Machine, FenceIsRefusedWhileARankIsHeard) {
   SayHello("l1", 0, 1, id, 1);
   EXPECT_THAT(Rejection(), HasSubstr("was fenced"));
   EXPECT_TRUE(Report("l1", LAUNCH_RUNNING).reply->directive.fenced());
+  Pass(1);
   SayHello("l2", 0, 1);
   EXPECT_EQ(job(id).attempt, 2u);
   EXPECT_FALSE(Report("l2", LAUNCH_RUNNING).reply->directive.fenced());
@@ -490,7 +543,7 @@ TEST_F(Machine, RestartOfTheCoordinatorDisturbsNothing) {
   SayHello("l1", 1, 2);
   std::vector<Job> jobs{job(id)};
   std::vector<Fleet> fleets{state_.fleets.at("f")};
-  state_ = Restore(jobs, fleets, now_);
+  state_ = Restore(jobs, fleets, {}, {1e9 + now_, now_});
   EXPECT_EQ(job(id).state, RUNNING);
   SayHello("l1", 0, 2, id, 1);
   EXPECT_EQ(Assignments(last_), 0);
@@ -596,6 +649,438 @@ TEST_F(Machine, JobsChooseTheFleetThatFits) {
   }
   EXPECT_EQ(job(Submit("/small", 2)).fleet, "b");
   EXPECT_EQ(job(Submit("/all")).fleet, "a");
+}
+
+// ---- Scheduling ----
+
+QueueSpec Priority(int32_t priority, bool preemptible = false) {
+  QueueSpec queue;
+  queue.set_priority(priority);
+  queue.set_preemptible(preemptible);
+  return queue;
+}
+
+QueueSpec After(const std::string& name) {
+  QueueSpec queue;
+  queue.add_after(name);
+  return queue;
+}
+
+TEST_F(Machine, HigherPriorityStartsFirstAndEqualOnesInOrder) {
+  const std::string low = Submit("low", Priority(-1)), first = Submit("first", Priority(0));
+  const std::string second = Submit("second", Priority(0)), high = Submit("high", Priority(7));
+  EXPECT_EQ(QueuePosition(state_, job(high)), 1u);
+  EXPECT_EQ(QueuePosition(state_, job(low)), 4u);
+  stream_ = SayHello("l1", 0, 1);
+  for (const std::string& id : {high, first, second, low}) {
+    EXPECT_EQ(job(id).state, RUNNING) << id;
+    End(stream_, id, 1, ATTEMPT_SUCCEEDED);
+  }
+}
+
+TEST_F(Machine, AJobComesAfterAnother) {
+  stream_ = SayHello("l1", 0, 1);
+  const std::string before = Submit("pretrain", QueueSpec());
+  const std::string by_name = Submit("tune", After("pretrain"));
+  const std::string by_id = Submit("eval", After(by_name));
+  EXPECT_THAT(Reason(by_name), HasSubstr("success of job " + before + " (pretrain), which is RUN"));
+  EXPECT_EQ(job(by_id).after, std::vector<std::string>{by_name});
+  End(stream_, before, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(by_name).state, RUNNING);
+  RestartCoordinator(1);
+  EXPECT_EQ(job(by_id).state, QUEUED);
+  EXPECT_THAT(Reason(by_id), HasSubstr("(tune), which is RUNNING"));
+}
+
+TEST_F(Machine, AJobFailsWithThatItComesAfter) {
+  stream_ = SayHello("l1", 0, 1);
+  const std::string before = Submit("a", QueueSpec());
+  const std::string next = Submit("b", After("a")), last = Submit("c", After("b"));
+  const Effects effects = End(stream_, before, 1, ATTEMPT_FAILED);
+  EXPECT_TRUE(effects.store_jobs.contains(next) && effects.store_jobs.contains(last));
+  EXPECT_EQ(job(next).state, FAILED);
+  EXPECT_THAT(job(next).reason,
+              HasSubstr("after job " + before + " (a), which is FAILED: said the worker"));
+  EXPECT_EQ(job(last).state, FAILED);
+  EXPECT_THAT(job(last).reason, HasSubstr("after job " + next + " (b), which is FAILED"));
+  const grpc::Status late = TrySubmit(Spec("d", After("a")), "d").reply->status;
+  EXPECT_EQ(late.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(late.error_message(), HasSubstr("which is FAILED and will not succeed"));
+  const grpc::Status none = TrySubmit(Spec("d", After("zzz")), "d").reply->status;
+  EXPECT_THAT(none.error_message(), HasSubstr("names zzz, but there is no job of that id or name"));
+}
+
+TEST_F(Machine, ACancelledJobFailsThoseAfterIt) {
+  const std::string before = Submit("a", QueueSpec()), next = Submit("b", After("a"));
+  Do(CancelEvent{before});
+  EXPECT_EQ(job(next).state, FAILED);
+  EXPECT_THAT(job(next).reason, HasSubstr("which is CANCELLED"));
+  // Of several of a name the newest counts; one that nobody was told of doesn't.
+  const std::string again = Submit("a2", QueueSpec());
+  const Effects unstored = TrySubmit(Spec("a2x", {}), "x");
+  EXPECT_FALSE(TrySubmit(Spec("c", After("a2x")), "c").reply->status.ok());
+  Do(NotStoredEvent{unstored.reply->job_id});
+}
+
+TEST_F(Machine, AJobMayFailWithAnotherBeforeItIsStored) {
+  Submit("a", QueueSpec());
+  const std::string stored = TrySubmit(Spec("b", After("a")), "b", "ann").reply->job_id;
+  const std::string refused = TrySubmit(Spec("c", After("a")), "c", "ann").reply->job_id;
+  Do(CancelEvent{job(stored).after.at(0)});
+  EXPECT_EQ(job(stored).state, FAILED);
+  Do(StoredEvent{stored});
+  EXPECT_EQ(job(stored).state, FAILED);
+  Do(NotStoredEvent{refused});
+  EXPECT_TRUE(state_.users.empty());
+}
+
+TEST_F(Machine, RunTimeIsCountedOverAttemptsAndEndsTheJob) {
+  QueueSpec queue;
+  queue.set_max_run_time("20s");
+  const std::string id = Submit("r", queue);
+  stream_ = SayHello("l1", 0, 1);
+  PassWith({stream_}, 12);
+  Restart("l1", "l2");
+  EXPECT_NEAR(RunSeconds(job(id), now_), 12, 1e-6);
+  PassWith({stream_}, 4);
+  // The workers went on while the coordinator was away.
+  RestartCoordinator(3);
+  stream_ = SayHello("l2", 0, 1, id, 2);
+  EXPECT_NEAR(RunSeconds(job(id), now_), 19, 1e-6);
+  PassWith({stream_}, 1);
+  EXPECT_EQ(Cancels(last_), 1);
+  EXPECT_EQ(job(id).state, STOPPING);
+  EXPECT_TRUE(last_.store_jobs.contains(id));
+  EXPECT_THAT(Reason(id), HasSubstr("20s that schedule.max_run_time allows; waits until"));
+  End(stream_, id, 2, ATTEMPT_CANCELLED);
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_THAT(job(id).reason, HasSubstr("20s that schedule.max_run_time allows"));
+}
+
+TEST_F(Machine, DeathOrCancellationOfAJobThatRanTooLong) {
+  QueueSpec queue;
+  queue.set_max_run_time("2s");
+  const std::string dies = Submit("dies", queue), cancelled = Submit("cancelled", queue);
+  stream_ = SayHello("l1", 0, 1);
+  PassWith({stream_}, 2);
+  Restart("l1", "l2");
+  EXPECT_EQ(job(dies).state, FAILED);
+  EXPECT_THAT(job(dies).reason, HasSubstr("schedule.max_run_time allows; its launch"));
+  PassWith({stream_}, 2);
+  ASSERT_EQ(job(cancelled).state, STOPPING);
+  Do(CancelEvent{cancelled});
+  EXPECT_EQ(job(cancelled).state, CANCELLING);
+  End(stream_, cancelled, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(job(cancelled).state, CANCELLED);
+}
+
+TEST_F(Machine, PausesDoubleWithDeathsAndCheckpointsForgetThem) {
+  QueueSpec queue;
+  queue.set_restart_pause("10s");
+  const std::string id = Submit("r", queue);
+  stream_ = SayHello("l1", 0, 1);
+  Report("l1", LAUNCH_ENDED);
+  stream_ = SayHello("l2", 0, 1);
+  EXPECT_EQ(job(id).state, RECOVERING);
+  EXPECT_THAT(Reason(id), HasSubstr("starts again in 10 s at the earliest"));
+  PassWith({stream_}, 9);
+  EXPECT_EQ(job(id).attempt, 1u);
+  PassWith({stream_}, 1);
+  EXPECT_EQ(job(id).attempt, 2u);
+  Report("l2", LAUNCH_ENDED);
+  EXPECT_EQ(RestartPause(job(id)), 20);
+  // Begins anew with the coordinator.
+  RestartCoordinator(15);
+  stream_ = SayHello("l3", 0, 1);
+  PassWith({stream_}, 19);
+  EXPECT_EQ(job(id).attempt, 2u);
+  PassWith({stream_}, 1);
+  EXPECT_EQ(job(id).attempt, 3u);
+  ReportCheckpoint(stream_, id, 3, "/r/c", 10);
+  Report("l3", LAUNCH_ENDED);
+  EXPECT_EQ(RestartPause(job(id)), 10);
+}
+
+TEST_F(Machine, RestartsHaveALimit) {
+  QueueSpec queue;
+  queue.set_max_restarts(1);
+  const std::string id = Submit("r", queue);
+  stream_ = SayHello("l1", 0, 1);
+  ReportCheckpoint(stream_, id, 1, "/r/c1", 10);
+  Restart("l1", "l2");
+  ReportCheckpoint(stream_, id, 2, "/r/c2", 20);
+  EXPECT_EQ(job(id).state, RUNNING);
+  Restart("l2", "l3");
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_THAT(job(id).reason, HasSubstr("schedule.max_restarts allows 1 restarts after deaths"));
+  EXPECT_THAT(job(id).reason, HasSubstr("attempt 2 died"));
+}
+
+TEST_F(Machine, QuotaOfJobs) {
+  settings_.max_user_jobs = 2;
+  const std::string first = Submit("1", {}, 0, "ann");
+  Submit("2", {}, 0, "ann");
+  const grpc::Status status = TrySubmit(Spec("3", {}), "3", "ann").reply->status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("user ann has 2 jobs that wait or run"));
+  EXPECT_EQ(TrySubmit(Spec("3", {}), "3").reply->status.error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  Submit("other", {}, 0, "bob");
+  // The same submission again is no other job.
+  EXPECT_EQ(TrySubmit(Spec("1", {}), "1", "ann").reply->job_id, first);
+  Do(CancelEvent{first});
+  Submit("3", {}, 0, "ann");
+}
+
+TEST_F(Machine, QuotaOfRanks) {
+  settings_.max_user_ranks = 3;
+  const grpc::Status status = TrySubmit(Spec("big", {}, 4), "big", "ann").reply->status;
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("a user may have 3 at once"));
+  const std::string first = Submit("1", {}, 2, "ann"), second = Submit("2", {}, 2, "ann");
+  const std::string other = Submit("3", {}, 2, "bob"), all = Submit("4", {}, 0, "bob");
+  std::map<std::string, uint64_t> zero;
+  for (const std::string fleet : {"a", "b", "c"}) {
+    fleet_ = fleet;
+    zero[fleet] = SayHello(fleet, 0, 4);
+    for (uint32_t r = 1; r < 4; ++r) SayHello(fleet, r, 4);
+  }
+  EXPECT_EQ(job(first).fleet, "a");
+  EXPECT_EQ(job(other).fleet, "b");
+  EXPECT_EQ(job(second).state, QUEUED);
+  EXPECT_THAT(Reason(second),
+              HasSubstr("ann may have 3 ranks at once and has 2, this job takes 2"));
+  EXPECT_THAT(Reason(all), HasSubstr("bob may have 3 ranks at once and has 2, this job takes 3"));
+  End(zero["a"], first, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(second).state, RUNNING);
+  RestartCoordinator(1);
+  EXPECT_EQ(state_.users.at("ann").ranks, 2u);
+  EXPECT_EQ(state_.users.at("bob").jobs, 2u);
+}
+
+TEST_F(Machine, ALowJobMakesRoomAndComesBackToItsPlace) {
+  settings_.patience = 5;
+  const std::string low = Submit("low", Priority(1, true));
+  stream_ = SayHello("l1", 0, 1);
+  const std::string behind = Submit("behind", Priority(1));
+  const std::string high = Submit("high", Priority(2));
+  PassWith({stream_}, 4);
+  EXPECT_EQ(job(low).state, RUNNING);
+  PassWith({stream_}, 1);
+  ASSERT_EQ(job(low).state, STOPPING);
+  EXPECT_EQ(Cancels(last_), 1);
+  EXPECT_THAT(Reason(low), HasSubstr("makes room for job " + high + " (high) of priority 2"));
+  // Told again after a reconnection, and after a crash.
+  RestartCoordinator(1);
+  stream_ = SayHello("l1", 0, 1, low, 1);
+  EXPECT_EQ(Cancels(last_), 1);
+  ReportCheckpoint(stream_, low, 1, "/low/c", 7);
+  End(stream_, low, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(job(low).state, QUEUED);
+  EXPECT_EQ(job(low).preemptions, 1u);
+  EXPECT_EQ(job(low).deaths, 0u);
+  EXPECT_THAT(Reason(low), HasSubstr("goes on from /low/c"));
+  EXPECT_EQ(job(high).state, RUNNING);
+  EXPECT_EQ(QueuePosition(state_, job(low)), 1u);
+  PassWith({stream_}, 20);
+  EXPECT_EQ(job(high).state, RUNNING);
+  const Effects effects = End(stream_, high, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(low).attempt, 2u);
+  EXPECT_EQ(effects.sends.back().command.assignment().resume_from(), "/low/c");
+  EXPECT_EQ(job(behind).state, QUEUED);
+}
+
+TEST_F(Machine, AJobThatDoesNotAllowItMakesNoRoom) {
+  settings_.patience = 0;
+  const std::string unwilling = Submit("unwilling", Priority(0));
+  stream_ = SayHello("l1", 0, 1);
+  Submit("high", Priority(9));
+  PassWith({stream_}, 5);
+  EXPECT_EQ(job(unwilling).state, RUNNING);
+}
+
+TEST_F(Machine, NobodyMakesRoomForAnEqualOrForAJobThatCouldNotStart) {
+  settings_.patience = 0;
+  const std::string low = Submit("low", Priority(3, true));
+  const std::string large = Submit("large", Priority(9), 2);
+  stream_ = SayHello("l1", 0, 1);
+  Submit("equal", Priority(3));
+  QueueSpec blocked = Priority(8);
+  blocked.add_after("low");
+  Submit("blocked", blocked);
+  PassWith({stream_}, 3);
+  EXPECT_EQ(job(low).state, RUNNING);
+  EXPECT_EQ(job(large).state, QUEUED);
+}
+
+TEST_F(Machine, ASilentLaunchIsNotAskedToMakeRoomAndAConnectingOneIsWaitedFor) {
+  settings_.patience = 0;
+  const std::string low = Submit("low", Priority(3, true));
+  stream_ = SayHello("l1", 0, 1);
+  Pass(6);
+  const std::string high = Submit("high", Priority(9));
+  EXPECT_NE(job(low).stop, Stop::kPreempted);
+  fleet_ = "g";
+  const uint64_t first = SayHello("g1", 0, 2);
+  Do(AliveEvent{stream_});
+  EXPECT_EQ(job(low).state, RUNNING);
+  PassWith({stream_, first}, 3);
+  EXPECT_EQ(job(low).state, RUNNING);
+  SayHello("g1", 1, 2);
+  EXPECT_EQ(job(high).fleet, "g");
+}
+
+TEST_F(Machine, OneJobMakesRoomForOneAndTheLeastImportantDoes) {
+  settings_.patience = 0;
+  const std::string low = Submit("low", Priority(1, true)),
+                    lower = Submit("lower", Priority(0, true));
+  std::map<std::string, uint64_t> zero;
+  for (const std::string fleet : {"a", "b"}) {
+    fleet_ = fleet;
+    zero[fleet] = SayHello(fleet, 0, 1);
+  }
+  const std::string high = Submit("high", Priority(5));
+  EXPECT_EQ(job(lower).state, STOPPING);
+  PassWith({zero["a"], zero["b"]}, 10);
+  EXPECT_EQ(job(low).state, RUNNING);
+  const std::string second = Submit("second", Priority(4));
+  EXPECT_EQ(job(low).state, STOPPING);
+  // The launch dies before it has stopped: a death like any other.
+  fleet_ = "b";
+  Report("b", LAUNCH_ENDED);
+  EXPECT_EQ(job(lower).state, RECOVERING);
+  EXPECT_EQ(job(lower).deaths, 1u);
+  End(zero["a"], low, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(job(high).fleet, "a");
+  EXPECT_EQ(job(second).state, QUEUED);
+}
+
+TEST_F(Machine, FewerRanksAfterAWhileIfTheJobAllowsIt) {
+  settings_.patience = 10;
+  QueueSpec queue;
+  queue.set_min_ranks(2);
+  const std::string id = Submit("elastic", queue, 8), fixed = Submit("fixed", {}, 8);
+  fleet_ = "a";
+  std::vector<uint64_t> streams;
+  for (uint32_t r = 0; r < 3; ++r) streams.push_back(SayHello("a1", r, 3));
+  PassWith(streams, 9);
+  EXPECT_EQ(job(id).state, QUEUED);
+  PassWith(streams, 1);
+  ASSERT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(job(id).attempt_ranks, 2u) << "the largest power of two";
+  EXPECT_THAT(Reason(id), HasSubstr("on 2 ranks of fleet a, fewer than the 8 it asks for"));
+  EXPECT_EQ(job(fixed).state, QUEUED);
+  const grpc::Status status = TrySubmit(Spec("x", {}, 8), "x").reply->status;
+  EXPECT_THAT(status.error_message(), HasSubstr("parallel.ranks is 8, but the largest"));
+  queue.set_min_ranks(4);
+  EXPECT_THAT(TrySubmit(Spec("x", queue, 8), "x").reply->status.error_message(),
+              HasSubstr("schedule.min_ranks is 4, but the largest"));
+}
+
+TEST_F(Machine, AFencedFleetsJobGoesToAnother) {
+  const std::string id = Submit("r", {}, 2);
+  for (const std::string fleet : {"a", "b"}) {
+    fleet_ = fleet;
+    SayHello(fleet, 0, 2);
+    SayHello(fleet, 1, 2);
+  }
+  ASSERT_EQ(job(id).fleet, "a");
+  const std::vector<uint64_t> b = {next_stream_ - 2, next_stream_ - 1};
+  PassWith(b, 6);
+  EXPECT_EQ(job(id).state, RECOVERING);
+  EXPECT_EQ(job(id).fleet, "a") << "silence ends nothing";
+  EXPECT_TRUE(Do(FenceEvent{"a"}).reply->status.ok());
+  PassWith(b, 1);
+  EXPECT_EQ(job(id).state, RUNNING);
+  EXPECT_EQ(job(id).fleet, "b");
+  EXPECT_EQ(job(id).attempt, 2u);
+}
+
+// ---- Hosts ----
+
+class Hosts : public Machine {
+ protected:
+  // A launch of three ranks on hosts a, b and c, which ends because that of `host` leaves.
+  LaunchDirective Die(const std::string& launch, const std::string& host, bool fault = true) {
+    std::map<std::string, uint64_t> streams;
+    uint32_t rank = 0;
+    for (const std::string name : {"a", "b", "c"}) {
+      HelloEvent event{next_stream_++, {}};
+      event.hello.set_fleet("f");
+      event.hello.set_launch_id(launch);
+      event.hello.set_world_size(3);
+      event.hello.set_host(name);
+      event.hello.set_rank(rank++);
+      event.hello.set_supervised(true);
+      last_ = Do(event);
+      streams[name] = event.stream;
+    }
+    Do(StreamClosedEvent{streams[host]});
+    now_ += 0.1;
+    LaunchReportEvent report;
+    report.report.set_fleet("f");
+    report.report.set_launch_id(launch);
+    report.report.set_state(LAUNCH_ENDED);
+    report.report.set_no_fault(!fault);
+    LaunchDirective directive = Do(report).reply->directive;
+    Pass(4);
+    return directive;
+  }
+  double Failures(const std::string& host) {
+    const auto found = state_.hosts.find(host);
+    return found == state_.hosts.end() ? 0 : HostFailures(found->second, 1e9 + now_);
+  }
+  static std::vector<std::string> LeftOut(const LaunchDirective& directive) {
+    return {directive.exclude_hosts().begin(), directive.exclude_hosts().end()};
+  }
+};
+
+TEST_F(Hosts, AHostThatFailsAgainIsLeftOutForAWhile) {
+  const std::string id = Submit("r", {}, 1);
+  EXPECT_TRUE(LeftOut(Die("l1", "a")).empty());
+  EXPECT_NEAR(Failures("a"), 1, 0.01);
+  ASSERT_EQ(job(id).deaths, 1u);
+  RestartCoordinator(1);
+  // The pause has begun anew.
+  Pass(1);
+  EXPECT_EQ(LeftOut(Die("l2", "a")), std::vector<std::string>{"a"});
+  EXPECT_TRUE(state_.hosts.at("a").left_out);
+  EXPECT_THAT(state_.hosts.at("a").last, HasSubstr("attempt 2 of job " + id));
+  Pass(3000);
+  EXPECT_TRUE(state_.hosts.at("a").left_out);
+  Pass(700);
+  EXPECT_FALSE(state_.hosts.at("a").left_out);
+  EXPECT_TRUE(last_.store_hosts.contains("a"));
+  Pass(6 * 3600);
+  EXPECT_TRUE(state_.hosts.empty());
+  EXPECT_TRUE(last_.store_hosts.contains("a"));
+}
+
+TEST_F(Hosts, WhoStopsALaunchBlamesNoHost) {
+  Submit("r", {}, 1);
+  Die("l1", "a", /*fault=*/false);
+  EXPECT_TRUE(state_.hosts.empty());
+}
+
+TEST_F(Hosts, AJobThatFailsByThreeDeathsTakesTheBlame) {
+  settings_.host_failures = 4;
+  const std::string id = Submit("r", {}, 2);
+  Die("l1", "a");
+  Die("l2", "b");
+  EXPECT_NEAR(Failures("b"), 1, 0.01);
+  Die("l3", "a");
+  EXPECT_EQ(job(id).state, FAILED);
+  EXPECT_NEAR(Failures("a"), 0, 0.01);
+  EXPECT_NEAR(Failures("b"), 0, 0.01);
+}
+
+TEST_F(Hosts, NoHostIsLeftOutIfAJobNeedsAllOfThem) {
+  const std::string id = Submit("r", {}, 3);
+  Die("l1", "a");
+  EXPECT_TRUE(LeftOut(Die("l2", "a")).empty());
+  EXPECT_TRUE(state_.hosts.at("a").left_out) << "it is shown all the same";
+  Do(CancelEvent{id});
+  EXPECT_EQ(LeftOut(Report("l2", LAUNCH_ENDED).reply->directive), std::vector<std::string>{"a"});
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ Job MakeJob(uint64_t number) {
   spec->set_name("name of " + job.id);
   spec->set_run_dir(job.run_dir);
   spec->mutable_parallel()->set_ranks(3);
+  spec->mutable_schedule()->set_priority(7);
   job.spec = spec;
   job.submitted_at = 12.5;
   return job;
@@ -66,6 +67,14 @@ TEST(JobStore, KeepsEverything) {
   job.last_checkpoint_step = 1ull << 40;
   job.last_checkpoint_attempt = 6;
   job.started_at = 13;
+  job.user = "ann";
+  job.after = {"j1", "j2"};
+  job.all_deaths = 5;
+  job.preemptions = 1;
+  job.run_seconds = 77.5;
+  job.clocked = 14;
+  Job first = MakeJob(1), second = MakeJob(2);
+  for (Job* one : {&first, &second}) one->state = SUCCEEDED;
   Fleet fleet;
   fleet.name = "f";
   fleet.launch.id = "l7";
@@ -76,15 +85,23 @@ TEST(JobStore, KeepsEverything) {
   Progress progress;
   progress.set_step(99);
   JobStore::Batch batch;
-  batch.jobs = {&job};
+  batch.jobs = {&first, &second, &job};
   batch.fleets = {&fleet};
   batch.progress = {{job.id, &progress}};
   ASSERT_TRUE(Open(folder.path())->Write(batch).ok());
 
   JobStore::Contents contents;
   ASSERT_TRUE(Open(folder.path())->Load(&contents).ok());
-  ASSERT_EQ(contents.jobs.size(), 1u);
-  const Job& read = contents.jobs[0];
+  ASSERT_EQ(contents.jobs.size(), 3u);
+  const Job& read = contents.jobs[2];
+  EXPECT_EQ(read.user, "ann");
+  EXPECT_EQ(read.after, job.after);
+  EXPECT_EQ(read.queue.priority, 7);
+  EXPECT_EQ(read.stop, Stop::kNone);
+  EXPECT_EQ(read.all_deaths, 5u);
+  EXPECT_EQ(read.preemptions, 1u);
+  EXPECT_EQ(read.run_seconds, 77.5);
+  EXPECT_EQ(read.clocked, 14);
   EXPECT_EQ(read.number, 4u);
   EXPECT_EQ(read.spec->SerializeAsString(), job.spec->SerializeAsString());
   EXPECT_EQ(read.wanted_ranks, 3u);
@@ -186,16 +203,107 @@ TEST(JobStore, FullDiskIsAnErrorAndLeavesWhatWasThere) {
   EXPECT_EQ(contents.jobs[1].number, 3u);
 }
 
+// As version 1 made it; a job of each kind.
+constexpr char kVersion1[] = R"(
+CREATE TABLE jobs (
+  id TEXT PRIMARY KEY,
+  number INTEGER NOT NULL UNIQUE,
+  submission_id TEXT NOT NULL UNIQUE,
+  run_dir TEXT NOT NULL UNIQUE,
+  spec BLOB NOT NULL,
+  state INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  attempt_open INTEGER NOT NULL,
+  fleet TEXT NOT NULL,
+  launch_id TEXT NOT NULL,
+  attempt_ranks INTEGER NOT NULL,
+  deaths INTEGER NOT NULL,
+  last_checkpoint TEXT NOT NULL,
+  last_checkpoint_step INTEGER NOT NULL,
+  last_checkpoint_attempt INTEGER NOT NULL,
+  submitted_at REAL NOT NULL,
+  started_at REAL NOT NULL,
+  ended_at REAL NOT NULL,
+  progress BLOB
+);
+CREATE TABLE fleets (
+  name TEXT PRIMARY KEY,
+  launch_id TEXT NOT NULL,
+  phase INTEGER NOT NULL,
+  world_size INTEGER NOT NULL,
+  supervised INTEGER NOT NULL,
+  exit TEXT NOT NULL
+);
+CREATE TABLE closed_launches (
+  fleet TEXT NOT NULL REFERENCES fleets(name),
+  position INTEGER NOT NULL,
+  launch_id TEXT NOT NULL,
+  phase INTEGER NOT NULL,
+  PRIMARY KEY (fleet, position)
+);
+INSERT INTO fleets VALUES ('f', 'l3', 0, 4, 1, ''), ('g', 'l4', 0, 2, 1, '');
+INSERT INTO closed_launches VALUES ('f', 0, 'l1', 2);
+INSERT INTO jobs VALUES
+  ('j1-aa', 1, 's1', '/r/1', x'0A026F6E', 5, 'finished', 1, 0, 'f', 'l1', 4, 0, '/r/1/c', 90, 1,
+   10.5, 11.5, 99.5, x'085A'),
+  ('j2-bb', 2, 's2', '/r/2', x'', 2, 'attempt 3', 3, 1, 'f', 'l3', 4, 1, '/r/2/c', 8, 2,
+   20.5, 21.5, 0, NULL),
+  ('j3-cc', 3, 's3', '/r/3', x'', 4, 'asked for', 1, 1, 'g', 'l4', 2, 0, '', 0, 0,
+   30.5, 31.5, 0, NULL),
+  ('j4-dd', 4, 's4', '/r/4', x'', 1, '', 0, 0, '', '', 0, 0, '', 0, 0, 40.5, 0, 0, NULL);
+PRAGMA application_id=1400325740;
+PRAGMA user_version=1)";
+
+TEST(JobStore, StoresOfVersion1AreCarriedOn) {
+  const TemporaryFolder folder;
+  {
+    std::unique_ptr<Database> database;
+    ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
+    const grpc::Status made = database->Run(kVersion1);
+    ASSERT_TRUE(made.ok()) << made.error_message();
+  }
+  // Twice: the second time there is nothing to do.
+  for (int round = 0; round < 2; ++round) {
+    const auto store = Open(folder.path());
+    ASSERT_NE(store, nullptr);
+    JobStore::Contents contents;
+    const grpc::Status status = store->Load(&contents);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ASSERT_EQ(contents.jobs.size(), 4u);
+    EXPECT_EQ(contents.jobs[0].state, SUCCEEDED);
+    EXPECT_EQ(contents.jobs[0].spec->name(), "on");
+    EXPECT_EQ(contents.jobs[0].last_checkpoint_step, 90u);
+    EXPECT_EQ(contents.progress.at("j1-aa").step(), 90u);
+    const Job& running = contents.jobs[1];
+    EXPECT_EQ(running.state, RUNNING);
+    EXPECT_TRUE(running.attempt_open);
+    EXPECT_EQ(running.all_deaths, 2u);
+    EXPECT_EQ(running.clocked, 21.5);
+    EXPECT_EQ(running.user, "");
+    EXPECT_TRUE(running.after.empty());
+    EXPECT_EQ(contents.jobs[2].stop, Stop::kCancelled);
+    EXPECT_EQ(contents.jobs[3].stop, Stop::kNone);
+    ASSERT_EQ(contents.fleets.size(), 2u);
+    EXPECT_EQ(contents.fleets[0].closed.at(0).phase, LaunchPhase::kFenced);
+    const ControlState state = Restore(contents.jobs, contents.fleets, {}, {100, 7});
+    CheckInvariants(state);
+    EXPECT_EQ(RunSeconds(state.jobs.at("j2-bb"), 8), 79.5);
+    // It can be written as well.
+    ASSERT_TRUE(Write(store.get(), contents.jobs[3]).ok());
+  }
+}
+
 TEST(JobStore, NewerSchemaIsRefused) {
   const TemporaryFolder folder;
   Open(folder.path());
   std::unique_ptr<Database> database;
   ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
-  ASSERT_TRUE(database->Run("PRAGMA user_version=2").ok());
+  ASSERT_TRUE(database->Run("PRAGMA user_version=99").ok());
   std::unique_ptr<JobStore> store;
   const grpc::Status status = JobStore::Open(folder.path(), &store);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_THAT(status.error_message(), HasSubstr("newer swinfleet (schema 2"));
+  EXPECT_THAT(status.error_message(), HasSubstr("newer swinfleet (schema 99"));
 }
 
 TEST(JobStore, OtherFilesAreRefused) {
@@ -223,6 +331,32 @@ TEST(JobStore, ContradictionIsDamage) {
   const grpc::Status status = store->Load(&contents);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DATA_LOSS);
   EXPECT_THAT(status.error_message(), HasSubstr("the fleet of job j1"));
+}
+
+TEST(JobStore, KeepsHosts) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  const Host bad{"bad", 2.5, 77.5, true, "attempt 2"}, good{"good", 0.5, 1, false, "x"};
+  ASSERT_TRUE(store->Write({.hosts = {&bad, &good}}).ok());
+  ASSERT_TRUE(store->Write({.dropped_hosts = {"good"}}).ok());
+  JobStore::Contents contents;
+  ASSERT_TRUE(store->Load(&contents).ok());
+  ASSERT_EQ(contents.hosts.size(), 1u);
+  EXPECT_EQ(contents.hosts[0].name, "bad");
+  EXPECT_EQ(contents.hosts[0].failures, 2.5);
+  EXPECT_EQ(contents.hosts[0].counted_at, 77.5);
+  EXPECT_TRUE(contents.hosts[0].left_out);
+  EXPECT_EQ(contents.hosts[0].last, "attempt 2");
+}
+
+TEST(JobStore, AJobAfterOneThatIsNotThereIsDamage) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  Job job = MakeJob(1);
+  job.after = {"j9"};
+  ASSERT_TRUE(Write(store.get(), job).ok());
+  JobStore::Contents contents;
+  EXPECT_THAT(store->Load(&contents).error_message(), HasSubstr("the jobs before job j1"));
 }
 
 TEST(StoreFolder, IsMadeAndHeldByOne) {

@@ -127,6 +127,13 @@ class FakeTraining {
     return norm;
   }
 
+  // And nothing of it is under way any more.
+  GradientNorm WholeStep() {
+    const GradientNorm norm = Step();
+    engine_->FinishUpdate();
+    return norm;
+  }
+
   std::vector<float> Weights() {
     std::vector<float> all;
     for (size_t p = 0; p < table_.parameters().size(); ++p) {

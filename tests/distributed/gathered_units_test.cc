@@ -26,8 +26,9 @@ class Gathering {
       shards_.push_back(memory_.Allocate({layout_.ShardSize(unit)}));
     }
     used_by_shards_ = memory_.used();
-    units_ = std::make_unique<GatheredUnits>(Table(), layout_, shards_, communicator_.get(),
-                                             &context_, &memory_);
+    units_ = std::make_unique<GatheredUnits>(
+        Table(), layout_, shards_, [this](int unit) { waited_for_.push_back(unit); },
+        communicator_.get(), &context_, &memory_);
   }
 
   // What the latest collective was.
@@ -44,6 +45,8 @@ class Gathering {
   }
   GatheredUnits& units() { return *units_; }
   const std::vector<TensorView>& shards() const { return shards_; }
+  // The units whose shards were waited for.
+  std::vector<int>& waited_for() { return waited_for_; }
   size_t BufferBytes() const { return memory_.used() - used_by_shards_; }
 
  private:
@@ -66,6 +69,7 @@ class Gathering {
   Arena workspace_ = Arena::DryRun("workspace");
   Context context_;
   std::vector<TensorView> shards_;
+  std::vector<int> waited_for_;
   size_t used_by_shards_ = 0;
   std::unique_ptr<GatheredUnits> units_;
 };
@@ -108,6 +112,17 @@ TEST(GatheredUnits, WhatIsThereIsNotGatheredAgain) {
   gathering.Use(0);
   EXPECT_EQ(gathering.Latest(), "all-gather 0");
   EXPECT_GT(gathering.Collectives(), 8u);
+}
+
+TEST(GatheredUnits, ShardsAreWaitedForWhenTheyAreGathered) {
+  Gathering gathering(false);
+  gathering.Pass();
+  gathering.units().Forget();
+  gathering.waited_for().clear();
+  gathering.Use(0);
+  EXPECT_EQ(gathering.waited_for(), std::vector<int>({0}));
+  gathering.Use(1);
+  EXPECT_EQ(gathering.waited_for(), std::vector<int>({0, 1, 2}));
 }
 
 TEST(GatheredUnits, ChangesAreSeenOnceTheyAreTold) {

@@ -1,5 +1,6 @@
 // Optimizer state on disk, in one process: bits, files, checkpoints, faults.
 #include <fcntl.h>
+#include <glog/logging.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/filter.h>
@@ -13,11 +14,14 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <condition_variable>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -75,6 +79,15 @@ class Offload : public ::testing::Test {
     return "";
   }
 
+  // Where the parameter's first moment begins in the files of moments.
+  uint64_t FirstOffsetOf(const std::string& parameter) const {
+    const SafetensorsFile file(Files("moments").front());
+    for (const StoredTensor& tensor : file.tensors()) {
+      if (tensor.name.starts_with("adamw_m/" + parameter)) return tensor.begin;
+    }
+    LOG(FATAL) << "no moments of " << parameter;
+  }
+
   std::string root_;
   const std::unique_ptr<Communicator> self_ = MakeSelfCommunicator();
 };
@@ -115,6 +128,91 @@ TEST_F(Offload, BitsAreThoseOfStateInMemory) {
   }
 }
 
+// Reads wait at the gate unless they begin before an offset of their file. Threads that read may
+// overtake each other, so a count of reads would not say which ones have passed.
+class GatedReads : public FileOps {
+ public:
+  static constexpr uint64_t kAll = std::numeric_limits<uint64_t>::max();
+
+  int64_t PRead(int fd, void* data, size_t size, uint64_t offset) override {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return offset < end_; });
+    }
+    return FileOps::PRead(fd, data, size, offset);
+  }
+  void LetPassBefore(uint64_t end) {
+    const std::lock_guard lock(mutex_);
+    end_ = end;
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  uint64_t end_ = kAll;
+};
+
+// The first unit can be used when its own reads have passed, while those of all others wait at the
+// gate.
+TEST_F(Offload, AnUpdateRunsBesideWhatComesNext) {
+  for (int stage : {0, 3}) {
+    const FakeOptions options{.stage = stage, .accumulation = DefaultAccumulation(stage)};
+    GatedReads ops;
+    FakeTraining memory(self_.get(), options);
+    FakeTraining disk(self_.get(), Offloaded(options, ops));
+    const uint64_t second_unit = FirstOffsetOf("block.weight");
+    std::vector<float> expected(48 * 33), got(expected.size());
+    for (int step = 0; step < 2; ++step) {
+      memory.Step();
+      ops.LetPassBefore(second_unit);
+      disk.Step();
+      memory.engine().GetParameter(0, expected);
+      disk.engine().GetParameter(0, got);
+      EXPECT_EQ(expected, got) << "step " << step << " at " << stage;
+      ops.LetPassBefore(GatedReads::kAll);
+      ASSERT_EQ(memory.Weights(), disk.Weights()) << "step " << step << " at " << stage;
+    }
+    // What is under way ends with the engine.
+    ops.LetPassBefore(second_unit);
+    disk.Step();
+    ops.LetPassBefore(GatedReads::kAll);
+  }
+}
+
+TEST_F(Offload, WithoutOverlapAnUpdateIsWaitedFor) {
+  FailingFileOps ops;
+  // At stage 0 nobody else waits for it within a step.
+  FakeOptions options = Offloaded({.stage = 0}, ops);
+  options.overlap = false;
+  FakeTraining training(self_.get(), options);
+  training.Step();
+  ops.writes_left = 5;
+  EXPECT_THAT(MessageOf([&] { training.Step(); }), HasSubstr("free space"));
+}
+
+// The error of an update that runs beside other things comes out where somebody needs what it
+// makes.
+TEST_F(Offload, WhoNeedsAnUpdateThatFailedIsTold) {
+  FailingFileOps ops;
+  for (const bool weights : {true, false}) {
+    FakeTraining training(self_.get(), Offloaded({.stage = 0}, ops));
+    training.WholeStep();
+    ops.writes_left = 5;
+    training.Step();
+    EXPECT_THAT(MessageOf([&] {
+                  if (weights) {
+                    training.Weights();
+                    training.engine().FinishUpdate();
+                  } else {
+                    training.engine().PinState();
+                  }
+                }),
+                HasSubstr("free space"));
+    ops.writes_left = -1;
+  }
+}
+
 TEST_F(Offload, LowPrecisionSumsToo) {
   const FakeOptions options{.dtype = DType::kBF16, .accumulation = Accumulation::kLowPrecision};
   FakeTraining memory(self_.get(), options);
@@ -136,7 +234,7 @@ TEST_F(Offload, OfTheOptimizersMemoryOnlyTheBuffersAreLeft) {
       planned.Step();
       EXPECT_EQ(planned.memory().TotalHighWater(), training.memory().TotalHighWater());
       EXPECT_EQ(planned.engine().disk_use().state, training.engine().disk_use().state);
-      training.Step();
+      training.WholeStep();
       uint64_t on_disk = 0;
       for (const std::string& file : Files("m")) on_disk += fs::file_size(file);
       const uint64_t third = fs::file_size(Files("moments").front());
@@ -167,14 +265,14 @@ TEST_F(Offload, CheckpointsTakeWhatThePlanSays) {
       uint64_t most = 0;
       for (int save = 0; save < 5; ++save) {
         training.Step();
-        training.Step();
+        training.WholeStep();
         most = std::max(most, on_disk());
         const std::string name = At("step-" + std::to_string(save));
         const std::vector<TensorPiece> pieces = training.engine().OwnedState();
         std::optional<SharedShard> shared = training.engine().PinState();
         auto records = WritePart(name, 0, 1, pieces, shared);
         most = std::max(most, on_disk());
-        for (int step = 0; asynchronous && step < 2; ++step) training.Step();
+        for (int step = 0; asynchronous && step < 2; ++step) training.WholeStep();
         shared.reset();
         most = std::max(most, on_disk());
         CommitManifest(name, CheckpointMeta{}, std::move(records));
@@ -192,7 +290,7 @@ TEST_F(Offload, CheckpointsTakeWhatThePlanSays) {
 
 TEST_F(Offload, FilesAreAlignedSafetensors) {
   FakeTraining training(self_.get(), Offloaded({.dtype = DType::kBF16}));
-  training.Step();
+  training.WholeStep();
   for (const std::string& path : Files("m")) {
     const SafetensorsFile file(path);
     EXPECT_EQ(file.tensors().front().begin % 4096, 0u) << path;
@@ -205,11 +303,11 @@ TEST_F(Offload, FilesAreAlignedSafetensors) {
 
 TEST_F(Offload, UpdatesTakeTurnsBetweenTwoFiles) {
   FakeTraining training(self_.get(), Offloaded());
-  training.Step();
+  training.WholeStep();
   const std::vector<std::string> files = Files("moments");
   ASSERT_EQ(files.size(), 2u);
   for (int step = 0; step < 3; ++step) {
-    training.Step();
+    training.WholeStep();
     EXPECT_EQ(Files("moments"), files);
   }
 }
@@ -355,12 +453,12 @@ TEST_F(Offload, AnUpdateThatFailsLeavesTheStateBeforeItWhole) {
       FailingFileOps ops;
       FakeTraining training(self_.get(), Offloaded({}, ops));
       FakeTraining memory(self_.get(), {});
-      training.Step();
+      training.WholeStep();
       memory.Step();
       const auto before = Save(memory, "before-" + std::to_string(code) + std::to_string(after));
       ops.write_error = code;
       ops.writes_left = after;
-      const std::string message = MessageOf([&] { training.Step(); });
+      const std::string message = MessageOf([&] { training.WholeStep(); });
       EXPECT_THAT(message, HasSubstr(code == EIO ? "I/O error" : "free space"));
       EXPECT_THAT(message, HasSubstr("bytes at byte"));
       EXPECT_THAT(message, HasSubstr("attempt-001/rank-00000/moments-"));
@@ -378,20 +476,20 @@ TEST_F(Offload, AnUpdateThatFailsLeavesTheStateBeforeItWhole) {
 TEST_F(Offload, ReadsThatFailAndFilesThatEndAreTold) {
   FailingFileOps ops;
   FakeTraining training(self_.get(), Offloaded({}, ops));
-  training.Step();
+  training.WholeStep();
   ops.reads_left = 3;
-  EXPECT_THAT(MessageOf([&] { training.Step(); }), HasSubstr("cannot read "));
+  EXPECT_THAT(MessageOf([&] { training.WholeStep(); }), HasSubstr("cannot read "));
   ops.reads_left = -1;
   for (const std::string& file : Files("moments")) fs::resize_file(file, 64 << 10);
-  EXPECT_THAT(MessageOf([&] { training.Step(); }), HasSubstr("the file ends after 65536"));
+  EXPECT_THAT(MessageOf([&] { training.WholeStep(); }), HasSubstr("the file ends after 65536"));
 }
 
 TEST_F(Offload, AFileThatCantBeFlushedDoesNotCount) {
   FailingFileOps ops;
   FakeTraining training(self_.get(), Offloaded({}, ops));
-  training.Step();
+  training.WholeStep();
   ops.syncs_left = 0;
-  EXPECT_THAT(MessageOf([&] { training.Step(); }), HasSubstr("cannot flush"));
+  EXPECT_THAT(MessageOf([&] { training.WholeStep(); }), HasSubstr("cannot flush"));
 }
 
 // Moments and masters become current together, or neither does.
@@ -399,10 +497,11 @@ TEST_F(Offload, WhenTheSecondFileCantBeFlushedTheFirstDoesNotCountEither) {
   FailingFileOps ops;
   FakeTraining training(self_.get(), Offloaded({.dtype = DType::kBF16}, ops));
   FakeTraining memory(self_.get(), {.dtype = DType::kBF16});
-  training.Step();
+  training.WholeStep();
   memory.Step();
   ops.syncs_left = 1;
-  EXPECT_THAT(MessageOf([&] { training.Step(); }), AllOf(HasSubstr("flush"), HasSubstr("masters")));
+  EXPECT_THAT(MessageOf([&] { training.WholeStep(); }),
+              AllOf(HasSubstr("flush"), HasSubstr("masters")));
   ops.syncs_left = -1;
   const auto expected = Save(memory, "expected"), got = Save(training, "got");
   for (const std::string tensor : {"adamw_m/block.weight", "adamw_v/block.weight"}) {
@@ -436,7 +535,7 @@ TEST_F(Offload, AProcessKilledInAnUpdateLeavesTheSetBeforeItWhole) {
       Save(training, "step");
       ops.kill = true;
       ops.writes_left = write;
-      training.Step();
+      training.WholeStep();
       _exit(0);
     }
     int status = 0;
@@ -547,7 +646,7 @@ TEST_F(Offload, AFolderThatVanishesIsNamed) {
   Save(training, "step");
   fs::remove_all(At("run"));
   // The file that the checkpoint has is open; the next set has nowhere to be made.
-  const std::string message = MessageOf([&] { training.Step(); });
+  const std::string message = MessageOf([&] { training.WholeStep(); });
   EXPECT_THAT(message, HasSubstr(At("run")));
   EXPECT_THAT(message, HasSubstr("the folder of offloaded state is gone"));
 }
@@ -603,7 +702,7 @@ TEST_F(OffloadDeathTest, WhereIoUringIsBlockedThreadsReadAndWrite) {
     Refuse(call, code);
     const bool threads = std::string(MakeDiskIo(4)->name()) == "threads";
     FakeTraining disk(self_.get(), Offloaded({.dtype = DType::kBF16}));
-    for (int step = 0; step < 3; ++step) disk.Step();
+    for (int step = 0; step < 3; ++step) disk.WholeStep();
     fs::remove_all(At("run"));
     _exit(threads && disk.Weights() == expected ? 0 : 1);
   };

@@ -15,7 +15,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr int kSide = 12;
-constexpr char kFleet[] = "test";
 // Between two questions to the coordinator; each is a process of its own.
 constexpr double kStatusPause = 0.2;
 
@@ -127,7 +126,8 @@ std::string EndToEndTest::Yaml(const TestJob& job) const {
        << "\nparallel:\n  threads_per_rank: 1\n  zero_stage: " << job.zero_stage
        << (offloads ? "\n  offload: disk\n  offload_dir: " + Path("offload") : "")
        << "\n  ranks: " << job.ranks << "\ncheckpoint:\n  every_steps: " << job.checkpoint_every
-       << "\n  keep_last: " << job.keep_last << "\n";
+       << "\n  keep_last: " << job.keep_last << "\n"
+       << (job.schedule.empty() ? "" : "schedule: " + job.schedule + "\n");
   return yaml.str();
 }
 
@@ -236,12 +236,19 @@ std::string EndToEndTest::CheckpointDir(const TestJob& job, int attempt, int64_t
 
 // ---- A coordinator and its clients ----
 
-const Process& EndToEndTest::StartCoordinator() {
+const Process& EndToEndTest::StartCoordinator(const std::vector<std::string>& options) {
   const std::string port_file = Path("port");
   fs::remove(port_file);
-  const Process& coordinator =
-      Start({Program("swinfleet-coordinator"), "--store", Path("store"), "--port-file", port_file,
-             "--insecure", "--listen", address_.empty() ? listen_host_ + ":0" : address_});
+  std::vector<std::string> command = {Program("swinfleet-coordinator"),
+                                      "--store",
+                                      Path("store"),
+                                      "--port-file",
+                                      port_file,
+                                      "--insecure",
+                                      "--listen",
+                                      address_.empty() ? listen_host_ + ":0" : address_};
+  command.insert(command.end(), options.begin(), options.end());
+  const Process& coordinator = Start(command);
   EXPECT_TRUE(WaitUntil([&] { return coordinator.Ended() || !ReadFile(port_file).empty(); }));
   EXPECT_FALSE(coordinator.Ended()) << coordinator.Err();
   if (address_.empty()) {
@@ -251,9 +258,9 @@ const Process& EndToEndTest::StartCoordinator() {
   return coordinator;
 }
 
-std::vector<std::string> EndToEndTest::FleetCommand(int ranks) const {
+std::vector<std::string> EndToEndTest::FleetCommand(int ranks, const std::string& name) const {
   std::vector<std::string> command = {
-      Program("swinfleet"), "fleet",     "--name", kFleet, "--state-dir",
+      Program("swinfleet"), "fleet",     "--name", name, "--state-dir",
       Path("fleet"),        "--backoff", "0.2",    "--"};
   const std::vector<std::string> mpirun = FleetMpirun(ranks);
   command.insert(command.end(), mpirun.begin(), mpirun.end());
@@ -261,7 +268,9 @@ std::vector<std::string> EndToEndTest::FleetCommand(int ranks) const {
   return command;
 }
 
-const Process& EndToEndTest::StartFleet(int ranks) { return Start(FleetCommand(ranks)); }
+const Process& EndToEndTest::StartFleet(int ranks, const std::string& name) {
+  return Start(FleetCommand(ranks, name));
+}
 
 const Process& EndToEndTest::Swinfleet(const std::vector<std::string>& arguments) {
   std::vector<std::string> command = {Program("swinfleet")};

@@ -35,6 +35,8 @@ struct TestJob {
   double clip_grad_norm = 0.05;
   // parallel.offload disk, into a folder of the test's, with moments of this dtype; empty: none.
   std::string offloaded_moments;
+  // The section `schedule`, as "{priority: 1}"; empty: none.
+  std::string schedule;
   // Instead of the test's own folders.
   std::string run_dir;
   std::string data_path;
@@ -84,9 +86,9 @@ class EndToEndTest : public testing::Test {
 
   // ---- A coordinator and its clients ----
   // The first time it takes a free port, afterwards the same again.
-  const Process& StartCoordinator();
-  std::vector<std::string> FleetCommand(int ranks) const;
-  const Process& StartFleet(int ranks);
+  const Process& StartCoordinator(const std::vector<std::string>& options = {});
+  std::vector<std::string> FleetCommand(int ranks, const std::string& name = "test") const;
+  const Process& StartFleet(int ranks, const std::string& name = "test");
   // `swinfleet` with these arguments, run to its end.
   const Process& Swinfleet(const std::vector<std::string>& arguments);
   // The id of the job, which has to be accepted.

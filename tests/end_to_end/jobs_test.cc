@@ -112,19 +112,22 @@ TEST_F(JobsTest, AJobThatDivergesFailsAndTheNextOneRuns) {
 
 // Masters in float32 go beyond what float16 holds: nothing of that is saved.
 TEST_F(JobsTest, WeightsThatLeaveFloat16FailTheJobAtOnce) {
-  TestJob job = Named("overflow");
-  job.learning_rate = 1e8;
-  job.checkpoint_every = 1;
-  std::string yaml = Yaml(job);
-  const std::string train = "train:\n";
-  yaml.insert(yaml.find(train) + train.size(), "  dtype: fp16\n  allow_emulation: true\n");
-  const std::string file = Write("overflow.yaml", yaml);
-  const Process& training = Start(LocalCommand(file, 2));
-  EXPECT_EQ(training.Wait(), 1) << training.Err();
-  EXPECT_THAT(training.Err(), HasSubstr("step 1 made a weight of "));
-  EXPECT_THAT(training.Err(), HasSubstr(" that fp16 can't hold"));
-  EXPECT_THAT(training.Err(), HasSubstr("Lower the learning rate"));
-  EXPECT_FALSE(std::filesystem::exists(CheckpointDir(job, 1, 1)));
+  // Found by who saves, and by the next step.
+  for (const int every : {1, 1000}) {
+    TestJob job = Named("overflow-" + std::to_string(every));
+    job.learning_rate = 1e8;
+    job.checkpoint_every = every;
+    std::string yaml = Yaml(job);
+    const std::string train = "train:\n";
+    yaml.insert(yaml.find(train) + train.size(), "  dtype: fp16\n  allow_emulation: true\n");
+    const std::string file = Write("overflow.yaml", yaml);
+    const Process& training = Start(LocalCommand(file, 2));
+    EXPECT_EQ(training.Wait(), 1) << training.Err();
+    EXPECT_THAT(training.Err(), HasSubstr("step 1 made a weight of "));
+    EXPECT_THAT(training.Err(), HasSubstr(" that fp16 can't hold"));
+    EXPECT_THAT(training.Err(), HasSubstr("Lower the learning rate"));
+    EXPECT_FALSE(std::filesystem::exists(CheckpointDir(job, 1, 1)));
+  }
 }
 
 TEST_F(JobsTest, ADivergingRunOfAJobFileEndsOnAllRanks) {

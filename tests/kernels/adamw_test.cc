@@ -333,6 +333,23 @@ TEST(AdamW, InfiniteMomentsStayInfiniteInBf16) {
   for (float v : after[2]) EXPECT_TRUE(std::isinf(v));
 }
 
+// Bfloat16 gradients give the bits of the same numbers in float32, whatever else is in 16 bits.
+TEST(AdamW, GradientsInBf16) {
+  const int64_t n = 2500;
+  for (const bool moments : {false, true}) {
+    State s = MakeState(n, 3, 1);
+    s.grad = Rounded(s.grad, DType::kBF16);
+    reference::AdamWOptions o = kOptions;
+    o.step = 3;
+    const auto run = [&](DType dtype) {
+      OpCase op = moments ? CaseOfBf16Moments(o, s, kStream, 2) : Case(o, s);
+      op.inputs[0].dtype = dtype;
+      return RunOp(op, 2);
+    };
+    EXPECT_EQ(run(DType::kBF16), run(DType::kF32)) << moments;
+  }
+}
+
 // Two steps by hand, from PyTorch's definition, without weight decay: with a constant gradient g
 // both corrected moments are exact, and a step is learning_rate g / (|g| + eps).
 TEST(AdamW, ReferenceByHand) {

@@ -135,7 +135,7 @@ TEST(ProfileTest, RecordsWorkAndPlacesAndChangesNoBits) {
   EXPECT_GT(profile.own_seconds(), 0);
 }
 
-TEST(ProfileTest, OperationsWithinAnOperationArePartOfIt) {
+TEST(ProfileTest, TheTablesProductIsPartOfItsCall) {
   Floats coords(2 * 9, 0.5f), w1(2 * 512, 0.1f), b1(512), w2(512, 0.01f), table(9);
   const PositionTableForwardArgs args = {.coords = ViewOf(coords.data(), {9, 2}),
                                          .w1 = ViewOf(w1.data(), {512, 2}),

@@ -141,6 +141,20 @@ TEST(Sgd, TrajectoryOf16BitsIsThatOfFloat32) {
   }
 }
 
+// Bfloat16 gradients give the bits of the same numbers in float32.
+TEST(Sgd, GradientsInBf16) {
+  const int64_t n = 2500;
+  const reference::SgdOptions o{.learning_rate = 0.1, .weight_decay = 0.05};
+  State s = MakeState(n, 1);
+  s.grad = Rounded(s.grad, DType::kBF16);
+  const auto run = [&](DType dtype) {
+    OpCase op = Case(o, s);
+    op.inputs[0].dtype = dtype;
+    return RunOp(op, 2);
+  };
+  EXPECT_EQ(run(DType::kBF16), run(DType::kF32));
+}
+
 // Two steps by hand: buf = g, then 0.9 g + g; the step is lr (g + 0.9 buf).
 TEST(Sgd, ReferenceByHand) {
   const reference::SgdOptions o{.learning_rate = 0.1};

@@ -68,7 +68,12 @@ train:
       - 2.5
 checkpoint:
   asynchronous: True
+schedule: {priority: -3, after: pretrain, max_run_time: 1d12h, preemptible: true}
 )");
+  EXPECT_EQ(spec.schedule().priority(), -3);
+  EXPECT_THAT(spec.schedule().after(), ElementsAre("pretrain"));
+  EXPECT_EQ(spec.schedule().max_run_time(), "1d12h");
+  EXPECT_EQ(MustParse(JobToYaml(spec)).schedule().priority(), -3);
   EXPECT_EQ(spec.name(), "fashion mnist");
   EXPECT_EQ(spec.run_dir(), "/data/runs/one");
   EXPECT_EQ(spec.model().preset(), "swinv2_tiny_window8_256");
@@ -367,6 +372,9 @@ void Randomize(std::mt19937_64* random, Message* message) {
           break;
         case FieldDescriptor::CPPTYPE_UINT64:
           reflection->SetUInt64(message, field, (*random)());
+          break;
+        case FieldDescriptor::CPPTYPE_INT32:
+          reflection->SetInt32(message, field, static_cast<int32_t>((*random)()));
           break;
         case FieldDescriptor::CPPTYPE_UINT32: {
           const auto value = static_cast<uint32_t>((*random)() >> ((*random)() % 64));

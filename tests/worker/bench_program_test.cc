@@ -117,6 +117,8 @@ TEST_F(BenchProgramTest, AJobsRowIsAsTheJobIs) {
   EXPECT_EQ(row.at("accumulation"), "split");
   EXPECT_EQ(row.at("overlap"), false);
   EXPECT_GT(row.at("step_s"), 0);
+  EXPECT_NEAR(row.at("images_per_s").get<double>() * row.at("step_s").get<double>(), 16, 1e-9);
+  EXPECT_GT(row.at("peak_mib"), 0);
   EXPECT_THAT(Refused({"ranks", "--job", job, "--stages", "1"}), HasSubstr("--stages"));
   EXPECT_THAT(Refused({"ranks", "--trace", folder_ + "/trace.json"}), HasSubstr("--trace"));
 }

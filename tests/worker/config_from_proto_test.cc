@@ -290,7 +290,7 @@ memory: {checkpointing: [none, selective]}
 
 // The tests above have to be extended with every field of the schema.
 TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
-  EXPECT_EQ(JobSpec::descriptor()->field_count(), 9);
+  EXPECT_EQ(JobSpec::descriptor()->field_count(), 10);
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
@@ -301,6 +301,16 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
   EXPECT_EQ(MixSpec::descriptor()->field_count(), 6);
+}
+
+TEST(ConfigFromProto, AQueueThatCannotWorkIsAProblemOfTheJob) {
+  JobSpec spec = FromYaml("schedule: {priority: 3, max_run_time: 12h, min_ranks: 2}");
+  spec.MergeFrom(FromYaml("parallel: {ranks: 4}"));
+  const size_t others = Problems(spec).size();
+  spec.mutable_schedule()->set_max_run_time("12 hours");
+  const std::vector<std::string> problems = Problems(spec);
+  EXPECT_EQ(problems.size(), others + 1);
+  EXPECT_THAT(problems, Contains(HasSubstr("schedule.max_run_time is \"12 hours\"")));
 }
 
 TEST(ConfigFromProto, FieldsOverrideThePreset) {

@@ -168,6 +168,25 @@ TEST_F(ServeTest, ASettingWithoutEffectStopsAJobOnlyAtItsStart) {
   EXPECT_EQ(runs, 2);
 }
 
+TEST_F(ServeTest, AJobThatAllowsItRunsOnFewerRanksThanItAsksFor) {
+  std::vector<int64_t> ranks;
+  Start(0, 2, [&ranks](const AttemptOptions& options, Communicator*, Reporter*) {
+    ranks.push_back(options.config.parallel.ranks);
+    return AttemptResult();
+  });
+  JobSpec spec = SmallJob();
+  spec.mutable_parallel()->set_ranks(4);
+  WorkerMessage message;
+  server_.SendAssignment("job-1", 2, spec, 2, "/runs/a/c");
+  ASSERT_TRUE(server_.WaitFor(EndedOf("job-1", 2), 0, &message));
+  EXPECT_THAT(message.ended().message(), HasSubstr("parallel.ranks asks for 4 ranks"));
+  spec.mutable_schedule()->set_min_ranks(2);
+  server_.SendAssignment("job-2", 2, spec, 2, "/runs/a/c");
+  ASSERT_TRUE(server_.WaitFor(EndedOf("job-2", 2), 0, &message));
+  EXPECT_EQ(message.ended().outcome(), ATTEMPT_SUCCEEDED) << message.ended().message();
+  EXPECT_EQ(ranks, std::vector<int64_t>{2});
+}
+
 TEST_F(ServeTest, RanksBeyondTheJobStayIdle) {
   std::atomic<bool> ran = false;
   Start(2, 3, [&ran](const AttemptOptions&, Communicator*, Reporter*) {

@@ -193,7 +193,8 @@ void TimeUpdates(Updates* updates, int count, OffloadFigures* figures) {
   for (int update = 0; update < count + 2; ++update) {
     const double waited = state.wait_seconds();
     const double seconds = SecondsOf([&] {
-      state.Update([&](const OffloadedState::Part& part) { updates->Step(part, update); });
+      state.StartUpdate([&](const OffloadedState::Part& part) { updates->Step(part, update); });
+      state.FinishUpdate();
     });
     if (update < 2 || seconds >= figures->update) continue;
     figures->update = seconds;
@@ -207,7 +208,7 @@ void TimeArithmetic(Updates* updates, OffloadFigures* figures) {
   OffloadedState planned(setting, &dry);
   // A dry run calls its work for each piece, with memory that is not there.
   std::vector<OffloadedState::Part> parts;
-  planned.Update([&](const OffloadedState::Part& part) { parts.push_back(part); });
+  planned.StartUpdate([&](const OffloadedState::Part& part) { parts.push_back(part); });
   Arena memory = Arena::OnHost("piece", dry.high_water());
   OptimizerState& first = parts.front().state;
   for (TensorView* view : {&first.first, &first.second, &first.master}) {

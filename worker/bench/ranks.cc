@@ -162,7 +162,10 @@ nlohmann::json JsonOf(const JobConfig& job, const MemoryPlan& plan, const Figure
           {"optimizer_bytes", plan.memory.optimizer.high_water()},
           {"bytes_sent", BytesSent(plan)},
           {"step_s", figures.seconds},
-          {"exposed_communication_s", figures.exposed_seconds}};
+          {"images_per_s", static_cast<double>(job.train.global_batch) / figures.seconds},
+          {"exposed_communication_s", figures.exposed_seconds},
+          // Of the process since it began, rows before this one included.
+          {"peak_mib", ProcessPeakBytes() >> 20}};
 }
 
 // The jobs to run, one a row.
