@@ -99,15 +99,21 @@ void WindowScatter(const WindowScatterArgs& a, Context& c) {
 }
 
 // The products are those of the second layer.
-void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const PositionTableForwardArgs& a, Context& c) {
   Count(c, Product(a.coords, a.w2), {&a.coords, &a.w1, &a.b1, &a.w2, &a.table});
 }
-
-void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
   TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const PositionTableBackwardArgs& a, Context& c) {
   Count(c, 3 * Product(a.coords, a.w2),
         {&a.coords, &a.w1, &a.b1, &a.w2, &a.dtable, &a.dw1, &a.db1, &a.dw2});
+}
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void BiasGather(const BiasGatherArgs& a, Context& c) {
@@ -223,17 +229,10 @@ void SumOfSquares(const SumOfSquaresArgs& a, Context& c) {
   swinfleet::SumOfSquares(a, c);
 }
 void NormTargets(const NormTargetsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
-// Products of its own: T times hidden times heads, once forward, three times backward.
-double TableProduct(const TensorView& coords, const TensorView& w2) {
-  return 2.0 * static_cast<double>(coords.shape[0]) * static_cast<double>(w2.NumElements());
-}
-void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
-  Count(c, TableProduct(a.coords, a.w2), {&a.coords, &a.w1, &a.b1, &a.w2, &a.table});
-}
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) { CountOf(a, c); }
 void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, 3 * TableProduct(a.coords, a.w2),
-        {&a.coords, &a.w1, &a.b1, &a.w2, &a.dtable, &a.dw1, &a.db1, &a.dw2});
+  CountOf(a, c);
 }
 
 }  // namespace on_cuda

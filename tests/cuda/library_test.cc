@@ -22,8 +22,7 @@ class CudaLibraryTest : public ::testing::Test {
 // Every symbol that it needs is in it, or in what every program of ours has.
 TEST_F(CudaLibraryTest, Opens) { ASSERT_NE(library_, nullptr) << dlerror(); }
 
-// What the dry run says that the backend has is what it has.
-TEST_F(CudaLibraryTest, HasTheOperationsThatItsDryRunCounts) {
+TEST_F(CudaLibraryTest, HasEveryOperation) {
   ASSERT_NE(library_, nullptr) << dlerror();
   using Factory = const OpTable* (*)();
   const auto factory = reinterpret_cast<Factory>(dlsym(library_, "SwinfleetCudaOps"));
@@ -32,8 +31,7 @@ TEST_F(CudaLibraryTest, HasTheOperationsThatItsDryRunCounts) {
   std::apply(
       [&](const auto&... entries) {
         const auto check = [&](const auto& entry) {
-          EXPECT_EQ(ops.*entry.function != nullptr, CudaDryRunOps().*entry.function != nullptr)
-              << entry.name;
+          EXPECT_TRUE(ops.*entry.function != nullptr) << entry.name;
         };
         (check(entries), ...);
       },
