@@ -91,8 +91,14 @@ const OpTable& BackendOps() { return cuda::Ops(); }
 const OpTable& BackendDryRunOps() { return CudaDryRunOps(); }
 
 std::vector<Variant> Variants() {
-  return {{.target = 1, .threads = 1, .offset = 0, .name = "order 1"},
-          {.target = 2, .threads = 1, .offset = 4, .name = "order 2, tensors at 64 n + 4"}};
+  // Checkers look at every access of one run.
+  const bool repeat = !emulator::ChecksAccesses();
+  return {{.target = 1, .threads = 1, .offset = 0, .name = "order 1", .repeat = repeat},
+          {.target = 2,
+           .threads = 1,
+           .offset = 4,
+           .name = "order 2, tensors at 64 n + 4",
+           .repeat = repeat}};
 }
 
 std::unique_ptr<TensorMemory> MakeTensorMemory(size_t bytes, size_t offset, Device device) {
@@ -124,6 +130,8 @@ void WaitForBackend(const Context& context) {
 }
 
 std::vector<int64_t> InstructionSets() { return {1}; }
+
+bool TakesFewSizes() { return emulator::ChecksAccesses(); }
 
 UseInstructionSet::UseInstructionSet(int64_t target) { emulator::SetOrder(target); }
 UseInstructionSet::~UseInstructionSet() { emulator::SetOrder(1); }

@@ -31,13 +31,16 @@ struct Options {
   bool accumulate = false;
 };
 
+// CUDA's products are a library's: its substitute has one way for all sizes.
+const std::vector<Size> kFewSizes = {{1, 1, 1}, {3, 16, 16}, {33, 65, 17}, {2, 3, 130}};
+
 // Calls check(size, dtype) for each.
 template <typename Check>
 void ForEachCase(const Check& check) {
   for (DType dtype : kFloating) {
     std::vector<Size> sizes = kSizes;
     if (dtype != DType::kF32) sizes.insert(sizes.end(), kLargeSizes.begin(), kLargeSizes.end());
-    for (const Size& s : sizes) {
+    for (const Size& s : SizesToRun(sizes, kFewSizes)) {
       SCOPED_TRACE(Name(s, dtype));
       check(s, dtype);
     }

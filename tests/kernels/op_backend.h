@@ -24,6 +24,8 @@ struct Variant {
   int threads = 1;
   size_t offset = 0;  // of tensors, in bytes past a multiple of 64
   std::string name;
+  // Once more, for the same bits.
+  bool repeat = true;
 };
 std::vector<Variant> Variants();
 

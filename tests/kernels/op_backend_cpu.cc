@@ -130,6 +130,8 @@ std::vector<int64_t> InstructionSets() {
   return sets;
 }
 
+bool TakesFewSizes() { return false; }
+
 UseInstructionSet::UseInstructionSet(int64_t target) { hwy::SetSupportedTargetsForTest(target); }
 
 UseInstructionSet::~UseInstructionSet() { hwy::SetSupportedTargetsForTest(0); }

@@ -318,8 +318,10 @@ void CheckOp(const std::function<OpCase(uint64_t seed)>& make) {
     EXPECT_GE(count.calls, 1);
     EXPECT_GT(count.bytes, 0);
     const std::string bits = RunTwoSteps(first, second, variant, workspace);
-    const bool same = bits == RunTwoSteps(first, second, variant, workspace);
-    EXPECT_TRUE(same) << "a repetition gives other bits";
+    if (variant.repeat) {
+      const bool same = bits == RunTwoSteps(first, second, variant, workspace);
+      EXPECT_TRUE(same) << "a repetition gives other bits";
+    }
     if (::testing::Test::HasFailure()) return;
   }
 }

@@ -138,6 +138,15 @@ double Dot(const Vec& x, const Vec& y);
 // backend one order of the emulator.
 std::vector<int64_t> InstructionSets();
 
+// Whether running takes so long here, under the emulator's checkers, that tests take few sizes.
+bool TakesFewSizes();
+
+// `few` come to every path of a kernel: tiles that are whole and not, one and several, and so on.
+template <typename T>
+std::vector<T> SizesToRun(const std::vector<T>& all, const std::vector<T>& few) {
+  return TakesFewSizes() ? few : all;
+}
+
 // Runs the kernels with one instruction set while it lives.
 class UseInstructionSet {
  public:
