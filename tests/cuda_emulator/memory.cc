@@ -29,7 +29,7 @@ struct Allocation {
 
 struct Memory {
   char* base = nullptr;
-  size_t used = 0;  // everything beyond was never given out
+  size_t used = 0;  // nothing lies beyond
   int open = 0;
   std::map<char*, Allocation> allocations;  // by the start of the region
   // The allocation in whose region the n-th piece of kAlignment bytes lies, or null.
@@ -205,6 +205,12 @@ cudaError_t cudaFree(void* pointer) {
     emulator::Forbid(at->first, at->first + at->second.region_bytes);
     emulator::SetOwner(at->first, at->second.region_bytes, nullptr);
     allocations.erase(at);
+    // Nothing is open now: what lies beyond the last one need not be opened again.
+    emulator::TheMemory().used =
+        allocations.empty()
+            ? 0
+            : static_cast<size_t>(allocations.rbegin()->first - emulator::TheMemory().base) +
+                  allocations.rbegin()->second.region_bytes;
     return cudaSuccess;
   }
   emulator::Fail("cudaFree of what is no allocation");

@@ -138,7 +138,7 @@ double Dot(const Vec& x, const Vec& y);
 // backend one order of the emulator.
 std::vector<int64_t> InstructionSets();
 
-// Whether running takes so long here, under the emulator's checkers, that tests take few sizes.
+// Whether running takes so long here, in the emulator, that tests take few sizes.
 bool TakesFewSizes();
 
 // `few` come to every path of a kernel: tiles that are whole and not, one and several, and so on.
