@@ -10,7 +10,7 @@ set(cuda_source_flags "SHELL:-include tests/cuda_emulator/device.h" -Wno-unknown
 set(cuda_flags_plain -O2)
 set(cuda_flags_asan -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
     -fno-omit-frame-pointer)
-set(cuda_flags_race -O1 -fsanitize=thread)
+set(cuda_flags_race -O2 -fsanitize=thread)
 # In a tree that is built with sanitizers everything has them, and the other two add nothing.
 set(cuda_variants plain asan race)
 if(SWINFLEET_SANITIZE)
@@ -32,10 +32,16 @@ set(cuda_emulator_of_plain cuda_emulator_plain)
 set(cuda_emulator_of_asan cuda_emulator_asan)
 set(cuda_emulator_of_race cuda_emulator_plain)
 
-# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target...): a GoogleTest program for each way
-# in which the CUDA sources are compiled; its tests are known to ctest as cuda.VARIANT.TEST.
+# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target... EXCEPT pattern...): a GoogleTest
+# program for each way in which the CUDA sources are compiled; its tests are known to ctest as
+# cuda.VARIANT.TEST. EXCEPT those that are about something else.
 function(cuda_test name)
-  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS" ${ARGN})
+  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS;EXCEPT" ${ARGN})
+  set(filter)
+  if(T_EXCEPT)
+    list(JOIN T_EXCEPT ":" except)
+    set(filter TEST_FILTER "-${except}")
+  endif()
   foreach(variant ${cuda_variants})
     cuda_emulated(${name}_kernels_${variant} ${variant} SOURCES ${T_KERNELS})
     set(program ${name}_${variant})
@@ -52,7 +58,7 @@ function(cuda_test name)
     if(variant STREQUAL asan)
       target_link_options(${program} PRIVATE -fsanitize=address,undefined)
     endif()
-    gtest_discover_tests(${program} TEST_PREFIX cuda.${variant}. DISCOVERY_MODE PRE_TEST
+    gtest_discover_tests(${program} TEST_PREFIX cuda.${variant}. DISCOVERY_MODE PRE_TEST ${filter}
                          PROPERTIES LABELS fast TIMEOUT 300)
   endforeach()
 endfunction()

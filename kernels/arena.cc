@@ -135,12 +135,12 @@ void ForbidAccess([[maybe_unused]] char* begin, [[maybe_unused]] size_t bytes) {
 
 }  // namespace
 
-Arena::Arena(std::string name, char* base, size_t capacity)
-    : name_(std::move(name)), base_(base), capacity_(capacity) {}
+Arena::Arena(std::string name, Device device, char* base, size_t capacity)
+    : name_(std::move(name)), device_(device), base_(base), capacity_(capacity) {}
 
 Arena Arena::DryRun(std::string name) {
   // So much that no model reaches it, so little that no address wraps around.
-  return Arena(std::move(name), nullptr, std::numeric_limits<size_t>::max() / 16);
+  return Arena(std::move(name), Device::kDryRun, nullptr, std::numeric_limits<size_t>::max() / 16);
 }
 
 Arena Arena::OnHost(std::string name, size_t capacity) {
@@ -161,7 +161,12 @@ Arena Arena::OnHost(std::string name, size_t capacity) {
   host_blocks.fetch_add(1, std::memory_order_relaxed);
   Touch(base, bytes);
   ForbidAccess(base, bytes);
-  return Arena(std::move(name), base, bytes);
+  return Arena(std::move(name), Device::kCpu, base, bytes);
+}
+
+Arena Arena::OnDevice(std::string name, void* memory, size_t capacity) {
+  CHECK(memory != nullptr) << name;
+  return Arena(std::move(name), Device::kCuda, static_cast<char*>(memory), capacity);
 }
 
 int64_t Arena::HostBlocks() { return host_blocks.load(std::memory_order_relaxed); }
@@ -171,6 +176,7 @@ Arena::Arena(Arena&& other) noexcept { *this = std::move(other); }
 Arena& Arena::operator=(Arena&& other) noexcept {
   // Swapping leaves what this one had to the other's destructor.
   std::swap(name_, other.name_);
+  std::swap(device_, other.device_);
   std::swap(base_, other.base_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
@@ -179,7 +185,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 }
 
 Arena::~Arena() {
-  if (base_ == nullptr) return;
+  if (device_ != Device::kCpu) return;
   AllowAccess(base_, capacity_);
   munmap(base_, capacity_);
 }
@@ -201,15 +207,15 @@ void* Arena::AllocateBytes(size_t bytes) {
   const size_t at = used_;
   used_ += rounded;
   high_water_ = std::max(high_water_, used_);
-  if (base_ == nullptr) return reinterpret_cast<void*>(kDryRunBase + at);
-  AllowAccess(base_ + at, bytes);
+  if (device_ == Device::kDryRun) return reinterpret_cast<void*>(kDryRunBase + at);
+  if (device_ == Device::kCpu) AllowAccess(base_ + at, bytes);
   return base_ + at;
 }
 
 void Arena::Release(size_t mark) {
   CHECK_LE(mark, used_) << "arena " << name_ << " released out of order";
   CHECK_EQ(mark % kAlignment, 0u) << name_;
-  if (base_ != nullptr && kPoison) {
+  if (device_ == Device::kCpu && kPoison) {
     AllowAccess(base_ + mark, used_ - mark);
     std::memset(base_ + mark, kPoisonByte, used_ - mark);
     ForbidAccess(base_ + mark, used_ - mark);

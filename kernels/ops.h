@@ -44,6 +44,8 @@ struct Context {
   Arena* workspace = nullptr;
   // Threads of the CPU backend.
   int threads = 1;
+  // The CUDA backend's stream (a cudaStream_t): operations are put on it and return.
+  void* stream = nullptr;
   // Only used on the dry-run device.
   WorkCount* count = nullptr;
   // Where ProfilingOps (kernels/profile.h) and modules record what they do; null outside of a
@@ -476,7 +478,8 @@ struct FillArgs {
 inline constexpr int64_t kNormChunk = 4096;
 struct SumOfSquaresArgs {
   TensorView x;            // (n)
-  double* sums = nullptr;  // (ceil(n / 4096)), host memory
+  // (ceil(n / 4096)), host memory; there when the operation returns, whatever the device.
+  double* sums = nullptr;
 };
 
 // How the moments of an update are rounded to bfloat16: to one of the two neighbours, drawn so that
@@ -588,6 +591,9 @@ struct OpTable {
 const OpTable& CpuOps();
 // Runs nothing; adds to Context::count and takes the CPU backend's scratch from the workspace.
 const OpTable& DryRunOps();
+// The same for the CUDA backend: takes its scratch. Operations that it does not have are null
+// (docs/cuda.md).
+const OpTable& CudaDryRunOps();
 
 // Relative coordinates of the position bias: (offset / (n - 1)) * 8 per direction, with n the
 // pretraining window if that is not 0, else the window; then sign(c) log2(1 + |c|) / 3. Computed in

@@ -9,7 +9,7 @@
 #include <hwy/highway.h>
 // clang-format on
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"

@@ -1,7 +1,7 @@
 // The mean squared error over masked patches, and its gradient.
 #include <algorithm>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"

@@ -1,7 +1,7 @@
 // Mean over the tokens of a picture.
 #include <algorithm>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"

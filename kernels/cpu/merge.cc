@@ -1,7 +1,7 @@
 // Patch merging's neighbours, gathered into rows and scattered back.
 #include <cstring>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 

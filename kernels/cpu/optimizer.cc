@@ -12,7 +12,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/bf16_master.h"
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"

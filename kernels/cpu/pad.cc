@@ -1,7 +1,7 @@
 // Padding of a map at its far ends, and its inverse.
 #include <cstring>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 

@@ -1,5 +1,5 @@
 // Patches of a picture or clip, gathered into rows and scattered back.
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"

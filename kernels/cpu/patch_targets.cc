@@ -1,7 +1,7 @@
 // MAE's targets: the pixels of each patch, normalised or as they are.
 #include <cmath>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 

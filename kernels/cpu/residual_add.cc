@@ -4,7 +4,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"

@@ -1,7 +1,7 @@
 // Some of a picture's tokens, by index, and back to their places.
 #include <cstring>
 
-#include "kernels/cpu/checks.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"

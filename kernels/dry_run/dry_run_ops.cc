@@ -1,5 +1,6 @@
 // The dry run: every operation takes its scratch and counts its work, and touches nothing.
 #include "kernels/cpu/scratch.h"
+#include "kernels/cuda/scratch.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
@@ -28,19 +29,28 @@ double Product(const TensorView& a, const TensorView& b) {
   return 2.0 * static_cast<double>(a.shape[0]) * static_cast<double>(b.NumElements());
 }
 
-void LinearForward(const LinearForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const LinearForwardArgs& a, Context& c) {
   Count(c, Product(a.x, a.weight), {&a.x, &a.weight, &a.bias, &a.y});
 }
-
-void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+void LinearForward(const LinearForwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, Product(a.dy, a.weight), {&a.dy, &a.weight, &a.dx});
+  CountOf(a, c);
 }
 
+void CountOf(const LinearBackwardInputArgs& a, Context& c) {
+  Count(c, Product(a.dy, a.weight), {&a.dy, &a.weight, &a.dx});
+}
+void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const LinearBackwardWeightArgs& a, Context& c) {
+  Count(c, Product(a.dy, a.dweight), {&a.dy, &a.x, &a.dweight, &a.dbias});
+}
 void LinearBackwardWeight(const LinearBackwardWeightArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, Product(a.dy, a.dweight), {&a.dy, &a.x, &a.dweight, &a.dbias});
+  CountOf(a, c);
 }
 
 // Of one product of all windows' scores with vectors: for each window, its tokens that attend times
@@ -61,17 +71,24 @@ double AttentionProduct(const WindowGeometry& g, const WindowRange& range, bool 
   return 2 * pairs * channels;
 }
 
-void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const WindowAttentionForwardArgs& a, Context& c) {
   Count(c, 2 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
         {&a.qkv, &a.bias, &a.out, &a.lse});
 }
 
-void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) {
   TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const WindowAttentionBackwardArgs& a, Context& c) {
   // Scores again, then the gradients of the weights, v, q and k.
   Count(c, 5 * AttentionProduct(a.geometry, a.range, a.exclude_padding, a.qkv),
         {&a.qkv, &a.bias, &a.lse, &a.dout, &a.dqkv, &a.dbias});
+}
+void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void WindowGather(const WindowGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
@@ -82,15 +99,21 @@ void WindowScatter(const WindowScatterArgs& a, Context& c) {
 }
 
 // The products are those of the second layer.
-void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const PositionTableForwardArgs& a, Context& c) {
   Count(c, Product(a.coords, a.w2), {&a.coords, &a.w1, &a.b1, &a.w2, &a.table});
 }
-
-void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) {
   TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+void CountOf(const PositionTableBackwardArgs& a, Context& c) {
   Count(c, 3 * Product(a.coords, a.w2),
         {&a.coords, &a.w1, &a.b1, &a.w2, &a.dtable, &a.dw1, &a.db1, &a.dw2});
+}
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void BiasGather(const BiasGatherArgs& a, Context& c) {
@@ -104,18 +127,24 @@ void LayerNormForward(const LayerNormForwardArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.gamma, &a.beta, &a.residual, &a.y, &a.mean, &a.rstd});
 }
 
-void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
-  TouchScratch(a, c);
+void CountOf(const LayerNormBackwardArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.gamma, &a.mean, &a.rstd, &a.dy, &a.dx});
   if (a.accumulate && c.count != nullptr) c.count->bytes += static_cast<double>(a.dx.Bytes());
+}
+void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void ResidualAdd(const ResidualAddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.branch, &a.y}); }
 void ScaleRows(const ScaleRowsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void GeluForward(const GeluForwardArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
+void CountOf(const GeluBackwardArgs& a, Context& c) {
+  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y, &a.dbias});
+}
 void GeluBackward(const GeluBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
-  Count(c, 0, {&a.x, &a.dy, &a.dx, &a.y, &a.dbias});
+  CountOf(a, c);
 }
 void PatchGather(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void PatchScatter(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
@@ -160,6 +189,53 @@ void Sgd(const SgdArgs& a, Context& c) {
 void AddCompensated(const AddCompensatedArgs& a, Context& c) {
   Count(c, 0, {&a.x, &a.sum, &a.sum, &a.error, &a.error});
 }
+
+// What the CUDA backend does with other scratch.
+namespace on_cuda {
+
+template <typename Args>
+void TouchScratch(const Args& args, Context& context) {
+  ArenaScope scope(context.workspace);
+  cuda::TakeScratch(args, context);
+}
+
+void LinearForward(const LinearForwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LinearBackwardInput(const LinearBackwardInputArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LinearBackwardWeight(const LinearBackwardWeightArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void WindowAttentionForward(const WindowAttentionForwardArgs& a, Context& c) { CountOf(a, c); }
+void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void GeluBackward(const GeluBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void SumOfSquares(const SumOfSquaresArgs& a, Context& c) {
+  TouchScratch(a, c);
+  swinfleet::SumOfSquares(a, c);
+}
+void NormTargets(const NormTargetsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
+void PositionTableForward(const PositionTableForwardArgs& a, Context& c) { CountOf(a, c); }
+void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+
+}  // namespace on_cuda
 
 }  // namespace
 
@@ -208,6 +284,25 @@ const OpTable& DryRunOps() {
       .sgd = Sgd,
       .add_compensated = AddCompensated,
   };
+  return table;
+}
+
+const OpTable& CudaDryRunOps() {
+  static const OpTable table = [] {
+    OpTable ops = DryRunOps();
+    ops.linear_forward = on_cuda::LinearForward;
+    ops.linear_backward_input = on_cuda::LinearBackwardInput;
+    ops.linear_backward_weight = on_cuda::LinearBackwardWeight;
+    ops.window_attention_forward = on_cuda::WindowAttentionForward;
+    ops.window_attention_backward = on_cuda::WindowAttentionBackward;
+    ops.position_table_forward = on_cuda::PositionTableForward;
+    ops.position_table_backward = on_cuda::PositionTableBackward;
+    ops.layer_norm_backward = on_cuda::LayerNormBackward;
+    ops.gelu_backward = on_cuda::GeluBackward;
+    ops.norm_targets = on_cuda::NormTargets;
+    ops.sum_of_squares = on_cuda::SumOfSquares;
+    return ops;
+  }();
   return table;
 }
 

@@ -28,11 +28,14 @@ void* AllocateDevice(size_t bytes, size_t offset);
 
 // Whether CUDA sources of this program report their accesses to the race checker.
 bool ChecksRaces();
+// Whether they report them to it or to the address sanitizer, and take several times as long.
+bool ChecksAccesses();
 
 // Two variables of the environment take barriers out one at a time: SWINFLEET_CUDA_SITES names a
-// file to which each line is appended, once, at which a kernel waits for others (__syncthreads,
-// __syncwarp, the wait for cp.async), and at the line in SWINFLEET_CUDA_SKIP nothing waits. Both as
-// FILE:LINE, without folders.
+// file to which each line is appended, once, at which a kernel waits for others (__syncthreads, the
+// operations of warps, the wait for cp.async), and at the line in SWINFLEET_CUDA_SKIP nothing
+// waits: what lanes would have exchanged there stays where it is. Both as FILE:LINE, without
+// folders.
 
 }  // namespace swinfleet::emulator
 

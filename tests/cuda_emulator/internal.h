@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -106,6 +107,8 @@ bool Skipped(const Site& site);
 
 // ---- runtime.cc ----
 
+// Puts what a library does on a stream.
+void EnqueueWork(cudaStream_t stream, std::function<void()> work);
 // Number of the kernel or copy that runs now; they count up.
 uint32_t CurrentOperation();
 // Whether one kernel or copy is over, by streams, events and the host's waiting, before the present

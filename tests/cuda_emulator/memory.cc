@@ -29,9 +29,11 @@ struct Allocation {
 
 struct Memory {
   char* base = nullptr;
-  size_t used = 0;  // everything beyond was never given out
+  size_t used = 0;  // nothing lies beyond
   int open = 0;
   std::map<char*, Allocation> allocations;  // by the start of the region
+  // The allocation in whose region the n-th piece of kAlignment bytes lies, or null.
+  const Allocation** owner = nullptr;
 };
 
 void ReportHostAccess(int signal, siginfo_t* info, void*) {
@@ -47,6 +49,8 @@ Memory& TheMemory() {
   static Memory* memory = [] {
     auto* made = new Memory;
     made->base = static_cast<char*>(Reserve(kArenaBytes, PROT_NONE));
+    made->owner = static_cast<const Allocation**>(
+        Reserve(kArenaBytes / kAlignment * sizeof(Allocation*), PROT_READ | PROT_WRITE));
     struct sigaction action = {};
     action.sa_sigaction = ReportHostAccess;
     action.sa_flags = SA_SIGINFO;
@@ -88,6 +92,11 @@ char* FindPlace(size_t bytes) {
   return place;
 }
 
+void SetOwner(const char* start, size_t bytes, const Allocation* owner) {
+  Memory& memory = TheMemory();
+  std::fill_n(memory.owner + (start - memory.base) / kAlignment, bytes / kAlignment, owner);
+}
+
 __attribute__((no_sanitize("address"))) bool AllUnwritten(const char* begin, const char* end,
                                                           const char* phase) {
   for (const char* at = begin; at < end; ++at) {
@@ -98,6 +107,14 @@ __attribute__((no_sanitize("address"))) bool AllUnwritten(const char* begin, con
 }
 
 }  // namespace
+
+bool ChecksAccesses() {
+#if defined(__SANITIZE_ADDRESS__)
+  return true;
+#else
+  return ChecksRaces();
+#endif
+}
 
 void* Reserve(size_t bytes, int protection) {
   void* base = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -145,6 +162,7 @@ void* AllocateDevice(size_t bytes, size_t offset) {
   Forbid(data + bytes, start + region);
   ForgetAccesses(data, bytes);
   memory.allocations[start] = {data, bytes, region};
+  SetOwner(start, region, &memory.allocations[start]);
   return data;
 }
 
@@ -160,9 +178,9 @@ void CheckGuards() {
 
 void CheckAllocated(const void* address, size_t bytes, const char* what) {
   const auto* at = static_cast<const char*>(address);
-  for (const auto& [start, a] : TheMemory().allocations) {
-    if (at >= a.data && at + bytes <= a.data + a.bytes) return;
-  }
+  const Allocation* a =
+      InArena(at) ? TheMemory().owner[static_cast<size_t>(at - Arena()) / kAlignment] : nullptr;
+  if (a != nullptr && at >= a->data && at + bytes <= a->data + a->bytes) return;
   Fail(std::string(what) + " of " + std::to_string(bytes) +
        " bytes that are not in one allocation of device memory");
 }
@@ -185,7 +203,14 @@ cudaError_t cudaFree(void* pointer) {
   for (auto at = allocations.begin(); at != allocations.end(); ++at) {
     if (at->second.data != pointer) continue;
     emulator::Forbid(at->first, at->first + at->second.region_bytes);
+    emulator::SetOwner(at->first, at->second.region_bytes, nullptr);
     allocations.erase(at);
+    // Nothing is open now: what lies beyond the last one need not be opened again.
+    emulator::TheMemory().used =
+        allocations.empty()
+            ? 0
+            : static_cast<size_t>(allocations.rbegin()->first - emulator::TheMemory().base) +
+                  allocations.rbegin()->second.region_bytes;
     return cudaSuccess;
   }
   emulator::Fail("cudaFree of what is no allocation");

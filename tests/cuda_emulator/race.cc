@@ -21,13 +21,18 @@ namespace swinfleet::emulator {
 namespace {
 
 struct Access {
-  uint32_t operation = 0;  // 0: none
-  uint32_t block = 0;
-  uint32_t epoch = 0;
-  uint32_t warp_epoch = 0;
+  uint32_t run = 0;              // of a block, or a copy: one after the other; 0: none
   uint32_t program_counter = 0;  // from the program's first byte
-  uint16_t thread = 0;
-  bool atomic = false;
+  uint32_t warp_epoch = 0;
+  uint32_t epoch : 21 = 0;
+  uint32_t thread : 10 = 0;
+  uint32_t atomic : 1 = 0;
+
+  // By one thread, with no barrier between.
+  bool IsAlike(const Access& other) const {
+    return run == other.run && thread == other.thread && epoch == other.epoch &&
+           warp_epoch == other.warp_epoch && atomic == other.atomic;
+  }
 };
 
 struct Cell {
@@ -35,10 +40,18 @@ struct Cell {
   Access read[2];
 };
 
+// What ran.
+struct Run {
+  uint32_t operation, block;
+};
+
 struct Shadow {
   bool on = false;
   Cell* arena = nullptr;
   Cell* shared = nullptr;
+  std::vector<Run> runs;
+  // Where memory of these kinds begins.
+  const char *arena_begin = nullptr, *shared_begin = nullptr;
 };
 
 Shadow shadow;
@@ -51,16 +64,39 @@ void Prepare() {
   if (shadow.arena != nullptr) return;
   shadow.arena = MapCells(kArenaBytes);
   shadow.shared = MapCells(kMaxSharedBytes);
+  shadow.arena_begin = Arena();
+  shadow.shared_begin = SharedBase();
+  shadow.runs.push_back({0, 0});
+}
+
+bool IsIn(const void* address, const char* begin, size_t bytes) {
+  return static_cast<size_t>(static_cast<const char*>(address) - begin) < bytes;
+}
+
+// The number of the present run; blocks run to their end, so a change of place is another run.
+uint32_t CurrentRun(uint32_t block) {
+  const uint32_t operation = CurrentOperation();
+  const Run& last = shadow.runs.back();
+  if (last.operation != operation || last.block != block || shadow.runs.size() == 1) {
+    shadow.runs.push_back({operation, block});
+  }
+  return static_cast<uint32_t>(shadow.runs.size() - 1);
+}
+
+uint32_t OffsetOf(const void* program_counter) {
+  return static_cast<uint32_t>(static_cast<const char*>(program_counter) - &__executable_start);
 }
 
 // Whether `before` is over for the access `now`.
 bool IsOrdered(const Access& before, const Access& now, bool shared) {
-  if (before.operation == 0) return true;
-  if (before.operation != now.operation) return shared || IsBeforeCurrent(before.operation);
+  if (before.run == now.run) {
+    return before.thread == now.thread || before.epoch != now.epoch ||
+           (before.thread / 32 == now.thread / 32 && before.warp_epoch != now.warp_epoch);
+  }
   // Shared memory is another one in each block.
-  if (before.block != now.block) return shared;
-  if (before.thread == now.thread || before.epoch != now.epoch) return true;
-  return before.thread / 32 == now.thread / 32 && before.warp_epoch != now.warp_epoch;
+  if (before.run == 0 || shared) return true;
+  // Of another block of the same kernel it never is.
+  return IsBeforeCurrent(shadow.runs[before.run].operation);
 }
 
 std::string LineOf(uint32_t program_counter) {
@@ -79,7 +115,7 @@ std::string LineOf(uint32_t program_counter) {
 std::string Describe(const Access& access, const char* kind) {
   return std::string(access.atomic ? "an atomic" : kind) + " at " + LineOf(access.program_counter) +
          " by thread " + std::to_string(access.thread) + " of block " +
-         std::to_string(access.block);
+         std::to_string(shadow.runs[access.run].block);
 }
 
 [[noreturn]] void FailRace(const Access& before, const char* before_kind, const Access& now,
@@ -87,7 +123,9 @@ std::string Describe(const Access& access, const char* kind) {
   std::string text = std::string("race in ") + (shared ? "shared" : "global") +
                      " memory: " + Describe(now, now_kind) + " and " +
                      Describe(before, before_kind);
-  if (before.operation != now.operation) text += ", of a kernel or copy that nothing orders";
+  if (shadow.runs[before.run].operation != shadow.runs[now.run].operation) {
+    text += ", of a kernel or copy that nothing orders";
+  }
   Fail(text);
 }
 
@@ -99,12 +137,14 @@ void KeepRead(Cell* cell, const Access& now, bool shared) {
     }
   }
   const auto alike = [](const Access& a, const Access& b) {
-    return a.operation == b.operation && a.block == b.block && a.thread / 32 == b.thread / 32;
+    return a.run == b.run && a.thread / 32 == b.thread / 32;
   };
   if (alike(cell->read[0], cell->read[1])) cell->read[1] = now;
 }
 
 void Visit(Cell* cell, const Access& now, AccessKind kind, bool shared) {
+  // Nobody came between that would not have been found then.
+  if (now.IsAlike(kind == AccessKind::kRead ? cell->read[0] : cell->write)) return;
   const bool both_atomic = kind == AccessKind::kAtomic && cell->write.atomic;
   const char* name = kind == AccessKind::kRead ? "a read" : "a write";
   if (!both_atomic && !IsOrdered(cell->write, now, shared)) {
@@ -121,21 +161,17 @@ void Visit(Cell* cell, const Access& now, AccessKind kind, bool shared) {
 void Report(const void* address, size_t bytes, AccessKind kind, const void* program_counter) {
   if (!OutOfKernel::InKernel() || OnFiberStack(address)) return;
   const OutOfKernel out;
-  const auto in_shared = static_cast<size_t>(static_cast<const char*>(address) - SharedBase());
-  if (InArena(address)) {
+  Prepare();
+  if (IsIn(address, shadow.arena_begin, kArenaBytes)) {
     CheckAllocated(address, bytes, "an access");
-  } else if (in_shared < kMaxSharedBytes) {
-    if (in_shared + bytes > SharedBytes()) {
-      Fail("an access outside of shared memory at " +
-           LineOf(static_cast<uint32_t>(static_cast<const char*>(program_counter) -
-                                        &__executable_start)));
+  } else if (IsIn(address, shadow.shared_begin, kMaxSharedBytes)) {
+    if (static_cast<const char*>(address) + bytes > shadow.shared_begin + SharedBytes()) {
+      Fail("an access outside of shared memory at " + LineOf(OffsetOf(program_counter)));
     }
   } else {
     const auto* at = static_cast<const char*>(address);
     if (InArguments(address) || (at >= &__executable_start && at < &_end)) return;
-    Fail("a kernel touches host memory at " +
-         LineOf(static_cast<uint32_t>(static_cast<const char*>(program_counter) -
-                                      &__executable_start)));
+    Fail("a kernel touches host memory at " + LineOf(OffsetOf(program_counter)));
   }
   RecordAccess(address, bytes, kind, CurrentPosition(), program_counter);
 }
@@ -148,18 +184,17 @@ void RecordAccess(const void* address, size_t bytes, AccessKind kind, const Posi
                   const void* program_counter) {
   if (!shadow.on || bytes == 0) return;
   Prepare();
-  const bool shared = !InArena(address);
-  const auto offset =
-      static_cast<size_t>(static_cast<const char*>(address) - (shared ? SharedBase() : Arena()));
+  const bool shared = !IsIn(address, shadow.arena_begin, kArenaBytes);
+  const auto offset = static_cast<size_t>(static_cast<const char*>(address) -
+                                          (shared ? shadow.shared_begin : shadow.arena_begin));
   Cell* cells = shared ? shadow.shared : shadow.arena;
-  const Access now{.operation = CurrentOperation(),
-                   .block = position.block,
-                   .epoch = position.epoch,
-                   .warp_epoch = position.warp_epoch,
-                   .program_counter = static_cast<uint32_t>(
-                       static_cast<const char*>(program_counter) - &__executable_start),
-                   .thread = static_cast<uint16_t>(position.thread),
-                   .atomic = kind == AccessKind::kAtomic};
+  if (position.epoch >= 1u << 21) Fail("more barriers than the race checker can count");
+  Access now{.run = CurrentRun(position.block),
+             .program_counter = OffsetOf(program_counter),
+             .warp_epoch = position.warp_epoch};
+  now.epoch = position.epoch;
+  now.thread = position.thread;
+  now.atomic = kind == AccessKind::kAtomic;
   for (size_t cell = offset / 2; cell <= (offset + bytes - 1) / 2; ++cell) {
     Visit(&cells[cell], now, kind, shared);
   }
@@ -214,11 +249,14 @@ extern "C" void __tsan_write_range(void* address, long bytes) {
 extern "C" void __tsan_init() { swinfleet::emulator::shadow.on = true; }
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
-// Of host code in the same files: exceptions, and counts of references.
+// Of host code in the same files: exceptions, counts of references, variables that are made once.
 extern "C" void __tsan_vptr_update(void**, void*) {}
 extern "C" void __tsan_vptr_read(void**) {}
 extern "C" int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
   const int before = *address;
   *address = before + value;
   return before;
+}
+extern "C" unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) {
+  return *address;
 }

@@ -197,6 +197,10 @@ cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
   return cudaSuccess;
 }
 
+void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
+  Push(stream, std::move(work));
+}
+
 cudaError_t AllowShared(void (*kernel)(), int bytes) {
   if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;
   TheRuntime().shared_limits[kernel] = bytes;

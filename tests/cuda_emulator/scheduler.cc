@@ -27,6 +27,9 @@ constexpr unsigned kMaxThreads = 1024;
 
 struct Worker;
 
+// Nearly always the same literal.
+bool Same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 // What a thread waits for.
 struct Wait {
   const char* what = nullptr;  // null: it runs
@@ -36,9 +39,8 @@ struct Wait {
 
   bool operator==(const Wait& other) const {
     if (what == nullptr || other.what == nullptr) return what == other.what;
-    return std::strcmp(what, other.what) == 0 && mask == other.mask &&
-           site.line() == other.site.line() &&
-           std::strcmp(site.file_name(), other.site.file_name()) == 0;
+    return mask == other.mask && site.line() == other.site.line() && Same(what, other.what) &&
+           Same(site.file_name(), other.site.file_name());
   }
 };
 
@@ -71,20 +73,22 @@ struct Block {
   std::vector<Thread*> ready;
 };
 
-// A fiber with a stack of its own, which runs one thread after the other until one has to wait.
+// A stack, and where what ran on it goes on: the host's, or a fiber that runs one thread after the
+// other until one has to wait.
 struct Worker {
   boost::context::fiber fiber;
-  void* stack = nullptr;
+  const void* stack = nullptr;
+  size_t stack_bytes = 0;
   void* fake_stack = nullptr;
 };
 
 // A stack that its worker keeps for good.
 struct KeptStack {
-  void* bottom;
+  char* bottom;
   boost::context::stack_context allocate() {
     boost::context::stack_context context;
     context.size = kStackBytes;
-    context.sp = static_cast<char*>(bottom) + kStackBytes;
+    context.sp = bottom + kStackBytes;
     return context;
   }
   void deallocate(boost::context::stack_context&) {}
@@ -93,61 +97,57 @@ struct KeptStack {
 struct Scheduler {
   Block block;
   Thread* current = nullptr;
-  Worker* running = nullptr;
-  boost::context::fiber main;
+  Worker host;
+  Worker* running = &host;
+  Worker* left = nullptr;  // the one that ran before
   std::vector<Worker*> idle;
   char* stacks = nullptr;
   char* shared = nullptr;
   size_t workers = 0;
   std::mt19937_64 order;
   bool in_order = true;
-  // Of the stack that the scheduler itself runs on.
-  const void* main_bottom = nullptr;
-  size_t main_bytes = 0;
-  void* main_fake_stack = nullptr;
 };
 
-// Lives until the process ends.
-Scheduler& TheScheduler() {
-  static Scheduler* scheduler = [] {
-    auto* made = new Scheduler;
-    made->stacks = static_cast<char*>(Reserve(kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE));
-    made->shared = static_cast<char*>(Reserve(kMaxSharedBytes, PROT_READ | PROT_WRITE));
-    return made;
-  }();
+// Made when first needed; lives until the process ends.
+Scheduler* scheduler = nullptr;
+
+void MakeScheduler() {
+  scheduler = new Scheduler;
+  scheduler->stacks =
+      static_cast<char*>(Reserve(kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE));
+  scheduler->shared = static_cast<char*>(Reserve(kMaxSharedBytes, PROT_READ | PROT_WRITE));
+}
+
+// Asked for at every access of a kernel.
+inline Scheduler& TheScheduler() {
+  if (scheduler == nullptr) MakeScheduler();
   return *scheduler;
 }
 
-void Enter([[maybe_unused]] void** fake_stack, [[maybe_unused]] const void* bottom,
-           [[maybe_unused]] size_t bytes) {
+void Leave([[maybe_unused]] Worker* self, [[maybe_unused]] const Worker& next) {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
+  __sanitizer_start_switch_fiber(&self->fake_stack, next.stack, next.stack_bytes);
 #endif
 }
 
-void Entered([[maybe_unused]] void* fake_stack, [[maybe_unused]] bool from_main) {
+// What a worker does first where it begins or goes on; `from` is where the one before it goes on.
+void Arrive(boost::context::fiber&& from, [[maybe_unused]] void* fake_stack) {
+  Worker* left = TheScheduler().left;
+  left->fiber = std::move(from);
 #if defined(__SANITIZE_ADDRESS__)
-  Scheduler& s = TheScheduler();
-  __sanitizer_finish_switch_fiber(fake_stack, from_main ? &s.main_bottom : nullptr,
-                                  from_main ? &s.main_bytes : nullptr);
+  // Also tells where the host's stack is, which is not known before.
+  __sanitizer_finish_switch_fiber(fake_stack, &left->stack, &left->stack_bytes);
 #endif
 }
 
-// Back to the scheduler, until it resumes this worker.
-void Suspend() {
+// Goes over to another worker, until one comes back to this.
+void SwitchTo(Worker* next) {
   Scheduler& s = TheScheduler();
   Worker* self = s.running;
-  Enter(&self->fake_stack, s.main_bottom, s.main_bytes);
-  s.main = std::move(s.main).resume();
-  Entered(self->fake_stack, true);
-}
-
-void Resume(Worker* worker) {
-  Scheduler& s = TheScheduler();
-  s.running = worker;
-  Enter(&s.main_fake_stack, worker->stack, kStackBytes);
-  worker->fiber = std::move(worker->fiber).resume();
-  Entered(s.main_fake_stack, false);
+  s.left = self;
+  s.running = next;
+  Leave(self, *next);
+  Arrive(std::move(next->fiber).resume(), self->fake_stack);
 }
 
 // Runs threads that have not begun, until none is left.
@@ -171,6 +171,8 @@ void RunThreads(Worker* self) {
   s.idle.push_back(self);
 }
 
+Worker* Next();
+
 Worker* TakeWorker() {
   Scheduler& s = TheScheduler();
   if (!s.idle.empty()) {
@@ -179,16 +181,17 @@ Worker* TakeWorker() {
     return worker;
   }
   auto* worker = new Worker;
-  worker->stack = s.stacks + s.workers++ * kStackBytes;
-  worker->fiber = boost::context::fiber(std::allocator_arg, KeptStack{worker->stack},
-                                        [worker](boost::context::fiber&& main) {
-                                          Entered(nullptr, true);
-                                          TheScheduler().main = std::move(main);
+  char* stack = s.stacks + s.workers++ * kStackBytes;
+  worker->stack = stack;
+  worker->stack_bytes = kStackBytes;
+  worker->fiber = boost::context::fiber(std::allocator_arg, KeptStack{stack},
+                                        [worker](boost::context::fiber&& from) {
+                                          Arrive(std::move(from), nullptr);
                                           for (;;) {
                                             RunThreads(worker);
-                                            Suspend();
+                                            SwitchTo(Next());
                                           }
-                                          return std::move(TheScheduler().main);
+                                          return boost::context::fiber();
                                         });
   return worker;
 }
@@ -228,18 +231,43 @@ void MakeReady(Thread* thread) {
   TheScheduler().block.ready.push_back(thread);
 }
 
+// A number below n, which is at most the number of threads.
+size_t Draw(size_t n) { return (TheScheduler().order() >> 32) * n >> 32; }
+
 Thread* TakeReady() {
   Scheduler& s = TheScheduler();
   std::vector<Thread*>& ready = s.block.ready;
-  const size_t at = s.in_order ? 0 : s.order() % ready.size();
-  Thread* thread = ready[at];
+  Thread* thread;
   if (s.in_order) {
+    thread = ready.front();
     ready.erase(ready.begin());
   } else {
-    std::swap(ready[at], ready.back());
+    std::swap(ready[Draw(ready.size())], ready.back());
+    thread = ready.back();
     ready.pop_back();
   }
   return thread;
+}
+
+// Who goes on: a thread that has what it waited for, or one that has not begun; the host, when all
+// have ended.
+Worker* Next() {
+  Scheduler& s = TheScheduler();
+  const bool can_start = !s.block.unstarted.empty(), can_resume = !s.block.ready.empty();
+  if (can_start && (!can_resume || s.in_order || Draw(2) == 0)) return TakeWorker();
+  if (can_resume) {
+    s.current = TakeReady();
+    return s.current->worker;
+  }
+  if (s.block.unfinished > 0) FailDivergence();
+  s.current = nullptr;
+  return &s.host;
+}
+
+// The running thread lets others go on, until it is its turn.
+void Suspend() {
+  Worker* next = Next();
+  if (next != TheScheduler().running) SwitchTo(next);
 }
 
 void PrepareBlock(const KernelLaunch& launch, uint32_t number) {
@@ -271,24 +299,6 @@ void PrepareBlock(const KernelLaunch& launch, uint32_t number) {
     block.warp[w] = {lanes == 32 ? ~0u : (1u << lanes) - 1, 0, 0};
   }
   FillUnwritten(s.shared, launch.shared_bytes);
-}
-
-void RunBlock(const KernelLaunch& launch, uint32_t number) {
-  PrepareBlock(launch, number);
-  Scheduler& s = TheScheduler();
-  Block& block = s.block;
-  while (block.unfinished > 0) {
-    const bool can_start = !block.unstarted.empty(), can_resume = !block.ready.empty();
-    if (can_start && (!can_resume || s.in_order || s.order() % 2 == 0)) {
-      Resume(TakeWorker());
-    } else if (can_resume) {
-      s.current = TakeReady();
-      Resume(s.current->worker);
-    } else {
-      FailDivergence();
-    }
-  }
-  s.current = nullptr;
 }
 
 // What lies behind the shared memory that a launch asked for is guarded like device memory.
@@ -384,13 +394,14 @@ size_t SharedBytes() { return TheScheduler().block.launch->shared_bytes; }
 AsyncCopies& CurrentCopies() { return TheScheduler().current->copies; }
 
 Position PositionOfLane(unsigned lane) {
-  const Block& block = TheScheduler().block;
-  const unsigned warp = TheScheduler().current->rank / 32;
-  return {block.number, warp * 32 + lane, block.epoch, block.warp[warp].epoch};
+  const Scheduler& s = TheScheduler();
+  const unsigned warp = s.current->rank / 32;
+  return {s.block.number, warp * 32 + lane, s.block.epoch, s.block.warp[warp].epoch};
 }
 
 Position CurrentPosition() {
-  return TheScheduler().current == nullptr ? Position{} : PositionOfLane(Lane());
+  const Thread* current = TheScheduler().current;
+  return current == nullptr ? Position{} : PositionOfLane(current->rank % 32);
 }
 
 bool OnFiberStack(const void* address) {
@@ -426,11 +437,11 @@ void SyncThreads(Site site) {
 void MeetWarp(const char* what, unsigned mask, void* arguments, Execute execute, bool orders_memory,
               Site site) {
   const OutOfKernel out;
-  if (orders_memory && Skipped(site)) return;
+  if (Skipped(site)) return;
   Scheduler& s = TheScheduler();
   Warp& warp = CurrentWarp();
-  // A warp that the block does not fill has only the lanes that there are.
-  if (what == std::string_view("__syncwarp")) mask &= warp.exists;
+  // A warp that the block does not fill has only the lanes that there are: __syncwarp may name all.
+  if (orders_memory) mask &= warp.exists;
   if ((mask >> Lane() & 1) == 0 || (mask & ~warp.exists) != 0) {
     Fail(std::string(what) + " at " + Describe(site) + ": the mask " + std::to_string(mask) +
          " of lane " + std::to_string(Lane()) +
@@ -472,7 +483,10 @@ void RunKernel(const KernelLaunch& launch) {
   GuardShared(launch);
   {
     const ArenaAccess access;
-    for (const uint32_t number : numbers) RunBlock(launch, number);
+    for (const uint32_t number : numbers) {
+      PrepareBlock(launch, number);
+      SwitchTo(Next());
+    }
   }
   CheckSharedGuard(launch);
   CheckGuards();

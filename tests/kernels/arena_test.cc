@@ -47,6 +47,21 @@ TEST(Arena, PiecesDoNotOverlap) {
   for (float x : b.span()) ASSERT_EQ(x, 2);
 }
 
+// The memory is the device's: any access from here would fault.
+TEST(Arena, GivesOutDeviceMemoryUntouched) {
+  const auto base = uintptr_t{0xdead} << 48;
+  Arena arena = Arena::OnDevice("test", reinterpret_cast<void*>(base), 256);
+  EXPECT_EQ(arena.device(), Device::kCuda);
+  const TensorView a = arena.Allocate({3}), b = arena.Allocate({2});
+  EXPECT_EQ(a.device, Device::kCuda);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(a.data), base);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(b.data), base + 64);
+  arena.Release(0);
+  EXPECT_EQ(arena.high_water(), 128u);
+  Arena other = std::move(arena);
+  EXPECT_EQ(other.device(), Device::kCuda);
+}
+
 TEST(Arena, ReleasesInReverseOrder) {
   Arena arena = Arena::OnHost("test", 4096);
   arena.Allocate({16});

@@ -1,8 +1,10 @@
 // The one harness that every operation's test uses.
 //
 // A test describes an operation once, as a function from a seed to an OpCase: inputs, outputs with
-// what the reference expects in them, and how to call the backend. CheckOp runs it with every
-// instruction set that this machine has, with one to three threads, aligned and not, and checks
+// what the reference expects in them, and how to call the backend. CheckOp runs it in every way
+// that the backend names (op_backend.h: on the CPU with every instruction set that this machine
+// has, one to three threads, aligned and not; on CUDA in several orders of the emulator), and
+// checks
 //  * the values, within the tolerance of tests/reference/tolerance.h;
 //  * that outputs that are overwritten do not depend on what was there (NaN), and that outputs that
 //    are added to hold the sum of two micro-steps with different data;
@@ -132,8 +134,18 @@ void CheckGradients(const std::function<double(const std::vector<Vec>&)>& loss,
 // sum(x y).
 double Dot(const Vec& x, const Vec& y);
 
-// The instruction sets compiled into the kernels that this machine has, best first.
+// The instruction sets compiled into the kernels that this machine has, best first; of the CUDA
+// backend one order of the emulator.
 std::vector<int64_t> InstructionSets();
+
+// Whether running takes so long here, in the emulator, that tests take few sizes.
+bool TakesFewSizes();
+
+// `few` come to every path of a kernel: tiles that are whole and not, one and several, and so on.
+template <typename T>
+std::vector<T> SizesToRun(const std::vector<T>& all, const std::vector<T>& few) {
+  return TakesFewSizes() ? few : all;
+}
 
 // Runs the kernels with one instruction set while it lives.
 class UseInstructionSet {

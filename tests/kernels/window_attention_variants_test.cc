@@ -41,16 +41,26 @@ const std::vector<reference::Windows> kClips = {{1, 4, 4, 2, 2, 1, 1, 4, 2, 1},
                                                 {1, 3, 5, 3, 2, 0, 1, 5, 4, 2},
                                                 {1, 4, 4, 4, 4, 0, 0, 6, 4, 2}};
 
+// Of one tile of tokens and of several, shifted and not; and of clips.
+const std::vector<reference::Windows> kFewPadded = {
+    {1, 7, 5, 4, 4, 2, 2}, {1, 5, 6, 6, 6, 3, 0}, {1, 3, 2, 4, 4, 1, 3}};
+const std::vector<reference::Windows> kFewClips = {{1, 3, 4, 3, 2, 0, 1, 5, 4, 2},
+                                                   {1, 3, 4, 3, 4, 0, 0, 3, 4, 1}};
+
 TEST(WindowAttentionVariants, Plain) {
-  for (int64_t dim : {1, 2, 3, 5, 8, 15, 16, 17, 24, 32, 33, 48, 63, 64}) {
+  for (int64_t dim :
+       SizesToRun<int64_t>({1, 2, 3, 5, 8, 15, 16, 17, 24, 32, 33, 48, 63, 64}, {3, 40})) {
     CheckAttention(Of({1, 4, 6, 2, 3, 1, 1}, 2, dim, false));
   }
-  CheckAttention(Of({1, 16, 8, 8, 8, 4, 0}, 3, 32, false));
-  CheckAttention(Of({1, 12, 12, 12, 12, 0, 0}, 1, 32, false));
+  for (const Size& s : SizesToRun<Size>(
+           {Of({1, 16, 8, 8, 8, 4, 0}, 3, 32, false), Of({1, 12, 12, 12, 12, 0, 0}, 1, 32, false)},
+           {Of({1, 12, 6, 6, 6, 3, 0}, 1, 32, false)})) {
+    CheckAttention(s);
+  }
 }
 
 TEST(WindowAttentionVariants, PlainWithAScaleOfItsOwn) {
-  for (double scale : {0.5, 0.03125, -0.25}) {
+  for (double scale : SizesToRun<double>({0.5, 0.03125, -0.25}, {-0.25})) {
     Size s = Of({1, 5, 6, 4, 4, 2, 0}, 2, 12, false);
     s.shape.score_scale = scale;
     CheckAttention(s);
@@ -58,14 +68,14 @@ TEST(WindowAttentionVariants, PlainWithAScaleOfItsOwn) {
 }
 
 TEST(WindowAttentionVariants, Padding) {
-  for (const reference::Windows& windows : kPadded) {
+  for (const reference::Windows& windows : SizesToRun(kPadded, kFewPadded)) {
     CheckAttention(Of(windows, 2, 8, true));
     CheckAttention(Of(windows, 3, 20, false));
   }
 }
 
 TEST(WindowAttentionVariants, Clips) {
-  for (const reference::Windows& windows : kClips) {
+  for (const reference::Windows& windows : SizesToRun(kClips, kFewClips)) {
     CheckAttention(Of(windows, 2, 12, true));
     CheckAttention(Of(windows, 1, 32, false));
   }
@@ -74,7 +84,7 @@ TEST(WindowAttentionVariants, Clips) {
 // The largest scale, and keys opposite to their queries: every score is -100, where a mask of -100
 // on the padding would leave it all the weight.
 TEST(WindowAttentionVariants, PaddingUnderAdversarialScores) {
-  for (const reference::Windows& windows : kPadded) {
+  for (const reference::Windows& windows : SizesToRun(kPadded, kFewPadded)) {
     const Size s = Of(windows, 2, 16, true);
     CheckAttention(s, [&](AttentionData* data) {
       std::fill(data->logit_scale.begin(), data->logit_scale.end(), 10.f);
@@ -102,7 +112,8 @@ TEST(WindowAttentionVariants, TheOnlyTokenOfItsWindowKeepsItsValue) {
 
 TEST(WindowAttentionVariants, WithoutBias) {
   for (bool cosine : {false, true}) {
-    for (const reference::Windows& windows : {kPadded[1], kClips[0], kClips[2]}) {
+    for (const reference::Windows& windows :
+         SizesToRun<reference::Windows>({kPadded[1], kClips[0], kClips[2]}, {kFewPadded[0]})) {
       Size s = Of(windows, 2, 9, cosine);
       s.bias = false;
       CheckAttention(s);
@@ -113,7 +124,7 @@ TEST(WindowAttentionVariants, WithoutBias) {
 
 TEST(WindowAttentionVariants, BiasForEachWindow) {
   // As many as windows, a divisor of them, and a number that is neither.
-  for (int64_t biases : {4, 2, 3}) {
+  for (int64_t biases : SizesToRun<int64_t>({4, 2, 3}, {3})) {
     Size s = Of({2, 7, 6, 4, 4, 1, 2}, 2, 8, biases == 3);
     s.shape.biases = biases;
     CheckAttention(s);
@@ -124,7 +135,8 @@ TEST(WindowAttentionVariants, BiasForEachWindow) {
 // Pairs that the bias excludes, up to tokens that attend to nobody or that nobody attends to.
 TEST(WindowAttentionVariants, ExcludedPairs) {
   for (bool cosine : {false, true}) {
-    for (const reference::Windows& windows : {kPadded[1], kClips[2]}) {
+    for (const reference::Windows& windows :
+         SizesToRun<reference::Windows>({kPadded[1], kClips[2]}, {kFewPadded[0]})) {
       Size s = Of(windows, 2, 8, cosine);
       s.shape.biases = 2;
       CheckAttention(s, [&](AttentionData* data) {
@@ -142,7 +154,8 @@ TEST(WindowAttentionVariants, ExcludedPairs) {
 
 TEST(WindowAttentionVariants, Ranges) {
   bool cosine = false;
-  for (const reference::Windows& windows : {kPadded[1], kPadded[5], kClips[0], kClips[2]}) {
+  for (const reference::Windows& windows : SizesToRun<reference::Windows>(
+           {kPadded[1], kPadded[5], kClips[0], kClips[2]}, {kFewPadded[0], kFewClips[0]})) {
     cosine = !cosine;
     const Size s = Of(windows, 2, 10, cosine);
     const int64_t all = windows.batch * windows.PerPicture();
@@ -155,9 +168,11 @@ TEST(WindowAttentionVariants, Ranges) {
 TEST(WindowAttentionVariants, SixteenBits) {
   for (DType dtype : {DType::kBF16, DType::kF16}) {
     for (bool cosine : {false, true}) {
-      std::vector<Size> sizes = {Of({1, 8, 16, 8, 8, 4, 4}, 2, 32, cosine),
-                                 Of(kPadded[1], 2, 21, cosine), Of(kClips[2], 1, 3, cosine),
-                                 Range(Of(kPadded[1], 2, 16, cosine), 1, 2)};
+      std::vector<Size> sizes = SizesToRun<Size>(
+          {Of({1, 8, 16, 8, 8, 4, 4}, 2, 32, cosine), Of(kPadded[1], 2, 21, cosine),
+           Of(kClips[2], 1, 3, cosine), Range(Of(kPadded[1], 2, 16, cosine), 1, 2)},
+          {Of({1, 6, 6, 6, 6, 3, 3}, 1, 16, cosine), Of(kFewPadded[2], 2, 35, cosine),
+           Range(Of(kFewPadded[0], 2, 16, cosine), 1, 2)});
       for (Size& s : sizes) {
         s.dtype = dtype;
         CheckAttention(s);
@@ -168,8 +183,11 @@ TEST(WindowAttentionVariants, SixteenBits) {
 
 // Several tiles of scores, the last one incomplete.
 TEST(WindowAttentionVariants, LargeWindows) {
-  CheckAttention(Of({1, 14, 13, 14, 13, 0, 0}, 1, 8, false));
-  CheckAttention(Of({1, 12, 11, 16, 16, 0, 0}, 2, 8, true));
+  for (const Size& s : SizesToRun<Size>(
+           {Of({1, 14, 13, 14, 13, 0, 0}, 1, 8, false), Of({1, 12, 11, 16, 16, 0, 0}, 2, 8, true)},
+           {Of({1, 9, 8, 10, 10, 0, 0}, 1, 4, true)})) {
+    CheckAttention(s);
+  }
 }
 
 // NaN in rows of excluded padding reaches nothing.
@@ -204,8 +222,8 @@ void Append(const Floats& part, Floats* all) { all->insert(all->end(), part.begi
 
 // Window by window, by twos, and so on: the same bits as all at once on the map.
 TEST(WindowAttentionVariants, RangesGiveTheBatchedResult) {
-  for (const reference::Windows& w :
-       {kPadded[1], kClips[2], reference::Windows{2, 8, 8, 4, 4, 2, 2}}) {
+  for (const reference::Windows& w : SizesToRun<reference::Windows>(
+           {kPadded[1], kClips[2], reference::Windows{2, 8, 8, 4, 4, 2, 2}}, {kFewPadded[0]})) {
     Size s = Of(w, 2, 16, true);
     s.shape.biases = 3;
     const AttentionData data = MakeData(s, 4);

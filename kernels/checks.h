@@ -1,6 +1,6 @@
 // Checks that several operations make of their arguments.
-#ifndef SWINFLEET_KERNELS_CPU_CHECKS_H_
-#define SWINFLEET_KERNELS_CPU_CHECKS_H_
+#ifndef SWINFLEET_KERNELS_CHECKS_H_
+#define SWINFLEET_KERNELS_CHECKS_H_
 
 #include <initializer_list>
 
@@ -28,4 +28,4 @@ inline void CheckFloating(DType dtype, std::initializer_list<TensorView> tensors
 
 }  // namespace swinfleet
 
-#endif  // SWINFLEET_KERNELS_CPU_CHECKS_H_
+#endif  // SWINFLEET_KERNELS_CHECKS_H_

@@ -1,0 +1,99 @@
+#include "kernels/cuda/scratch.h"
+
+#include <algorithm>
+
+namespace swinfleet::cuda {
+namespace {
+
+constexpr int64_t kMaxParts = 256;
+constexpr int kMaxWarps = 8;
+// All devices have so much shared memory for a block, and two such blocks at once from A100 on.
+constexpr size_t kMaxShared = 80 << 10;
+// A warp moves up to 8 elements a lane.
+constexpr int64_t kColumnsAtOnce = 32 * 8;
+
+// What cuBLASLt may use to cut sums into parts, and the alignment that it wants.
+constexpr size_t kMaxLinearWorkspace = size_t{32} << 20;
+constexpr int64_t kPartsOfSum = 16;
+constexpr size_t kLinearAlignment = 256;
+
+LinearScratch TakeLinear(const TensorView& result, size_t vector_bytes, Context& context) {
+  LinearScratch scratch;
+  const size_t parts = kPartsOfSum * result.NumElements() * sizeof(float);
+  scratch.workspace_bytes = std::min(
+      kMaxLinearWorkspace, (parts + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
+  const auto start = reinterpret_cast<uintptr_t>(
+      context.workspace->AllocateBytes(scratch.workspace_bytes + kLinearAlignment));
+  scratch.workspace =
+      reinterpret_cast<void*>((start + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
+  if (vector_bytes > 0) scratch.vector = context.workspace->AllocateBytes(vector_bytes);
+  return scratch;
+}
+
+}  // namespace
+
+LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context) {
+  const size_t bias = args.bias.empty() ? 0 : args.bias.NumElements() * SizeOf(args.y.dtype);
+  return TakeLinear(args.y, bias, context);
+}
+
+LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context) {
+  return TakeLinear(args.dx, 0, context);
+}
+
+LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context) {
+  return TakeLinear(args.dweight, args.dbias.empty() ? 0 : args.dbias.Bytes(), context);
+}
+
+LayerNormParts PartsOf(const LayerNormBackwardArgs& args) {
+  const int64_t rows = args.x.shape[0], c = args.x.shape[1];
+  LayerNormParts p;
+  p.columns = (c + kColumnsAtOnce - 1) / kColumnsAtOnce * kColumnsAtOnce;
+  p.warps = kMaxWarps;
+  while (p.warps > 1 && p.SharedBytes() > kMaxShared) p.warps /= 2;
+  CHECK_LE(p.SharedBytes(), kMaxShared) << "layer normalisation over " << c << " channels";
+  p.parts = std::clamp((rows + p.warps - 1) / p.warps, int64_t{1}, kMaxParts);
+  return p;
+}
+
+float* TakeScratch(const LayerNormBackwardArgs& args, Context& context) {
+  return static_cast<float*>(context.workspace->AllocateBytes(
+      PartsOf(args).parts * 2 * args.x.shape[1] * static_cast<int64_t>(sizeof(float))));
+}
+
+int64_t GeluParts(int64_t rows) {
+  // Fewer rows of a block are not worth the part that comes of them.
+  constexpr int64_t kRowsOfBlock = 32;
+  return std::clamp((rows + kRowsOfBlock - 1) / kRowsOfBlock, int64_t{1}, kMaxParts);
+}
+
+float* TakeScratch(const GeluBackwardArgs& args, Context& context) {
+  if (args.dbias.empty()) return nullptr;
+  return static_cast<float*>(context.workspace->AllocateBytes(
+      GeluParts(args.x.shape[0]) * args.dbias.NumElements() * static_cast<int64_t>(sizeof(float))));
+}
+
+float* TakeScratch(const PositionTableBackwardArgs& args, Context& context) {
+  return static_cast<float*>(context.workspace->AllocateBytes(args.dtable.Bytes()));
+}
+
+AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context) {
+  AttentionScratch scratch;
+  scratch.delta = static_cast<float*>(context.workspace->AllocateBytes(args.lse.Bytes()));
+  if (!args.logit_scale.empty()) {
+    const int64_t windows = args.range.count > 0 ? args.range.count : args.geometry.Windows();
+    scratch.dscale = static_cast<double*>(
+        context.workspace->AllocateBytes(windows * args.heads * AttentionTiles(args.geometry) *
+                                         static_cast<int64_t>(sizeof(double))));
+  }
+  scratch.dq = context.workspace->AllocateBytes(args.qkv.Bytes() / 3);
+  return scratch;
+}
+
+double* TakeScratch(const SumOfSquaresArgs& args, Context& context) {
+  const int64_t chunks = (args.x.NumElements() + kNormChunk - 1) / kNormChunk;
+  return static_cast<double*>(
+      context.workspace->AllocateBytes(chunks * static_cast<int64_t>(sizeof(double))));
+}
+
+}  // namespace swinfleet::cuda

@@ -1,0 +1,63 @@
+// The scratch memory of the CUDA backend's operations, taken by the operation and by its dry run,
+// as kernels/cpu/scratch.h says of the CPU's. Needs no CUDA.
+#ifndef SWINFLEET_KERNELS_CUDA_SCRATCH_H_
+#define SWINFLEET_KERNELS_CUDA_SCRATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace swinfleet::cuda {
+
+struct LinearScratch {
+  // Of cuBLASLt, aligned for it.
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+  // (N): the bias in the result's type, or what its gradient adds, float32.
+  void* vector = nullptr;
+};
+LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context);
+LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context);
+
+// How the rows of a backward layer normalisation are spread over blocks. The same on every device:
+// the order of the sums follows from it.
+struct LayerNormParts {
+  int warps = 1;        // of a block; each has sums of its own in shared memory
+  int64_t parts = 1;    // blocks
+  int64_t columns = 0;  // C rounded up to what a warp moves at once
+  size_t SharedBytes() const { return warps * 2 * columns * sizeof(float); }
+};
+LayerNormParts PartsOf(const LayerNormBackwardArgs& args);
+// Each block's sums for gamma and beta: (parts, 2, C).
+float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
+
+// Blocks that share the rows of a gradient of GELU's bias.
+int64_t GeluParts(int64_t rows);
+// Each block's sums for the bias: (parts, C); null without.
+float* TakeScratch(const GeluBackwardArgs& args, Context& context);
+
+// The gradients of what the sigmoid is of: (T, heads).
+float* TakeScratch(const PositionTableBackwardArgs& args, Context& context);
+
+// Tokens of a window that attention takes at once, and how many times.
+inline constexpr int kAttentionTile = 32;
+inline int64_t AttentionTiles(const WindowGeometry& geometry) {
+  return (geometry.WindowTokens() + kAttentionTile - 1) / kAttentionTile;
+}
+struct AttentionScratch {
+  float* delta = nullptr;    // as lse
+  double* dscale = nullptr;  // (windows, heads, tiles), or null without logit_scale
+  // The gradients of queries, of qkv's dtype, (rows, C): dqkv may take the place of qkv, and all
+  // keys of a window need its queries.
+  void* dq = nullptr;
+};
+AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
+
+// The sums before they go to the host: (ceil(n / 4096)).
+double* TakeScratch(const SumOfSquaresArgs& args, Context& context);
+
+}  // namespace swinfleet::cuda
+
+#endif  // SWINFLEET_KERNELS_CUDA_SCRATCH_H_

@@ -1,0 +1,139 @@
+// The CUDA backend under the harness, run by the emulator in two orders, with tensors aligned and
+// not.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "kernels/cuda/cuda_kernels.h"
+#include "tests/cuda_emulator/emulator.h"
+#include "tests/kernels/op_backend.h"
+#include "tests/kernels/op_check.h"
+
+namespace swinfleet::testing {
+namespace {
+
+// Made when first needed, for the process's life.
+cudaStream_t TheStream() {
+  static cudaStream_t stream = [] {
+    cudaStream_t made = nullptr;
+    CHECK_EQ(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), cudaSuccess);
+    return made;
+  }();
+  return stream;
+}
+
+// The emulator's guards end the process where somebody writes to them.
+class DeviceMemory : public TensorMemory {
+ public:
+  DeviceMemory(size_t bytes, size_t offset)
+      : bytes_(bytes), data_(emulator::AllocateDevice(bytes, offset)) {
+    CHECK(data_ != nullptr) << bytes;
+  }
+  ~DeviceMemory() override { cudaFree(data_); }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  void* data() const override { return data_; }
+  void Store(const std::string& bytes) override {
+    ASSERT_EQ(bytes.size(), bytes_);
+    cudaMemcpy(data_, bytes.data(), bytes_, cudaMemcpyHostToDevice);
+  }
+  std::string Bytes() const override {
+    std::string bytes(bytes_, 0);
+    cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost);
+    return bytes;
+  }
+  bool GuardsIntact() const override { return true; }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+class HostMemory : public TensorMemory {
+ public:
+  explicit HostMemory(size_t bytes)
+      : bytes_(bytes), block_(bytes / sizeof(double) + 2 * kGuards, Guard()) {}
+  void* data() const override { return const_cast<double*>(block_.data()) + kGuards; }
+  void Store(const std::string& bytes) override {
+    ASSERT_EQ(bytes.size(), bytes_);
+    std::memcpy(data(), bytes.data(), bytes_);
+  }
+  std::string Bytes() const override { return {static_cast<char*>(data()), bytes_}; }
+  bool GuardsIntact() const override {
+    const double guard = Guard();
+    for (size_t i = 0; i < kGuards; ++i) {
+      for (const double& at : {block_[i], block_[block_.size() - 1 - i]}) {
+        if (std::memcmp(&at, &guard, sizeof(guard)) != 0) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  static constexpr size_t kGuards = 8;
+  static double Guard() {
+    const uint32_t words[2] = {kGuardWord, kGuardWord};
+    double guard;
+    std::memcpy(&guard, words, sizeof(guard));
+    return guard;
+  }
+
+  size_t bytes_;
+  std::vector<double> block_;
+};
+
+}  // namespace
+
+Device BackendDevice() { return Device::kCuda; }
+const OpTable& BackendOps() { return cuda::Ops(); }
+const OpTable& BackendDryRunOps() { return CudaDryRunOps(); }
+
+std::vector<Variant> Variants() {
+  // Checkers look at every access of one run.
+  const bool repeat = !emulator::ChecksAccesses();
+  return {{.target = 1, .threads = 1, .offset = 0, .name = "order 1", .repeat = repeat},
+          {.target = 2,
+           .threads = 1,
+           .offset = 4,
+           .name = "order 2, tensors at 64 n + 4",
+           .repeat = repeat}};
+}
+
+std::unique_ptr<TensorMemory> MakeTensorMemory(size_t bytes, size_t offset, Device device) {
+  if (device == Device::kCpu) return std::make_unique<HostMemory>(bytes);
+  return std::make_unique<DeviceMemory>(bytes, offset);
+}
+
+struct Workspace::Parts {
+  DeviceMemory memory;
+  Arena arena;
+};
+Workspace::Workspace(size_t bytes) {
+  const size_t rounded = (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+  parts_.reset(new Parts{{rounded, 0}, Arena::DryRun("")});
+  parts_->arena = Arena::OnDevice("workspace", parts_->memory.data(), rounded);
+}
+Workspace::~Workspace() = default;
+Context Workspace::MakeContext(int threads) {
+  Context context;
+  context.ops = &cuda::Ops();
+  context.workspace = &parts_->arena;
+  context.threads = threads;
+  context.stream = TheStream();
+  return context;
+}
+
+void WaitForBackend(const Context& context) {
+  CHECK_EQ(cudaStreamSynchronize(static_cast<cudaStream_t>(context.stream)), cudaSuccess);
+}
+
+std::vector<int64_t> InstructionSets() { return {1}; }
+
+bool TakesFewSizes() { return true; }
+
+UseInstructionSet::UseInstructionSet(int64_t target) { emulator::SetOrder(target); }
+UseInstructionSet::~UseInstructionSet() { emulator::SetOrder(1); }
+
+}  // namespace swinfleet::testing
