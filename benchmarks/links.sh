@@ -2,7 +2,7 @@
 # How long do training steps over a network wait for communication, and does `swinfleet plan` know?
 # Builds the programs, trains a model on four hosts of the test cluster (tests/cluster/cluster.sh;
 # needs root) at each ZeRO stage, with overlap and without, then at several bandwidths, and writes the
-# tables to docs/communication.md; ten minutes on two cores that have nothing else to do.
+# tables to docs/communication.md; a quarter of an hour on two cores that have nothing else to do.
 #   benchmarks/links.sh [--steps N] [--rates MBIT...]
 #     --steps N       timed steps of each row; the fastest counts (3)
 #     --rates MBIT    Mbit/s of the links in the second table (250 500 1000 2000)
