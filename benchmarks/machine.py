@@ -20,7 +20,8 @@ def last_json(*command, **environment):
 def mpirun(ranks):
     """What starts a program as so many ranks on this machine, also as the user root."""
     as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    return ["mpirun", *as_root, "--oversubscribe", "-n", str(ranks)]
+    # Otherwise one or two ranks are bound to one core each, whatever the number of their threads.
+    return ["mpirun", *as_root, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
 
 
 def describe():
