@@ -211,8 +211,7 @@ def main():
     parser.add_argument("--rows", default="", help="only the rows whose key matches this")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    args.out = os.path.join(os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out"), "cpu")
-    os.makedirs(args.out, exist_ok=True)
+    args.out = machine.output_folder("cpu")
     host = machine.describe()
     args.pictures = os.path.join(args.out, "pictures")
     everything = rows(args.pictures)
@@ -229,12 +228,7 @@ def main():
                   "rounds": run_row(row, args)}
         with open(record_path(args, row), "w", encoding="utf-8") as file:
             json.dump(record, file, indent=1)
-    with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
-    text = section(args, host)
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(figures.replace_section(page, SECTION, text))
-    print(f"\n{text}\n\nwritten to {PAGE}")
+    figures.write_section(PAGE, SECTION, section(args, host))
 
 
 if __name__ == "__main__":

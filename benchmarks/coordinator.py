@@ -90,9 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="of a row")
     args = parser.parse_args()
-    args.out = os.path.join(os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out"),
-                            "coordinator")
-    os.makedirs(args.out, exist_ok=True)
+    args.out = machine.output_folder("coordinator")
     rows = sorted(set(RANKS + JOBS + [LARGEST]))
     results = {row: measure(*row, args) for row in rows}
     draw(results)
@@ -104,11 +102,7 @@ def main():
         " also with its progress, while users ask for the statuses of 50 jobs and for one list of 100 a"
         " second. The clients run on the same machine.")
     text += f"\n\n{table(results)}\n\n![Cost against ranks and jobs](coordinator.svg)"
-    with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(figures.replace_section(page, SECTION, text))
-    print(f"\n{text}\n\nwritten to {PAGE} and {PLOT}")
+    figures.write_section(PAGE, SECTION, text, PLOT)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,15 @@ def replace_section(text, name, body):
     return f"{before}{begin}\n{body.strip()}\n{end}{after}"
 
 
+def write_section(page, name, body, *others):
+    """Puts `body` into the page's section of that name, and prints it; `others` were written too."""
+    with open(page, encoding="utf-8") as file:
+        new = replace_section(file.read(), name, body)
+    with open(page, "w", encoding="utf-8") as file:
+        file.write(new)
+    print(f"\n{body}\n\nwritten to {' and '.join([page, *others])}")
+
+
 def paragraph(text):
     """Broken into lines as docs/ has them."""
     return textwrap.fill(text.strip(), width=105, break_long_words=False, break_on_hyphens=False)

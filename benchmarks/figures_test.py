@@ -1,4 +1,8 @@
 """python3 -m unittest discover -s benchmarks -p '*_test.py'"""
+import contextlib
+import io
+import os
+import tempfile
 import unittest
 
 import figures
@@ -37,6 +41,16 @@ class FiguresTest(unittest.TestCase):
         new = figures.replace_section(page, "x", "new\n")
         self.assertEqual(new, "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n")
         self.assertEqual(figures.replace_section(new, "x", "new"), new)
+
+    def test_a_section_is_written_and_printed(self):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+            page = os.path.join(folder, "page.md")
+            with open(page, "w", encoding="utf-8") as file:
+                file.write("a\n<!-- x: begin -->\n<!-- x: end -->\n")
+            figures.write_section(page, "x", "new", "plot.svg")
+            with open(page, encoding="utf-8") as file:
+                self.assertEqual(file.read(), "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\n")
+        self.assertEqual(said.getvalue(), f"\nnew\n\nwritten to {page} and plot.svg\n")
 
     def test_a_page_without_the_section_is_refused(self):
         for page in ("", "<!-- x: begin -->", "<!-- x: end -->\n<!-- x: begin -->"):

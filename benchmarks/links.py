@@ -98,8 +98,7 @@ def main():
     parser.add_argument("--rates", type=int, nargs="+", default=[250, 500, 1000, 2000],
                         help="Mbit/s of the second table")
     args = parser.parse_args()
-    args.out = os.path.join(os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out"), "links")
-    os.makedirs(args.out, exist_ok=True)
+    args.out = machine.output_folder("links")
     stages = [Row(stage, overlap) for stage in (1, 2, 3) for overlap in (False, True)]
     at_rates = [Row(stage, rate=rate) for rate in args.rates for stage in (1, 2, 3)]
     rows = stages + [row for row in at_rates if row not in stages]
@@ -117,11 +116,7 @@ def main():
     text += "\n\n" + overlap_table(results[:len(stages)])
     text += "\n\nWith overlap, at other bandwidths:\n\n"
     text += rate_table([one for one in results if one[0] in at_rates])
-    with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(figures.replace_section(page, SECTION, text))
-    print(f"\n{text}\n\nwritten to {PAGE}")
+    figures.write_section(PAGE, SECTION, text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ def mpirun(ranks):
     return ["mpirun", *as_root, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
 
 
+def output_folder(benchmark):
+    """Where a benchmark keeps what it measures, made if it is missing."""
+    base = os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out")
+    folder = os.path.join(base, benchmark)
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
 def describe():
     """The processor's name, its cores and instruction sets, and whether it has bf16 arithmetic."""
     fields = {entry["field"].rstrip(":"): entry["data"] for entry in flat(

@@ -126,21 +126,16 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=4, help="of a point; the first is not counted")
     args = parser.parse_args()
-    args.out = os.path.join(os.environ.get("SWINFLEET_BENCHMARK_DIR", "benchmarks/out"), "scaling")
-    os.makedirs(args.out, exist_ok=True)
+    args.out = machine.output_folder("scaling")
     results = {key: [measure(point, args) for point in points] for key, points in SERIES.items()}
     draw(results)
-    with open(PAGE, encoding="utf-8") as file:
-        page = file.read()
     text = figures.paragraph(
         f"{machine.describe()['name']}; {args.threads} threads; Swinfleet at {machine.commit()}. A"
         " Swin V2 of 32 channels, depths 2, 2, 2, 2 and heads 1, 2, 4, 8, fp32, without"
         " checkpointing; the best step of a process. Tokens and windows are those of the first"
         " stage, of the whole batch; activations and workspace are what the step reserves.")
     text += f"\n\n![Time and memory of a step](scaling.svg)\n\n{table(results)}"
-    with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(figures.replace_section(page, SECTION, text))
-    print(f"\n{text}\n\nwritten to {PAGE} and {PLOT}")
+    figures.write_section(PAGE, SECTION, text, PLOT)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ void AccessControl::SetTokens(std::vector<Token> tokens) {
 
 bool AccessControl::open() const {
   const std::lock_guard lock(mutex_);
-  return open_without_tokens_ && tokens_.empty();
+  return IsOpen();
 }
 
 std::string AccessControl::Fault(const Token& token) const {
@@ -95,15 +95,15 @@ std::string AccessControl::Fault(const Token& token) const {
 Identity AccessControl::Authenticate(std::string_view bearer_token,
                                      bool peer_is_loopback_or_tls) const {
   const std::lock_guard lock(mutex_);
-  if (tokens_.empty()) {
-    if (!open_without_tokens_) {
-      return Refuse(
-          "this coordinator has no tokens yet, so nobody may do anything; make one on its machine: "
-          "swinfleet-coordinator token add NAME --role admin");
-    }
+  if (IsOpen()) {
     Identity identity;
     identity.open = true;
     return identity;
+  }
+  if (tokens_.empty()) {
+    return Refuse(
+        "this coordinator has no tokens yet, so nobody may do anything; make one on its machine: "
+        "swinfleet-coordinator token add NAME --role admin");
   }
   if (bearer_token.empty()) {
     return Refuse(
@@ -140,9 +140,9 @@ std::string AccessControl::Lapsed(const Identity& identity) const {
   if (!identity.ok()) return identity.refusal;
   const std::lock_guard lock(mutex_);
   if (identity.open) {
-    return open_without_tokens_ && tokens_.empty() ? ""
-                                                   : "this coordinator now asks for tokens; give "
-                                                     "one by --token-file or $SWINFLEET_TOKEN";
+    return IsOpen() ? ""
+                    : "this coordinator now asks for tokens; give "
+                      "one by --token-file or $SWINFLEET_TOKEN";
   }
   for (const Token& token : tokens_) {
     if (token.hash == identity.hash) return Fault(token);

@@ -1,12 +1,12 @@
 // Who may do what: the whole decision, for every server that the coordinator has. It does no input
-// or output; tokens come from the store (token_store.h), and the time from a clock that is given.
+// or output; tokens come from the store (access_store.h), and the time from a clock that is given.
 //
-// Users have tokens with one of the roles viewer, submitter and admin, each of which may do what the
-// one before may; workers and supervisors have tokens of the role fleet, which may do nothing else.
-// A token's name is the user: jobs belong to it.
+// Users have tokens with one of the roles viewer, submitter and admin, each of which may do what
+// the one before may; workers and supervisors have tokens of the role fleet, which may do nothing
+// else. A token's name is the user: jobs belong to it.
 //
-// Where no token was ever made, a coordinator that nobody but this machine's users can reach (or that
-// was told --insecure) is *open*: everybody may do everything, and is who they say they are.
+// Where no token was ever made, a coordinator that nobody but this machine's users can reach (or
+// that was told --insecure) is *open*: everybody may do everything, and is who they say they are.
 #ifndef SWINFLEET_COORDINATOR_ACCESS_H_
 #define SWINFLEET_COORDINATOR_ACCESS_H_
 
@@ -52,8 +52,8 @@ struct Identity {
   std::string refusal;
   // Nobody has been asked who they are (see above): everything is allowed.
   bool open = false;
-  // Of the token; the user. Empty if `open`. Of a refusal: the token's if it is known, for the audit
-  // log.
+  // Of the token; the user. Empty if `open`. Of a refusal: the token's if it is known, for the
+  // audit log.
   std::string name;
   Role role = Role::kViewer;
   // Tells the token from others of the same name.
@@ -84,6 +84,8 @@ class AccessControl {
   std::string Lapsed(const Identity& identity) const;
 
  private:
+  // The caller holds mutex_.
+  bool IsOpen() const { return open_without_tokens_ && tokens_.empty(); }
   // Why the token is not valid now.
   std::string Fault(const Token& token) const;
 

@@ -2,6 +2,8 @@
 
 #include <limits>
 
+#include "proto/connection.h"
+
 namespace swinfleet::coordinator {
 namespace {
 
@@ -16,9 +18,6 @@ void Tidy(std::string* text) {
     if (byte < 0x20 || byte >= 0x7f) c = byte == '\n' ? ' ' : '?';
   }
 }
-
-// "10.0.0.7" of "10.0.0.7:51312".
-std::string Host(const std::string& from) { return from.substr(0, from.rfind(':')); }
 
 }  // namespace
 
@@ -35,8 +34,8 @@ void TidyAuditEntry(AuditEntry* entry) {
 
 std::vector<AuditEntry> RefusalCounter::Add(const AuditEntry& refusal, grpc::StatusCode kind) {
   std::vector<AuditEntry> due = Expire(refusal.time);
-  std::string key =
-      refusal.who + "\n" + Host(refusal.from) + "\n" + refusal.action + "\n" + std::to_string(kind);
+  std::string key = refusal.who + "\n" + HostOf(refusal.from) + "\n" + refusal.action + "\n" +
+                    std::to_string(kind);
   if (kinds_.size() >= max_kinds_ && !kinds_.contains(key)) key = kOthers;
   const auto [entry, is_new] = kinds_.try_emplace(key);
   if (is_new) {

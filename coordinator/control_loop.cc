@@ -7,6 +7,8 @@
 #include <limits>
 #include <utility>
 
+#include "coordinator/clock.h"
+
 namespace swinfleet::coordinator {
 namespace {
 
@@ -42,11 +44,7 @@ ControlLoop::ControlLoop(JobStore* jobs, LogStore* logs, const Settings& setting
 
 ControlLoop::~ControlLoop() { Stop(); }
 
-Moment ControlLoop::Now() const {
-  using std::chrono::duration;
-  return {duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(),
-          duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()};
-}
+Moment ControlLoop::Now() const { return {UnixTime(), Uptime()}; }
 
 ControlView ControlLoop::View() const { return {state_, progress_, settings_, Now().uptime}; }
 

@@ -34,8 +34,6 @@ const Rule& RuleOf(Action action) {
   return kRules[static_cast<size_t>(action)];
 }
 
-std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
-
 std::string Decode(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {

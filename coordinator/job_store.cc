@@ -172,6 +172,12 @@ std::vector<std::string> SchemaSteps() {
   return {kSchema, kScheduling, kHosts, kRunFolders, kAccess};
 }
 
+grpc::Status OpenAt(const std::string& path, bool migrate, std::unique_ptr<Database>* out) {
+  const grpc::Status status = Database::Open(path, /*durable=*/true, out);
+  if (!status.ok()) return status;
+  return migrate ? (*out)->PrepareSchema(SchemaSteps()) : (*out)->RequireSchema(SchemaSteps());
+}
+
 grpc::Status Damaged(const Database& database, const std::string& what) {
   return {grpc::StatusCode::DATA_LOSS,
           database.path() + " is damaged: " + what + "; restore it from a backup"};
@@ -219,9 +225,7 @@ grpc::Status PutAudit(Statement* put_audit, AuditEntry entry) {
 
 grpc::Status JobStore::OpenDatabase(const std::string& folder, bool migrate,
                                     std::unique_ptr<Database>* out) {
-  grpc::Status status = Database::Open(folder + kFile, /*durable=*/true, out);
-  if (!status.ok()) return status;
-  return migrate ? (*out)->PrepareSchema(SchemaSteps()) : (*out)->RequireSchema(SchemaSteps());
+  return OpenAt(folder + kFile, migrate, out);
 }
 
 grpc::Status JobStore::Open(const std::string& folder, std::unique_ptr<JobStore>* out) {
@@ -247,8 +251,7 @@ grpc::Status JobStore::BackUp(const std::string& folder, const std::string& file
 
 grpc::Status JobStore::OpenFile(const std::string& path, std::unique_ptr<JobStore>* out) {
   std::unique_ptr<JobStore> store(new JobStore);
-  grpc::Status status = Database::Open(path, /*durable=*/true, &store->database_);
-  if (status.ok()) status = store->database_->PrepareSchema(SchemaSteps());
+  grpc::Status status = OpenAt(path, /*migrate=*/true, &store->database_);
   if (status.ok()) status = store->PrepareStatements();
   if (status.ok()) *out = std::move(store);
   return status;

@@ -12,16 +12,13 @@
 
 #include "coordinator/backup.h"
 #include "coordinator/check_limits.h"
+#include "coordinator/program_exit.h"
 #include "coordinator/server.h"
 #include "coordinator/token_commands.h"
 #include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 namespace {
-
-constexpr int kExitRuntime = 1;
-constexpr int kExitUsage = 2;
-constexpr int kExitStore = 3;
 
 constexpr uint64_t kMib = 1 << 20;
 constexpr uint64_t kDefaultLogMib = LogStore::Limits().bytes_per_job / kMib;
@@ -93,6 +90,26 @@ void DeclareLimits(CLI::App* app, Arguments* arguments) {
       ->capture_default_str();
 }
 
+int Backup(BackupOptions options, const std::string& store) {
+  options.store = store;
+  if (grpc::Status status = BackUp(options); !status.ok()) {
+    return Fail(status.error_message(), kExitStore);
+  }
+  printf("%s\n", options.file.c_str());
+  return 0;
+}
+
+void DeclareBackup(CLI::App* app, Arguments* arguments) {
+  CLI::App* backup = app->add_subcommand(
+      "backup", "Write the jobs of a store to a file, also while a coordinator is at work on it");
+  backup->add_option("FILE", arguments->backup.file, "The new file")->required();
+  backup->add_flag("--force", arguments->backup.replace, "Replace the file if it exists");
+  backup->fallthrough();
+  backup->callback([arguments] {
+    arguments->command = [arguments] { return Backup(arguments->backup, arguments->server.store); };
+  });
+}
+
 void Declare(CLI::App* app, Arguments* arguments) {
   ServerOptions& server = arguments->server;
   server.store = DefaultStoreFolder();
@@ -140,20 +157,10 @@ void Declare(CLI::App* app, Arguments* arguments) {
   DeclareLimits(app, arguments);
   app->require_subcommand(0, 1);
   DeclareTokenCommands(app, &server.store, &arguments->command);
+  DeclareBackup(app, arguments);
 }
 
-void DeclareBackup(CLI::App* app, Arguments* arguments) {
-  CLI::App* backup = app->add_subcommand(
-      "backup", "Write the jobs of a store to a file, also while a coordinator is at work on it");
-  backup->add_option("FILE", arguments->backup.file, "The new file")->required();
-  backup->add_flag("--force", arguments->backup.replace, "Replace the file if it exists");
-  backup->fallthrough();
-}
-
-int Usage(const std::string& fault) {
-  fprintf(stderr, "swinfleet-coordinator: %s\n", fault.c_str());
-  return kExitUsage;
-}
+int Usage(const std::string& fault) { return Fail(fault, kExitUsage); }
 
 std::string NormalRoots(const std::string& option, std::vector<std::string>* roots) {
   for (std::string& root : *roots) {
@@ -201,18 +208,6 @@ int CheckArguments(Arguments* arguments) {
   return fault.empty() ? 0 : Usage(fault);
 }
 
-int Fail(const grpc::Status& status, int code) {
-  fprintf(stderr, "swinfleet-coordinator: %s\n", status.error_message().c_str());
-  return code;
-}
-
-int Backup(BackupOptions options, const std::string& store) {
-  options.store = store;
-  if (grpc::Status status = BackUp(options); !status.ok()) return Fail(status, kExitStore);
-  printf("%s\n", options.file.c_str());
-  return 0;
-}
-
 // Each rank has a connection, and many systems allow 1024 files unless a program asks for more.
 void RaiseFileLimit() {
   rlimit files = {};
@@ -224,9 +219,11 @@ void RaiseFileLimit() {
 int Serve(const ServerOptions& options, const sigset_t& signals) {
   std::unique_ptr<Server> server;
   if (grpc::Status status = Server::OpenStore(options, &server); !status.ok()) {
-    return Fail(status, kExitStore);
+    return Fail(status.error_message(), kExitStore);
   }
-  if (grpc::Status status = server->Listen(); !status.ok()) return Fail(status, kExitRuntime);
+  if (grpc::Status status = server->Listen(); !status.ok()) {
+    return Fail(status.error_message(), kExitRuntime);
+  }
   printf("swinfleet-coordinator listens on %s\n", server->address().ToString().c_str());
   fflush(stdout);
   LOG(INFO) << "listens on " << server->address().ToString();
@@ -252,14 +249,12 @@ int Main(int argc, char** argv) {
                "swinfleet-coordinator");
   Arguments arguments;
   Declare(&app, &arguments);
-  DeclareBackup(&app, &arguments);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
   if (arguments.server.store.empty()) return Usage("--store is empty");
-  if (app.got_subcommand("backup")) return Backup(arguments.backup, arguments.server.store);
   if (arguments.command) return arguments.command();
   // Before any thread is made, so that none of them takes the signals.
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);

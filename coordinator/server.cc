@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "coordinator/clock.h"
+
 namespace swinfleet::coordinator {
 namespace {
 
@@ -40,17 +42,12 @@ grpc::Status Server::OpenStore(const ServerOptions& options, std::unique_ptr<Ser
 }
 
 grpc::Status Server::OpenGate() {
-  using std::chrono::duration;
   GateOptions options;
   options.requests_per_second = options_.requests_per_second;
   options.open_without_tokens = options_.open_without_tokens;
   options.tls = !options_.tls.empty();
-  options.clock = [] {
-    return duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  };
-  options.uptime = [] {
-    return duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  };
+  options.clock = &UnixTime;
+  options.uptime = &Uptime;
   std::unique_ptr<AccessStore> store;
   grpc::Status status = AccessStore::Open(folder_->path(), /*migrate=*/true, &store);
   if (status.ok()) status = Gate::Open(options, std::move(store), control_.get(), &gate_);

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -18,6 +17,8 @@
 #include "coordinator/access.h"
 #include "coordinator/access_store.h"
 #include "coordinator/audit.h"
+#include "coordinator/clock.h"
+#include "coordinator/program_exit.h"
 #include "coordinator/store_folder.h"
 #include "coordinator/validation.h"
 
@@ -26,9 +27,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kExitFailed = 1;
-constexpr int kExitUsage = 2;
-constexpr int kExitStore = 3;
 constexpr double kDay = 86400;
 
 struct Options {
@@ -39,15 +37,6 @@ struct Options {
   uint64_t last = 0;
   bool json = false;
 };
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-int Fail(const std::string& what, int code) {
-  std::fprintf(stderr, "swinfleet-coordinator: %s\n", what.c_str());
-  return code;
-}
 
 // "2026-11-30T00:13:15Z"; "-" for 0.
 std::string Time(double seconds) {
@@ -84,7 +73,7 @@ class OpenStore {
 AuditEntry Entry(const std::string& action, const std::string& subject) {
   AuditEntry entry;
   const passwd* user = getpwuid(getuid());
-  entry.time = Now();
+  entry.time = UnixTime();
   entry.who = user == nullptr ? std::to_string(getuid()) : user->pw_name;
   entry.role = "operator";
   entry.from = "this machine";
@@ -121,19 +110,19 @@ int AddToken(const std::string& folder, const Options& options) {
   const std::string text = NewTokenText();
   if (!options.out.empty()) {
     if (std::string fault = WriteSecret(options.out, text + "\n"); !fault.empty()) {
-      return Fail(fault, kExitFailed);
+      return Fail(fault, kExitRuntime);
     }
   }
   Token token;
   token.name = options.name;
   token.role = *role;
   token.hash = HashToken(text);
-  token.created_at = Now();
+  token.created_at = UnixTime();
   if (options.expires_days > 0) token.expires_at = token.created_at + options.expires_days * kDay;
   const grpc::Status status = store->AddToken(token, Entry("token add", options.name));
   if (!status.ok()) {
     if (!options.out.empty()) unlink(options.out.c_str());
-    return Fail(status.error_message(), kExitFailed);
+    return Fail(status.error_message(), kExitRuntime);
   }
   std::fprintf(
       stderr, "the token of %s (%s)%s, for the store %s; it is shown once and kept nowhere else\n",
@@ -144,14 +133,14 @@ int AddToken(const std::string& folder, const Options& options) {
   } else {
     std::fprintf(stderr, "written to %s\n", options.out.c_str());
   }
-  return std::fflush(stdout) == 0 ? 0 : kExitFailed;
+  return std::fflush(stdout) == 0 ? 0 : kExitRuntime;
 }
 
 int RevokeToken(const std::string& folder, const Options& options) {
   OpenStore store(folder);
   if (!store.status().ok()) return Fail(store.status().error_message(), kExitStore);
   const grpc::Status status = store->RevokeToken(options.name, Entry("token revoke", options.name));
-  if (!status.ok()) return Fail(status.error_message(), kExitFailed);
+  if (!status.ok()) return Fail(status.error_message(), kExitRuntime);
   std::printf("the token of %s is revoked\n", options.name.c_str());
   return 0;
 }
@@ -167,7 +156,7 @@ int ListTokens(const std::string& folder, const Options& options) {
   std::vector<Token> tokens;
   const grpc::Status status = store->LoadTokens(&tokens);
   if (!status.ok()) return Fail(status.error_message(), kExitStore);
-  const double now = Now();
+  const double now = UnixTime();
   const char* const format = "%-24s %-10s %-8s %-21s %-21s %s\n";
   if (!options.json) {
     std::printf(format, "NAME", "ROLE", "STATE", "MADE", "EXPIRES", "REVOKED");
@@ -212,7 +201,7 @@ int ShowAudit(const std::string& folder, const Options& options) {
   const grpc::Status status =
       store->ReadAudit(options.last, options.json ? &PrintJson : &PrintLine);
   if (!status.ok()) return Fail(status.error_message(), kExitStore);
-  return std::fflush(stdout) == 0 ? 0 : kExitFailed;
+  return std::fflush(stdout) == 0 ? 0 : kExitRuntime;
 }
 
 }  // namespace

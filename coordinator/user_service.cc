@@ -1,7 +1,6 @@
 #include "coordinator/user_service.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <random>
 #include <set>
@@ -9,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/clock.h"
 #include "coordinator/validation.h"
 #include "coordinator/watch_stream.h"
 
@@ -264,8 +264,7 @@ grpc::ServerUnaryReactor* UserService::ListFleets(grpc::CallbackServerContext* c
       bytes += status.ByteSizeLong();
       *response->add_fleets() = std::move(status);
     }
-    const double now =
-        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const double now = UnixTime();
     for (const auto& [name, host] : view.state.hosts) {
       HostStatus status = ViewHost(host, now);
       bytes += status.ByteSizeLong();

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <filesystem>
 #include <vector>
 
 #include "coordinator/control_state.h"
@@ -155,14 +154,13 @@ grpc::Status CheckSubmission(SubmitJobRequest* request, const PathRoots& roots) 
     return Invalid("name has more than " + std::to_string(kMaxName) + " bytes");
   }
   if (spec->run_dir().empty()) return Invalid("run_dir is not set: the folder of this run's files");
-  std::filesystem::path folder = std::filesystem::path(spec->run_dir()).lexically_normal();
-  if (!folder.is_absolute()) {
+  const std::string folder = NormalPath(spec->run_dir());
+  if (folder.empty()) {
     return Invalid("run_dir is " + spec->run_dir() +
                    ", but must be an absolute path (starting with /), the same on all ranks");
   }
-  if (!folder.has_filename()) folder = folder.parent_path();
-  if (folder == folder.root_path()) return Invalid("run_dir must not be the root folder");
-  spec->set_run_dir(folder.string());
+  if (folder == "/") return Invalid("run_dir must not be the root folder");
+  spec->set_run_dir(folder);
   for (const ConfinedPath& path : PathsOfJob(spec->run_dir(), spec->parallel().offload_dir(),
                                              spec->data().path(), spec->model().init_from())) {
     if (const std::string fault = OutsideRoots(path, roots); !fault.empty()) return Invalid(fault);

@@ -167,9 +167,10 @@ std::shared_ptr<grpc::Channel> Credentials::Connect(const std::string& target,
                                                                  std::move(interceptors));
 }
 
+std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
 bool IsLoopbackAddress(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  std::string host = address.substr(0, colon);
+  std::string host = HostOf(address);
   if (host == "localhost") return true;
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
     host = host.substr(1, host.size() - 2);

@@ -82,6 +82,9 @@ class Credentials {
   std::shared_ptr<TokenSource> token_;
 };
 
+// The host of HOST:PORT, with its brackets.
+std::string HostOf(const std::string& address);
+
 // The host of HOST:PORT is an address of this machine's loopback, or "localhost".
 bool IsLoopbackAddress(const std::string& address);
 
