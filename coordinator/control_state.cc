@@ -72,9 +72,8 @@ void ChangeLoad(ControlState* state, const std::string& user, int64_t jobs, int6
 }
 
 bool IsAssignable(const Launch& launch) {
-  if (launch.phase != LaunchPhase::kLive || launch.world_size == 0 || !launch.job_id.empty()) {
-    return false;
-  }
+  if (launch.phase != LaunchPhase::kLive || launch.leaving) return false;
+  if (launch.world_size == 0 || !launch.job_id.empty()) return false;
   return std::all_of(launch.ranks.begin(), launch.ranks.end(), [](const Rank& rank) {
     return rank.stream != 0 && !rank.lost && rank.report.job_id().empty();
   });
@@ -131,6 +130,8 @@ ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vect
   for (Fleet& fleet : fleets) {
     fleet.heard = false;
     fleet.launch.job_id.clear();
+    fleet.launch.idle_since = now.uptime;
+    fleet.launch.leaving = false;
     fleet.launch.ranks.assign(fleet.launch.world_size, Rank{});
     for (Rank& rank : fleet.launch.ranks) rank.heard_at = now.uptime;
     std::string name = fleet.name;
@@ -166,8 +167,8 @@ void CheckJob(const ControlState& state, const Job& job) {
   if (HoldsRunFolder(job)) CHECK_EQ(state.run_dirs.at(job.run_dir), job.id);
   if (job.state == RUNNING) CHECK(job.attempt_open) << job.id;
   CHECK_EQ(job.stop == Stop::kCancelled, job.state == CANCELLING) << job.id;
-  CHECK_EQ(job.stop == Stop::kPreempted || job.stop == Stop::kRunTime, job.state == STOPPING)
-      << job.id;
+  const bool stopping = job.stop != Stop::kNone && job.stop != Stop::kCancelled;
+  CHECK_EQ(stopping, job.state == STOPPING) << job.id;
   if (job.stop != Stop::kNone) CHECK(job.attempt_open) << job.id;
   if (job.attempt > 0) CHECK(AwaitedJob(state, job) == nullptr) << job.id;
   if (job.state == QUEUED || IsEnded(job.state)) CHECK(!job.attempt_open) << job.id;

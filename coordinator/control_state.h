@@ -65,7 +65,7 @@ struct Moment {
 };
 
 // Why an attempt was asked to save a checkpoint and to stop. Numbers are stored: never reuse one.
-enum class Stop { kNone = 0, kCancelled = 1, kPreempted = 2, kRunTime = 3 };
+enum class Stop { kNone = 0, kCancelled = 1, kPreempted = 2, kRunTime = 3, kGivenBack = 4 };
 
 struct Job {
   std::string id;
@@ -175,8 +175,12 @@ struct Launch {
   bool supervised = false;
   // How it ended, for people.
   std::string exit;
-  // The job with an open attempt on this launch; empty: none.
+  // The job with an open attempt on this launch; empty: none. Since this uptime it had none.
   std::string job_id;
+  double idle_since = 0;
+  // Its supervisor gives it back: no job starts on it, and its ranks are to end. Not stored, for
+  // each report says it anew.
+  bool leaving = false;
   // Which rank is stuck and where, as far as is known, once ranks have waited for it past their
   // deadline. They leave the launch, which therefore ends. Empty: nothing of the kind.
   std::string stuck;

@@ -186,7 +186,7 @@ grpc::Status Damaged(const Database& database, const std::string& what) {
 // A value that no version of this program writes means that something else did.
 bool KnownState(int64_t state) { return state != 0 && JobState_IsValid(static_cast<int>(state)); }
 
-bool KnownStop(int64_t stop) { return stop >= 0 && stop <= static_cast<int64_t>(Stop::kRunTime); }
+bool KnownStop(int64_t stop) { return stop >= 0 && stop <= static_cast<int64_t>(Stop::kGivenBack); }
 
 // Ids have no spaces.
 std::string Join(const std::vector<std::string>& ids) {

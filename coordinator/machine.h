@@ -45,8 +45,8 @@ class Machine {
   void StartAttempt(Job& job, Fleet& fleet, uint32_t ranks);
   // Asks the open attempt to save a checkpoint and to stop.
   void StopAttempt(Job& job, Stop stop, const std::string& reason);
-  // The attempt has made room for another job; this one waits for its turn again.
-  void Yield(Job& job);
+  // The attempt is over because it was asked to stop (`what` it did); its job waits for its turn.
+  void Yield(Job& job, const std::string& what);
   void CheckRunTime(Job& job);
   void SendAssignment(const Job& job, uint64_t stream);
   void SendCancel(const Job& job, uint64_t stream);
@@ -86,6 +86,9 @@ class Machine {
   void CheckStragglers(Launch& launch);
   void ReportEnded(Fleet& fleet, const LaunchReport& report);
   void ReportRunning(Fleet& fleet, const LaunchReport& report);
+  // The launch is given back: its job stops, and once there is none its ranks are told to end.
+  void Leave(Fleet& fleet);
+  void Dismiss(const Launch& launch);
 
   // ---- Effects ----
   void Store(const Job& job);

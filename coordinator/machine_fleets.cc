@@ -101,6 +101,7 @@ std::string Machine::AdoptLaunch(Fleet& fleet, const std::string& launch_id) {
   }
   fleet.launch = Launch{};
   fleet.launch.id = launch_id;
+  fleet.launch.idle_since = now_.uptime;
   fleet.heard = true;
   Store(fleet);
   Say("fleet " + fleet.name + " has a new launch, " + launch_id);
@@ -328,6 +329,12 @@ void Machine::On(const LaunchReportEvent& event) {
   reply.directive.set_fenced(closed != nullptr && closed->phase == LaunchPhase::kFenced);
   reply.directive.set_ending(fleet->launch.id == report.launch_id() &&
                              !fleet->launch.stuck.empty());
+  if (fleet->launch.id == report.launch_id() && fleet->launch.phase == LaunchPhase::kLive) {
+    reply.directive.set_leaving(fleet->launch.leaving);
+    if (fleet->launch.job_id.empty()) {
+      reply.directive.set_idle_seconds(now_.uptime - fleet->launch.idle_since);
+    }
+  }
   for (const std::string& host : HostsToLeaveOut(state_, *fleet)) {
     reply.directive.add_exclude_hosts(host);
   }
@@ -372,6 +379,12 @@ void Machine::AcquitHosts(Job& job) {
 void Machine::ForgiveHosts() {
   constexpr double kForgotten = 0.05;
   for (auto host = state_.hosts.begin(); host != state_.hosts.end();) {
+    if (host->second.counted_at > now_.unix_time) {
+      // The clock was put back. Without this nothing would be forgotten before that time comes
+      // again.
+      host->second.counted_at = now_.unix_time;
+      effects_.store_hosts.insert(host->first);
+    }
     const double failures = HostFailures(host->second, now_.unix_time);
     if (host->second.left_out && failures < 1) {
       host->second.left_out = false;
@@ -404,9 +417,39 @@ void Machine::ReportEnded(Fleet& fleet, const LaunchReport& report) {
 
 void Machine::ReportRunning(Fleet& fleet, const LaunchReport& report) {
   if (!AdoptLaunch(fleet, report.launch_id()).empty()) return;
-  if (fleet.launch.supervised) return;
-  fleet.launch.supervised = true;
-  Store(fleet);
+  if (!fleet.launch.supervised) {
+    fleet.launch.supervised = true;
+    Store(fleet);
+  }
+  if (report.give_back()) Leave(fleet);
+}
+
+void Machine::Leave(Fleet& fleet) {
+  Launch& launch = fleet.launch;
+  if (!launch.leaving) {
+    launch.leaving = true;
+    effects_.queue_changed = true;
+    Say("fleet " + fleet.name + " is given back");
+  }
+  if (launch.job_id.empty()) return Dismiss(launch);
+  Job& job = state_.jobs.at(launch.job_id);
+  // One that is asked to stop already leaves the launch too.
+  if (job.stop != Stop::kNone) return;
+  const std::string reason = "its fleet " + fleet.name +
+                             " is given back; waits until its ranks have saved a checkpoint and "
+                             "stopped";
+  effects_.job_lines.push_back({job.id, job.attempt, 0, reason});
+  StopAttempt(job, Stop::kGivenBack, reason);
+}
+
+void Machine::Dismiss(const Launch& launch) {
+  for (const Rank& rank : launch.ranks) {
+    // One that works for another coordinator is left in peace.
+    if (rank.stream == 0 || !rank.report.job_id().empty()) continue;
+    Send send{rank.stream, {}};
+    send.command.mutable_shutdown()->set_reason("its fleet is given back");
+    effects_.sends.push_back(std::move(send));
+  }
 }
 
 void Machine::On(const TickEvent&) {

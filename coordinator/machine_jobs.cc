@@ -233,6 +233,8 @@ void Machine::On(const AttemptEndedEvent& event) {
   if (job != nullptr && job->attempt_open) TakeOutcome(state_.jobs.at(job->id), ended);
   effects_.queue_changed = true;
   Schedule();
+  const Launch& launch = FleetOfStream(event.stream).launch;
+  if (launch.leaving && launch.job_id.empty()) Dismiss(launch);
 }
 
 void Machine::TakeOutcome(Job& job, const AttemptEnded& ended) {
@@ -245,7 +247,10 @@ void Machine::TakeOutcome(Job& job, const AttemptEnded& ended) {
         case Stop::kCancelled:
           return End(job, CANCELLED, "cancelled");
         case Stop::kPreempted:
-          return Yield(job);
+          ++job.preemptions;
+          return Yield(job, "made room for a job of higher priority");
+        case Stop::kGivenBack:
+          return Yield(job, "gave back its fleet");
         case Stop::kRunTime:
           return End(job, FAILED, RunTimeIsOver(job));
         case Stop::kNone:
@@ -313,12 +318,10 @@ void Machine::StopAttempt(Job& job, Stop stop, const std::string& reason) {
   }
 }
 
-void Machine::Yield(Job& job) {
+void Machine::Yield(Job& job, const std::string& what) {
   CloseAttempt(job);
-  ++job.preemptions;
   job.state = QUEUED;
-  job.reason = "attempt " + std::to_string(job.attempt) +
-               " made room for a job of higher priority; goes on from " +
+  job.reason = "attempt " + std::to_string(job.attempt) + " " + what + "; goes on from " +
                (job.last_checkpoint.empty() ? "the beginning" : job.last_checkpoint);
   effects_.queue_changed = true;
   Store(job);
@@ -367,11 +370,14 @@ void Machine::CloseAttempt(Job& job) {
   Launch& launch = state_.fleets.at(job.fleet).launch;
   CHECK_EQ(launch.job_id, job.id);
   launch.job_id.clear();
+  launch.idle_since = now_.uptime;
 }
 
 void Machine::AttemptDied(Job& job, const std::string& why) {
   if (job.stop == Stop::kCancelled) return End(job, CANCELLED, "cancelled; " + why);
   if (job.stop == Stop::kRunTime) return End(job, FAILED, RunTimeIsOver(job) + "; " + why);
+  // Somebody ended it on purpose.
+  if (job.stop == Stop::kGivenBack) return Yield(job, "ended before it had stopped: " + why);
   CloseAttempt(job);
   ++job.deaths;
   ++job.all_deaths;

@@ -81,7 +81,8 @@ std::vector<Opening>::const_iterator Pick(const std::vector<Opening>& openings,
 
 // Nobody has to say anything more before this launch can take a job: it is only not there yet.
 bool IsConnecting(const Launch& launch) {
-  return launch.phase == LaunchPhase::kLive && launch.job_id.empty() && launch.world_size != 0 &&
+  return launch.phase == LaunchPhase::kLive && launch.job_id.empty() && !launch.leaving &&
+         launch.world_size != 0 &&
          std::any_of(launch.ranks.begin(), launch.ranks.end(),
                      [](const Rank& rank) { return rank.stream == 0 && !rank.lost; });
 }
@@ -103,7 +104,7 @@ Occupied FindOccupied(const ControlState& state) {
   Occupied found;
   for (const auto& [name, fleet] : state.fleets) {
     if (IsConnecting(fleet.launch)) found.leaving.push_back({&fleet, nullptr});
-    if (fleet.launch.job_id.empty() || !Answers(fleet.launch)) continue;
+    if (fleet.launch.job_id.empty() || fleet.launch.leaving || !Answers(fleet.launch)) continue;
     const Job& job = state.jobs.at(fleet.launch.job_id);
     if (job.stop != Stop::kNone) {
       found.leaving.push_back({&fleet, &job});
@@ -215,6 +216,7 @@ std::string FleetCondition(const Fleet& fleet) {
   const Launch& launch = fleet.launch;
   if (launch.phase == LaunchPhase::kEnded) return "is down";
   if (launch.phase == LaunchPhase::kFenced) return "is fenced";
+  if (launch.leaving) return "is given back";
   if (!launch.job_id.empty()) return "is busy with job " + launch.job_id;
   const uint32_t connected = ConnectedRanks(launch);
   if (launch.world_size == 0 || connected < launch.world_size) {

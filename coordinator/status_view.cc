@@ -85,6 +85,7 @@ std::string FleetStateName(const Fleet& fleet) {
     return "down";
   }
   if (lost) return "lost";
+  if (launch.leaving) return "leaving";
   if (launch.world_size == 0 || connected < launch.world_size) return "connecting";
   return IsAssignable(launch) ? "idle" : "busy";
 }

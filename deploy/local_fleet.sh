@@ -6,11 +6,11 @@ up_pid="" attended_pid=""
 
 say() { printf '\n== %s\n' "$*"; }
 
-# stop PID: asks for the end, and insists after 40 seconds; what `swinfleet up` has started ends with it.
+# stop PID: asks for the end, and insists after 60 seconds; what `swinfleet up` has started ends with it.
 stop() {
   [ -n "$1" ] || return 0
   kill -TERM "$1" 2>/dev/null || return 0
-  for _ in $(seq 400); do
+  for _ in $(seq 600); do
     kill -0 "$1" 2>/dev/null || break
     sleep 0.1
   done

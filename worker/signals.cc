@@ -26,6 +26,7 @@ SignalWatcher::SignalWatcher() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGUSR1);
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
   signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
   stop_fd_ = eventfd(0, EFD_CLOEXEC);

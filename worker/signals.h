@@ -1,4 +1,5 @@
-// SIGINT and SIGTERM as ordinary function calls on a thread of their own.
+// SIGINT, SIGTERM and SIGUSR1 (what batch systems send before the time limit, and mpirun passes on
+// to its ranks) as ordinary function calls on a thread of their own.
 #ifndef SWINFLEET_WORKER_SIGNALS_H_
 #define SWINFLEET_WORKER_SIGNALS_H_
 
@@ -7,7 +8,7 @@
 
 namespace swinfleet {
 
-// Made before any other thread, because all threads must block the two signals. The first of them
+// Made before any other thread, because all threads must block these signals. The first of them
 // calls `on_signal`; another one, half a second later or more, ends the process at once with exit
 // code 128 + signal. (Launchers repeat a signal within moments; people do not.)
 class SignalWatcher {
@@ -19,7 +20,7 @@ class SignalWatcher {
 
   // Starts watching; signals that came before are seen now. Called once.
   void Start(std::function<void(int signal)> on_signal);
-  // Afterwards `on_signal` is not called any more, and the two signals do nothing.
+  // Afterwards `on_signal` is not called any more, and these signals do nothing.
   void Stop();
 
  private:

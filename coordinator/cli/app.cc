@@ -54,11 +54,13 @@ constexpr char kFleetFooter[] =
     "--tls-ca, --tls-cert, --tls-key and --token-file are handed on to the workers, where the "
     "command\n"
     "does not have them itself; the files need the same paths on their hosts.\n"
-    "SIGTERM or Ctrl-C ends it (SIGTERM, after 10 s SIGKILL). A supervisor that is killed leaves "
-    "it\n"
-    "running; the next supervisor of the same name adopts it. Under systemd that needs\n"
-    "KillMode=process. What is left of a killed launch on this host is killed by its launch id;\n"
-    "workers on other hosts are ended there by Open MPI's daemon when its connection is lost.";
+    "SIGTERM or Ctrl-C ends it: its job saves a checkpoint at its next step and waits for its "
+    "turn\n"
+    "again, and the workers end (--save-grace). What is left then gets SIGTERM, and after --grace\n"
+    "SIGKILL; a second signal kills at once. A supervisor that is killed leaves it running; the\n"
+    "next supervisor of the same name adopts it. Under systemd that needs KillMode=process. What\n"
+    "is left of a killed launch on this host is killed by its launch id; workers on other hosts "
+    "are ended there by Open MPI's daemon when its connection is lost.";
 
 // Everything that the command line can set.
 struct Arguments {
@@ -173,10 +175,22 @@ void AddFleetCommands(CLI::App* app, Arguments* arguments) {
       ->check(Within(0.01, 3600.0))
       ->type_name("SECONDS");
   fleet
+      ->add_option("--save-grace", arguments->fleet.save_seconds,
+                   "What its job may take to save a checkpoint when the fleet is ended [120]")
+      ->check(Within(0.0, 86400.0))
+      ->type_name("SECONDS");
+  fleet
       ->add_option("--grace", arguments->fleet.grace_seconds,
-                   "From SIGTERM to SIGKILL when the fleet is ended [10]")
+                   "Afterwards, from SIGTERM to SIGKILL [10]")
       ->check(Within(0.0, 3600.0))
       ->type_name("SECONDS");
+  fleet
+      ->add_option("--max-idle", arguments->fleet.max_idle_seconds,
+                   "End when there was no job for so long; 0: never [0]")
+      ->check(Within(0.0, 1e9))
+      ->type_name("SECONDS");
+  fleet->add_flag("--earlier-is-gone", arguments->fleet.earlier_is_gone,
+                  "No earlier launch of this fleet runs any more, on any host (for batch systems)");
   AddCommon(fleet, arguments, false);
   fleet->callback(
       [=] { arguments->action = [=] { return RunFleet(arguments->common, arguments->fleet); }; });

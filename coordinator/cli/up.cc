@@ -35,8 +35,10 @@ using Clock = std::chrono::steady_clock;
 
 // A store of many jobs takes a while to be read.
 constexpr auto kStartPatience = std::chrono::seconds(60);
-// The supervisor ends its mpirun within ten seconds, and then reports that for five at most.
-constexpr auto kStopPatience = std::chrono::seconds(30);
+// What the fleet's job may take to save a checkpoint. The supervisor then ends its mpirun within
+// ten seconds, and reports that for five at most.
+constexpr int kSaveSeconds = 30;
+constexpr auto kStopPatience = std::chrono::seconds(kSaveSeconds + 20);
 
 int Refuse(const std::string& what) {
   std::fprintf(stderr, "swinfleet: %s\n", EscapeForTerminal(what).c_str());
@@ -215,9 +217,26 @@ std::string LocalFleet::StartFleet() {
   std::error_code error;
   const fs::path self = fs::read_symlink("/proc/self/exe", error);
   if (error) return "can't find this program's own file: " + error.message();
-  return Start({self.string(), "fleet", "--name", options_.fleet, "--state-dir", Path("fleet"),
-                "--coordinator", address_, "--", mpirun_, "--oversubscribe", "--bind-to", "none",
-                "-np", std::to_string(options_.ranks), worker_program_, "--coordinator", address_},
+  return Start({self.string(),
+                "fleet",
+                "--name",
+                options_.fleet,
+                "--state-dir",
+                Path("fleet"),
+                "--coordinator",
+                address_,
+                "--save-grace",
+                std::to_string(kSaveSeconds),
+                "--",
+                mpirun_,
+                "--oversubscribe",
+                "--bind-to",
+                "none",
+                "-np",
+                std::to_string(options_.ranks),
+                worker_program_,
+                "--coordinator",
+                address_},
                &fleet_);
 }
 

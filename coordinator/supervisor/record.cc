@@ -99,7 +99,8 @@ RecordFile::~RecordFile() {
   if (lock_ >= 0) close(lock_);
 }
 
-bool RecordFile::Open(const std::string& folder, const std::string& fleet, std::string* error) {
+bool RecordFile::Open(const std::string& folder, const std::string& fleet, std::string* error,
+                      bool anywhere) {
   folder_ = folder;
   fleet_ = fleet;
   path_ = folder + "/" + fleet + ".json";
@@ -110,7 +111,7 @@ bool RecordFile::Open(const std::string& folder, const std::string& fleet, std::
              "; name another with --state-dir";
     return false;
   }
-  return Lock(error) && Read(error);
+  return Lock(error) && Read(anywhere, error);
 }
 
 bool RecordFile::Lock(std::string* error) {
@@ -136,7 +137,7 @@ bool RecordFile::Lock(std::string* error) {
   return true;
 }
 
-bool RecordFile::Read(std::string* error) {
+bool RecordFile::Read(bool anywhere, std::string* error) {
   if (access(path_.c_str(), F_OK) != 0 && errno == ENOENT) return true;
   const std::optional<std::string> text = ReadWhole(path_);
   if (!text) return SystemFailure("can't read " + path_, error);
@@ -151,7 +152,7 @@ bool RecordFile::Read(std::string* error) {
   }
   // A home folder can be shared by many hosts, and processes are only seen on their own.
   const bool elsewhere = found_->host != HostName() && found_->boot_id != BootId();
-  if (elsewhere && !found_->acknowledged) {
+  if (elsewhere && !anywhere && !found_->acknowledged) {
     *error = "the record " + path_ + " is of a launch on host " + found_->host + ", and this is " +
              HostName() + "; start the supervisor there, or" + remedy.substr(1);
     return false;

@@ -40,8 +40,10 @@ class RecordFile {
   ~RecordFile();
 
   // Makes the folder if need be, takes the lock and reads the record, if there is one. On failure
-  // (in use, damaged, another host's, no access) the result is false, and `error` says what to do.
-  bool Open(const std::string& folder, const std::string& fleet, std::string* error);
+  // (in use, damaged, another host's unless `anywhere`, no access) the result is false, and `error`
+  // says what to do.
+  bool Open(const std::string& folder, const std::string& fleet, std::string* error,
+            bool anywhere = false);
 
   // What Open found on disk.
   const std::optional<LaunchRecord>& found() const { return found_; }
@@ -54,7 +56,7 @@ class RecordFile {
 
  private:
   bool Lock(std::string* error);
-  bool Read(std::string* error);
+  bool Read(bool anywhere, std::string* error);
 
   std::string folder_;
   std::string fleet_;

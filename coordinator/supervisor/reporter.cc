@@ -68,9 +68,31 @@ void LaunchReporter::Set(const LaunchReport& report) {
     acknowledged_ = false;
     fenced_ = false;
     ending_ = false;
+    leaving_.reset();
+    idle_seconds_ = 0;
     ++generation_;
   }
   changed_.notify_all();
+}
+
+void LaunchReporter::GiveBack() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    CHECK_EQ(report_.state(), LAUNCH_RUNNING);
+    report_.set_give_back(true);
+    ++generation_;
+  }
+  changed_.notify_all();
+}
+
+std::optional<bool> LaunchReporter::IsLeaving() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return leaving_;
+}
+
+double LaunchReporter::idle_seconds() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return idle_seconds_;
 }
 
 bool LaunchReporter::IsAcknowledged() const {
@@ -132,6 +154,8 @@ void LaunchReporter::Apply(uint64_t generation, const grpc::Status& status,
   if (report_.state() == LAUNCH_ENDED) acknowledged_ = true;
   if (report_.state() == LAUNCH_RUNNING && directive.fenced()) fenced_ = true;
   if (report_.state() == LAUNCH_RUNNING && directive.ending()) ending_ = true;
+  if (report_.give_back()) leaving_ = directive.leaving();
+  idle_seconds_ = directive.idle_seconds();
   const uint64_t one = 1;
   // Full only when the owner hasn't read for 2^64 changes.
   CHECK_EQ(write(event_, &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,12 +33,19 @@ class LaunchReporter {
   // Reported every second until acknowledged.
   void Ended(const std::string& launch_id, const std::string& exit, bool fault);
 
+  // From now on: the running launch is to be given back.
+  void GiveBack();
+  // The coordinator's answer to that; none: it has not answered yet. An older one's is a no.
+  std::optional<bool> IsLeaving() const;
+
   // The coordinator has acknowledged the end of the launch.
   bool IsAcknowledged() const;
   // An operator has fenced the launch that Running() named.
   bool IsFenced() const;
   // Ranks of that launch have left it, so that it has to end.
   bool IsEnding() const;
+  // For how long the launch has had no job, by the newest answer.
+  double idle_seconds() const;
   // Hosts to leave out of the next start, by the newest answer.
   std::vector<std::string> excluded_hosts() const;
 
@@ -65,6 +73,8 @@ class LaunchReporter {
   bool acknowledged_ = false;
   bool fenced_ = false;
   bool ending_ = false;
+  std::optional<bool> leaving_;
+  double idle_seconds_ = 0;
   std::vector<std::string> excluded_hosts_;
   std::string last_failure_;
   grpc::ClientContext* call_ = nullptr;

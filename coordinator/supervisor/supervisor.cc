@@ -31,6 +31,8 @@ constexpr auto kFirstObservations = std::chrono::seconds(10);
 // How long a supervisor that was told to stop tries to report its launch's end. The record on disk
 // keeps what the coordinator couldn't be told.
 constexpr auto kStopPatience = std::chrono::seconds(5);
+// How long the coordinator may take to say that it has understood that a fleet is given back.
+constexpr auto kAnswerPatience = std::chrono::seconds(3);
 // How long an mpirun that ranks have left may take to end by itself.
 constexpr auto kEndingPatience = std::chrono::seconds(5);
 constexpr auto kKillPatience = std::chrono::seconds(30);
@@ -113,7 +115,7 @@ bool Supervisor::Prepare() {
                << " to start; is it installed, and in PATH?";
     return false;
   }
-  if (!file_.Open(options_.state_folder, options_.fleet, &error) ||
+  if (!file_.Open(options_.state_folder, options_.fleet, &error, options_.earlier_is_gone) ||
       !output_.Open(options_.state_folder + "/" + options_.fleet + ".log", &error)) {
     LOG(ERROR) << EscapeForTerminal(error);
     return false;
@@ -136,6 +138,12 @@ void Supervisor::SettlePrevious() {
   } else {
     std::string exit = record_.exit;
     if (exit.empty()) exit = same_boot ? "gone, exit code unknown" : "gone after a reboot";
+    if (record_.host != HostName() && !same_boot) {
+      exit = "gone, says whoever has started the fleet again on another host (--earlier-is-gone)";
+      // These are names and numbers of that host.
+      record_.processes.clear();
+      record_.shared_memory.clear();
+    }
     LOG(INFO) << "launch " << record_.launch_id << " of an earlier supervisor: " << exit;
     FinishLaunch(exit, /*gently=*/true, /*fault=*/false);
   }
@@ -198,7 +206,7 @@ void Supervisor::Supervise() {
   const Clock::time_point began = Clock::now();
   Clock::time_point next_look = began;
   std::optional<Clock::time_point> ending;
-  while (!launch_->HasEnded() && stop_signal_ == 0 && !reporter_->IsFenced()) {
+  while (!launch_->HasEnded() && stop_signal_ == 0 && !reporter_->IsFenced() && !IsIdle()) {
     if (!ending && reporter_->IsEnding()) ending = Clock::now();
     if (ending && Clock::now() > *ending + kEndingPatience) break;
     if (Clock::now() >= next_look) {
@@ -208,6 +216,8 @@ void Supervisor::Supervise() {
     }
     Pump(250);
   }
+  const bool idle = !launch_->HasEnded() && stop_signal_ == 0 && IsIdle();
+  if (stop_signal_ != 0 || idle) GiveBack();
   std::string exit;
   if (launch_->HasEnded()) {
     exit = launch_->exit();
@@ -216,13 +226,40 @@ void Supervisor::Supervise() {
     exit = "the supervisor was stopped by signal " + std::to_string(stop_signal_);
   } else if (reporter_->IsFenced()) {
     exit = "fenced by an operator";
+  } else if (idle) {
+    exit = "it had no job";
   } else {
     exit = "ranks waited for others in vain, and mpirun did not end by itself";
   }
+  // As agreed, however it went.
+  ended_cleanly_ = ended_cleanly_ || idle;
   const bool fault = (launch_->HasEnded() || ending) && !ended_cleanly_ && stop_signal_ == 0 &&
                      !reporter_->IsFenced();
   LOG(INFO) << "launch " << record_.launch_id << ": " << exit;
   FinishLaunch(exit, /*gently=*/!ending, fault);
+}
+
+bool Supervisor::IsIdle() const {
+  return options_.max_idle_seconds > 0 && reporter_->idle_seconds() >= options_.max_idle_seconds;
+}
+
+// Returns when the launch has ended, or has to be ended by signals.
+void Supervisor::GiveBack() {
+  if (options_.save_seconds == 0 || launch_->HasEnded()) return;
+  LOG(INFO) << "gives the fleet back, and waits for " << options_.save_seconds
+            << " s at most until its job has saved a checkpoint";
+  reporter_->GiveBack();
+  const Clock::time_point began = Clock::now();
+  const auto patience = std::chrono::duration<double>(options_.save_seconds);
+  // A second signal means: at once.
+  while (!launch_->HasEnded() && stop_count_ < 2 && Clock::now() < began + patience) {
+    const std::optional<bool> leaving = reporter_->IsLeaving();
+    if (leaving.has_value() && !*leaving) break;
+    if (!leaving.has_value() && Clock::now() > began + kAnswerPatience) break;
+    Pump(100);
+  }
+  LOG_IF(WARNING, !launch_->HasEnded())
+      << "the fleet does not end by itself; its job goes on from the last checkpoint that it has";
 }
 
 // Notes the launch's processes and shared memory while they can still be seen.

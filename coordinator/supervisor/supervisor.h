@@ -10,6 +10,9 @@
 // orphans of it, which are found by the launch's id. Workers on other hosts are ended by their
 // orted, when its connection to mpirun is lost.
 //
+// A fleet that is to end is first given back: the coordinator has its job save a checkpoint and
+// wait for its turn again, and its workers end. Only where that is not to be had do signals end it.
+//
 // mpirun leads a session of its own and writes into a file, so it survives the supervisor's death:
 // the next supervisor adopts it.
 #ifndef SWINFLEET_COORDINATOR_SUPERVISOR_SUPERVISOR_H_
@@ -44,12 +47,20 @@ struct SupervisorOptions {
   // The first pause before a restart. It doubles with each, up to 60 s (or this, if larger), and
   // begins anew after a launch that has lasted 60 s.
   double backoff_seconds = 1;
+  // What a fleet that is to end, or to be given back, may take to save its job's checkpoint.
+  double save_seconds = 120;
   // From SIGTERM to SIGKILL.
   double grace_seconds = 10;
+  // Seconds without a job after which the fleet is given back; 0: never.
+  double max_idle_seconds = 0;
+  // Somebody else knows that no earlier launch runs any more, on whichever host it ran: a batch
+  // system that has started this supervisor again.
+  bool earlier_is_gone = false;
 };
 
 enum class SupervisorResult {
-  // The command ended with 0, or the supervisor was told to stop and nothing runs any more.
+  // The command ended with 0, or the supervisor was told to stop (or had nothing to do for
+  // max_idle_seconds) and nothing runs any more.
   kStopped,
   // As kStopped, by SIGINT.
   kInterrupted,
@@ -80,6 +91,8 @@ class Supervisor {
   void SettlePrevious();
   bool StartLaunch();
   void Supervise();
+  bool IsIdle() const;
+  void GiveBack();
   void Observe();
   void FinishLaunch(const std::string& exit, bool gently, bool fault);
   bool EndProcesses(bool gently);

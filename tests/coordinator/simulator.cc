@@ -157,7 +157,7 @@ bool Simulator::Finished() {
     if (job.state == FAILED && !MayHaveFailed(job)) Violation("job " + id + " failed early");
     const QueueSpec& queue = Truth(job).spec->schedule();
     if (queue.has_max_restarts() &&
-        assigned_[id].size() > queue.max_restarts() + 1 + job.preemptions) {
+        assigned_[id].size() > queue.max_restarts() + 1 + job.preemptions + gave_back_[id]) {
       Violation("job " + id + " was started more often than it allows");
     }
     ++counts_[JobState_Name(job.state)];
@@ -192,6 +192,7 @@ void Simulator::CrashCoordinator() {
   sends_.clear();
   closes_.clear();
   replies_.clear();
+  given_back_.clear();
   settle_scheduled_ = false;
   for (const auto& user : users_) {
     if (!user->id.empty() && !durable_jobs_.contains(user->id)) {
@@ -255,6 +256,9 @@ void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
     });
   }
   MutateQueue(event);
+  for (auto& [name, fleet] : state_.fleets) {
+    if (mutation_ == Mutation::kLeavingIgnored) fleet.launch.leaving = false;
+  }
   for (size_t i = 0; i < events.size(); ++i) {
     Transition transition = Apply(std::move(state_), events[i], settings, {now_, now_});
     state_ = std::move(transition.state);
@@ -262,6 +266,9 @@ void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
     CheckScheduling();
     if (const auto* report = std::get_if<LaunchReportEvent>(&events[i])) {
       CheckLeftOut(report->report.fleet(), &transition.effects.reply->directive);
+      if (transition.effects.reply->directive.leaving()) {
+        given_back_.insert(report->report.launch_id());
+      }
     }
     Collect(&transition.effects, event, i + 1 == events.size() ? answer : nullptr);
     if (mutation_ == Mutation::kNone) CheckInvariants(state_);
@@ -436,6 +443,9 @@ bool Simulator::Fits(const Job& job, uint32_t world_size, bool fewer, const Job*
 void Simulator::CheckStart(const Job& job) {
   const UserJob& user = Truth(job);
   const QueueSpec& queue = user.spec->schedule();
+  if (given_back_.contains(job.launch_id)) {
+    Violation("job " + job.id + " started on a fleet that is given back");
+  }
   const Job* before = user.after == nullptr ? nullptr : JobOf(*user.after);
   if (user.after != nullptr && (before == nullptr || !finished_.contains(before->id))) {
     Violation("job " + job.id + " started before the job that it comes after has succeeded");
@@ -517,9 +527,19 @@ void Simulator::CheckScheduling() {
         Violation("job " + id + " ended before its run time was over");
       }
     }
-    // A yielder may be at work again already.
-    const bool yielded =
-        before.stop == Stop::kPreempted && (job.state == QUEUED || job.attempt > before.attempt);
+    if (before.stop == Stop::kGivenBack && job.stop == Stop::kNone) {
+      ++counts_["given back"];
+      ++gave_back_[id];
+      if (job.state == RECOVERING && !job.attempt_open) {
+        Violation("job " + id + " counts a death because its fleet was given back");
+      }
+    }
+    // A yielder may be at work again already. A launch that is given back may end before its ranks
+    // have said what they saved.
+    const bool made_way =
+        before.stop == Stop::kPreempted ||
+        (before.stop == Stop::kGivenBack && job.reason.find("gave back") != std::string::npos);
+    const bool yielded = made_way && (job.state == QUEUED || job.attempt > before.attempt);
     const auto saved = saved_at_stop_.find({id, before.attempt});
     if (yielded && saved != saved_at_stop_.end() && job.last_checkpoint != saved->second) {
       Violation("job " + id + " made room and lost the checkpoint that it saved");
@@ -709,6 +729,12 @@ void Simulator::Obey(const Link& link, const WorkerCommand& command) {
         launch->checkpoint.Clear();
       }
       return;
+    case WorkerCommand::kShutdown:
+      if (!process.job.empty()) {
+        Violation("a rank of " + launch->id + " that works on job " + process.job +
+                  " is told to end");
+      }
+      return KillRank(launch, link->rank);
     default:
       return Violation("an unknown command");
   }
@@ -869,9 +895,13 @@ void Simulator::Supervise(FleetWorld* fleet) {
   event.report.set_launch_id(launch->id);
   const bool dead = launch->dead();
   event.report.set_state(dead ? LAUNCH_ENDED : LAUNCH_RUNNING);
+  event.report.set_give_back(!dead && fleet->gives_back);
   Call(event, [this, fleet, launch, dead, start](const Reply& reply) {
     if (!reply.status.ok() || fleet->current != launch || fleet->starting) return;
-    if (dead) return start();
+    if (dead) {
+      fleet->gives_back = false;
+      return start();
+    }
     if (!reply.directive.fenced() && !reply.directive.ending()) return;
     for (uint32_t r = 0; r < launch->ranks.size(); ++r) KillRank(launch, r);
   });
@@ -944,6 +974,7 @@ void Simulator::InjectFaults() {
   }
   for (const auto& fleet : fleets_) {
     if (Chance(0.03)) fleet->supervisor_up = !fleet->supervisor_up;
+    if (fleet->supervised && Chance(0.02)) fleet->gives_back = true;
     // Somebody starts a second mpirun under the same name.
     if (Chance(0.01)) {
       ++counts_["second launch"];

@@ -53,6 +53,8 @@ enum class Mutation {
   kYieldersJumpTheQueue,
   // What a job has saved when it made room is forgotten.
   kYieldersLoseTheirCheckpoint,
+  // Fleets that are given back get jobs like any other.
+  kLeavingIgnored,
   // Hosts are left out even if a job then has no fleet that is large enough.
   kHostsLeftOutRegardless,
 };
@@ -111,6 +113,8 @@ class Simulator {
     bool supervised = true;
     bool supervisor_up = true;
     uint32_t world_size = 2;
+    // Its present launch is to end (a batch job's time is over), and it comes again later.
+    bool gives_back = false;
     Launch* current = nullptr;
     bool starting = false;
   };
@@ -249,6 +253,10 @@ class Simulator {
   std::map<std::string, double> died_at_, begun_at_, trained_;
   std::map<std::pair<std::string, uint32_t>, std::string> saved_at_stop_;
   std::set<std::string> ran_too_long_;
+  // Launches that are given back, as far as this life of the coordinator knows.
+  std::set<std::string> given_back_;
+  // How often a job has stopped for that.
+  std::map<std::string, uint32_t> gave_back_;
 };
 
 }  // namespace swinfleet::coordinator

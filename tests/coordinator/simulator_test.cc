@@ -29,9 +29,10 @@ TEST(Simulator, EveryScheduleKeepsTheInvariants) {
   for (const auto& [what, count] : counts) printf("%s: %d\n", what.c_str(), count);
   printf("events: %llu\n", static_cast<unsigned long long>(events));
   // A simulator in which nothing happens proves nothing.
-  for (const char* what : {"death", "fence", "coordinator crash", "full disk", "rejected",
-                           "second launch", "cut off", "SUCCEEDED", "FAILED", "CANCELLED",
-                           "preemption", "fewer ranks", "run time over", "hosts left out"}) {
+  for (const char* what :
+       {"death", "fence", "coordinator crash", "full disk", "rejected", "second launch", "cut off",
+        "SUCCEEDED", "FAILED", "CANCELLED", "preemption", "fewer ranks", "run time over",
+        "hosts left out", "given back"}) {
     EXPECT_GT(counts[what], 0) << what;
   }
 }
@@ -124,6 +125,10 @@ TEST(Simulator, CatchesJobsThatMakeRoomForEquals) {
 
 TEST(Simulator, CatchesYieldersThatJumpTheQueue) {
   EXPECT_GT(SchedulesUntilCaught(Mutation::kYieldersJumpTheQueue), 0);
+}
+
+TEST(Simulator, CatchesJobsOnFleetsThatAreGivenBack) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kLeavingIgnored), 0);
 }
 
 TEST(Simulator, CatchesHostsThatAreLeftOutRegardless) {

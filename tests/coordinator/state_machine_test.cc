@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 class Machine : public ::testing::Test {
  protected:
   Effects Do(const Event& event) {
-    Transition transition = Apply(std::move(state_), event, settings_, {1e9 + now_, now_});
+    Transition transition = Apply(std::move(state_), event, settings_, {wall_ + now_, now_});
     state_ = std::move(transition.state);
     CheckInvariants(state_);
     return std::move(transition.effects);
@@ -81,6 +81,19 @@ class Machine : public ::testing::Test {
     event.report.set_state(state);
     event.report.set_exit("exit code 137");
     return Do(event);
+  }
+  Effects GiveBack(const std::string& launch) {
+    LaunchReportEvent event;
+    event.report.set_fleet(fleet_);
+    event.report.set_launch_id(launch);
+    event.report.set_state(LAUNCH_RUNNING);
+    event.report.set_give_back(true);
+    return Do(event);
+  }
+  static int Shutdowns(const Effects& effects) {
+    int count = 0;
+    for (const Send& send : effects.sends) count += send.command.has_shutdown() ? 1 : 0;
+    return count;
   }
   Effects End(uint64_t stream, const std::string& job, uint32_t attempt, AttemptOutcome outcome) {
     AttemptEndedEvent event{stream, {}};
@@ -149,7 +162,7 @@ class Machine : public ::testing::Test {
     std::vector<Host> hosts;
     for (const auto& [name, host] : state_.hosts) hosts.push_back(host);
     now_ += down;
-    state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {1e9 + now_, now_});
+    state_ = Restore(std::move(jobs), std::move(fleets), std::move(hosts), {wall_ + now_, now_});
   }
   int Cancels(const Effects& effects) const {
     int count = 0;
@@ -161,6 +174,8 @@ class Machine : public ::testing::Test {
   std::string fleet_ = "f";
   ControlState state_;
   double now_ = 100;
+  // What the clock on the wall is ahead of the uptime.
+  double wall_ = 1e9;
   uint64_t next_stream_ = 1;
   uint64_t stream_ = 0;
   Effects last_;
@@ -543,7 +558,7 @@ TEST_F(Machine, RestartOfTheCoordinatorDisturbsNothing) {
   SayHello("l1", 1, 2);
   std::vector<Job> jobs{job(id)};
   std::vector<Fleet> fleets{state_.fleets.at("f")};
-  state_ = Restore(jobs, fleets, {}, {1e9 + now_, now_});
+  state_ = Restore(jobs, fleets, {}, {wall_ + now_, now_});
   EXPECT_EQ(job(id).state, RUNNING);
   SayHello("l1", 0, 2, id, 1);
   EXPECT_EQ(Assignments(last_), 0);
@@ -757,6 +772,38 @@ TEST_F(Machine, RunTimeIsCountedOverAttemptsAndEndsTheJob) {
   EXPECT_THAT(job(id).reason, HasSubstr("20s that schedule.max_run_time allows"));
 }
 
+TEST_F(Machine, RunTimePausesAndSilenceDoNotHeedJumpsOfTheClock) {
+  QueueSpec queue;
+  queue.set_max_run_time("100s");
+  queue.set_restart_pause("10s");
+  const std::string id = Submit("r", queue);
+  stream_ = SayHello("l1", 0, 1);
+  for (const double jump : {-1e8, 2e8, -1e8}) {
+    wall_ += jump;
+    PassWith({stream_}, 10);
+    EXPECT_EQ(job(id).state, RUNNING);
+    EXPECT_FALSE(state_.fleets.at("f").launch.ranks[0].lost);
+  }
+  EXPECT_EQ(RunSeconds(job(id), now_), 30);
+  // Back while the coordinator was away: what the attempt has taken is not known any more.
+  wall_ -= 1e8;
+  RestartCoordinator(5);
+  EXPECT_EQ(RunSeconds(job(id), now_), 0);
+  stream_ = SayHello("l1", 0, 1, id, 1);
+  Report("l1", LAUNCH_ENDED);
+  wall_ += 1e9;
+  SayHello("l2", 0, 1);
+  Pass(3);
+  EXPECT_EQ(job(id).state, RECOVERING);
+  Do(AliveEvent{next_stream_ - 1});
+  Pass(3);
+  Do(AliveEvent{next_stream_ - 1});
+  Pass(3.5);
+  Do(AliveEvent{next_stream_ - 1});
+  Pass(1);
+  EXPECT_EQ(job(id).state, RUNNING);
+}
+
 TEST_F(Machine, DeathOrCancellationOfAJobThatRanTooLong) {
   QueueSpec queue;
   queue.set_max_run_time("2s");
@@ -888,6 +935,95 @@ TEST_F(Machine, ALowJobMakesRoomAndComesBackToItsPlace) {
   EXPECT_EQ(job(low).attempt, 2u);
   EXPECT_EQ(effects.sends.back().command.assignment().resume_from(), "/low/c");
   EXPECT_EQ(job(behind).state, QUEUED);
+}
+
+TEST_F(Machine, AFleetThatIsGivenBackHasItsJobSavedAndItsRanksEnd) {
+  const std::string id = Submit("/r");
+  SayHello("l1", 1, 2);
+  stream_ = SayHello("l1", 0, 2);
+  Effects effects = GiveBack("l1");
+  EXPECT_TRUE(effects.reply->directive.leaving());
+  EXPECT_EQ(Cancels(effects), 2);
+  EXPECT_EQ(Shutdowns(effects), 0);
+  EXPECT_EQ(job(id).state, STOPPING);
+  EXPECT_THAT(Reason(id), HasSubstr("its fleet f is given back; waits until its ranks have saved"));
+  EXPECT_EQ(FleetState(), "leaving");
+  // Said again: nobody is asked twice.
+  EXPECT_EQ(Cancels(GiveBack("l1")), 0);
+  ReportCheckpoint(stream_, id, 1, "/r/c", 7);
+  effects = End(stream_, id, 1, ATTEMPT_CANCELLED);
+  EXPECT_EQ(Shutdowns(effects), 2);
+  EXPECT_EQ(job(id).state, QUEUED);
+  EXPECT_EQ(job(id).deaths, 0u);
+  EXPECT_EQ(job(id).preemptions, 0u);
+  EXPECT_THAT(Reason(id), HasSubstr("gave back its fleet; goes on from /r/c; waits for its turn: "
+                                    "fleet f is given back"));
+  Report("l1", LAUNCH_ENDED);
+  SayHello("l2", 0, 1);
+  EXPECT_EQ(job(id).attempt, 2u);
+  EXPECT_EQ(last_.sends.back().command.assignment().resume_from(), "/r/c");
+}
+
+TEST_F(Machine, AnIdleFleetThatIsGivenBackEndsAtOnceAndGetsNoJob) {
+  SayHello("l1", 0, 1);
+  EXPECT_EQ(Shutdowns(GiveBack("l1")), 1);
+  const std::string id = Submit("/r");
+  Pass(1);
+  EXPECT_EQ(job(id).attempt, 0u);
+  // A rank that was not connected then is told with the next report.
+  RestartCoordinator(0);
+  SayHello("l1", 0, 1);
+  ASSERT_EQ(job(id).attempt, 1u);
+  EXPECT_EQ(Cancels(GiveBack("l1")), 1);
+}
+
+TEST_F(Machine, AnEndOfAFleetThatIsGivenBackIsNoDeath) {
+  const std::string id = Submit("/r"), other = Submit("/s");
+  SayHello("l1", 0, 1);
+  GiveBack("l1");
+  Report("l1", LAUNCH_ENDED);
+  EXPECT_EQ(job(id).state, QUEUED);
+  EXPECT_EQ(job(id).deaths, 0u);
+  EXPECT_THAT(Reason(id), HasSubstr("ended before it had stopped: its launch on fleet f ended"));
+  SayHello("l2", 0, 1);
+  EXPECT_EQ(job(id).attempt, 2u);
+  GiveBack("l2");
+  Do(CancelEvent{id});
+  EXPECT_EQ(job(id).state, CANCELLING);
+  Report("l2", LAUNCH_ENDED);
+  EXPECT_EQ(job(id).state, CANCELLED);
+}
+
+TEST_F(Machine, NobodyWaitsForAFleetThatIsGivenBack) {
+  settings_.patience = 0;
+  const std::string first = Submit("first", Priority(5)), low = Submit("low", Priority(1, true));
+  const uint64_t leaving = SayHello("l1", 0, 1);
+  fleet_ = "g";
+  const uint64_t staying = SayHello("g1", 0, 1);
+  EXPECT_EQ(job(low).fleet, "g");
+  fleet_ = "f";
+  GiveBack("l1");
+  const std::string high = Submit("high", Priority(2));
+  PassWith({leaving, staying}, 1);
+  EXPECT_EQ(job(low).state, STOPPING);
+  EXPECT_THAT(Reason(low), HasSubstr("makes room for job " + high));
+}
+
+TEST_F(Machine, SupervisorsLearnHowLongTheirFleetHasHadNoJob) {
+  const auto idle = [this] { return Report("l1", LAUNCH_RUNNING).reply->directive.idle_seconds(); };
+  idle();
+  stream_ = SayHello("l1", 0, 1);
+  PassWith({stream_}, 7);
+  EXPECT_EQ(idle(), 7);
+  const std::string id = Submit("/r");
+  PassWith({stream_}, 7);
+  EXPECT_EQ(idle(), 0);
+  End(stream_, id, 1, ATTEMPT_SUCCEEDED);
+  PassWith({stream_}, 2);
+  EXPECT_EQ(idle(), 2);
+  // What came before a restart of the coordinator does not count.
+  RestartCoordinator(1000);
+  EXPECT_EQ(idle(), 0);
 }
 
 TEST_F(Machine, AJobThatDoesNotAllowItMakesNoRoom) {
@@ -1028,7 +1164,7 @@ class Hosts : public Machine {
   }
   double Failures(const std::string& host) {
     const auto found = state_.hosts.find(host);
-    return found == state_.hosts.end() ? 0 : HostFailures(found->second, 1e9 + now_);
+    return found == state_.hosts.end() ? 0 : HostFailures(found->second, wall_ + now_);
   }
   static std::vector<std::string> LeftOut(const LaunchDirective& directive) {
     return {directive.exclude_hosts().begin(), directive.exclude_hosts().end()};
@@ -1054,6 +1190,18 @@ TEST_F(Hosts, AHostThatFailsAgainIsLeftOutForAWhile) {
   Pass(6 * 3600);
   EXPECT_TRUE(state_.hosts.empty());
   EXPECT_TRUE(last_.store_hosts.contains("a"));
+}
+
+TEST_F(Hosts, AClockThatIsPutBackKeepsNoHostOutForLonger) {
+  Submit("r", {}, 1);
+  Die("l1", "a");
+  EXPECT_EQ(LeftOut(Die("l2", "a")), std::vector<std::string>{"a"});
+  wall_ -= 1e8;
+  Pass(1);
+  EXPECT_TRUE(state_.hosts.at("a").left_out);
+  EXPECT_TRUE(last_.store_hosts.contains("a"));
+  Pass(3700);
+  EXPECT_FALSE(state_.hosts.at("a").left_out);
 }
 
 TEST_F(Hosts, WhoStopsALaunchBlamesNoHost) {

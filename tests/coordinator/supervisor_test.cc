@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -36,6 +37,7 @@ class FakeFleetService : public FleetService::Service {
     *response = directive_;
     response->set_fenced(request->launch_id() == fenced_);
     response->set_ending(request->launch_id() == ending_);
+    response->set_leaving(leaves_ && request->give_back());
     return grpc::Status::OK;
   }
   std::vector<LaunchReport> reports() const {
@@ -60,6 +62,10 @@ class FakeFleetService : public FleetService::Service {
     }
     return ids;
   }
+  bool WasGivenBack() const {
+    const std::vector<LaunchReport> all = reports();
+    return !all.empty() && all.back().give_back();
+  }
   // Ranks have left the launch.
   void Left(const std::string& launch_id) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -75,6 +81,8 @@ class FakeFleetService : public FleetService::Service {
   LaunchDirective directive_;
   std::string fenced_;
   std::string ending_;
+  // Understands that a fleet is given back.
+  bool leaves_ = false;
   int refusals_ = 0;
 };
 
@@ -154,10 +162,11 @@ class SupervisorTest : public testing::Test {
     return WaitUntil([&] { return fake_.ended().size() >= count; });
   }
   // Leaves a record as a supervisor would that was killed.
-  void LeaveRecord(const std::string& boot_id, const ProcessIdentity& leader) {
+  void LeaveRecord(const std::string& boot_id, const ProcessIdentity& leader,
+                   const std::string& host = HostName()) {
     LaunchRecord record;
     record.fleet = "f";
-    record.host = HostName();
+    record.host = host;
     record.boot_id = boot_id;
     record.launch_id = NewUuid();
     record.leader = leader;
@@ -302,6 +311,74 @@ TEST_F(SupervisorTest, TwoSignalsTogetherKillAtOnce) {
   supervisor->Signal(SIGCONT);
   EXPECT_TRUE(supervisor->Wait().has_value()) << supervisor->err();
   EXPECT_TRUE(FindLaunchProcesses(Starts()[0].launch_id).empty());
+}
+
+TEST_F(SupervisorTest, AFleetIsGivenBackBeforeItIsEnded) {
+  fake_.leaves_ = true;
+  Subprocess* supervisor = Start("trap 'touch " + path("terminated") + "' TERM; until [ -e " +
+                                 path("dismissed") + " ]; do sleep 0.02; done; exit 0");
+  ASSERT_TRUE(WaitForStarts(1));
+  ASSERT_TRUE(WaitUntil([&] { return !fake_.reports().empty(); }));
+  EXPECT_FALSE(fake_.WasGivenBack());
+  supervisor->Signal(SIGTERM);
+  ASSERT_TRUE(WaitUntil([&] { return fake_.WasGivenBack(); }));
+  std::ofstream(path("dismissed")) << "by the coordinator";
+  EXPECT_EQ(supervisor->Wait(), 0) << supervisor->err();
+  ASSERT_THAT(fake_.ended(), SizeIs(1));
+  EXPECT_EQ(fake_.ended()[0].exit(), "exit code 0");
+  EXPECT_FALSE(std::filesystem::exists(path("terminated")));
+  EXPECT_EQ(Starts().size(), 1u);
+}
+
+TEST_F(SupervisorTest, AFleetThatTakesTooLongToLeaveIsEnded) {
+  fake_.leaves_ = true;
+  Subprocess* supervisor = Start("sleep 1000", {"--save-grace", "0.3"});
+  ASSERT_TRUE(WaitForStarts(1));
+  supervisor->Signal(SIGTERM);
+  EXPECT_EQ(supervisor->Wait(), 0);
+  EXPECT_THAT(supervisor->err(), HasSubstr("the fleet does not end by itself"));
+  ASSERT_THAT(fake_.ended(), SizeIs(1));
+  EXPECT_EQ(fake_.ended()[0].exit(), "the supervisor was stopped by signal 15");
+}
+
+TEST_F(SupervisorTest, SecondSignalKillsAFleetThatLeaves) {
+  fake_.leaves_ = true;
+  Subprocess* supervisor = Start("sleep 1000", {"--save-grace", "1000"});
+  ASSERT_TRUE(WaitForStarts(1));
+  supervisor->Signal(SIGTERM);
+  ASSERT_TRUE(WaitUntil([&] { return fake_.WasGivenBack(); }));
+  supervisor->Signal(SIGTERM);
+  EXPECT_EQ(supervisor->Wait(), 0);
+  EXPECT_TRUE(FindLaunchProcesses(Starts()[0].launch_id).empty());
+}
+
+TEST_F(SupervisorTest, AFleetWithoutAJobIsGivenBackAfterAWhile) {
+  fake_.leaves_ = true;
+  fake_.directive_.set_idle_seconds(7);
+  Subprocess* patient = Start("sleep 1000", {"--max-idle", "8", "--save-grace", "0"});
+  ASSERT_TRUE(WaitUntil([&] { return fake_.reports().size() >= 2; }));
+  EXPECT_FALSE(fake_.WasGivenBack());
+  patient->Signal(SIGTERM);
+  EXPECT_EQ(patient->Wait(), 0);
+  Subprocess* supervisor =
+      Start("until [ -e " + path("dismissed") + " ]; do sleep 0.02; done", {"--max-idle", "7"});
+  ASSERT_TRUE(WaitUntil([&] { return fake_.WasGivenBack(); }));
+  std::ofstream(path("dismissed")) << "by the coordinator";
+  EXPECT_EQ(supervisor->Wait(), 0) << supervisor->err();
+}
+
+// A shared state folder, and a batch system that knows that the other host's launch is gone.
+TEST_F(SupervisorTest, ALaunchOnAnotherHostIsGoneIfSomebodySaysSo) {
+  LeaveRecord("its-boot", {1, StartTimeOf(1).value()}, "elsewhere");
+  Subprocess* refused = Start("sleep 1000");
+  EXPECT_EQ(refused->Wait(), 2);
+  EXPECT_THAT(refused->err(), HasSubstr("is of a launch on host elsewhere"));
+  EXPECT_TRUE(fake_.reports().empty());
+  Start("sleep 1000", {"--earlier-is-gone"});
+  ASSERT_TRUE(WaitForStarts(1));
+  ASSERT_THAT(fake_.ended(), SizeIs(1));
+  EXPECT_THAT(fake_.ended()[0].exit(), HasSubstr("on another host (--earlier-is-gone)"));
+  EXPECT_NE(fake_.ended()[0].launch_id(), Starts()[0].launch_id);
 }
 
 TEST_F(SupervisorTest, SecondSupervisorIsRefused) {

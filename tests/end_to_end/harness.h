@@ -54,7 +54,7 @@ class EndToEndTest : public testing::Test {
   // of `classes` they are of.
   std::string WriteData(const std::string& name, int classes = 4) const;
   std::string RunDir(const TestJob& job) const;
-  std::string Yaml(const TestJob& job) const;
+  virtual std::string Yaml(const TestJob& job) const;
   // Writes NAME.yaml and returns its path.
   std::string WriteJob(const TestJob& job) const;
 
