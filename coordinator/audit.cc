@@ -1,7 +1,5 @@
 #include "coordinator/audit.h"
 
-#include <limits>
-
 #include "proto/connection.h"
 
 namespace swinfleet::coordinator {
@@ -49,17 +47,18 @@ std::vector<AuditEntry> RefusalCounter::Add(const AuditEntry& refusal, grpc::Sta
 }
 
 std::vector<AuditEntry> RefusalCounter::Expire(double time) {
-  return TakeThose(time - kCountSeconds);
+  // A minute that begins in the future began before the clock was put back.
+  return TakeUnless([time](double since) { return since > time - kCountSeconds && since <= time; });
 }
 
 std::vector<AuditEntry> RefusalCounter::TakeAll() {
-  return TakeThose(std::numeric_limits<double>::infinity());
+  return TakeUnless([](double) { return false; });
 }
 
-std::vector<AuditEntry> RefusalCounter::TakeThose(double until) {
+std::vector<AuditEntry> RefusalCounter::TakeUnless(const std::function<bool(double)>& goes_on) {
   std::vector<AuditEntry> taken;
   for (auto kind = kinds_.begin(); kind != kinds_.end();) {
-    if (kind->second.since > until) {
+    if (goes_on(kind->second.since)) {
       ++kind;
       continue;
     }

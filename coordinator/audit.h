@@ -7,6 +7,7 @@
 #include <grpcpp/support/status.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -51,7 +52,7 @@ class RefusalCounter {
 
   // Takes one refusal; the entries that are to be written now.
   std::vector<AuditEntry> Add(const AuditEntry& refusal, grpc::StatusCode kind);
-  // The entries whose minute is over at `time`.
+  // The entries whose minute is over at `time`, or lies in the future.
   std::vector<AuditEntry> Expire(double time);
   // All that are left.
   std::vector<AuditEntry> TakeAll();
@@ -65,7 +66,8 @@ class RefusalCounter {
     AuditEntry newest;
     uint64_t count = 0;
   };
-  std::vector<AuditEntry> TakeThose(double until);
+  // The minute that began at a time goes on, or else is over.
+  std::vector<AuditEntry> TakeUnless(const std::function<bool(double since)>& goes_on);
 
   const size_t max_kinds_;
   std::map<std::string, Kind> kinds_;

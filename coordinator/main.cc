@@ -1,5 +1,6 @@
 // swinfleet-coordinator: keeps the queue of jobs and brings them to fleets of workers.
 #include <glog/logging.h>
+#include <google/protobuf/stubs/logging.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -235,9 +236,15 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   return 0;
 }
 
+// Protobuf has a line for each text that is not UTF-8: whoever sends many must not fill the log.
+void LogOfProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  LOG_EVERY_T(WARNING, 10) << "a message was refused: " << message;
+}
+
 int Main(int argc, char** argv) {
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
+  google::protobuf::SetLogHandler(&LogOfProtobuf);
   // A limit on the size of files is then an error of the write, like a full disk.
   signal(SIGXFSZ, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);

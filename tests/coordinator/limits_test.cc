@@ -110,6 +110,17 @@ TEST(RefusalCounter, TheFirstIsWrittenAtOnceAndTheRestAsANumber) {
   EXPECT_TRUE(counter.empty());
 }
 
+TEST(RefusalCounter, AClockThatIsPutBackHidesNothing) {
+  RefusalCounter counter;
+  const auto kind = grpc::StatusCode::UNAUTHENTICATED;
+  counter.Add(Refusal(1e9, "10.0.0.7:1", "/a"), kind);
+  counter.Add(Refusal(1e9, "10.0.0.7:1", "/b"), kind);
+  const std::vector<AuditEntry> due = counter.Add(Refusal(100, "10.0.0.7:1", "/c"), kind);
+  ASSERT_EQ(due.size(), 2u);
+  EXPECT_EQ(due[0].subject, "/b");
+  EXPECT_EQ(due[1].subject, "/c");
+}
+
 TEST(RefusalCounter, ManyKindsTakeNoMoreMemory) {
   RefusalCounter counter(/*max_kinds=*/2);
   size_t written = 0;

@@ -5,13 +5,16 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -245,6 +248,107 @@ TEST_F(Process, FullDiskRefusesAndLosesNothing) {
   user_->Submit("/runs/" + std::to_string(refused));
 }
 
+// The store on a real filesystem of its own, which the test fills.
+class FullDisk : public Process {
+ protected:
+  void SetUp() override {
+    disk_ = folder_.path() + "/disk";
+    std::filesystem::create_directory(disk_);
+    mounted_ = mount("swinfleet-test", disk_.c_str(), "tmpfs", 0, "size=4m") == 0;
+    if (!mounted_) GTEST_SKIP() << "needs to mount a tmpfs: " << std::strerror(errno);
+    store_name_ = "disk/store";
+    // Nobody is silent for long while the test fills the disk.
+    lost_after_ = "600";
+  }
+  void TearDown() override {
+    program_.reset();
+    if (!mounted_) return;
+    EXPECT_EQ(umount2(disk_.c_str(), MNT_DETACH), 0) << std::strerror(errno);
+  }
+  // Until nothing more fits: pieces, then bytes.
+  void Fill() const {
+    std::ofstream file(disk_ + "/ballast", std::ios::binary);
+    for (const std::string& piece : {std::string(4096, 'x'), std::string(1, 'x')}) {
+      while (file.write(piece.data(), static_cast<std::streamsize>(piece.size())).flush()) {
+      }
+      file.clear();
+    }
+  }
+  void MakeRoom() const { std::filesystem::remove(disk_ + "/ballast"); }
+  grpc::Status TrySubmit(const std::string& name, std::string* id = nullptr) {
+    SubmitJobRequest request = FakeUser::Request("/runs/" + name);
+    // Larger than what is left in the pages that SQLite has.
+    request.mutable_spec()->mutable_data()->set_path(std::string(4000, 'p'));
+    SubmitJobResponse response;
+    const grpc::Status status = user_->Submit(request, &response);
+    if (status.ok() && id != nullptr) *id = response.job_id();
+    return status;
+  }
+
+  std::string disk_;
+  bool mounted_ = false;
+};
+
+TEST_F(FullDisk, NothingThatWasAcknowledgedIsLostAndAllGoesOnWithRoom) {
+  Start();
+  const std::string running = user_->Submit("/running"), waiting = user_->Submit("/waiting");
+  FakeRank rank(address(), "f", "l1", 0, 1);
+  rank.Connect();
+  ASSERT_TRUE(rank.Await(WorkerCommand::kAssignment).has_assignment());
+  Fill();
+  std::vector<std::string> acknowledged{running, waiting};
+  grpc::Status status;
+  for (int i = 0; i < 2000 && status.ok(); ++i) {
+    std::string id;
+    status = TrySubmit("n" + std::to_string(i), &id);
+    if (status.ok()) acknowledged.push_back(id);
+  }
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("the job was not accepted"));
+  EXPECT_THAT(status.error_message(), HasSubstr("the disk or quota is full, make room on it"));
+
+  // Users are answered, a cancellation with what keeps it from being one; the rank is heard.
+  const grpc::Status cancelled = user_->Cancel(waiting);
+  EXPECT_EQ(cancelled.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(cancelled.error_message(), HasSubstr("make room"));
+  rank.Beat(running, 1, 7);
+  user_->Await(running, [](const JobStatus& job) {
+    return job.ranks_size() == 1 && job.ranks(0).step() == 7;
+  });
+  // What it has to say for good is kept for it, and acknowledged only when it is durable.
+  rank.End(running, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_FALSE(rank.Await(WorkerCommand::kEndAcknowledged, 2).has_end_acknowledged());
+  MakeRoom();
+  EXPECT_TRUE(rank.Await(WorkerCommand::kEndAcknowledged).has_end_acknowledged());
+  std::string again;
+  ASSERT_TRUE(TrySubmit("again", &again).ok());
+  acknowledged.push_back(again);
+
+  program_->Kill(SIGKILL);
+  Start();
+  JobStatus job;
+  for (const std::string& id : acknowledged) EXPECT_TRUE(user_->TryGet(id, &job).ok()) << id;
+  EXPECT_EQ(user_->Get(running).state(), SUCCEEDED);
+  // The audit log has all of it, also what was refused for want of room.
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "audit", "--last", "1000"}), 0);
+  for (const std::string& id : acknowledged) EXPECT_THAT(Errors(), HasSubstr("submit " + id));
+  EXPECT_THAT(Errors(), ContainsRegex("submit /runs/n[0-9]+: the job was not accepted"));
+}
+
+TEST_F(FullDisk, ACoordinatorThatStartsOnItSaysSoOrServes) {
+  Start();
+  const std::string id = user_->Submit("/r");
+  program_->Kill(SIGKILL);
+  Fill();
+  std::filesystem::remove(errors());
+  EXPECT_EQ(Run({"--store", store(), "--listen", "127.0.0.1:0"}), 3);
+  EXPECT_THAT(Errors(), HasSubstr("make room"));
+  MakeRoom();
+  Start();
+  EXPECT_EQ(user_->Get(id).state(), QUEUED);
+}
+
 TEST_F(Process, ACoordinatorOnABackupGoesOn) {
   // Nobody is silent for long.
   lost_after_ = "600";
@@ -465,6 +569,21 @@ TEST_F(Process, TheAuditLogSurvivesKill9) {
   std::filesystem::remove(errors());
   EXPECT_EQ(Run({"--store", store(), "audit"}), 0);
   EXPECT_THAT(Errors(), HasSubstr("submit " + id + ": ok"));
+}
+
+TEST_F(Process, TextsThatAreNotUtf8DoNotFillTheLog) {
+  Start();
+  SubmitJobRequest request = FakeUser::Request("/r");
+  request.set_user("\xff");
+  SubmitJobResponse response;
+  for (int i = 0; i < 50; ++i) EXPECT_FALSE(user_->Submit(request, &response).ok());
+  user_->Submit("/r");
+  const std::string log = Errors();
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("UTF-8", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_GE(lines, 1u);
+  // Each has "UTF-8" once; a slow machine may take longer than ten seconds.
+  EXPECT_LT(lines, 10u);
 }
 
 TEST_F(Process, ACheckOverTheTimeLimitRefusesTheJob) {
