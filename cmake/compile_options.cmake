@@ -11,10 +11,18 @@ if(SWINFLEET_WERROR)
   target_compile_options(swinfleet_options INTERFACE -Werror)
 endif()
 if(SWINFLEET_SANITIZE)
+  target_compile_options(swinfleet_options INTERFACE -fsanitize=address,undefined
+                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   # What sanitizers add to the code makes GCC take standard containers for uninitialised (its manual
   # says so of -Wmaybe-uninitialized); the release build keeps that warning.
-  target_compile_options(swinfleet_options INTERFACE -fsanitize=address,undefined
-                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-                         -Wno-maybe-uninitialized)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(swinfleet_options INTERFACE -Wno-maybe-uninitialized)
+  endif()
   target_link_options(swinfleet_options INTERFACE -fsanitize=address,undefined)
+endif()
+if(SWINFLEET_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "SWINFLEET_FUZZ needs Clang, since libFuzzer is part of it: use the preset fuzz")
+  endif()
+  target_compile_options(swinfleet_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()

@@ -44,10 +44,10 @@ constexpr size_t kMaxMessages = 100;
 // ---------------------------------------------------------------------------------------------
 // Text
 
-// A piece of the file for a message: shortened, and without characters that a terminal obeys.
-std::string Quoted(const std::string& text) {
+// Text for a message: shortened, and without characters that a terminal obeys.
+std::string Escaped(const std::string& text) {
   constexpr size_t kShown = 60;
-  std::string out = "\"";
+  std::string out;
   size_t position = 0;
   while (position < text.size() && position < kShown) {
     const size_t start = position;
@@ -62,8 +62,11 @@ std::string Quoted(const std::string& text) {
     }
   }
   if (position < text.size()) out += "...";
-  return out + "\"";
+  return out;
 }
+
+// A piece of the file.
+std::string Quoted(const std::string& text) { return '"' + Escaped(text) + '"'; }
 
 // ---------------------------------------------------------------------------------------------
 // From text to a tree of nodes
@@ -663,7 +666,8 @@ JobFileErrors ParseJobYaml(const std::string& text, const std::string& file_name
     mapper.Report(fault.line, fault.what);
     return errors;
   } catch (const YAML::Exception& error) {
-    mapper.Report(error.mark.line + 1, "not YAML: " + error.msg);
+    // It ends in the character that is wrong, whatever that is, or in half of it.
+    mapper.Report(error.mark.line + 1, "not YAML: " + Escaped(error.msg));
     return errors;
   }
   JobSpec parsed;

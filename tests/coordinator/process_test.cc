@@ -333,7 +333,7 @@ TEST_F(FullDisk, NothingThatWasAcknowledgedIsLostAndAllGoesOnWithRoom) {
   std::filesystem::remove(errors());
   EXPECT_EQ(Run({"--store", store(), "audit", "--last", "1000"}), 0);
   for (const std::string& id : acknowledged) EXPECT_THAT(Errors(), HasSubstr("submit " + id));
-  EXPECT_THAT(Errors(), ContainsRegex("submit /runs/n[0-9]+: the job was not accepted"));
+  EXPECT_THAT(Errors(), ContainsRegex("submit j[0-9]+-[0-9a-f]+: the job was not accepted"));
 }
 
 TEST_F(FullDisk, ACoordinatorThatStartsOnItSaysSoOrServes) {
