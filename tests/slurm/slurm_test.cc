@@ -175,7 +175,7 @@ TEST_F(SlurmTest, AFleetIsPutBackBeforeItsTimeIsOverAndItsJobGoesOn) {
   StartCoordinator();
   const std::string batch = Batch({});
   TestJob job;
-  job.epochs = 6;
+  job.epochs = 3;
   const std::string id = Submit(job);
   ASSERT_TRUE(WaitForStep(job, 1, 25)) << Status(id).dump(1) << BatchOutput();
   // Stopped until Slurm's signal comes, however fast this machine is. Nobody minds: they are
@@ -215,7 +215,7 @@ TEST_F(SlurmTest, AFleetIsPutBackBeforeItsTimeIsOverAndItsJobGoesOn) {
 
 TEST_F(SlurmTest, AJobWithoutACoordinatorIsPutBackAndGoesOn) {
   TestJob job;
-  job.epochs = 6;
+  job.epochs = 3;
   const std::string batch = Batch({WriteJob(job)});
   ASSERT_TRUE(WaitForStep(job, 1, 25)) << BatchOutput();
   ASSERT_EQ(Start({"scancel", "--batch", "--signal=USR1", batch}).Wait(), 0);
