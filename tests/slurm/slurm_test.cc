@@ -181,7 +181,8 @@ TEST_F(SlurmTest, AFleetIsPutBackBeforeItsTimeIsOverAndItsJobGoesOn) {
   // Stopped until Slurm's signal comes, however fast this machine is. Nobody minds: they are
   // stopped together.
   std::vector<pid_t> ranks;
-  for (const json& rank : Status(id).at("ranks")) ranks.push_back(rank.at("pid").get<pid_t>());
+  const json training = Status(id);
+  for (const json& rank : training.at("ranks")) ranks.push_back(rank.at("pid").get<pid_t>());
   ASSERT_EQ(ranks.size(), 2u);
   for (const pid_t pid : ranks) kill(pid, SIGSTOP);
   // Less than two minutes, and it wants to know 110 s before: Slurm tells it when it looks next,
