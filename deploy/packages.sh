@@ -3,8 +3,11 @@
 swinfleet_build_packages="g++ cmake ninja-build ccache pkg-config libdnnl-dev libhwy-dev
   libgoogle-glog-dev libyaml-cpp-dev libcli11-dev libopenmpi-dev openmpi-bin libgrpc++-dev
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libsqlite3-dev libssl-dev openssl
-  libxxhash-dev nlohmann-json3-dev zlib1g-dev libvips-dev liburing-dev libgtest-dev libgmock-dev
-  libbenchmark-dev dataset-fashion-mnist python3 iproute2"
+  libmicrohttpd-dev libgnutls28-dev prometheus-cpp-dev libxxhash-dev nlohmann-json3-dev zlib1g-dev
+  libvips-dev liburing-dev libgtest-dev libgmock-dev libbenchmark-dev dataset-fashion-mnist python3
+  iproute2"
+# What the coordinator is tested with: the Prometheus server and promtool.
+swinfleet_test_packages="prometheus"
 # Where the CUDA toolkit is, the tests run kernels on fibers.
 swinfleet_cuda_test_packages="libboost-context-dev"
 
