@@ -58,6 +58,7 @@ TEST(ConfigFromProto, UnsetFieldsKeepTheDefaults) {
   EXPECT_EQ(config.parallel.zero_stage, defaults.parallel.zero_stage);
   EXPECT_EQ(config.checkpoint.keep_last, defaults.checkpoint.keep_last);
   EXPECT_TRUE(config.checkpoint.asynchronous);
+  EXPECT_TRUE(config.metrics.tensorboard);
   EXPECT_EQ(config.init_from, "");
 }
 
@@ -112,6 +113,7 @@ train:
   max_nonfinite_steps: 6
 parallel: {ranks: 2, zero_stage: 0, threads_per_rank: 3}
 checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous: false}
+metrics: {tensorboard: false}
 )");
   JobConfig config;
   ASSERT_THAT(ConfigFromProto(spec, 2, &config), IsEmpty());
@@ -172,6 +174,7 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_EQ(config.checkpoint.keep_last, 2);
   EXPECT_EQ(config.checkpoint.keep_every_steps, 100);
   EXPECT_FALSE(config.checkpoint.asynchronous);
+  EXPECT_FALSE(config.metrics.tensorboard);
 }
 
 TEST(ConfigFromProto, EachFormatHasItsUsualSplitForEvaluation) {
