@@ -51,8 +51,7 @@ TEST_F(PageTest, ShowsJobsFleetsAndOneJob) {
   job_.run_dir = Path("run");
   job_.epochs = 2000;
   job_id_ = Submit(job_);
-  ASSERT_TRUE(WaitUntil([&] { return Status(job_id_).at("progress").at("step") != "0"; }));
-  ASSERT_TRUE(WaitUntil([&] { return Status(job_id_).at("last_checkpoint") != ""; }));
+  ASSERT_TRUE(WaitUntil([&] { return Status(job_id_).value("last_checkpoint", "") != ""; }));
   EXPECT_THAT(Document("#jobs"),
               AllOf(HasSubstr("href=\"#job/" + job_id_ + "\""), HasSubstr(">running</span>"),
                     // What somebody wrote is text.

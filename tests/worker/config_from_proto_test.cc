@@ -293,7 +293,7 @@ memory: {checkpointing: [none, selective]}
 
 // The tests above have to be extended with every field of the schema.
 TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
-  EXPECT_EQ(JobSpec::descriptor()->field_count(), 10);
+  EXPECT_EQ(JobSpec::descriptor()->field_count(), 11);
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
@@ -304,6 +304,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
   EXPECT_EQ(MixSpec::descriptor()->field_count(), 6);
+  EXPECT_EQ(MetricsSpec::descriptor()->field_count(), 1);
 }
 
 TEST(ConfigFromProto, AQueueThatCannotWorkIsAProblemOfTheJob) {
