@@ -211,7 +211,7 @@ function figures(job) {
       ['Waits for communication', percent(progress.exposed_communication)],
       ['Waits for pictures', percent(progress.input_wait)],
       ['Memory of a rank', bytes(Number(progress.peak_memory_rank_bytes))]);
-    if (progress.top1 !== undefined) out.push(['Accuracy', percent(progress.top1)]);
+    if (progress.top1 !== undefined && Number(progress.evaluated_step)) out.push(['Accuracy', percent(progress.top1)]);
     if (Number(progress.skipped_steps)) out.push(['Skipped steps', progress.skipped_steps]);
     if (!isOver(job) && progress.eta_seconds > 0) out.push(['Left', duration(progress.eta_seconds)]);
   }
@@ -239,7 +239,9 @@ function drawJob(job, history) {
   $('job-figures').replaceChildren(...figures(job).map(
     ([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, String(value)))));
   $('cancel').hidden = isOver(job) || job.state === 'CANCELLING';
-  const points = history.points.map((p) => ({...p, step: Number(p.step)}));
+  // An attempt reports once before its first step, of which there is no speed yet.
+  const points = history.points.map((p) => ({...p, step: Number(p.step)}))
+    .filter((p) => p.step > 0 && p.images_per_second > 0);
   drawChart($('chart-loss'), points, (p) => p.loss);
   drawChart($('chart-rate'), points, (p) => p.images_per_second);
   $('ranks').replaceChildren(job.ranks.length ? makeRanks(job.ranks) :
