@@ -53,15 +53,31 @@ inline constexpr int64_t kRows0 = kBatch * 64 * 64, kRows2 = kBatch * 16 * 16;
 inline const Site kLayers[] = {
     {.name = "stage0/qkv", .rows = kRows0, .inputs = 96, .outputs = 288},
     {.name = "stage0/proj", .rows = kRows0, .inputs = 96, .outputs = 96},
-    {.name = "stage0/fc1", .rows = ChunkRows(384), .inputs = 96, .outputs = 384, .warm = true},
-    {.name = "stage0/fc2", .rows = ChunkRows(384), .inputs = 384, .outputs = 96, .warm = true},
+    {.name = "stage0/fc1",
+     .rows = ChunkRows(384, DType::kF32),
+     .inputs = 96,
+     .outputs = 384,
+     .warm = true},
+    {.name = "stage0/fc2",
+     .rows = ChunkRows(384, DType::kF32),
+     .inputs = 384,
+     .outputs = 96,
+     .warm = true},
     {.name = "stage2/qkv", .rows = kRows2, .inputs = 384, .outputs = 1152},
     {.name = "stage2/proj", .rows = kRows2, .inputs = 384, .outputs = 384},
-    {.name = "stage2/fc1", .rows = ChunkRows(1536), .inputs = 384, .outputs = 1536, .warm = true},
-    {.name = "stage2/fc2", .rows = ChunkRows(1536), .inputs = 1536, .outputs = 384, .warm = true}};
+    {.name = "stage2/fc1",
+     .rows = ChunkRows(1536, DType::kF32),
+     .inputs = 384,
+     .outputs = 1536,
+     .warm = true},
+    {.name = "stage2/fc2",
+     .rows = ChunkRows(1536, DType::kF32),
+     .inputs = 1536,
+     .outputs = 384,
+     .warm = true}};
 inline const Site kChunks[] = {
-    {.name = "stage0", .rows = ChunkRows(384), .inputs = 384, .warm = true},
-    {.name = "stage2", .rows = ChunkRows(1536), .inputs = 1536, .warm = true}};
+    {.name = "stage0", .rows = ChunkRows(384, DType::kF32), .inputs = 384, .warm = true},
+    {.name = "stage2", .rows = ChunkRows(1536, DType::kF32), .inputs = 1536, .warm = true}};
 
 // Hands out the tensors of a call from memory that the caller has, filled; without memory only
 // their shapes, at addresses that must not be used.

@@ -23,6 +23,7 @@
 namespace swinfleet {
 
 struct OpTable;
+class PackedWeights;
 class Profile;
 
 // Counts of one run on the dry-run device.
@@ -44,6 +45,9 @@ struct Context {
   Arena* workspace = nullptr;
   // Threads of the CPU backend.
   int threads = 1;
+  // Weights of linear layers that don't change any more, for the CPU backend
+  // (kernels/packed_weights.h); null in training.
+  PackedWeights* packed_weights = nullptr;
   // The CUDA backend's stream (a cudaStream_t): operations are put on it and return.
   void* stream = nullptr;
   // Only used on the dry-run device.
@@ -71,10 +75,10 @@ struct LinearBackwardInputArgs {
 
 // dweight += dy^T x, or dweight = dy^T x; dbias += column sums of dy.
 struct LinearBackwardWeightArgs {
-  TensorView dy;       // (M, N)
-  TensorView x;        // (M, K)
-  TensorView dweight;  // (N, K)
-  TensorView dbias;    // (N) or absent
+  TensorView dy;           // (M, N)
+  TensorView x;            // (M, K)
+  TensorView dweight;      // (N, K)
+  TensorView dbias;        // (N) or absent
   bool accumulate = true;  // of dweight
 };
 
@@ -477,7 +481,7 @@ struct FillArgs {
 // of the global gradient norm.
 inline constexpr int64_t kNormChunk = 4096;
 struct SumOfSquaresArgs {
-  TensorView x;            // (n)
+  TensorView x;  // (n)
   // (ceil(n / 4096)), host memory; there when the operation returns, whatever the device.
   double* sums = nullptr;
 };

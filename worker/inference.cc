@@ -1,5 +1,6 @@
 #include "worker/inference.h"
 
+#include <glog/logging.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <utility>
@@ -119,6 +120,7 @@ InferenceParameters::InferenceParameters(const ParameterTable& table, DType dtyp
   for (const Unit& unit : table.units()) {
     units_.push_back(arena->Allocate({unit.padded_size}, dtype));
   }
+  packed_.emplace(units_, arena);
 }
 
 void InferenceParameters::Load(const WeightsFile& weights) {
@@ -285,6 +287,17 @@ void Inference::ChooseArithmetic(const InferenceOptions& options) {
 
 // As for a job: the code that will run is run dry, then memory is reserved once.
 void Inference::Reserve() {
+  try {
+    Reserve(/*packed=*/true);
+  } catch (const Error& error) {
+    LOG(WARNING)
+        << "no room for copies of the weights that make products faster; going on without them: "
+        << error.what();
+    Reserve(/*packed=*/false);
+  }
+}
+
+void Inference::Reserve(bool packed) {
   MemoryClasses planned = MemoryClasses::DryRun();
   WorkCount work;
   Context dry = {.ops = &DryRunOps(),
@@ -293,6 +306,7 @@ void Inference::Reserve() {
                  .count = &work};
   const DType dtype = config_.train.dtype;
   InferenceParameters counted(model_->parameters(), dtype, &planned.parameters);
+  if (packed) dry.packed_weights = counted.packed();
   Batch batch;
   batch.pictures = config_.train.eval_batch;
   EvaluateBatch(config_, batch, model_.get(), &counted, &planned, &dry);
@@ -302,6 +316,7 @@ void Inference::Reserve() {
               .threads = config_.parallel.threads_per_rank,
               .count = nullptr};
   parameters_.emplace(model_->parameters(), dtype, &memory_->parameters);
+  if (packed) context_.packed_weights = parameters_->packed();
 }
 
 Evaluation Inference::Evaluate(const DataConfig& data, const Dataset& dataset) {

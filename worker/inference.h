@@ -17,6 +17,7 @@
 #include "core/memory/memory_classes.h"
 #include "core/nn/model.h"
 #include "kernels/error.h"
+#include "kernels/packed_weights.h"
 #include "worker/evaluate.h"
 #include "worker/program.h"
 
@@ -55,11 +56,15 @@ extern const char kModelHelp[];
 // Adds the options to a program's.
 void AddInferenceOptions(CLI::App* app, InferenceOptions* options);
 
-// Parameters without gradients, of any dtype.
+// Parameters without gradients, of any dtype, and the copies of weights that products read fastest.
 class InferenceParameters : public ParameterAccess {
  public:
-  // Takes the memory from `arena`, which outlives the object as `table` does.
+  // Takes the memory from `arena`, for the copies too, which outlives the object as `table` does.
   InferenceParameters(const ParameterTable& table, DType dtype, Arena* arena);
+
+  // What a Context needs to use the copies, which are made in the first forward pass: after that
+  // weights are loaded no more.
+  PackedWeights* packed() { return &*packed_; }
 
   // Reads and rounds all weights. Throws Error when one can't be read or is beyond the dtype.
   void Load(const WeightsFile& weights);
@@ -75,6 +80,7 @@ class InferenceParameters : public ParameterAccess {
  private:
   const ParameterTable& table_;
   std::vector<TensorView> units_;
+  std::optional<PackedWeights> packed_;
 };
 
 class Inference {
@@ -109,7 +115,9 @@ class Inference {
   void ChooseSizes(const InferenceOptions& options);
   void ChoosePreparation(const InferenceOptions& options);
   void ChooseArithmetic(const InferenceOptions& options);
+  // With copies of the weights where there is room for them.
   void Reserve();
+  void Reserve(bool packed);
 
   JobConfig config_;
   ImportReport report_;

@@ -5,13 +5,16 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/tensor.h"
+
 namespace swinfleet {
 
-// Rows of a temporary of `width` floats that are worked on at once: about 2 MiB of it, which the
-// second-level caches of a few cores hold together with what the row needs beside it.
-inline int64_t ChunkRows(int64_t width) {
-  constexpr int64_t kFloats = 512 * 1024;
-  return std::clamp<int64_t>(kFloats / width, 256, 4096);
+// Rows of a temporary of `width` elements that are worked on at once: about 2 MiB of floats, which
+// the second-level caches of a few cores hold together with what the row needs beside it. Of 16
+// bits twice that: the products of a chunk take half the time, what they do once a chunk does not.
+inline int64_t ChunkRows(int64_t width, DType dtype) {
+  const int64_t elements = (dtype == DType::kF32 ? 512 : 2048) * int64_t{1024};
+  return std::clamp<int64_t>(elements / width, 256, 4096);
 }
 
 // Calls body(first_row, rows) over `total` rows, about `chunk` at a time: chunks of one size, whole

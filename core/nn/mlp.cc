@@ -22,7 +22,7 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
   const int64_t rows = x.shape[0];
   hidden_values_ = {};
   if (keep && !recompute_) hidden_values_ = activations.Allocate({rows, hidden_}, x.dtype);
-  ForEachChunk(rows, ChunkRows(hidden_), [&](int64_t row, int64_t count) {
+  ForEachChunk(rows, ChunkRows(hidden_, x.dtype), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView activated = context.workspace->Allocate({count, hidden_}, x.dtype);
     const TensorView hidden = hidden_values_.empty()
@@ -39,7 +39,7 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
 void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dy, const TensorView& dx, bool accumulate, Context& context) {
   const ProfileScope profile(context, name_);
-  ForEachChunk(x.shape[0], ChunkRows(hidden_), [&](int64_t row, int64_t count) {
+  ForEachChunk(x.shape[0], ChunkRows(hidden_, x.dtype), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);
     const TensorView inputs = x.Rows(row, count), dout = dy.Rows(row, count);

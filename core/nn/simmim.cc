@@ -58,7 +58,7 @@ void SimMim::Forward(const ModelInput& input, const TensorView& output,
 
 template <typename Body>
 void SimMim::ForEachPixelChunk(DType dtype, Context& context, const Body& body) const {
-  ForEachChunk(x_.shape[0], ChunkRows(values_), [&](int64_t row, int64_t count) {
+  ForEachChunk(x_.shape[0], ChunkRows(values_, x_.dtype), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     body(row, count, context.workspace->Allocate({count, values_}, dtype));
   });

@@ -160,23 +160,25 @@ TensorView WindowAttention::QkvBias(const AcquiredUnit& unit, DType dtype, Conte
   return bias.Reshape({3 * config_.channels});
 }
 
-TensorView WindowAttention::PositionBias(const AcquiredUnit& unit, Context& context) const {
+TensorView WindowAttention::PositionTable(const AcquiredUnit& unit, Arena* arena,
+                                          Context& context) const {
   if (index_ == nullptr) return {};
+  if (table_bias_ >= 0) return unit[table_bias_];
+  const TensorView table = arena->Allocate({table_size_, config_.heads});
+  context.ops->position_table_forward({.coords = Coordinates(),
+                                       .w1 = unit[cpb_w1_],
+                                       .b1 = unit[cpb_b1_],
+                                       .w2 = unit[cpb_w2_],
+                                       .table = table},
+                                      context);
+  return table;
+}
+
+TensorView WindowAttention::PositionBias(const TensorView& table, Context& context) const {
+  if (table.empty()) return {};
   const TensorView index = Index();
-  const int64_t heads = config_.heads;
   const TensorView bias =
-      context.workspace->Allocate({index.shape[0], heads, index.shape[1], index.shape[2]});
-  ArenaScope scope(context.workspace);
-  TensorView table = unit[table_bias_];
-  if (table.empty()) {
-    table = context.workspace->Allocate({table_size_, heads});
-    context.ops->position_table_forward({.coords = Coordinates(),
-                                         .w1 = unit[cpb_w1_],
-                                         .b1 = unit[cpb_b1_],
-                                         .w2 = unit[cpb_w2_],
-                                         .table = table},
-                                        context);
-  }
+      context.workspace->Allocate({index.shape[0], config_.heads, index.shape[1], index.shape[2]});
   context.ops->bias_gather({.table = table, .index = index, .mask = {}, .bias = bias}, context);
   return bias;
 }
@@ -250,7 +252,7 @@ void WindowAttention::Forward(const AcquiredUnit& unit, const TensorView& x, con
   const int64_t rows = x.shape[0], c = config_.channels;
   ArenaScope scope(context.workspace);
   if (Grouped()) {
-    const TensorView bias = PositionBias(unit, context);
+    const TensorView bias = PositionBias(PositionTable(unit, context.workspace, context), context);
     ForEachGroup(rows, [&](const Group& group) { GroupForward(unit, group, bias, x, y, context); });
     return;
   }
@@ -258,6 +260,7 @@ void WindowAttention::Forward(const AcquiredUnit& unit, const TensorView& x, con
   qkv_ = kept.Allocate({rows, 3 * c}, x.dtype);
   lse_ = kept.Allocate(Everything(rows).ShapeOf(config_.heads));
   attention_ = (config_.recompute ? *context.workspace : kept).Allocate({rows, c}, x.dtype);
+  table_ = PositionTable(unit, &kept, context);
   {
     ArenaScope inner(context.workspace);
     const TensorView qkv_bias = QkvBias(unit, x.dtype, context);
@@ -265,7 +268,7 @@ void WindowAttention::Forward(const AcquiredUnit& unit, const TensorView& x, con
   }
   {
     ArenaScope inner(context.workspace);
-    const TensorView bias = PositionBias(unit, context);
+    const TensorView bias = PositionBias(table_, context);
     Attend(unit, Everything(rows), qkv_, bias, attention_, lse_, context);
   }
   context.ops->linear_forward({attention_, unit[proj_weight_], unit[proj_bias_], y}, context);
@@ -317,7 +320,7 @@ void WindowAttention::Backward(const AcquiredUnit& unit, const TensorView& gradi
     return dbias;
   };
   if (Grouped()) {
-    const TensorView bias = PositionBias(unit, context);
+    const TensorView bias = PositionBias(PositionTable(unit, context.workspace, context), context);
     const TensorView dbias = make_dbias(bias);
     if (!accumulate) context.ops->fill({dx, 0}, context);
     ForEachGroup(rows, [&](const Group& group) {
@@ -328,7 +331,8 @@ void WindowAttention::Backward(const AcquiredUnit& unit, const TensorView& gradi
   }
   {
     ArenaScope inner(context.workspace);
-    const TensorView bias = PositionBias(unit, context);
+    // A table that is a parameter may lie elsewhere since it was acquired anew.
+    const TensorView bias = PositionBias(table_bias_ >= 0 ? unit[table_bias_] : table_, context);
     const TensorView dbias = make_dbias(bias);
     TensorView attention = attention_;
     if (config_.recompute) {

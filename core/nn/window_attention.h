@@ -92,9 +92,12 @@ class WindowAttention {
 
   // The bias of q, k and v together, (3 C), in the workspace where it has to be put together.
   TensorView QkvBias(const AcquiredUnit& unit, DType dtype, Context& context) const;
+  // The biases of all relative positions, (T, heads): the parameter, or float32 in `arena`; absent
+  // without a position bias.
+  TensorView PositionTable(const AcquiredUnit& unit, Arena* arena, Context& context) const;
   // The position bias, f32 (1, heads, N, N), of packed windows (groups, heads, size, size), in the
-  // workspace; absent without one.
-  TensorView PositionBias(const AcquiredUnit& unit, Context& context) const;
+  // workspace; absent without a table.
+  TensorView PositionBias(const TensorView& table, Context& context) const;
   void PositionBiasBackward(const AcquiredUnit& unit, const TensorView& gradient,
                             const TensorView& dbias, Context& context) const;
   // Tokens (M, C) at their places in the packed windows, in the workspace; zeros at those left
@@ -137,6 +140,7 @@ class WindowAttention {
   TensorView qkv_;        // (M, 3 C)
   TensorView attention_;  // (M, C), before the projection; absent when computed again
   TensorView lse_;        // f32 (M, heads), of packed windows (B * places, heads)
+  TensorView table_;      // (T, heads), as PositionTable has it
 };
 
 }  // namespace swinfleet

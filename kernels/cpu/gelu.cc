@@ -24,17 +24,21 @@ namespace swinfleet::cpu {
 // A function of [0, kGeluEnd] in pieces: piece i is centred on i / kGeluPiecesPerUnit, and a
 // polynomial of where a number lies in it, [-1/2, 1/2].
 inline constexpr int kGeluPieces = 32;
+// An absolute error of 6e-8, and of 3e-7 for what is rounded to 16 bits.
 inline constexpr int kGeluDegree = 4;
+inline constexpr int kGeluDegreeOf16Bits = 3;
 inline constexpr double kGeluEnd = 6;
 inline constexpr double kGeluPiecesPerUnit = (kGeluPieces - 1) / kGeluEnd;
 struct GeluTable {
-  // Those of the same power of all pieces side by side, the constants first.
+  // Those of the same power of all pieces side by side, the constants first; zeros beyond the
+  // degree.
   float coefficients[kGeluDegree + 1][kGeluPieces];
 };
 
-// Of the tail Phi(-x) of the normal distribution, and of GELU's slope at -x.
-const GeluTable& GeluTailTable();
-const GeluTable& GeluSlopeTable();
+// Of the tail Phi(-x) of the normal distribution, and of GELU's slope at -x, with polynomials of
+// one of the degrees.
+const GeluTable& GeluTailTable(int degree);
+const GeluTable& GeluSlopeTable(int degree);
 
 }  // namespace swinfleet::cpu
 #endif
@@ -46,11 +50,12 @@ namespace swinfleet::cpu::HWY_NAMESPACE {
 
 // Two registers hold a coefficient of all pieces, which an instruction then looks up: less work
 // than an exponential.
+template <int kDegree>
 class GeluPolynomial {
  public:
   HWY_INLINE explicit GeluPolynomial(const GeluTable& table) {
 #pragma GCC unroll 8
-    for (int k = 0; k <= kGeluDegree; ++k) {
+    for (int k = 0; k <= kDegree; ++k) {
       low_[k] = LoadWhole(table.coefficients[k]);
       high_[k] = LoadWhole(table.coefficients[k] + kGeluPieces / 2);
     }
@@ -61,14 +66,14 @@ class GeluPolynomial {
     const auto coefficient = [&](int k) {
       return V{_mm512_permutex2var_ps(low_[k].raw, index, high_[k].raw)};
     };
-    V value = coefficient(kGeluDegree);
+    V value = coefficient(kDegree);
 #pragma GCC unroll 8
-    for (int k = kGeluDegree - 1; k >= 0; --k) value = hn::MulAdd(value, within, coefficient(k));
+    for (int k = kDegree - 1; k >= 0; --k) value = hn::MulAdd(value, within, coefficient(k));
     return value;
   }
 
  private:
-  V low_[kGeluDegree + 1], high_[kGeluDegree + 1];
+  V low_[kDegree + 1], high_[kDegree + 1];
 };
 
 // Where |x| lies in the tables.
@@ -88,11 +93,15 @@ struct GeluPlace {
   V within;
 };
 
-// x Phi(x) is the larger of x and 0, less |x| Phi(-|x|), so that nothing cancels: an absolute error
-// of 6e-8, and for small x a relative one.
+template <typename T>
+inline constexpr int kDegreeOf = sizeof(T) == 2 ? kGeluDegreeOf16Bits : kGeluDegree;
+
+// x Phi(x) is the larger of x and 0, less |x| Phi(-|x|), so that nothing cancels: the polynomials'
+// absolute error, and for small x a relative one. T is what values are rounded to.
+template <typename T>
 class Gelu {
  public:
-  HWY_INLINE Gelu() : tail_(GeluTailTable()) {}
+  HWY_INLINE Gelu() : tail_(GeluTailTable(kDegreeOf<T>)) {}
   HWY_INLINE V Value(V x) const { return Value(x, GeluPlace(x)); }
   HWY_INLINE V Value(V x, const GeluPlace& place) const {
     const V positive = hn::Max(hn::Zero(D()), x);
@@ -100,12 +109,13 @@ class Gelu {
   }
 
  private:
-  GeluPolynomial tail_;
+  GeluPolynomial<kDegreeOf<T>> tail_;
 };
 
+template <typename T>
 class GeluWithSlope {
  public:
-  HWY_INLINE GeluWithSlope() : slope_(GeluSlopeTable()) {}
+  HWY_INLINE GeluWithSlope() : slope_(GeluSlopeTable(kDegreeOf<T>)) {}
   HWY_INLINE void operator()(V x, V* value, V* slope) const {
     const GeluPlace place(x);
     const V mirrored = slope_(place.piece, place.within);
@@ -115,8 +125,8 @@ class GeluWithSlope {
   }
 
  private:
-  Gelu gelu_;
-  GeluPolynomial slope_;
+  Gelu<T> gelu_;
+  GeluPolynomial<kDegreeOf<T>> slope_;
 };
 
 #else
@@ -155,10 +165,12 @@ HWY_INLINE GeluParts Parts(V x) {
   return {phi, hn::Mul(exponential, hn::Set(d, 0.39894228f))};
 }
 
+template <typename T>
 struct Gelu {
   HWY_INLINE V Value(V x) const { return hn::Mul(x, Parts(x).phi); }
 };
 
+template <typename T>
 struct GeluWithSlope {
   HWY_INLINE void operator()(V x, V* value, V* slope) const {
     const GeluParts parts = Parts(x);
@@ -171,7 +183,7 @@ struct GeluWithSlope {
 
 template <typename T>
 void GeluOf(const T* x, T* y, int64_t n) {
-  const Gelu gelu;
+  const Gelu<T> gelu;
   ForEachVector(n, [&](int64_t i, int64_t count) {
     StorePart(gelu.Value(LoadPart(x + i, count)), y + i, count);
   });
@@ -179,10 +191,10 @@ void GeluOf(const T* x, T* y, int64_t n) {
 
 // y may be null; so may be sums, to which dx is added as it was rounded.
 template <typename T>
-HWY_INLINE void GeluGradientOf(const GeluWithSlope& tables, const T* x, const T* dy, T* dx, T* y,
+HWY_INLINE void GeluGradientOf(const GeluWithSlope<T>& tables, const T* x, const T* dy, T* dx, T* y,
                                float* sums, int64_t n) {
   // In registers, which nothing that is stored can change.
-  const GeluWithSlope gelu = tables;
+  const GeluWithSlope<T> gelu = tables;
   ForEachVector(n, [&](int64_t i, int64_t count) {
     V value, slope;
     gelu(LoadPart(x + i, count), &value, &slope);
@@ -205,9 +217,9 @@ void GeluValues(const GeluForwardArgs& args, int64_t begin, int64_t end) {
 // that is null.
 void GeluGradient(const GeluBackwardArgs& args, int64_t begin, int64_t end, int64_t length,
                   float* sums) {
-  const GeluWithSlope gelu;
   DispatchDType(args.x.dtype, [&](auto tag) {
     using T = decltype(tag);
+    const GeluWithSlope<T> gelu;
     for (int64_t i = begin; i < end; i += length) {
       GeluGradientOf(gelu, Elements<T>(args.x) + i, Elements<T>(args.dy) + i,
                      Elements<T>(args.dx) + i, args.y.empty() ? nullptr : Elements<T>(args.y) + i,
@@ -233,32 +245,37 @@ namespace {
 
 // The polynomial that takes f's values at the zeros of Chebyshev's one, in each piece.
 template <typename F>
-GeluTable MakeTable(const F& f) {
-  constexpr int kPoints = kGeluDegree + 1;
-  GeluTable table;
+GeluTable MakeTable(int degree, const F& f) {
+  constexpr int kMostPoints = kGeluDegree + 1;
+  const int points = degree + 1;
+  GeluTable table = {};
   for (int piece = 0; piece < kGeluPieces; ++piece) {
-    double at[kPoints], differences[kPoints], sums[kPoints] = {};
-    for (int i = 0; i < kPoints; ++i) {
-      at[i] = 0.5 * std::cos((2 * i + 1) * std::acos(-1.0) / (2 * kPoints));
+    double at[kMostPoints], differences[kMostPoints], sums[kMostPoints] = {};
+    for (int i = 0; i < points; ++i) {
+      at[i] = 0.5 * std::cos((2 * i + 1) * std::acos(-1.0) / (2 * points));
       differences[i] = f((piece + at[i]) / kGeluPiecesPerUnit);
     }
     // Newton's divided differences, then his polynomial as one of powers.
-    for (int order = 1; order < kPoints; ++order) {
-      for (int i = kPoints - 1; i >= order; --i) {
+    for (int order = 1; order < points; ++order) {
+      for (int i = points - 1; i >= order; --i) {
         differences[i] = (differences[i] - differences[i - 1]) / (at[i] - at[i - order]);
       }
     }
-    for (int i = kPoints - 1; i >= 0; --i) {
-      for (int k = kGeluDegree; k >= 0; --k) {
+    for (int i = degree; i >= 0; --i) {
+      for (int k = degree; k >= 0; --k) {
         sums[k] = (k > 0 ? sums[k - 1] : differences[i]) - at[i] * sums[k];
       }
     }
-    for (int k = 0; k < kPoints; ++k) table.coefficients[k][piece] = static_cast<float>(sums[k]);
+    for (int k = 0; k < points; ++k) table.coefficients[k][piece] = static_cast<float>(sums[k]);
   }
   return table;
 }
 
 double Tail(double x) { return 0.5 * std::erfc(x / std::sqrt(2.0)); }
+
+double Slope(double x) {
+  return Tail(x) - x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
+}
 
 HWY_EXPORT(GeluValues);
 HWY_EXPORT(GeluGradient);
@@ -267,16 +284,16 @@ constexpr int64_t kGrain = 4096;
 
 }  // namespace
 
-const GeluTable& GeluTailTable() {
-  static const GeluTable table = MakeTable(Tail);
-  return table;
+const GeluTable& GeluTailTable(int degree) {
+  static const GeluTable fine = MakeTable(kGeluDegree, Tail);
+  static const GeluTable coarse = MakeTable(kGeluDegreeOf16Bits, Tail);
+  return degree == kGeluDegree ? fine : coarse;
 }
 
-const GeluTable& GeluSlopeTable() {
-  static const GeluTable table = MakeTable([](double x) {
-    return Tail(x) - x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
-  });
-  return table;
+const GeluTable& GeluSlopeTable(int degree) {
+  static const GeluTable fine = MakeTable(kGeluDegree, Slope);
+  static const GeluTable coarse = MakeTable(kGeluDegreeOf16Bits, Slope);
+  return degree == kGeluDegree ? fine : coarse;
 }
 
 void GeluForward(const GeluForwardArgs& args, Context& context) {

@@ -10,6 +10,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/packed_weights.h"
 
 namespace swinfleet {
 namespace {
@@ -26,9 +27,11 @@ constexpr int64_t kPieceInner = 2048;
 constexpr int64_t kGrain = 16;
 // Rows of the result that a thread must have to be worth splitting by rows where columns are many.
 constexpr int64_t kRowsOfThread = 64;
+// The same where weights are packed already, which otherwise each thread does for its rows.
+constexpr int64_t kRowsOfPackedThread = 16;
 
 bool SplitsRows(const MatrixProduct& p, int threads) {
-  return p.rows >= p.columns || p.rows >= threads * kRowsOfThread;
+  return p.weights_packed || p.rows >= p.columns || p.rows >= threads * kRowsOfThread;
 }
 
 // `p` with the rows and inner elements, or the columns, of a piece.
@@ -150,6 +153,24 @@ MatrixProduct ProductOf(const LinearBackwardWeightArgs& args) {
           .accumulate = args.accumulate};
 }
 
+// A forward pass with the weights' copy, if they have one and the rows are enough.
+struct ForwardProduct {
+  MatrixProduct product;
+  const void* weights;
+};
+ForwardProduct Forward(const LinearForwardArgs& args, Context& context) {
+  ForwardProduct forward = {ProductOf(args), args.weight.data};
+  if (context.packed_weights == nullptr ||
+      args.x.shape[0] < context.threads * kRowsOfPackedThread) {
+    return forward;
+  }
+  if (const void* packed = context.packed_weights->Find(args.weight)) {
+    forward.product.weights_packed = true;
+    forward.weights = packed;
+  }
+  return forward;
+}
+
 LinearScratch TakeProductScratch(const MatrixProduct& p, Context& context) {
   const StaticSplit split(context.threads, SplitLength(p, context.threads), kGrain);
   LinearScratch scratch;
@@ -174,7 +195,7 @@ LinearScratch TakeProductScratch(const MatrixProduct& p, Context& context) {
 }  // namespace
 
 LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context) {
-  return TakeProductScratch(ProductOf(args), context);
+  return TakeProductScratch(Forward(args, context).product, context);
 }
 
 LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context) {
@@ -195,8 +216,9 @@ namespace cpu {
 void LinearForward(const LinearForwardArgs& args, Context& context) {
   if (args.x.shape[0] == 0) return;
   ArenaScope scope(context.workspace);
-  const LinearScratch scratch = TakeScratch(args, context);
-  RunSplit(ProductOf(args), {args.x.data, args.weight.data, args.bias.data, args.y.data}, scratch,
+  const ForwardProduct forward = Forward(args, context);
+  const LinearScratch scratch = TakeProductScratch(forward.product, context);
+  RunSplit(forward.product, {args.x.data, forward.weights, args.bias.data, args.y.data}, scratch,
            context.threads);
 }
 

@@ -10,6 +10,7 @@
 #include <dnnl.hpp>
 #include <map>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "kernels/cpu/rows.h"
@@ -53,14 +54,36 @@ memory::desc Matrix(int64_t rows, int64_t columns, bool transposed, int64_t stri
   return memory::desc({rows, columns}, TypeOf(dtype), strides);
 }
 
+// The order in which products read such weights fastest, whatever their rows; none where it is the
+// plain one.
+std::optional<memory::desc> PackedDesc(const WeightsForm& form) {
+  // Of enough rows for what large products are made with.
+  constexpr int64_t kRows = 256;
+  if (!CpuHasNative(form.dtype)) return std::nullopt;
+  omp_set_num_threads(1);
+  const memory::desc any({form.inner, form.columns}, TypeOf(form.dtype), memory::format_tag::any);
+  const dnnl::matmul::desc desc(Matrix(kRows, form.inner, false, form.inner, form.dtype), any,
+                                Matrix(kRows, form.columns, false, form.columns, form.dtype));
+  const memory::desc best = dnnl::matmul::primitive_desc(desc, Engine()).weights_desc();
+  const bool plain = best == Matrix(form.inner, form.columns, true, form.inner, form.dtype) ||
+                     best == Matrix(form.inner, form.columns, false, form.columns, form.dtype);
+  return plain ? std::nullopt : std::optional(best);
+}
+
+memory::desc WeightsOf(const MatrixProduct& p) {
+  if (!p.weights_packed) {
+    return Matrix(p.inner, p.columns, p.weights_transposed, p.weights_stride, p.dtype);
+  }
+  return PackedDesc({.columns = p.columns, .inner = p.inner, .dtype = p.dtype}).value();
+}
+
 // A primitive and the memory objects that it is called with: making these anew for each call costs
 // as much as a small product.
 class CachedProduct {
  public:
   explicit CachedProduct(const MatrixProduct& p) {
     const memory::desc src = Matrix(p.rows, p.inner, p.src_transposed, p.src_stride, p.dtype);
-    const memory::desc weights =
-        Matrix(p.inner, p.columns, p.weights_transposed, p.weights_stride, p.dtype);
+    const memory::desc weights = WeightsOf(p);
     const memory::desc dst = Matrix(p.rows, p.columns, false, p.dst_stride, p.dst_dtype);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -243,6 +266,20 @@ bool HasWideVectors() {
 #endif
 
 }  // namespace
+
+size_t PackedBytes(const WeightsForm& form) {
+  const std::optional<memory::desc> packed = PackedDesc(form);
+  return packed ? packed->get_size() : 0;
+}
+
+void PackWeights(const WeightsForm& form, const void* plain, void* packed) {
+  memory from(Matrix(form.inner, form.columns, true, form.inner, form.dtype), Engine(),
+                    const_cast<void*>(plain));
+  memory to(PackedDesc(form).value(), Engine(), packed);
+  dnnl::stream stream(Engine());
+  dnnl::reorder(from, to).execute(stream, from, to);
+  stream.wait();
+}
 
 size_t ProductScratchBytes(const MatrixProduct& product) {
   if (const CachedProduct* cached = GetProduct(product)) return cached->scratch_bytes();

@@ -22,6 +22,8 @@ struct MatrixProduct {
   // Memory holds (inner, rows) and (columns, inner).
   bool src_transposed = false;
   bool weights_transposed = false;
+  // Memory holds the weights as PackWeights leaves them; their stride counts for nothing.
+  bool weights_packed = false;
   // Elements from one row in memory to the next.
   int64_t src_stride = 0;
   int64_t weights_stride = 0;
@@ -32,7 +34,8 @@ struct MatrixProduct {
 
   auto Tie() const {
     return std::tie(rows, columns, inner, dtype, dst_dtype, src_transposed, weights_transposed,
-                    src_stride, weights_stride, dst_stride, accumulate, bias, bias_dtype);
+                    weights_packed, src_stride, weights_stride, dst_stride, accumulate, bias,
+                    bias_dtype);
   }
   bool operator<(const MatrixProduct& other) const { return Tie() < other.Tie(); }
 };
@@ -43,6 +46,20 @@ struct MatrixOperands {
   const void* bias = nullptr;  // null without one
   void* dst = nullptr;
 };
+
+// All weights (inner, columns) of a product, which plain memory holds as (columns, inner).
+struct WeightsForm {
+  int64_t columns = 0;
+  int64_t inner = 0;
+  DType dtype = DType::kF32;
+};
+
+// Bytes of these weights in the order that products read them fastest in, whatever their rows; 0
+// where that is the plain one.
+size_t PackedBytes(const WeightsForm& form);
+
+// packed (PackedBytes, aligned to 64) = the plain weights in that order.
+void PackWeights(const WeightsForm& form, const void* plain, void* packed);
 
 // Bytes of scratch that RunProduct needs.
 size_t ProductScratchBytes(const MatrixProduct& product);

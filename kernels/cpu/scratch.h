@@ -43,6 +43,21 @@ struct PositionTableScratch {
 PositionTableScratch TakeScratch(const PositionTableForwardArgs& args, Context& context);
 PositionTableScratch TakeScratch(const PositionTableBackwardArgs& args, Context& context);
 
+// Neighbouring pairs of a row whose entries go down by one.
+struct PairRun {
+  int32_t pair;    // the first
+  int32_t length;  // in pairs
+  int32_t place;   // of the first one's entry, counted from the table's end; -1: excluded pairs
+};
+struct BiasScratch {
+  // Each head's entries side by side, the last one first: (heads, T).
+  float* tables = nullptr;
+  // Of each thread's row of pairs: (threads, N).
+  PairRun* runs = nullptr;
+};
+BiasScratch TakeScratch(const BiasGatherArgs& args, Context& context);
+BiasScratch TakeScratch(const BiasScatterArgs& args, Context& context);
+
 // (threads, 2, C)
 float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
 

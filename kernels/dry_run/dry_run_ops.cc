@@ -116,11 +116,19 @@ void PositionTableBackward(const PositionTableBackwardArgs& a, Context& c) {
   CountOf(a, c);
 }
 
-void BiasGather(const BiasGatherArgs& a, Context& c) {
+void CountOf(const BiasGatherArgs& a, Context& c) {
   Count(c, 0, {&a.table, &a.index, &a.mask, &a.bias});
 }
-void BiasScatter(const BiasScatterArgs& a, Context& c) {
+void BiasGather(const BiasGatherArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
+}
+void CountOf(const BiasScatterArgs& a, Context& c) {
   Count(c, 0, {&a.dbias, &a.index, &a.dtable, &a.dtable});
+}
+void BiasScatter(const BiasScatterArgs& a, Context& c) {
+  TouchScratch(a, c);
+  CountOf(a, c);
 }
 
 void LayerNormForward(const LayerNormForwardArgs& a, Context& c) {
@@ -216,6 +224,8 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
   CountOf(a, c);
 }
+void BiasGather(const BiasGatherArgs& a, Context& c) { CountOf(a, c); }
+void BiasScatter(const BiasScatterArgs& a, Context& c) { CountOf(a, c); }
 void LayerNormBackward(const LayerNormBackwardArgs& a, Context& c) {
   TouchScratch(a, c);
   CountOf(a, c);
@@ -297,6 +307,8 @@ const OpTable& CudaDryRunOps() {
     ops.window_attention_backward = on_cuda::WindowAttentionBackward;
     ops.position_table_forward = on_cuda::PositionTableForward;
     ops.position_table_backward = on_cuda::PositionTableBackward;
+    ops.bias_gather = on_cuda::BiasGather;
+    ops.bias_scatter = on_cuda::BiasScatter;
     ops.layer_norm_backward = on_cuda::LayerNormBackward;
     ops.gelu_backward = on_cuda::GeluBackward;
     ops.norm_targets = on_cuda::NormTargets;

@@ -71,13 +71,13 @@ class Experiment {
       Arena activations = Arena::DryRun("activations");
       Arena workspace = Arena::DryRun("workspace");
       WorkCount count;
-      Context context{&DryRunOps(), &workspace, 1, &count};
+      Context context{.ops = &DryRunOps(), .workspace = &workspace, .threads = 1, .count = &count};
       Execute(activations, context);
       activations_ =
           std::make_unique<Arena>(Arena::OnHost("activations", activations.high_water()));
       workspace_ = std::make_unique<Arena>(Arena::OnHost("workspace", workspace.high_water()));
     }
-    Context context{&CpuOps(), workspace_.get(), 1, nullptr};
+    Context context{.ops = &CpuOps(), .workspace = workspace_.get(), .threads = 1};
     return Execute(*activations_, context);
   }
 

@@ -118,7 +118,8 @@ class Experiment {
       Arena activations = Arena::DryRun("activations");
       Arena workspace = Arena::DryRun("workspace");
       WorkCount count;
-      Context context{&DryRunOps(), &workspace, threads_, &count};
+      Context context{
+          .ops = &DryRunOps(), .workspace = &workspace, .threads = threads_, .count = &count};
       // The dry run has no batch.
       Batch empty;
       empty.pictures = kPictures;
@@ -128,7 +129,7 @@ class Experiment {
       workspace_ = std::make_unique<Arena>(Arena::OnHost("workspace", workspace.high_water()));
       planned_ = dtype;
     }
-    Context context{&CpuOps(), workspace_.get(), threads_, nullptr};
+    Context context{.ops = &CpuOps(), .workspace = workspace_.get(), .threads = threads_};
     return Execute(batch_, dtype, access, *activations_, context);
   }
 
@@ -353,11 +354,11 @@ std::vector<float> EncoderOutput(
     const ParameterTable& table, LocalParameters& access,
     const std::function<TensorView(Arena& activations, Context& context)>& forward) {
   Arena dry_activations = Arena::DryRun("activations"), dry_workspace = Arena::DryRun("workspace");
-  Context dry{&DryRunOps(), &dry_workspace, 1, nullptr};
+  Context dry{.ops = &DryRunOps(), .workspace = &dry_workspace, .threads = 1};
   forward(dry_activations, dry);
   Arena activations = Arena::OnHost("activations", dry_activations.high_water());
   Arena workspace = Arena::OnHost("workspace", dry_workspace.high_water());
-  Context context{&CpuOps(), &workspace, 1, nullptr};
+  Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = 1};
   return Copy(forward(activations, context).span());
 }
 
@@ -421,7 +422,7 @@ TEST(MaskedObjective, LossOfAConstantError) {
     batch.mask[0] = batch.mask[3] = 1;
     Arena activations = Arena::OnHost("activations", 1 << 20);
     Arena workspace = Arena::OnHost("workspace", 1 << 20);
-    Context context{&CpuOps(), &workspace, 1, nullptr};
+    Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = 1};
     const double loss = objective->Compute(
         batch, InputOf(batch, job, Device::kCpu), ViewOf(output.data(), output_shape),
         ViewOf(doutput.data(), output_shape), 0.5f, activations, context);

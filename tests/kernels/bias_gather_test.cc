@@ -74,6 +74,43 @@ OpCase Scatter(const Size& s, const Data& data) {
   return op;
 }
 
+// Windows with the official indices, which run down along a window's row; without the pairs that
+// `excluded` leaves out.
+struct Window {
+  int64_t height, width;
+};
+const std::vector<Window> kWindows = {{7, 7}, {8, 8}, {3, 5}, {2, 20}, {4, 16}};
+const std::vector<Window> kFewWindows = {{3, 5}, {2, 20}};
+
+Size SizeOf(const Window& w) {
+  return {1, 3, w.height * w.width, (2 * w.height - 1) * (2 * w.width - 1)};
+}
+
+Data WindowData(const Window& w, double excluded, DType dtype, uint64_t seed) {
+  Data data = MakeData(SizeOf(w), excluded, dtype, seed);
+  const std::vector<int64_t> official = reference::RelativePositionIndices(w.height, w.width);
+  for (size_t i = 0; i < official.size(); ++i) {
+    if (data.index[i] >= 0) data.index[i] = official[i];
+  }
+  return data;
+}
+
+TEST(BiasGather, OfWindows) {
+  for (const Window& w : SizesToRun(kWindows, kFewWindows)) {
+    const Size s = SizeOf(w);
+    SCOPED_TRACE(Name(s));
+    for (double excluded : {0.0, 0.1}) {
+      for (bool mask : {false, true}) {
+        CheckOp([&](uint64_t seed) {
+          return Gather(s, WindowData(w, excluded, DType::kF32, seed), mask, DType::kF32);
+        });
+      }
+      CheckOp(
+          [&](uint64_t seed) { return Scatter(s, WindowData(w, excluded, DType::kF32, seed)); });
+    }
+  }
+}
+
 TEST(BiasGather, Gather) {
   for (const Size& s : kSizes) {
     SCOPED_TRACE(Name(s));

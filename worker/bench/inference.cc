@@ -38,6 +38,7 @@ class ForwardPass {
                    .threads = job.parallel.threads_per_rank,
                    .count = &work};
     InferenceParameters counted(model_->parameters(), job.train.dtype, &planned.parameters);
+    dry.packed_weights = counted.packed();
     RunOn(DryBatch(job, job.train.eval_batch), &counted, &planned, &dry);
     memory_.emplace(MemoryClasses::OnHost(planned));
     context_ = {.ops = &CpuOps(),
@@ -46,6 +47,7 @@ class ForwardPass {
                 .count = nullptr};
     parameters_.emplace(model_->parameters(), job.train.dtype, &memory_->parameters);
     parameters_->Initialize(0);
+    context_.packed_weights = parameters_->packed();
   }
 
   void Run(const Batch& batch) { RunOn(batch, &*parameters_, &*memory_, &context_); }
