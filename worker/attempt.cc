@@ -673,6 +673,7 @@ void Attempt::Report() {
     progress_.exposed_communication = interval.ShareOf(interval.exposed_seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
     progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
+    metrics_->Speed(step_, progress_.images_per_second);
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -786,7 +787,10 @@ AttemptResult Attempt::Run() {
     // Masters and two moments in float32, at most.
     reporter_->SetStateBytes(static_cast<uint64_t>(elements) * 3 * sizeof(float));
     RestoreState();
-    if (leader()) metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt);
+    if (leader()) {
+      metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt, step_,
+                                              config_.metrics.tensorboard);
+    }
     MakeLoader();
     reporter_->SetStep(step_);
     reporter_->SetPhase(Phase::kTrain);
