@@ -29,3 +29,13 @@ if(SWINFLEET_CUDA_FOUND)
 else()
   message(STATUS "No CUDA toolkit: the backend is not built, and its tests are skipped")
 endif()
+
+# Names the state of the headers that define what a program and the backend that it opens exchange.
+set(SWINFLEET_CUDA_INTERFACE "${PROJECT_VERSION}")
+foreach(header accelerator.h arena.h op_entries.h ops.h philox.h profile.h tensor.h)
+  set(header ${CMAKE_SOURCE_DIR}/kernels/${header})
+  set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${header})
+  file(SHA256 ${header} hash)
+  string(APPEND SWINFLEET_CUDA_INTERFACE "-${hash}")
+endforeach()
+string(SHA256 SWINFLEET_CUDA_INTERFACE "${SWINFLEET_CUDA_INTERFACE}")

@@ -40,13 +40,15 @@ JobStatus ControlView::View(const Job& job, RankDetail detail) const {
 }
 
 ControlLoop::ControlLoop(JobStore* jobs, LogStore* logs, const Settings& settings)
-    : jobs_(jobs), logs_(logs), settings_(settings) {}
+    : jobs_(jobs), logs_(logs), settings_(settings), histories_(UnixTime()) {}
 
 ControlLoop::~ControlLoop() { Stop(); }
 
 Moment ControlLoop::Now() const { return {UnixTime(), Uptime()}; }
 
-ControlView ControlLoop::View() const { return {state_, progress_, settings_, Now().uptime}; }
+ControlView ControlLoop::View() const {
+  return {state_, progress_, histories_, settings_, store_status_, Now().uptime};
+}
 
 grpc::Status ControlLoop::Start() {
   JobStore::Contents contents;
@@ -288,7 +290,7 @@ void ControlLoop::Handle(uint64_t stream, WorkerMessage& message) {
       HandleProgress(stream, message.progress());
       break;
     case WorkerMessage::kCheckpoint:
-      ApplyEvent(CheckpointEvent{stream, std::move(*message.mutable_checkpoint())});
+      HandleCheckpoint(stream, message.mutable_checkpoint());
       break;
     case WorkerMessage::kLog:
       HandleLog(stream, message.mutable_log());
@@ -311,8 +313,28 @@ void ControlLoop::HandleProgress(uint64_t stream, const ProgressReport& report) 
   const Job* job = AttemptOfStream(state_, stream, report.job_id(), report.attempt());
   if (job == nullptr || !job->attempt_open || state_.streams.at(stream).rank != 0) return;
   progress_[job->id] = report.progress();
+  histories_.AddProgress(job->id, job->attempt, Now().unix_time, report.progress());
   dirty_progress_.insert(job->id);
   PublishSoon(job->id);
+}
+
+void ControlLoop::HandleCheckpoint(uint64_t stream, CheckpointReport* report) {
+  CheckpointRecord record;
+  record.set_time(Now().unix_time);
+  record.set_step(report->step());
+  record.set_attempt(report->attempt());
+  record.set_path(report->path());
+  const std::string job_id = report->job_id();
+  const auto last = [&] {
+    const auto found = state_.jobs.find(job_id);
+    return found == state_.jobs.end() ? "" : found->second.last_checkpoint;
+  };
+  const std::string before = last();
+  ApplyEvent(CheckpointEvent{stream, std::move(*report)});
+  // Reports are repeated, and those of older attempts ignored.
+  if (last() == record.path() && before != record.path()) {
+    histories_.AddCheckpoint(job_id, std::move(record));
+  }
 }
 
 void ControlLoop::HandleLog(uint64_t stream, LogReport* report) {
@@ -334,6 +356,7 @@ void ControlLoop::HandleEnded(uint64_t stream, const AttemptEnded& ended) {
   if (job != nullptr && job->attempt_open && ended.has_progress() &&
       state_.streams.at(stream).rank == 0) {
     progress_[job->id] = ended.progress();
+    histories_.AddProgress(job->id, job->attempt, Now().unix_time, ended.progress());
     dirty_progress_.insert(job->id);
   }
   ApplyEvent(AttemptEndedEvent{stream, ended});

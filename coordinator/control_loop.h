@@ -21,6 +21,7 @@
 
 #include "coordinator/audit.h"
 #include "coordinator/control_state.h"
+#include "coordinator/job_history.h"
 #include "coordinator/job_store.h"
 #include "coordinator/links.h"
 #include "coordinator/log_store.h"
@@ -33,7 +34,10 @@ namespace swinfleet::coordinator {
 struct ControlView {
   const ControlState& state;
   const std::map<std::string, Progress>& progress;
+  const JobHistories& histories;
   const Settings& settings;
+  // What the last attempt to write to the store came to.
+  const grpc::Status& store;
   double uptime;
 
   // The job, unless nobody may know of it yet.
@@ -104,6 +108,7 @@ class ControlLoop {
                     std::optional<AuditEntry> audit);
   void Handle(uint64_t stream, WorkerMessage& message);
   void HandleProgress(uint64_t stream, const ProgressReport& report);
+  void HandleCheckpoint(uint64_t stream, CheckpointReport* report);
   void HandleLog(uint64_t stream, LogReport* report);
   void HandleEnded(uint64_t stream, const AttemptEnded& ended);
   void AppendLine(const JobLine& line);
@@ -147,6 +152,7 @@ class ControlLoop {
   // All below belongs to the control thread.
   ControlState state_;
   std::map<std::string, Progress> progress_;  // by job
+  JobHistories histories_;
   std::map<uint64_t, Connection> connections_;
   std::map<std::string, std::vector<std::shared_ptr<JobWatcher>>> watchers_;  // by job
   size_t watcher_count_ = 0;

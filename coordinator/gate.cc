@@ -139,6 +139,10 @@ grpc::Status Gate::Enter(const Peer& peer, Action action, const std::string& sub
 
 grpc::Status Gate::Enter(const grpc::CallbackServerContext& context, Action action,
                          const std::string& subject, Caller* caller) {
+  return Enter(PeerOf(context), action, subject, caller);
+}
+
+Peer Gate::PeerOf(const grpc::CallbackServerContext& context) const {
   Peer peer;
   peer.address = PeerAddress(context.peer());
   peer.tls = options_.tls;
@@ -146,7 +150,7 @@ grpc::Status Gate::Enter(const grpc::CallbackServerContext& context, Action acti
   if (const auto header = metadata.find("authorization"); header != metadata.end()) {
     peer.token = BearerToken({header->second.data(), header->second.size()});
   }
-  return Enter(peer, action, subject, caller);
+  return peer;
 }
 
 AuditEntry Gate::Entry(const Caller& caller, Action action, const std::string& subject,

@@ -63,6 +63,9 @@ class Gate {
   grpc::Status Enter(const grpc::CallbackServerContext& context, Action action,
                      const std::string& subject, Caller* caller);
 
+  // The other end of a gRPC call.
+  Peer PeerOf(const grpc::CallbackServerContext& context) const;
+
   // Records a refusal that was decided behind the gate, and returns it.
   grpc::Status Refuse(const Caller& caller, Action action, const std::string& subject,
                       const grpc::Status& refusal);

@@ -39,6 +39,21 @@ bool IsLoopback(const sockaddr* address) {
   return false;
 }
 
+std::string ListenOn(const addrinfo& address, int* out) {
+  const int listener = socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (listener < 0) return strerror(errno);
+  const int on = 1;
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (bind(listener, address.ai_addr, address.ai_addrlen) != 0 ||
+      listen(listener, SOMAXCONN) != 0) {
+    const int error = errno;
+    close(listener);
+    return strerror(error);
+  }
+  *out = listener;
+  return "";
+}
+
 }  // namespace
 
 std::string ListenAddress::ToString() const {
@@ -79,15 +94,26 @@ std::string ProbeListen(const ListenAddress& address) {
   AddressList list(nullptr, &freeaddrinfo);
   if (std::string fault = LookUp(address, &list); !fault.empty()) return fault;
   for (const addrinfo* one = list.get(); one != nullptr; one = one->ai_next) {
-    const int probe = socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (probe < 0) return strerror(errno);
-    const int on = 1;
-    setsockopt(probe, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    const bool good = bind(probe, one->ai_addr, one->ai_addrlen) == 0 && listen(probe, 1) == 0;
-    const int error = errno;
+    int probe = -1;
+    if (std::string fault = ListenOn(*one, &probe); !fault.empty()) return fault;
     close(probe);
-    if (!good) return strerror(error);
   }
+  return "";
+}
+
+std::string OpenListener(ListenAddress* address, int* socket) {
+  AddressList list(nullptr, &freeaddrinfo);
+  if (std::string fault = LookUp(*address, &list); !fault.empty()) return fault;
+  if (std::string fault = ListenOn(*list, socket); !fault.empty()) return fault;
+  sockaddr_storage chosen{};
+  socklen_t size = sizeof(chosen);
+  if (getsockname(*socket, reinterpret_cast<sockaddr*>(&chosen), &size) != 0) {
+    const int error = errno;
+    close(*socket);
+    return strerror(error);
+  }
+  // The port is at the same place of both families.
+  address->port = ntohs(reinterpret_cast<const sockaddr_in*>(&chosen)->sin_port);
   return "";
 }
 

@@ -25,6 +25,10 @@ std::string CheckLoopback(const ListenAddress& address, bool* loopback);
 // Why the address can't be listened on, for people ("Address already in use"); empty if it can.
 std::string ProbeListen(const ListenAddress& address);
 
+// Listens on the first address that the host stands for; a port that is 0 becomes the one that was
+// chosen. Returns what is wrong, as ProbeListen does.
+std::string OpenListener(ListenAddress* address, int* socket);
+
 }  // namespace swinfleet::coordinator
 
 #endif  // SWINFLEET_COORDINATOR_LISTEN_ADDRESS_H_

@@ -27,6 +27,7 @@ constexpr uint64_t kDefaultLogMib = LogStore::Limits().bytes_per_job / kMib;
 struct Arguments {
   ServerOptions server;
   std::string listen = "127.0.0.1:7077";
+  std::string http;
   bool insecure = false;
   uint64_t log_mib = kDefaultLogMib;
   BackupOptions backup;
@@ -57,6 +58,26 @@ void DeclareSecurity(CLI::App* app, ServerOptions* server) {
                   "--run-root model.init_from. May be repeated [anywhere]")
       ->allow_extra_args(false)
       ->type_name("DIR");
+}
+
+void DeclareHttp(CLI::App* app, Arguments* arguments) {
+  ServerOptions& server = arguments->server;
+  app->add_option("--http", arguments->http,
+                  "Show a web page, /metrics for Prometheus and a JSON interface at HOST:PORT, "
+                  "under the same rules and with the same certificate as --listen; port 0 takes a "
+                  "free one [nowhere]")
+      ->type_name("HOST:PORT");
+  app->add_option("--http-name", server.http_names,
+                  "A host's name by which browsers may ask while there are no tokens; may be "
+                  "repeated [addresses and localhost]")
+      ->allow_extra_args(false)
+      ->type_name("NAME");
+  app->add_option("--http-port-file", server.http_port_file,
+                  "Write the port of --http to this file once it is open");
+  app->add_option("--max-http-connections", server.max_http_connections,
+                  "Connections to --http at once; a host may have half of them")
+      ->check(CLI::Range(2, 900))
+      ->capture_default_str();
 }
 
 void DeclareLimits(CLI::App* app, Arguments* arguments) {
@@ -155,6 +176,7 @@ void Declare(CLI::App* app, Arguments* arguments) {
       ->check(CLI::Range(0.1, static_cast<double>(kMaxCheckSeconds)))
       ->capture_default_str();
   DeclareSecurity(app, &server);
+  DeclareHttp(app, arguments);
   DeclareLimits(app, arguments);
   app->require_subcommand(0, 1);
   DeclareTokenCommands(app, &server.store, &arguments->command);
@@ -172,7 +194,24 @@ std::string NormalRoots(const std::string& option, std::vector<std::string>* roo
   return "";
 }
 
-// Returns what is wrong, with what to do.
+// Whether only this machine reaches the address. Returns what is wrong, with what to do.
+std::string CheckReach(const std::string& option, const ListenAddress& address,
+                       const Arguments& arguments, bool* loopback) {
+  const std::string fault = CheckLoopback(address, loopback);
+  if (!fault.empty()) return option + " " + fault;
+  const bool plain = !*loopback && arguments.server.tls.empty();
+  if (plain && !arguments.insecure) {
+    return option + " " + address.ToString() +
+           " can be reached by other machines, and without TLS everybody on the way can read and "
+           "change what is said; give --tls-cert FILE and --tls-key FILE (docs/security.md), or "
+           "--insecure if the network is trusted";
+  }
+  LOG_IF(WARNING, plain) << "no TLS: what is said at " << address.ToString()
+                         << " can be read and changed on the way, and tokens are refused there";
+  return "";
+}
+
+// As above.
 std::string CheckSecurity(Arguments* arguments) {
   ServerOptions& server = arguments->server;
   server.log_limits.bytes_per_job = arguments->log_mib * kMib;
@@ -182,18 +221,13 @@ std::string CheckSecurity(Arguments* arguments) {
   if (fault.empty()) fault = MakeServerCredentials(server.tls, &credentials);
   if (!fault.empty()) return fault;
   bool loopback = false;
-  fault = CheckLoopback(server.listen, &loopback);
-  if (!fault.empty()) return "--listen " + fault;
-  const bool plain = !loopback && server.tls.empty();
-  if (plain && !arguments->insecure) {
-    return "--listen " + arguments->listen +
-           " can be reached by other machines, and without TLS everybody on the way can read and "
-           "change what is said; give --tls-cert FILE and --tls-key FILE (docs/security.md), or "
-           "--insecure if the network is trusted";
+  fault = CheckReach("--listen", server.listen, *arguments, &loopback);
+  bool http_loopback = true;
+  if (fault.empty() && server.http) {
+    fault = CheckReach("--http", *server.http, *arguments, &http_loopback);
   }
-  server.open_without_tokens = loopback || arguments->insecure;
-  LOG_IF(WARNING, plain) << "no TLS: what is said at " << arguments->listen
-                         << " can be read and changed on the way, and tokens are refused there";
+  if (!fault.empty()) return fault;
+  server.open_without_tokens = (loopback && http_loopback) || arguments->insecure;
   return "";
 }
 
@@ -205,6 +239,14 @@ int CheckArguments(Arguments* arguments) {
   }
   std::string fault = ParseListenAddress(arguments->listen, &arguments->server.listen);
   if (!fault.empty()) return Usage("--listen " + fault);
+  if (!arguments->http.empty()) {
+    ListenAddress http;
+    fault = ParseListenAddress(arguments->http, &http);
+    if (!fault.empty()) return Usage("--http " + fault);
+    arguments->server.http = http;
+  } else if (!arguments->server.http_names.empty() || !arguments->server.http_port_file.empty()) {
+    return Usage("--http-name and --http-port-file are of no use without --http HOST:PORT");
+  }
   fault = CheckSecurity(arguments);
   return fault.empty() ? 0 : Usage(fault);
 }
@@ -228,6 +270,10 @@ int Serve(const ServerOptions& options, const sigset_t& signals) {
   printf("swinfleet-coordinator listens on %s\n", server->address().ToString().c_str());
   fflush(stdout);
   LOG(INFO) << "listens on " << server->address().ToString();
+  if (server->http_address()) {
+    LOG(INFO) << "web page and metrics: http" << (options.tls.empty() ? "" : "s") << "://"
+              << server->http_address()->ToString() << "/";
+  }
   int signal = 0;
   sigwait(&signals, &signal);
   LOG(INFO) << "stops, because of " << strsignal(signal);

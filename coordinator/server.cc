@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <glog/logging.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -17,6 +20,37 @@ namespace {
 
 // Requests and streams at once; a client that has more waits.
 constexpr int kMaxStreamsOfConnection = 128;
+// Reflection is the one service that takes a thread for each of its streams, and anybody may open
+// them; further ones are refused.
+constexpr int kMaxReflectionThreads = 8;
+
+// gRPC's own services: health, and reflection. Both answer everybody who can connect: what they say
+// is whether this program serves, and what coordinator.proto says.
+void AddCommonServices(grpc::ServerBuilder* builder) {
+  grpc::ResourceQuota quota;
+  quota.SetMaxThreads(kMaxReflectionThreads);
+  builder->SetResourceQuota(quota);
+  builder->SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+  builder->SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
+}
+
+// Nothing where no file is wanted.
+grpc::Status WritePortFile(const std::string& option, const std::string& path, int port) {
+  if (path.empty()) return grpc::Status::OK;
+  const std::string temporary = path + ".new";
+  const std::string text = std::to_string(port) + "\n";
+  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  bool good = file >= 0;
+  if (good) {
+    good = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    good = close(file) == 0 && good;
+    good = good && rename(temporary.c_str(), path.c_str()) == 0;
+  }
+  if (good) return grpc::Status::OK;
+  const std::string why = strerror(errno);
+  unlink(temporary.c_str());
+  return {grpc::StatusCode::UNAVAILABLE, "can't write " + option + " " + path + ": " + why};
+}
 
 }  // namespace
 
@@ -62,11 +96,16 @@ grpc::Status Server::Listen() {
     return {grpc::StatusCode::INVALID_ARGUMENT, fault};
   }
   admission_ = std::make_unique<Admission>(options_.admission);
-  user_service_ = std::make_unique<UserService>(control_.get(), admission_.get(), logs_.get(),
-                                                gate_.get(), options_.settings.roots);
+  user_requests_ = std::make_unique<UserRequests>(control_.get(), admission_.get(), logs_.get(),
+                                                  gate_.get(), options_.settings.roots);
+  user_service_ = std::make_unique<UserService>(user_requests_.get(), control_.get(), gate_.get());
   worker_service_ = std::make_unique<WorkerService>(control_.get(), gate_.get());
 
+  // Both count for servers that are built afterwards.
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
+  AddCommonServices(&builder);
   // Otherwise two coordinators on one port would both seem to work.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // A machine that loses its power closes no connection; this finds out.
@@ -94,30 +133,39 @@ grpc::Status Server::Listen() {
                 "; choose another address with --listen, port 0 takes a free one"};
   }
   options_.listen.port = port;
-  return options_.port_file.empty() ? grpc::Status::OK : WritePortFile();
+  for (const char* service :
+       {Coordinator::service_full_name(), FleetService::service_full_name()}) {
+    server_->GetHealthCheckService()->SetServingStatus(service, true);
+  }
+  const grpc::Status status = ListenHttp();
+  return status.ok() ? WritePortFile("--port-file", options_.port_file, port) : status;
 }
 
-grpc::Status Server::WritePortFile() const {
-  const std::string temporary = options_.port_file + ".new";
-  const std::string text = std::to_string(options_.listen.port) + "\n";
-  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  bool good = file >= 0;
-  if (good) {
-    good = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-    good = close(file) == 0 && good;
-    good = good && rename(temporary.c_str(), options_.port_file.c_str()) == 0;
-  }
-  if (good) return grpc::Status::OK;
-  const std::string why = strerror(errno);
-  unlink(temporary.c_str());
-  return {grpc::StatusCode::UNAVAILABLE,
-          "can't write --port-file " + options_.port_file + ": " + why};
+grpc::Status Server::ListenHttp() {
+  if (!options_.http) return grpc::Status::OK;
+  http_api_ = std::make_unique<HttpApi>(user_requests_.get(), control_.get(), gate_.get(),
+                                        options_.http_names);
+  HttpOptions http;
+  http.listen = *options_.http;
+  http.tls = options_.tls;
+  http.max_connections = options_.max_http_connections;
+  const auto handle = [api = http_api_.get()](const HttpRequest& request,
+                                              const HttpServer::Answer& answer) {
+    api->Handle(request, answer);
+  };
+  const grpc::Status status = HttpServer::Start(http, handle, &http_);
+  if (!status.ok()) return status;
+  options_.http = http_->address();
+  return WritePortFile("--http-port-file", options_.http_port_file, options_.http->port);
 }
 
 void Server::Stop() {
+  // Before connections end, so that who watches the health hears of it.
+  if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(false);
   // The control loop answers requests until the last one is finished.
   if (admission_ != nullptr) admission_->Stop();
   if (control_ != nullptr) control_->Disconnect();
+  if (http_ != nullptr) http_->Stop();
   if (server_ != nullptr) {
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
     server_->Wait();

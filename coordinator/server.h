@@ -1,21 +1,27 @@
-// The coordinator as a whole: store, control loop, checks and services on one port.
+// The coordinator as a whole: store, control loop, checks, the services on one port, and on another
+// one, if that is wanted, the web page and metrics.
 #ifndef SWINFLEET_COORDINATOR_SERVER_H_
 #define SWINFLEET_COORDINATOR_SERVER_H_
 
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/admission.h"
 #include "coordinator/control_loop.h"
 #include "coordinator/fleet_service.h"
 #include "coordinator/gate.h"
+#include "coordinator/http_api.h"
+#include "coordinator/http_server.h"
 #include "coordinator/job_store.h"
 #include "coordinator/listen_address.h"
 #include "coordinator/log_store.h"
 #include "coordinator/store_folder.h"
 #include "coordinator/tls.h"
+#include "coordinator/user_requests.h"
 #include "coordinator/user_service.h"
 #include "coordinator/validation.h"
 
@@ -28,7 +34,14 @@ struct ServerOptions {
   ListenAddress listen{"127.0.0.1", 7077};
   // Where to write the port once it is listened on; empty: nowhere.
   std::string port_file;
+  // For both ports.
   TlsFiles tls;
+  // Where HTTP is spoken, and as above the file for its port; none: nowhere.
+  std::optional<ListenAddress> http;
+  std::string http_port_file;
+  // Hosts that browsers may call this one by (HttpApi).
+  std::vector<std::string> http_names;
+  int max_http_connections = HttpOptions().max_connections;
   // Until a token is made, everybody may do everything (access.h).
   bool open_without_tokens = true;
   // Of each user or host; 0: any number.
@@ -50,6 +63,7 @@ class Server {
 
   // With the port that was chosen.
   const ListenAddress& address() const { return options_.listen; }
+  const std::optional<ListenAddress>& http_address() const { return options_.http; }
 
   // Ends every connection and stops; workers ride it out. Within about a second.
   void Stop();
@@ -57,7 +71,7 @@ class Server {
  private:
   explicit Server(const ServerOptions& options) : options_(options) {}
   grpc::Status OpenGate();
-  grpc::Status WritePortFile() const;
+  grpc::Status ListenHttp();
 
   ServerOptions options_;
   // In the order in which they depend on each other.
@@ -67,9 +81,12 @@ class Server {
   std::unique_ptr<ControlLoop> control_;
   std::unique_ptr<Gate> gate_;
   std::unique_ptr<Admission> admission_;
+  std::unique_ptr<UserRequests> user_requests_;
   std::unique_ptr<UserService> user_service_;
   std::unique_ptr<WorkerService> worker_service_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<HttpApi> http_api_;
+  std::unique_ptr<HttpServer> http_;
 };
 
 }  // namespace swinfleet::coordinator

@@ -20,8 +20,18 @@ struct TlsFiles {
   bool empty() const { return certificate.empty(); }
 };
 
-// Reads the files, once. Returns what is wrong with them, with what to do; empty: nothing. Without
-// TLS these are gRPC's credentials for plain text.
+// What the files hold.
+struct TlsTexts {
+  std::string certificate;
+  std::string key;
+  std::string client_ca;
+};
+
+// Reads the files, once, and checks them. Returns what is wrong with them, with what to do; empty:
+// nothing. Without TLS all texts are empty.
+std::string ReadTls(const TlsFiles& files, TlsTexts* out);
+
+// The same as gRPC's credentials; without TLS those for plain text.
 std::string MakeServerCredentials(const TlsFiles& files,
                                   std::shared_ptr<grpc::ServerCredentials>* out);
 

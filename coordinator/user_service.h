@@ -1,24 +1,21 @@
-// The service for users: submit, status, list, watch, cancel, logs, fleets, fence.
+// The gRPC service for users: submit, status, list, watch, cancel, logs, history, fleets, fence.
 #ifndef SWINFLEET_COORDINATOR_USER_SERVICE_H_
 #define SWINFLEET_COORDINATOR_USER_SERVICE_H_
 
 #include <grpcpp/grpcpp.h>
 
-#include "coordinator/admission.h"
 #include "coordinator/control_loop.h"
 #include "coordinator/gate.h"
-#include "coordinator/log_store.h"
+#include "coordinator/user_requests.h"
 #include "proto/coordinator.grpc.pb.h"
-#include "proto/roots.h"
 
 namespace swinfleet::coordinator {
 
 class UserService final : public Coordinator::CallbackService {
  public:
-  // All must outlive the service. Jobs are confined to `roots`.
-  UserService(ControlLoop* control, Admission* admission, LogStore* logs, Gate* gate,
-              const PathRoots& roots)
-      : control_(control), admission_(admission), logs_(logs), gate_(gate), roots_(roots) {}
+  // All must outlive the service.
+  UserService(UserRequests* requests, ControlLoop* control, Gate* gate)
+      : requests_(requests), control_(control), gate_(gate) {}
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context,
                                       const SubmitJobRequest* request,
@@ -36,6 +33,8 @@ class UserService final : public Coordinator::CallbackService {
   grpc::ServerUnaryReactor* GetLogs(grpc::CallbackServerContext* context,
                                     const GetLogsRequest* request,
                                     GetLogsResponse* response) override;
+  grpc::ServerUnaryReactor* GetHistory(grpc::CallbackServerContext* context,
+                                       const GetJobRequest* request, JobHistory* response) override;
   grpc::ServerUnaryReactor* ListFleets(grpc::CallbackServerContext* context,
                                        const ListFleetsRequest* request,
                                        ListFleetsResponse* response) override;
@@ -44,15 +43,15 @@ class UserService final : public Coordinator::CallbackService {
                                        FleetStatus* response) override;
 
  private:
-  struct Submission;
-  void Admit(const Submission& submission);
-  void Enqueue(const Submission& submission);
+  template <class Request, class Response>
+  grpc::ServerUnaryReactor* Pass(
+      void (UserRequests::*method)(const Peer&, const Request&,
+                                   const UserRequests::Answer<Response>&),
+      grpc::CallbackServerContext* context, const Request* request, Response* response);
 
+  UserRequests* const requests_;
   ControlLoop* const control_;
-  Admission* const admission_;
-  LogStore* const logs_;
   Gate* const gate_;
-  const PathRoots roots_;
 };
 
 }  // namespace swinfleet::coordinator

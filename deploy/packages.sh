@@ -4,17 +4,19 @@
 swinfleet_build_packages="g++ cmake ninja-build ccache pkg-config libdnnl-dev libhwy-dev
   libgoogle-glog-dev libyaml-cpp-dev libcli11-dev libopenmpi-dev openmpi-bin libgrpc++-dev
   protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libsqlite3-dev libssl-dev openssl
-  libxxhash-dev nlohmann-json3-dev zlib1g-dev libvips-dev liburing-dev libgtest-dev libgmock-dev
-  libbenchmark-dev dataset-fashion-mnist python3 iproute2"
+  libmicrohttpd-dev libgnutls28-dev prometheus-cpp-dev libxxhash-dev nlohmann-json3-dev zlib1g-dev
+  libvips-dev liburing-dev libgtest-dev libgmock-dev libbenchmark-dev dataset-fashion-mnist python3
+  iproute2"
+# What the coordinator is tested with: the Prometheus server and promtool, and a Slurm for the tests to
+# start, which runs nothing by itself.
+swinfleet_test_packages="prometheus slurmctld slurmd slurm-client munge"
 # Where the CUDA toolkit is, the tests run kernels on fibers.
 swinfleet_cuda_test_packages="libboost-context-dev"
 
 # What the built programs need to run, and mpirun to start them on other hosts.
-swinfleet_run_packages="libdnnl2 libgomp1 libhwy1 libgoogle-glog0v6 libgrpc++1.51 libopenmpi3
-  openmpi-bin libprotobuf32 libsqlite3-0 libssl3 liburing2 libvips42 libxxhash0 libyaml-cpp0.7 zlib1g
-  openssh-client openssh-server"
-# A Slurm for the tests to start; it runs nothing by itself.
-swinfleet_slurm_test_packages="slurmctld slurmd slurm-client munge"
+swinfleet_run_packages="libdnnl2 libgnutls30 libgomp1 libhwy1 libgoogle-glog0v6 libgrpc++1.51
+  libmicrohttpd12 libopenmpi3 openmpi-bin libprometheus-cpp-core1.0 libprotobuf32 libsqlite3-0 libssl3
+  liburing2 libvips42 libxxhash0 libyaml-cpp0.7 zlib1g openssh-client openssh-server"
 
 # swinfleet_install PACKAGE...
 swinfleet_install() {

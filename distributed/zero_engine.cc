@@ -12,7 +12,9 @@
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
 #include "distributed/offload_files.h"
+#include "distributed/staged_communicator.h"
 #include "kernels/error.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -55,6 +57,7 @@ struct ZeroEngine::Impl {
   Impl(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
        MemoryClasses* memory, Context* context);
 
+  void StageCollectives(MemoryClasses* memory);
   void PlaceUnit(int index);
   void AllocateUnit(UnitState& unit, MemoryClasses* memory);
   void AllocateSums(MemoryClasses* memory);
@@ -68,6 +71,8 @@ struct ZeroEngine::Impl {
   // Zeros in the open gradient: where no product has written its weight yet, or everywhere else.
   void ZeroGradient(int unit, bool unwritten_weights);
   double Norm();
+  // Whether no value is infinite or NaN.
+  bool AllFiniteOf(const TensorView& values);
   // The first parameter of which a rank's part has an element that is not finite; empty when all
   // are. `part` gives the part that this rank saves. Collective.
   std::string FirstNonfinite(
@@ -106,6 +111,21 @@ struct ZeroEngine::Impl {
   }
   // Takes the state's place on the disk. Collective.
   void Offload(MemoryClasses* memory);
+  // A tensor as the host sees it: itself, or its copy in `copy`.
+  TensorView OnHost(const TensorView& tensor, std::vector<std::byte>* copy) const {
+    if (tensor.device != Device::kCuda) return tensor;
+    copy->resize(tensor.Bytes());
+    CopyToHost(tensor, copy->data(), *context);
+    return {copy->data(), tensor.shape, tensor.dtype, Device::kCpu};
+  }
+  // Lets `write` write a whole tensor on the host: itself, or what is copied there.
+  void WriteOnHost(const TensorView& tensor,
+                   const std::function<void(const TensorView& on_host)>& write) const {
+    if (tensor.device != Device::kCuda) return write(tensor);
+    std::vector<std::byte> copy(tensor.Bytes());
+    write({copy.data(), tensor.shape, tensor.dtype, Device::kCpu});
+    CopyFromHost(copy.data(), tensor, *context);
+  }
   // Checkpoints take offloaded moments from this rank. At stage 0 all ranks have the same.
   bool GivesMoments() const { return options.stage > 0 || communicator->rank() == 0; }
   DiskUse UseOf(const OffloadedState& state) const;
@@ -136,6 +156,9 @@ struct ZeroEngine::Impl {
   // The masters of elements [begin, begin + scratch.size()) of a unit, which this rank updates:
   // where they lie, or put together in `scratch`. Throws Error when the disk fails.
   std::span<const float> Masters(int unit, int64_t begin, std::span<float> scratch);
+  // The part of a parameter's moments that is in memory, for a checkpoint.
+  TensorPiece PieceOf(const std::string& tensor, const Shape& shape,
+                      const ShardLayout::Segment& segment, const TensorView& moments) const;
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
   void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
   // The tensor is there with this shape; throws Error.
@@ -146,9 +169,12 @@ struct ZeroEngine::Impl {
                      std::span<float> buffer);
 
   const ParameterTable& table;
+  // Where tensors are a GPU's, what exchanges them by way of the host.
+  std::unique_ptr<Communicator> staged;
   Communicator* communicator;
   ZeroOptions options;
   Context* context;
+  Arena& workspace;
   ShardLayout layout;
   bool dry = false;
   std::vector<UnitState> units;
@@ -179,12 +205,13 @@ struct ZeroEngine::Impl {
   double* all_sums = nullptr;
 };
 
-ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
+ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communicator,
                        const ZeroOptions& options, MemoryClasses* memory, Context* context)
     : table(table),
-      communicator(communicator),
+      communicator(host_communicator),
       options(options),
       context(context),
+      workspace(memory->workspace),
       layout(table, communicator->size()),
       units(table.units().size()),
       unwritten(table) {
@@ -196,6 +223,8 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
+  CHECK(memory->device == context->device);
+  if (context->device == Device::kCuda) StageCollectives(memory);
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
   communicator->WaitAtOnce(!options.overlap);
   dry = memory->parameters.device() == Device::kDryRun;
@@ -222,6 +251,18 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* communicator,
   }
   AllocateSums(memory);
   if (!options.offload.run_folder.empty()) Offload(memory);
+}
+
+void ZeroEngine::Impl::StageCollectives(MemoryClasses* memory) {
+  CHECK(options.offload.run_folder.empty()) << "state of a GPU on disk";
+  if (layout.ranks() == 1) return;
+  int64_t largest = 0;
+  for (const Unit& unit : table.units()) {
+    largest = std::max(largest, layout.PaddedSize(static_cast<int>(&unit - &table.units()[0])));
+  }
+  staged = std::make_unique<StagedCommunicator>(communicator, largest * sizeof(float),
+                                                &memory->staging, context);
+  communicator = staged.get();
 }
 
 void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
@@ -318,10 +359,11 @@ void ZeroEngine::Impl::AllocateUnit(UnitState& unit, MemoryClasses* memory) {
 
 void ZeroEngine::Impl::AllocateSums(MemoryClasses* memory) {
   const size_t bytes = own_chunks * sizeof(double);
-  own_sums = static_cast<double*>(memory->workspace.AllocateBytes(bytes));
+  Arena& host = memory->host_workspace();
+  own_sums = static_cast<double*>(host.AllocateBytes(bytes));
   all_sums = own_sums;
   if (layout.ranks() > 1) {
-    all_sums = static_cast<double*>(memory->workspace.AllocateBytes(bytes * layout.ranks()));
+    all_sums = static_cast<double*>(host.AllocateBytes(bytes * layout.ranks()));
   }
 }
 
@@ -367,15 +409,40 @@ double ZeroEngine::Impl::Norm() {
   return std::sqrt(sum);
 }
 
+bool ZeroEngine::Impl::AllFiniteOf(const TensorView& values) {
+  if (context->device == Device::kCpu) return dry || AllFinite(values);
+  // The square of a float32 number is one in float64 too: a sum is finite if all its elements are.
+  const int64_t n = values.NumElements();
+  std::vector<double> sums((n + kNormChunk - 1) / kNormChunk);
+  for (int64_t done = 0; done < n; done += kReadChunk) {
+    ArenaScope scope(&workspace);
+    TensorView piece = Slice(values, done, std::min(kReadChunk, n - done));
+    if (piece.dtype == DType::kF16) {
+      const TensorView wide = workspace.Allocate(piece.shape);
+      context->ops->cast({.x = piece, .y = wide}, *context);
+      piece = wide;
+    }
+    context->ops->sum_of_squares({.x = piece, .sums = sums.data() + done / kNormChunk}, *context);
+  }
+  return std::ranges::all_of(sums, [](double sum) { return std::isfinite(sum); });
+}
+
 std::string ZeroEngine::Impl::FirstNonfinite(
     const std::function<TensorView(int unit, const ShardLayout::Segment& segment)>& part,
     const std::string& name) {
   const auto none = static_cast<double>(table.parameters().size());
   double first = none;
   for (size_t u = 0; u < units.size(); ++u) {
-    for (const ShardLayout::Segment& segment : units[u].saved) {
-      if (dry || segment.parameter >= first) continue;
-      if (!AllFinite(part(static_cast<int>(u), segment))) first = segment.parameter;
+    const std::vector<ShardLayout::Segment>& saved = units[u].saved;
+    if (saved.empty()) continue;
+    // One question for what is in order, since a GPU takes its time to answer. Between parameters
+    // there are zeros.
+    ShardLayout::Segment whole = saved.front();
+    whole.size = saved.back().unit_begin + saved.back().size - whole.unit_begin;
+    if (AllFiniteOf(part(static_cast<int>(u), whole))) continue;
+    for (const ShardLayout::Segment& segment : saved) {
+      if (segment.parameter >= first) continue;
+      if (!AllFiniteOf(part(static_cast<int>(u), segment))) first = segment.parameter;
     }
   }
   std::vector<double> of_ranks(layout.ranks(), first);
@@ -458,9 +525,15 @@ std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
   const UnitState& state = units[unit];
   const auto size = static_cast<int64_t>(scratch.size());
   const TensorView weights = OfOwned(state, OwnedValues(state), begin, size);
-  if (options.dtype == DType::kF32) return {weights.f32(), scratch.size()};
+  if (options.dtype == DType::kF32) {
+    if (weights.device != Device::kCuda) return {weights.f32(), scratch.size()};
+    CopyToHost(weights, scratch.data(), *context);
+    return scratch;
+  }
   if (offloaded == nullptr) {
-    RestoreMasters(weights, OfOwned(state, state.optimizer.master, begin, size), scratch);
+    const TensorView kept = OfOwned(state, state.optimizer.master, begin, size);
+    std::vector<std::byte> weights_copy, kept_copy;
+    RestoreMasters(OnHost(weights, &weights_copy), OnHost(kept, &kept_copy), scratch);
     return scratch;
   }
   for (int64_t done = 0; done < size;) {
@@ -470,6 +543,21 @@ std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
     done += count;
   }
   return scratch;
+}
+
+TensorPiece ZeroEngine::Impl::PieceOf(const std::string& tensor, const Shape& shape,
+                                      const ShardLayout::Segment& segment,
+                                      const TensorView& moments) const {
+  if (moments.device != Device::kCuda) {
+    return PieceInMemory(tensor, shape, segment.parameter_begin,
+                         {moments.f32(), static_cast<size_t>(segment.size)});
+  }
+  const auto copied = [this, moments](int64_t first, std::span<float> scratch) {
+    CopyToHost(Slice(moments, first, static_cast<int64_t>(scratch.size())), scratch.data(),
+               *context);
+    return std::span<const float>(scratch);
+  };
+  return {tensor, shape, segment.parameter_begin, segment.size, copied};
 }
 
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
@@ -483,15 +571,18 @@ void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const 
   };
   within(unit.kept_begin, unit.kept_size, [&](std::span<const float> kept, int64_t from) {
     const auto size = static_cast<int64_t>(kept.size());
-    if (RoundWeights(kept, Slice(unit.values, from - unit.kept_begin, size))) return;
+    bool fits = true;
+    WriteOnHost(Slice(unit.values, from - unit.kept_begin, size),
+                [&](const TensorView& values) { fits = RoundWeights(kept, values); });
+    if (fits) return;
     throw Error("parameter " + info.name + " holds a weight that " + NameOf(options.dtype) +
                 " can't: use train.dtype bf16 or fp32");
   });
   if (options.dtype == DType::kF32) return;
   within(unit.owned_begin, unit.owned_size, [&](std::span<const float> owned, int64_t from) {
     if (offloaded != nullptr) return offloaded->SetMasters(info.unit, from, owned);
-    KeepMasters(owned,
-                OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())));
+    WriteOnHost(OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())),
+                [&](const TensorView& kept) { KeepMasters(owned, kept); });
   });
 }
 
@@ -526,10 +617,15 @@ void ZeroEngine::Impl::LoadMoment(const CheckpointReader& reader, const std::str
   const ParameterInfo& info = table.parameters()[parameter];
   const std::string tensor = prefix + info.name;
   CheckTensor(reader, tensor, info.shape);
-  if (moments.dtype == DType::kF32) return reader.Read(tensor, element, moments.span());
+  const bool direct = moments.dtype == DType::kF32 && moments.device == Device::kCpu;
+  if (direct) return reader.Read(tensor, element, moments.span());
   for (int64_t done = 0; done < moments.NumElements(); done += kReadChunk) {
     const int64_t size = std::min(kReadChunk, moments.NumElements() - done);
     reader.Read(tensor, element + done, buffer.first(size));
+    if (moments.dtype == DType::kF32) {
+      CopyFromHost(buffer.data(), Slice(moments, done, size), *context);
+      continue;
+    }
     // Those that were kept in bfloat16 stay what they are.
     context->ops->cast({.x = ViewOf(buffer.data(), {size}), .y = Slice(moments, done, size)},
                        *context);
@@ -597,7 +693,9 @@ void ZeroEngine::Initialize(uint64_t seed) {
   for (size_t u = 0; u < impl_->units.size(); ++u) {
     Impl::UnitState& unit = impl_->units[u];
     const int index = static_cast<int>(u);
-    const std::span<float> initial = impl_->sums->Staging(index).span();
+    const TensorView staging = impl_->sums->Staging(index);
+    std::vector<float> copy(staging.device == Device::kCuda ? staging.NumElements() : 0);
+    const std::span<float> initial = copy.empty() ? staging.span() : std::span(copy);
     InitializeUnit(impl_->table, index, seed, initial);
     for (const int p : impl_->table.units()[u].parameters) {
       const ParameterInfo& info = impl_->table.parameters()[p];
@@ -751,8 +849,7 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
       if (impl_->offloaded != nullptr) continue;
       for (const auto& [prefix, owned] : impl_->States(unit.optimizer)) {
         const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
-        pieces.push_back(PieceInMemory(prefix + info.name, info.shape, segment.parameter_begin,
-                                       {part.f32(), static_cast<size_t>(segment.size)}));
+        pieces.push_back(impl_->PieceOf(prefix + info.name, info.shape, segment, part));
       }
     }
   }
@@ -793,7 +890,8 @@ void ZeroEngine::SetParameter(int parameter, std::span<const float> values) {
 void ZeroEngine::GetParameter(int parameter, std::span<float> values) {
   CHECK(!impl_->dry) << "a dry run has no state";
   const ParameterInfo& info = impl_->table.parameters()[parameter];
-  WidenWeights(Slice(Acquire(info.unit), info.offset, info.size()), values);
+  std::vector<std::byte> copy;
+  WidenWeights(impl_->OnHost(Slice(Acquire(info.unit), info.offset, info.size()), &copy), values);
   Release(info.unit);
 }
 

@@ -77,7 +77,8 @@ struct GradientNorm {
 };
 
 // All memory comes from `memory`, all of it in the constructor, which is collective. On dry-run
-// memory nothing is touched.
+// memory nothing is touched. On a GPU tensors are exchanged by way of the host, one at a time, and
+// no state can be on disk.
 //
 // A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
 // Forward, Backward; FinishReduction; Update; PublishParameters.

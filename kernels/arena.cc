@@ -164,9 +164,11 @@ Arena Arena::OnHost(std::string name, size_t capacity) {
   return Arena(std::move(name), Device::kCpu, base, bytes);
 }
 
-Arena Arena::OnDevice(std::string name, void* memory, size_t capacity) {
+Arena Arena::OnDevice(std::string name, std::shared_ptr<void> memory, size_t capacity) {
   CHECK(memory != nullptr) << name;
-  return Arena(std::move(name), Device::kCuda, static_cast<char*>(memory), capacity);
+  Arena arena(std::move(name), Device::kCuda, static_cast<char*>(memory.get()), capacity);
+  arena.device_memory_ = std::move(memory);
+  return arena;
 }
 
 int64_t Arena::HostBlocks() { return host_blocks.load(std::memory_order_relaxed); }
@@ -178,6 +180,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(name_, other.name_);
   std::swap(device_, other.device_);
   std::swap(base_, other.base_);
+  std::swap(device_memory_, other.device_memory_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
   std::swap(high_water_, other.high_water_);

@@ -3,6 +3,7 @@
 #define SWINFLEET_KERNELS_ARENA_H_
 
 #include <cstddef>
+#include <memory>
 #include <string>
 
 #include "kernels/tensor.h"
@@ -25,9 +26,9 @@ class Arena {
   // falls here. Throws Error when the machine can't give that much.
   static Arena OnHost(std::string name, size_t capacity);
 
-  // Gives out memory of the CUDA device that somebody else owns and keeps for longer. It is never
-  // touched from here, so nothing is poisoned.
-  static Arena OnDevice(std::string name, void* memory, size_t capacity);
+  // Gives out memory of the CUDA device, and keeps it as long as it lives. It is never touched from
+  // here, so nothing is poisoned.
+  static Arena OnDevice(std::string name, std::shared_ptr<void> memory, size_t capacity);
 
   // Blocks that were reserved on the host in this process so far.
   static int64_t HostBlocks();
@@ -58,6 +59,7 @@ class Arena {
   std::string name_;
   Device device_ = Device::kDryRun;
   char* base_ = nullptr;
+  std::shared_ptr<void> device_memory_;
   size_t capacity_ = 0;
   size_t used_ = 0;
   size_t high_water_ = 0;

@@ -22,6 +22,8 @@
 
 namespace swinfleet {
 
+class Accelerator;
+class ConstantTables;
 struct OpTable;
 class PackedWeights;
 class Profile;
@@ -48,8 +50,15 @@ struct Context {
   // Weights of linear layers that don't change any more, for the CPU backend
   // (kernels/packed_weights.h); null in training.
   PackedWeights* packed_weights = nullptr;
-  // The CUDA backend's stream (a cudaStream_t): operations are put on it and return.
+  // Of kCuda, but in a dry run: the GPU's stream (a cudaStream_t), on which operations are put and
+  // return.
   void* stream = nullptr;
+  // Where tensors are that operations work on, kCpu or kCuda; in a dry run, where they would be.
+  Device device = Device::kCpu;
+  // Of kCuda, but in a dry run.
+  Accelerator* accelerator = nullptr;
+  // Of kCuda: what is kept there of modules' constants (kernels/placement.h).
+  ConstantTables* constants = nullptr;
   // Only used on the dry-run device.
   WorkCount* count = nullptr;
   // Where ProfilingOps (kernels/profile.h) and modules record what they do; null outside of a

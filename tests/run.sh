@@ -20,7 +20,7 @@ done
 
 . deploy/packages.sh
 # shellcheck disable=SC2086
-swinfleet_install $swinfleet_build_packages $swinfleet_slurm_test_packages
+swinfleet_install $swinfleet_build_packages $swinfleet_test_packages
 if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   swinfleet_install $swinfleet_cuda_test_packages
 fi

@@ -20,6 +20,7 @@
 #include "core/checkpoint/run_folder.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
+#include "core/memory/compute.h"
 #include "core/nn/model.h"
 #include "distributed/cpu_division.h"
 #include "distributed/zero_engine.h"
@@ -27,6 +28,7 @@
 #include "kernels/thread_placement.h"
 #include "worker/budget_agreement.h"
 #include "worker/checkpointer.h"
+#include "worker/compute_device.h"
 #include "worker/confinement.h"
 #include "worker/evaluate.h"
 #include "worker/initial_weights.h"
@@ -114,6 +116,8 @@ class Attempt {
   void KeepOnCpus(const CpuShare& share);
   // Sets config_'s checkpointing and sequential attention if it has a budget, on all ranks alike.
   void KeepBudget(const PlanOptions& facts);
+  // The launch's device, unless the job can't be computed there and nobody insists.
+  void ChooseDevice();
   void ReserveMemory();
   // Of a run that has not begun: rank 0 opens and verifies model.init_from.
   void CheckInitialWeights();
@@ -170,8 +174,9 @@ class Attempt {
   std::optional<ThreadPlacement> placement_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Dataset> train_data_, eval_data_;
-  std::optional<MemoryClasses> memory_;
-  Context context_;
+  // What this attempt computes on; null: the CPU.
+  Accelerator* gpu_ = nullptr;
+  std::optional<Compute> compute_;
   size_t save_copy_bytes_ = 0;
   // Rank 0's, from the check to the load.
   std::unique_ptr<WeightsFile> checked_weights_;
@@ -349,35 +354,46 @@ void Attempt::KeepBudget(const PlanOptions& facts) {
   });
 }
 
-void Attempt::ReserveMemory() {
+void Attempt::ChooseDevice() {
+  gpu_ = options_.gpu;
+  if (gpu_ != nullptr) {
+    const std::string problem = WhyNotOnGpu(config_);
+    if (!problem.empty() && options_.device == DeviceRequest::kCuda) {
+      throw JobFailure("this job can't be computed on GPUs, and --device cuda says to: " + problem);
+    }
+    if (!problem.empty()) gpu_ = nullptr;
+    LOG_IF(INFO, leader() && !problem.empty()) << "computes on the CPU, because " << problem;
+  }
+  if (gpu_ != nullptr) return;
   Agree("check the processor", [&] {
     RequireNative(config_.train.dtype, config_.train.allow_emulation,
                   "use train.dtype fp32, other hosts, or train.allow_emulation: true");
   });
+}
+
+void Attempt::ReserveMemory() {
+  ChooseDevice();
   DivideCpusOfHost();
-  const PlanOptions facts = {.data = FactsOf(*train_data_, *eval_data_)};
+  const PlanOptions facts = {.device = gpu_ == nullptr ? Device::kCpu : Device::kCuda,
+                             .data = FactsOf(*train_data_, *eval_data_)};
   KeepBudget(facts);
   Agree("reserve memory", [&] {
     const MemoryPlan plan =
         PlanMemory(config_, communicator_->rank(), communicator_->size(), facts);
-    memory_ = MemoryClasses::OnHost(plan.memory);
+    compute_.emplace(plan.memory, gpu_, config_.parallel.threads_per_rank);
     save_copy_bytes_ = plan.save_copy_bytes;
     LOG_IF(INFO, leader()) << "memory of a rank: " << plan.memory.Report();
   });
   model_ = MakeModel(config_.model, config_.pretrain, config_.memory);
-  context_ = {.ops = &CpuOps(),
-              .workspace = &memory_->workspace,
-              .threads = config_.parallel.threads_per_rank,
-              .count = nullptr};
   ZeroOptions zero = ZeroOptionsFor(config_, model_->parameters());
   zero.offload.attempt = options_.attempt;
   // A folder or a disk that can't be used is not to be had by trying again.
   Agree("prepare the optimizer's state", [&] {
-    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero, &*memory_,
-                                           &context_);
+    engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero,
+                                           &compute_->memory, &compute_->context);
   });
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
-                                            communicator_, &*memory_, &context_);
+                                            communicator_, &compute_->memory, &compute_->context);
 }
 
 void Attempt::CheckInitialWeights() {
@@ -488,7 +504,8 @@ void Attempt::LoadCheckpoint(const CheckpointReader& reader) {
     throw Error("the checkpoint " + reader.dir() + " is at step " + std::to_string(meta.step) +
                 ", but the job ends at " + std::to_string(total_steps_));
   }
-  const std::string differences = meta.reproducibility.Differences(MakeReproducibilityKey(config_));
+  const std::string differences =
+      meta.reproducibility.Differences(MakeReproducibilityKey(config_, gpu_));
   LOG_IF(WARNING, leader() && meta.step > 0 && !differences.empty())
       << "the resumed run will not have the same bits as an undisturbed one: " << differences;
   engine_->Load(reader);
@@ -535,7 +552,7 @@ CheckpointMeta Attempt::Meta() const {
   meta.data_position = step_ * config_.train.global_batch;
   meta.data = train_data_->identity();
   meta.normalisation = Normalisation{config_.data.mean, config_.data.std};
-  meta.reproducibility = MakeReproducibilityKey(config_);
+  meta.reproducibility = MakeReproducibilityKey(config_, gpu_);
   meta.model = ModelConfigToJson(config_.model, config_.pretrain);
   meta.skipped_steps = skipped_;
   meta.consecutive_nonfinite = nonfinite_in_a_row_;
@@ -601,7 +618,7 @@ void Attempt::EvaluateNow() {
   std::vector<double> sums;
   AgreeOrRetry("evaluate", [&] {
     sums = EvaluateShare(config_, *eval_data_, model_.get(), engine_.get(), communicator_->rank(),
-                         communicator_->size(), &*memory_, &context_);
+                         communicator_->size(), &compute_->memory, &compute_->context);
   });
   const Evaluation evaluation = SumShares(&sums, communicator_);
   progress_.top1 = evaluation.top1;
@@ -673,6 +690,7 @@ void Attempt::Report() {
     progress_.exposed_communication = interval.ShareOf(interval.exposed_seconds);
     progress_.exposed_communication_seconds = interval.exposed_seconds / steps;
     progress_.disk_wait_seconds = interval.disk_wait_seconds / steps;
+    metrics_->Speed(step_, progress_.images_per_second);
   }
   metrics_->Flush();
   reporter_->ReportProgress(progress_);
@@ -786,14 +804,17 @@ AttemptResult Attempt::Run() {
     // Masters and two moments in float32, at most.
     reporter_->SetStateBytes(static_cast<uint64_t>(elements) * 3 * sizeof(float));
     RestoreState();
-    if (leader()) metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt);
+    if (leader()) {
+      metrics_ = std::make_unique<MetricsLog>(config_.run_dir, options_.attempt, step_,
+                                              config_.metrics.tensorboard);
+    }
     MakeLoader();
     reporter_->SetStep(step_);
     reporter_->SetPhase(Phase::kTrain);
     const bool all_done = step_ == total_steps_ && progress_.evaluated_step == step_;
     result.outcome = Train();
     if (result.outcome == Outcome::kSucceeded && !all_done) checkpointer_->SaveNow(Meta());
-    LOG_IF(INFO, leader()) << "memory used: " << memory_->Report() << "; process at most "
+    LOG_IF(INFO, leader()) << "memory used: " << compute_->memory.Report() << "; process at most "
                            << ProcessPeakBytes() / (1 << 20) << " MiB";
   } catch (const JobFailure& failure) {
     result.outcome = Outcome::kFailed;

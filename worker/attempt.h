@@ -8,6 +8,7 @@
 #include "core/config/job_config.h"
 #include "distributed/communicator.h"
 #include "proto/roots.h"
+#include "worker/compute_device.h"
 #include "worker/reporter.h"
 
 namespace swinfleet {
@@ -29,6 +30,10 @@ struct AttemptOptions {
   PathRoots roots;
   // Keeps threads on CPUs where ranks of the attempt share a host.
   bool pin = true;
+  // What was asked for, and the GPU that this rank has; null: it computes on the CPU. On all ranks
+  // alike.
+  DeviceRequest device = DeviceRequest::kCpu;
+  Accelerator* gpu = nullptr;
 };
 
 // kStopped: the ranks leave (Reporter::StopRequested); the job goes on from its last checkpoint.

@@ -319,6 +319,10 @@ void ConvertCheckpoint(const CheckpointSpec& spec, CheckpointConfig* checkpoint)
   SWINFLEET_TAKE(asynchronous, checkpoint->asynchronous);
 }
 
+void ConvertMetrics(const MetricsSpec& spec, MetricsConfig* metrics) {
+  SWINFLEET_TAKE(tensorboard, metrics->tensorboard);
+}
+
 #undef SWINFLEET_TAKE
 #undef SWINFLEET_TAKE_REAL
 #undef SWINFLEET_TAKE_INT
@@ -354,6 +358,7 @@ bool Convert(const JobSpec& spec, JobConfig* config, Problems* problems) {
     config->train.accumulation = DefaultAccumulation(config->parallel.zero_stage);
   }
   ConvertCheckpoint(spec.checkpoint(), &config->checkpoint);
+  ConvertMetrics(spec.metrics(), &config->metrics);
   return model_known;
 }
 

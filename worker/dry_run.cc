@@ -5,12 +5,16 @@
 namespace swinfleet {
 
 DryRun::DryRun(const JobConfig& job,
-               const std::function<std::unique_ptr<Communicator>(DryRun* run)>& communicate)
+               const std::function<std::unique_ptr<Communicator>(DryRun* run)>& communicate,
+               Device device)
     : config(job),
-      memory(MemoryClasses::DryRun()),
-      context{.ops = &DryRunOps(),
+      memory(MemoryClasses::DryRun(device)),
+      constants(&memory.parameters),
+      context{.ops = device == Device::kCuda ? &CudaDryRunOps() : &DryRunOps(),
               .workspace = &memory.workspace,
               .threads = job.parallel.threads_per_rank,
+              .device = device,
+              .constants = &constants,
               .count = &work},
       model(MakeModel(config.model, config.pretrain, config.memory)),
       communicator(communicate(this)),

@@ -11,6 +11,7 @@
 #include "distributed/communicator.h"
 #include "distributed/zero_engine.h"
 #include "kernels/ops.h"
+#include "kernels/placement.h"
 #include "worker/train_step.h"
 
 namespace swinfleet {
@@ -19,8 +20,10 @@ namespace swinfleet {
 // model's size is allocated.
 struct DryRun {
   // `communicate` makes the communicator, which may refer to `work` and `traffic`.
+  // `device` is the one that it stands for.
   DryRun(const JobConfig& job,
-         const std::function<std::unique_ptr<Communicator>(DryRun* run)>& communicate);
+         const std::function<std::unique_ptr<Communicator>(DryRun* run)>& communicate,
+         Device device = Device::kCpu);
   DryRun(const DryRun&) = delete;
   DryRun& operator=(const DryRun&) = delete;
 
@@ -29,6 +32,7 @@ struct DryRun {
 
   const JobConfig config;
   MemoryClasses memory;
+  ConstantTables constants;
   WorkCount work;
   Traffic traffic;
   Context context;

@@ -9,6 +9,7 @@
 #include "core/loss/targets.h"
 #include "distributed/shard_layout.h"
 #include "kernels/error.h"
+#include "kernels/placement.h"
 #include "worker/follow.h"
 
 namespace swinfleet {
@@ -23,7 +24,7 @@ EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model*
                              ParameterAccess* parameters, MemoryClasses* memory, Context* context) {
   Arena& activations = memory->activations;
   ArenaScope scope(&activations);
-  const ModelInput input = InputOf(batch, config, activations.device());
+  const ModelInput input = InputOf(batch, config, activations, *context);
   const Shape shape = model->OutputShape(batch.pictures);
   const TensorView output = activations.Allocate(shape, config.train.dtype);
   ForwardOptions options;
@@ -42,7 +43,8 @@ EvaluatedBatch EvaluateBatch(const JobConfig& config, const Batch& batch, Model*
   const TensorView logits = activations.Allocate(shape);
   context->ops->cast({output, logits}, *context);
   if (activations.device() == Device::kDryRun) return result;
-  const TopCount count = CountTop(logits.span(), batch.label, config.model.num_classes);
+  const TopCount count = CountTop(ElementsOnHost<float>(logits, *context).span(), batch.label,
+                                  config.model.num_classes);
   result.top1 = static_cast<double>(count.top1);
   result.top5 = static_cast<double>(count.top5);
   return result;

@@ -49,7 +49,7 @@ void Follow(const JobConfig& config, int64_t pictures, bool training, Model* mod
   const DType dtype = config.train.dtype;
   FollowedParameters followed(model->parameters(), parameters, dtype);
   const Batch batch = DryBatch(config, pictures);
-  const ModelInput input = InputOf(batch, config, Device::kDryRun);
+  const ModelInput input = InputOf(batch, config, memory.activations, context);
   const TensorView output = memory.activations.Allocate(model->OutputShape(pictures), dtype);
   ForwardOptions options;
   options.dtype = dtype;

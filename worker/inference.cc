@@ -349,7 +349,7 @@ void Inference::Classify(
     ForwardOptions forward;
     forward.keep_for_backward = false;
     forward.dtype = config.train.dtype;
-    model_->Forward(InputOf(*batch, config, activations.device()), output, forward, *parameters_,
+    model_->Forward(InputOf(*batch, config, activations, context_), output, forward, *parameters_,
                     activations, context_);
     const TensorView logits = activations.Allocate(shape);
     context_.ops->cast({output, logits}, context_);

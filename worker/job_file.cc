@@ -61,6 +61,7 @@ std::string IdentityText(JobSpec spec) {
   spec.clear_checkpoint();
   spec.clear_memory();
   spec.clear_schedule();
+  spec.clear_metrics();
   spec.mutable_data()->clear_loader_threads();
   spec.mutable_data()->clear_prefetch();
   spec.mutable_train()->clear_log_every_steps();

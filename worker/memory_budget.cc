@@ -115,7 +115,7 @@ Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluatio
   }
   const auto pass = [&](int64_t pictures, Arena& activations, const auto& backward) {
     const Batch batch = DryBatch(config, pictures);
-    const ModelInput input = InputOf(batch, config, Device::kDryRun);
+    const ModelInput input = InputOf(batch, config, activations, context);
     const TensorView output = activations.Allocate(model->OutputShape(pictures), dtype);
     model->Forward(input, output, options, watcher, activations, context);
     probed.kept = std::max(probed.kept, activations.used());
@@ -391,8 +391,8 @@ JobConfig WithBudget(JobConfig config, size_t limit) {
   return config;
 }
 
-size_t ProcessBytes(const JobConfig& config, int ranks, const PlanOptions& options) {
-  return PlanMemory(config, BusiestRank(config, ranks), ranks, options).PredictedProcessBytes();
+size_t LimitedBytes(const JobConfig& config, int ranks, const PlanOptions& options) {
+  return PlanMemory(config, BusiestRank(config, ranks), ranks, options).LimitedBytes();
 }
 
 // The choice that takes least in most jobs: whole blocks, the smallest groups.
@@ -408,7 +408,7 @@ MemoryConfig Frugal(const JobConfig& config) {
 
 // With its own settings; with any, for a job that has a budget.
 bool Fits(const JobConfig& config, int ranks, size_t limit, const PlanOptions& options) {
-  if (config.memory.budget == 0) return ProcessBytes(config, ranks, options) <= limit;
+  if (config.memory.budget == 0) return LimitedBytes(config, ranks, options) <= limit;
   JobConfig frugal = config;
   frugal.memory = Frugal(config);
   const MemoryPlan plan = PlanMemory(frugal, BusiestRank(config, ranks), ranks, options);

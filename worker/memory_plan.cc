@@ -26,10 +26,11 @@ constexpr size_t kProgramBytes = size_t{42} << 20;
 constexpr size_t kPictureLibraryBytes = size_t{20} << 20;
 
 // Counts what it sends.
-DryRun CountingRun(const JobConfig& config, int rank, int ranks) {
-  return DryRun(config, [rank, ranks](DryRun* run) {
-    return MakeDryRunCommunicator(rank, ranks, &run->traffic);
-  });
+DryRun CountingRun(const JobConfig& config, int rank, int ranks, Device device) {
+  return DryRun(
+      config,
+      [rank, ranks](DryRun* run) { return MakeDryRunCommunicator(rank, ranks, &run->traffic); },
+      device);
 }
 
 void EvaluateOnce(DryRun* run) {
@@ -55,23 +56,24 @@ void TakeRun(DryRun* run, MemoryPlan* plan) {
 }
 
 // A step, and one batch of evaluation, of a rank with few leaves.
-void PlanShortStep(const JobConfig& config, int rank, int ranks, bool evaluation,
+void PlanShortStep(const JobConfig& config, int rank, int ranks, const PlanOptions& options,
                    MemoryPlan* plan) {
-  DryRun run = CountingRun(config, rank, ranks);
+  DryRun run = CountingRun(config, rank, ranks, options.device);
   run.Step();
   if (config.checkpoint.asynchronous) {
     plan->save_copy_bytes = SaveBufferElements(run.engine.OwnedState()) * sizeof(float);
   }
   plan->disk = run.engine.disk_use();
-  if (evaluation) EvaluateOnce(&run);
+  if (options.evaluation) EvaluateOnce(&run);
   TakeRun(&run, plan);
 }
 
 // The same of a rank with many.
-void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation, MemoryPlan* plan) {
+void PlanLongStep(const JobConfig& config, int rank, int ranks, const PlanOptions& options,
+                  MemoryPlan* plan) {
   const int64_t leaves = plan->leaves;
-  PlanShortStep(WithLeaves(config, ranks, kLeavesRun), rank, ranks, evaluation, plan);
-  DryRun one = CountingRun(WithLeaves(config, ranks, 1), rank, ranks);
+  PlanShortStep(WithLeaves(config, ranks, kLeavesRun), rank, ranks, options, plan);
+  DryRun one = CountingRun(WithLeaves(config, ranks, 1), rank, ranks, options.device);
   one.Step();
   const auto work = [&](double WorkCount::*field) {
     plan->step.*field = Extrapolate(one.work.*field, plan->step.*field, leaves);
@@ -90,7 +92,7 @@ void PlanLongStep(const JobConfig& config, int rank, int ranks, bool evaluation,
   sent(&Traffic::all_gather);
   sent(&Traffic::all_reduce);
   sent(&Traffic::small);
-  DryRun whole = CountingRun(config, rank, ranks);
+  DryRun whole = CountingRun(config, rank, ranks, options.device);
   plan->memory.gradients = std::move(whole.memory.gradients);
 }
 
@@ -143,6 +145,15 @@ size_t DecodingBytes(const JobConfig& config, const PlanOptions& options) {
          (options.evaluation ? options.data.eval_decoding.Bytes(threads) : 0);
 }
 
+std::vector<std::pair<std::string, size_t>> TensorClasses(const MemoryClasses& memory) {
+  std::vector<std::pair<std::string, size_t>> classes;
+  for (const Arena* arena : {&memory.parameters, &memory.gradients, &memory.optimizer,
+                             &memory.activations, &memory.workspace}) {
+    classes.emplace_back(arena->name(), arena->high_water());
+  }
+  return classes;
+}
+
 }  // namespace
 
 DataFacts FactsOf(const Dataset& train, const Dataset& eval) {
@@ -154,9 +165,10 @@ DataFacts FactsOf(const Dataset& train, const Dataset& eval) {
 
 std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
   std::vector<std::pair<std::string, size_t>> classes;
-  for (const Arena* arena : {&memory.parameters, &memory.gradients, &memory.optimizer,
-                             &memory.activations, &memory.workspace}) {
-    classes.emplace_back(arena->name(), arena->high_water());
+  if (memory.device == Device::kCpu) {
+    classes = TensorClasses(memory);
+  } else {
+    classes.emplace_back(memory.staging.name(), memory.staging.high_water());
   }
   classes.emplace_back("checkpoint copy", save_copy_bytes);
   classes.emplace_back("loader", loader_bytes);
@@ -168,10 +180,19 @@ std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
   return classes;
 }
 
+std::vector<std::pair<std::string, size_t>> MemoryPlan::GpuClasses() const {
+  if (memory.device == Device::kCpu) return {};
+  return TensorClasses(memory);
+}
+
 size_t MemoryPlan::PredictedProcessBytes() const {
   size_t bytes = 0;
   for (const auto& [name, size] : Classes()) bytes += size;
   return bytes;
+}
+
+size_t MemoryPlan::LimitedBytes() const {
+  return memory.device == Device::kCpu ? PredictedProcessBytes() : memory.DeviceHighWater();
 }
 
 int BusiestRank(const JobConfig& config, int ranks) {
@@ -210,7 +231,7 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOp
       ShardLayout::LeavesOf(config.train.accumulation, rank, ranks, config.train.micro_batches())
           .count;
   const auto plan_step = plan.leaves > kLeavesRun ? PlanLongStep : PlanShortStep;
-  plan_step(config, rank, ranks, options.evaluation, &plan);
+  plan_step(config, rank, ranks, options, &plan);
   if (!options.checkpoints) plan.save_copy_bytes = 0;
   plan.loader_bytes = LoaderBytes(config, ranks, options);
   plan.decoding_bytes = DecodingBytes(config, options);

@@ -35,6 +35,8 @@ struct PlanOptions {
   bool checkpoints = true;
   // Off: the caller holds one micro-batch itself.
   bool loader = true;
+  // Where tensors are.
+  Device device = Device::kCpu;
   DataFacts data;
 };
 
@@ -65,10 +67,15 @@ struct MemoryPlan {
   // Of offloaded state.
   DiskUse disk;
 
-  // Every class with its bytes; they add up to PredictedProcessBytes.
+  // Every class of the host's memory with its bytes; they add up to PredictedProcessBytes.
   std::vector<std::pair<std::string, size_t>> Classes() const;
-  // What the process's largest resident size (VmHWM) will be, to within 5% and 150 MB.
+  // Those of a GPU's memory, which add up to memory.DeviceHighWater(); none without one.
+  std::vector<std::pair<std::string, size_t>> GpuClasses() const;
+  // What the process's largest resident size (VmHWM) will be, to within 5% and 150 MB; with a GPU,
+  // without what the driver takes.
   size_t PredictedProcessBytes() const;
+  // What a limit is held against: the GPU's memory, without one the process's.
+  size_t LimitedBytes() const;
 };
 
 // Runs one training step and one batch of evaluation of rank `rank` of `ranks` on the dry-run

@@ -16,6 +16,7 @@
 #include "core/nn/model.h"
 #include "kernels/error.h"
 #include "worker/communication_plan.h"
+#include "worker/compute_device.h"
 #include "worker/config_from_proto.h"
 #include "worker/exit_codes.h"
 #include "worker/job_file.h"
@@ -56,7 +57,13 @@ struct Arguments {
   int64_t ranks = 0;
   bool check = false;
   bool json = false;
+  // "cpu" or "cuda".
+  std::string device = "cpu";
   LinkArguments links;
+
+  PlanOptions Options() const {
+    return {.device = device == "cuda" ? Device::kCuda : Device::kCpu, .data = {}};
+  }
 };
 
 // The job, as it would run.
@@ -79,7 +86,7 @@ struct Planned {
   int64_t largest_micro_batch = 0;
 
   const ParameterTable& table() const { return model->parameters(); }
-  bool Fits() const { return limit == 0 || plan.PredictedProcessBytes() <= limit; }
+  bool Fits() const { return limit == 0 || plan.LimitedBytes() <= limit; }
 };
 
 // Parameters of a unit, without what lies between them for alignment.
@@ -126,6 +133,10 @@ double FlopsPerSecond(const LinkArguments& links, const MemoryPlan& plan) {
 // it takes to fit. Throws Error when its budget is too small.
 void PlanJob(const Arguments& arguments, Planned* job) {
   JobConfig& config = job->config;
+  const PlanOptions options = arguments.Options();
+  const bool gpu = options.device == Device::kCuda;
+  const std::string problem = gpu ? WhyNotOnGpu(config) : "";
+  if (!problem.empty()) throw Error("this job can't be computed on GPUs: " + problem);
   job->ranks = config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
   job->limit = LimitOf(arguments, config);
   if (config.memory.budget > 0) config.memory.budget = static_cast<int64_t>(job->limit);
@@ -134,17 +145,17 @@ void PlanJob(const Arguments& arguments, Planned* job) {
   } else if (job->limit > 0) {
     const int64_t most = std::min<int64_t>(config.train.micro_batches(), kMostRanks);
     job->planned_ranks =
-        FewestRanks(config, job->limit)
+        FewestRanks(config, job->limit, options)
             .value_or(static_cast<int>(std::bit_floor(static_cast<uint64_t>(most))));
   }
-  job->micro_batch_limit = job->limit > 0 ? job->limit : MachineBytes();
+  job->micro_batch_limit = job->limit > 0 || gpu ? job->limit : MachineBytes();
   if (!arguments.check && job->micro_batch_limit > 0) {
     job->largest_micro_batch =
-        LargestMicroBatch(config, job->planned_ranks, job->micro_batch_limit);
+        LargestMicroBatch(config, job->planned_ranks, job->micro_batch_limit, options);
   }
   job->choice = ResolveBudget(&config, job->planned_ranks);
   const int rank = BusiestRank(config, job->planned_ranks);
-  job->plan = PlanMemory(config, rank, job->planned_ranks);
+  job->plan = PlanMemory(config, rank, job->planned_ranks, options);
   if (!arguments.check) {
     job->communication =
         PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
@@ -155,10 +166,13 @@ void PlanJob(const Arguments& arguments, Planned* job) {
 }
 
 std::string WhyNot(const Planned& job) {
-  std::string text = "a rank takes " + BytesText(job.plan.PredictedProcessBytes()) + " (on " +
-                     std::to_string(job.planned_ranks) +
+  const bool gpu = job.plan.memory.device == Device::kCuda;
+  std::string text = "a rank takes " + BytesText(job.plan.LimitedBytes()) +
+                     (gpu ? " of its GPU" : "") + " (on " + std::to_string(job.planned_ranks) +
                      (job.planned_ranks == 1 ? " rank" : " ranks") + "), which is more than " +
                      BytesText(job.limit);
+  // The changes that are known are for the host's memory.
+  if (gpu) return text;
   std::string works;
   for (const std::string& change : WhatWouldFit(job.config, job.planned_ranks, job.limit)) {
     works += (works.empty() ? ". What would work: " : "; or ") + change;
@@ -169,9 +183,12 @@ std::string WhyNot(const Planned& job) {
 // ---- JSON ----
 
 nlohmann::json DescribeMemory(const Planned& job) {
-  nlohmann::json classes;
+  nlohmann::json classes, gpu_classes = nlohmann::json::object();
   for (const auto& [name, bytes] : job.plan.Classes()) classes[name] = bytes;
+  for (const auto& [name, bytes] : job.plan.GpuClasses()) gpu_classes[name] = bytes;
   return {{"classes", classes},
+          {"gpu_classes", gpu_classes},
+          {"gpu_bytes", job.plan.memory.DeviceHighWater()},
           {"disk_state_bytes", job.plan.disk.state},
           {"disk_checkpoint_bytes", job.plan.disk.Checkpoints(job.config.checkpoint.keep_last)},
           {"process_bytes", job.plan.PredictedProcessBytes()},
@@ -222,6 +239,7 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
   const JobConfig& config = job.config;
   nlohmann::json plan;
   plan["ok"] = job.Fits();
+  plan["device"] = arguments.device;
   plan["problems"] = problems;
   plan["name"] = config.name;
   plan["run_dir"] = config.run_dir;
@@ -322,14 +340,19 @@ void PrintTraining(const Planned& job) {
 }
 
 void PrintMemory(const Planned& job) {
+  const char* verdict = job.limit == 0 ? "" : job.Fits() ? ", which fits" : ", which does not fit";
+  const auto print = [](const char* name, size_t bytes, const char* remark) {
+    std::printf("  %-16s %12s%s\n", name, BytesText(bytes).c_str(), remark);
+  };
   std::cout << "a rank of " << job.planned_ranks << ", the busiest one, takes\n";
-  for (const auto& [name, bytes] : job.plan.Classes()) {
-    std::printf("  %-16s %12s\n", name.c_str(), BytesText(bytes).c_str());
+  const auto gpu_classes = job.plan.GpuClasses();
+  for (const auto& [name, bytes] : gpu_classes) print(name.c_str(), bytes, "");
+  if (!gpu_classes.empty()) {
+    print("of its GPU", job.plan.memory.DeviceHighWater(), verdict);
+    verdict = "";
   }
-  std::printf("  %-16s %12s%s\n", "process", BytesText(job.plan.PredictedProcessBytes()).c_str(),
-              job.limit == 0 ? ""
-              : job.Fits()   ? ", which fits"
-                             : ", which does not fit");
+  for (const auto& [name, bytes] : job.plan.Classes()) print(name.c_str(), bytes, "");
+  print("process", job.plan.PredictedProcessBytes(), verdict);
   std::fflush(stdout);
 }
 
@@ -374,6 +397,8 @@ void PrintStep(const Planned& job) {
                 BytesText(plan.disk.Checkpoints(job.config.checkpoint.keep_last)).c_str(),
                 job.config.checkpoint.keep_last, BytesText(plan.disk.update).c_str());
   }
+  std::fflush(stdout);
+  if (job.micro_batch_limit == 0) return;
   const std::string eval_batch = std::to_string(job.config.train.eval_batch);
   const std::string largest =
       job.largest_micro_batch > 0
@@ -483,6 +508,10 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", arguments.ranks, "Ranks that it is to run on")
       ->check(CLI::Range(1, 65536));
   app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");
+  app.add_option("--device", arguments.device,
+                 "What ranks are to compute on. With cuda --memory is of a rank's GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   app.add_flag("--json", arguments.json, "JSON on stdout");
   swinfleet::AddLinkOptions(&app, &arguments.links);
   return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Plan(arguments); });

@@ -1,5 +1,6 @@
 #include "worker/reproducibility.h"
 
+#include "kernels/accelerator.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
@@ -13,10 +14,10 @@ const char* StoredName(DType dtype) {
 
 }  // namespace
 
-ReproducibilityKey MakeReproducibilityKey(const JobConfig& config) {
+ReproducibilityKey MakeReproducibilityKey(const JobConfig& config, const Accelerator* gpu) {
   ReproducibilityKey key;
   key.program_version = SWINFLEET_VERSION;
-  key.instruction_set = CpuInstructionSet();
+  key.instruction_set = gpu == nullptr ? CpuInstructionSet() : gpu->name();
   key.threads_per_rank = config.parallel.threads_per_rank;
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();

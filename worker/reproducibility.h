@@ -7,8 +7,11 @@
 
 namespace swinfleet {
 
-// Of this program on this machine, for this job with what its memory budget led to.
-ReproducibilityKey MakeReproducibilityKey(const JobConfig& config);
+class Accelerator;
+
+// Of this program on this machine, or on this GPU, for this job with what its memory budget led to.
+ReproducibilityKey MakeReproducibilityKey(const JobConfig& config,
+                                          const Accelerator* gpu = nullptr);
 
 }  // namespace swinfleet
 

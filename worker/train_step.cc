@@ -140,7 +140,7 @@ double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
   Arena& activations = memory_->activations;
   ArenaScope scope(&activations);
   const DType dtype = config_.train.dtype;
-  const ModelInput input = InputOf(batch, config_, activations.device());
+  const ModelInput input = InputOf(batch, config_, activations, *context_);
   const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
   const TensorView doutput = activations.Allocate(output.shape, dtype);
   ForwardOptions options;

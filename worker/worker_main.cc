@@ -22,6 +22,7 @@
 #include "proto/connection.h"
 #include "proto/job_yaml.h"
 #include "worker/attempt.h"
+#include "worker/compute_device.h"
 #include "worker/config_from_proto.h"
 #include "worker/coordinator_client.h"
 #include "worker/exit_codes.h"
@@ -53,6 +54,15 @@ struct Arguments {
   bool supervised = false;
   // "auto" or "off".
   std::string pin = "auto";
+  // "auto", "cpu" or "cuda".
+  std::string device = "auto";
+
+  // Of what an attempt is to know, what the command line says.
+  void Apply(const ComputeDevice& compute, AttemptOptions* options) const {
+    options->pin = pin == "auto";
+    options->device = compute.request;
+    options->gpu = compute.gpu.get();
+  }
 };
 
 // One process needs no MPI at all.
@@ -154,13 +164,14 @@ std::optional<AttemptOptions> ReadJob(const Arguments& arguments, const World& w
   options.spec_text = JobToYaml(spec);
   options.identity_text = IdentityText(spec);
   options.job_id = kLocalJobId;
-  options.pin = arguments.pin == "auto";
   return options;
 }
 
-int RunJobFile(const Arguments& arguments, World* world, SignalWatcher* signals) {
+int RunJobFile(const Arguments& arguments, const ComputeDevice& compute, World* world,
+               SignalWatcher* signals) {
   std::optional<AttemptOptions> options = ReadJob(arguments, *world);
   if (!options) return kExitUsage;
+  arguments.Apply(compute, &*options);
   PrintReporter reporter;
   signals->Start([&reporter](int) { reporter.Cancel(); });
   AttemptResult result;
@@ -222,7 +233,8 @@ WorkerIdentity MakeIdentity(const Arguments& arguments, const World& world) {
   return identity;
 }
 
-int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* signals) {
+int ServeCoordinator(const Arguments& arguments, const ComputeDevice& compute, World* world,
+                     SignalWatcher* signals) {
   ClientOptions options;
   options.coordinator = arguments.coordinator;
   options.connection = arguments.connection;
@@ -239,7 +251,7 @@ int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* si
   environment.world_size = world->size();
   environment.make_group = [world](int ranks, int tag) { return world->Group(ranks, tag); };
   environment.run_attempt = [&](AttemptOptions attempt, Communicator* ranks, Reporter* reporter) {
-    attempt.pin = arguments.pin == "auto";
+    arguments.Apply(compute, &attempt);
     return RunAttempt(attempt, ranks, reporter);
   };
   environment.on_stuck = [&client](const StuckNews& news) {
@@ -266,6 +278,19 @@ int ServeCoordinator(const Arguments& arguments, World* world, SignalWatcher* si
   return code;
 }
 
+// What this rank computes on, or why not, in the log: then all ranks leave.
+std::optional<ComputeDevice> FindDevice(const Arguments& arguments, const World& world) {
+  try {
+    ComputeDevice compute = TakeDevice(DeviceRequestOf(arguments.device), world.All().get());
+    // The ranks' GPUs differ; all of them compute on the CPU for the same reason.
+    LOG_IF(INFO, world.rank() == 0 || compute.gpu != nullptr) << "computes on " << compute.text;
+    return compute;
+  } catch (const Error& error) {
+    LOG_IF(ERROR, world.rank() == 0) << error.what();
+    return std::nullopt;
+  }
+}
+
 int Main(const Arguments& arguments) {
   SignalWatcher signals;
   World world;
@@ -276,8 +301,11 @@ int Main(const Arguments& arguments) {
     return kExitFailed;
   }
   if (world.size() > 1) SetLoggedRank(world.rank());
-  const int code = arguments.job_file.empty() ? ServeCoordinator(arguments, &world, &signals)
-                                              : RunJobFile(arguments, &world, &signals);
+  int code = kExitFailed;
+  if (const std::optional<ComputeDevice> compute = FindDevice(arguments, world)) {
+    code = arguments.job_file.empty() ? ServeCoordinator(arguments, *compute, &world, &signals)
+                                      : RunJobFile(arguments, *compute, &world, &signals);
+  }
   Finalize(&world, code);
   return code;
 }
@@ -344,6 +372,11 @@ int main(int argc, char** argv) {
                  "auto: where ranks of a host share its CPUs, each keeps its threads on a part of\n"
                  "them; off: threads run anywhere")
       ->check(CLI::IsMember({"auto", "off"}))
+      ->capture_default_str();
+  app.add_option("--device", arguments.device,
+                 "What ranks compute on. cuda: each on a GPU of its own; auto: the same where all\n"
+                 "ranks can have one, else, as cpu, on the CPU")
+      ->check(CLI::IsMember(swinfleet::DeviceRequestTexts()))
       ->capture_default_str();
   try {
     app.parse(argc, argv);

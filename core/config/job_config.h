@@ -324,6 +324,11 @@ struct CheckpointConfig {
   bool asynchronous = true;
 };
 
+struct MetricsConfig {
+  // TensorBoard's event files in the run folder, beside the lines of JSON.
+  bool tensorboard = true;
+};
+
 struct JobConfig {
   std::string name;
   std::string run_dir;
@@ -340,6 +345,7 @@ struct JobConfig {
   TrainConfig train;
   ParallelConfig parallel;
   CheckpointConfig checkpoint;
+  MetricsConfig metrics;
 };
 
 // The named model, or nothing for an unknown name. Names are timm's.

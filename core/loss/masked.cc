@@ -1,6 +1,7 @@
 #include "core/loss/masked.h"
 
 #include "core/data/mask.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 namespace {
@@ -34,7 +35,7 @@ class SimMimObjective : public Objective {
         dry ? 1 : static_cast<double>(MaskedIn(input.mask, pictures) * unit * unit) + 1e-5;
     context.ops->masked_l1({.prediction = output,
                             .target = target,
-                            .mask = input.mask,
+                            .mask = OnDevice(input.mask, &activations, context),
                             .unit = unit,
                             .scale = static_cast<float>(static_cast<double>(pictures) /
                                                         (pixels * static_cast<double>(channels_))),
@@ -42,7 +43,7 @@ class SimMimObjective : public Objective {
                             .dprediction = doutput,
                             .grad_scale = grad_scale},
                            context);
-    return dry ? 0 : SumOfLosses(loss);
+    return SumOfLosses(loss, context);
   }
 
  private:
@@ -66,10 +67,10 @@ class PatchObjective : public Objective {
     const int64_t pictures = output.shape[0];
     const TensorView loss = activations.Allocate({pictures});
     const TensorView target = activations.Allocate(output.shape);
-    const TensorView mask = PatchMask(input.mask, output.shape[1], activations);
+    const TensorView mask = PatchMask(input.mask, output.shape[1], activations, context);
     context.ops->patch_targets({input.image, side_, normalise_, target}, context);
     const bool dry = activations.device() == Device::kDryRun;
-    const double masked = dry ? 1 : static_cast<double>(MaskedIn(mask, pictures));
+    const double masked = dry ? 1 : static_cast<double>(MaskedPatches(input.mask, pictures));
     context.ops->masked_mse({.prediction = output,
                              .target = target,
                              .mask = mask,
@@ -78,20 +79,26 @@ class PatchObjective : public Objective {
                              .dprediction = doutput,
                              .grad_scale = grad_scale},
                             context);
-    return dry ? 0 : SumOfLosses(loss);
+    return SumOfLosses(loss, context);
   }
 
  private:
+  int64_t MaskedPatches(const TensorView& units, int64_t pictures) const {
+    return MaskedIn(units, pictures) * (unit_ / side_) * (unit_ / side_);
+  }
   // The mask of units as one of patches, i32 (B or 1, L).
-  TensorView PatchMask(const TensorView& units, int64_t patches, Arena& activations) const {
-    if (unit_ == side_) return units;
+  TensorView PatchMask(const TensorView& units, int64_t patches, Arena& activations,
+                       const Context& context) const {
+    if (unit_ == side_) return OnDevice(units, &activations, context);
     const int64_t count = units_h_ * units_w_;
     const TensorView mask = activations.Allocate({units.shape[0], patches}, DType::kI32);
     if (mask.device == Device::kDryRun) return mask;
+    HostElements<int32_t> values(mask, context);
     for (int64_t b = 0; b < units.shape[0]; ++b) {
       ExpandMask({units.i32() + b * count, static_cast<size_t>(count)}, units_h_, units_w_,
-                 unit_ / side_, {mask.i32() + b * patches, static_cast<size_t>(patches)});
+                 unit_ / side_, {values.data() + b * patches, static_cast<size_t>(patches)});
     }
+    values.Publish();
     return mask;
   }
 

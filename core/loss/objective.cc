@@ -5,6 +5,7 @@
 #include "core/data/mask.h"
 #include "core/loss/masked.h"
 #include "core/loss/targets.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 namespace {
@@ -21,10 +22,13 @@ class CrossEntropyObjective : public Objective {
     const int64_t pictures = logits.shape[0], classes = logits.shape[1];
     const TensorView target = activations.Allocate({pictures, classes});
     const TensorView loss = activations.Allocate({pictures});
-    const bool dry = activations.device() == Device::kDryRun;
-    if (!dry) FillTargets(batch, classes, target.span());
+    if (activations.device() != Device::kDryRun) {
+      HostElements<float> values(target, context);
+      FillTargets(batch, classes, values.span());
+      values.Publish();
+    }
     context.ops->cross_entropy({logits, target, loss, dlogits, grad_scale}, context);
-    return dry ? 0 : SumOfLosses(loss);
+    return SumOfLosses(loss, context);
   }
 
  private:
@@ -42,9 +46,11 @@ class CrossEntropyObjective : public Objective {
 
 }  // namespace
 
-double SumOfLosses(const TensorView& loss) {
+double SumOfLosses(const TensorView& loss, const Context& context) {
+  if (loss.device == Device::kDryRun) return 0;
+  const ElementsOnHost<float> losses(loss, context);
   double sum = 0;
-  for (const float value : loss.span()) sum += value;
+  for (const float value : losses.span()) sum += value;
   return sum;
 }
 
@@ -53,14 +59,16 @@ std::unique_ptr<Objective> MakeObjective(const JobConfig& config, bool training)
   return std::make_unique<CrossEntropyObjective>(training ? config.train.label_smoothing : 0);
 }
 
-ModelInput InputOf(const Batch& batch, const JobConfig& config, Device device) {
-  ModelInput input;
-  input.image = ViewOf(const_cast<float*>(batch.image.data()),
-                       config.model.ImageShape(batch.pictures), device);
+ModelInput InputOf(const Batch& batch, const JobConfig& config, Arena& activations,
+                   const Context& context) {
+  const Device host = activations.device() == Device::kDryRun ? Device::kDryRun : Device::kCpu;
+  const TensorView image =
+      ViewOf(const_cast<float*>(batch.image.data()), config.model.ImageShape(batch.pictures), host);
+  ModelInput input = {.image = OnDevice(image, &activations, context), .mask = {}};
   if (config.pretrain.on()) {
     input.mask =
         ViewOf(const_cast<int32_t*>(batch.mask.data()),
-               MaskShape(MaskConfigFor(config.model, config.pretrain), batch.pictures), device);
+               MaskShape(MaskConfigFor(config.model, config.pretrain), batch.pictures), host);
   }
   return input;
 }

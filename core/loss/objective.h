@@ -28,11 +28,13 @@ class Objective {
 // targets.
 std::unique_ptr<Objective> MakeObjective(const JobConfig& config, bool training);
 
-// What the model is given of a batch, which must outlive the result.
-ModelInput InputOf(const Batch& batch, const JobConfig& config, Device device);
+// What the model is given of a batch, which must outlive the result. Where the host does not
+// compute, pictures are copied to the top of `activations`.
+ModelInput InputOf(const Batch& batch, const JobConfig& config, Arena& activations,
+                   const Context& context);
 
-// The sum of losses, f32 (B), in host memory.
-double SumOfLosses(const TensorView& loss);
+// The sum of losses, f32 (B); 0 on the dry-run device.
+double SumOfLosses(const TensorView& loss, const Context& context);
 
 }  // namespace swinfleet
 

@@ -2,9 +2,13 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <functional>
+#include <memory>
 
+#include "kernels/accelerator.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -28,37 +32,73 @@ size_t StatusBytes(const std::string& key) {
   return 0;
 }
 
-}  // namespace
-
-MemoryClasses MemoryClasses::DryRun() {
-  return {Arena::DryRun("parameters"), Arena::DryRun("gradients"), Arena::DryRun("optimizer"),
-          Arena::DryRun("activations"), Arena::DryRun("workspace")};
-}
-
-MemoryClasses MemoryClasses::OnHost(const MemoryClasses& planned) {
-  const auto reserve = [](const Arena& arena) {
-    return Arena::OnHost(arena.name(), arena.high_water());
-  };
+// Reserves each class; `reserve` those of tensors.
+MemoryClasses Reserved(const MemoryClasses& planned,
+                       const std::function<Arena(const Arena&)>& reserve) {
   try {
-    return {reserve(planned.parameters), reserve(planned.gradients), reserve(planned.optimizer),
-            reserve(planned.activations), reserve(planned.workspace)};
+    return {.parameters = reserve(planned.parameters),
+            .gradients = reserve(planned.gradients),
+            .optimizer = reserve(planned.optimizer),
+            .activations = reserve(planned.activations),
+            .workspace = reserve(planned.workspace),
+            .staging = Arena::OnHost(planned.staging.name(), planned.staging.high_water()),
+            .device = planned.device};
   } catch (const Error& error) {
     throw Error(std::string(error.what()) + " (in all " + MiB(planned.TotalHighWater()) + ": " +
                 planned.Report() + ")");
   }
 }
 
+}  // namespace
+
+MemoryClasses MemoryClasses::DryRun(Device device) {
+  return {.parameters = Arena::DryRun("parameters"),
+          .gradients = Arena::DryRun("gradients"),
+          .optimizer = Arena::DryRun("optimizer"),
+          .activations = Arena::DryRun("activations"),
+          .workspace = Arena::DryRun("workspace"),
+          .staging = Arena::DryRun("staging"),
+          .device = device};
+}
+
+MemoryClasses MemoryClasses::OnHost(const MemoryClasses& planned) {
+  CHECK(planned.device == Device::kCpu);
+  return Reserved(
+      planned, [](const Arena& arena) { return Arena::OnHost(arena.name(), arena.high_water()); });
+}
+
+MemoryClasses MemoryClasses::OnDevice(const MemoryClasses& planned, Accelerator* accelerator) {
+  CHECK(planned.device == Device::kCuda);
+  return Reserved(planned, [accelerator](const Arena& arena) {
+    // An arena without capacity still has an address.
+    const size_t bytes = std::max(arena.high_water(), Arena::kAlignment);
+    const std::shared_ptr<void> memory(accelerator->Allocate(bytes),
+                                       [accelerator](void* taken) { accelerator->Free(taken); });
+    return Arena::OnDevice(arena.name(), memory, bytes);
+  });
+}
+
 std::string MemoryClasses::Report() const {
   std::string text;
-  for (const Arena* arena : {&parameters, &gradients, &optimizer, &activations, &workspace}) {
+  for (const Arena* arena :
+       {&parameters, &gradients, &optimizer, &activations, &workspace, &staging}) {
+    if (arena == &staging && device == Device::kCpu) continue;
     text += (text.empty() ? "" : ", ") + arena->name() + " " + MiB(arena->high_water());
   }
   return text;
 }
 
-size_t MemoryClasses::TotalHighWater() const {
+size_t MemoryClasses::TensorHighWater() const {
   return parameters.high_water() + gradients.high_water() + optimizer.high_water() +
          activations.high_water() + workspace.high_water();
+}
+
+size_t MemoryClasses::HostHighWater() const {
+  return staging.high_water() + (device == Device::kCpu ? TensorHighWater() : 0);
+}
+
+size_t MemoryClasses::DeviceHighWater() const {
+  return device == Device::kCpu ? 0 : TensorHighWater();
 }
 
 size_t ProcessPeakBytes() { return StatusBytes("VmHWM"); }

@@ -1,6 +1,7 @@
 #include "core/nn/block.h"
 
 #include "core/nn/checkpointed_block.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 
@@ -8,13 +9,15 @@ BlockBase::BlockBase(const BlockConfig& config, ParameterTable* table)
     : config_(config), table_(*table), unit_(table->BeginUnit(config.name)) {}
 
 TensorView BlockBase::DropPathScale(const ForwardOptions& options, int branch, int64_t batch,
-                                    Arena& activations) const {
+                                    Arena& activations, const Context& context) const {
   if (!options.drop_path_factor) return {};
   const TensorView scale = activations.Allocate({batch});
   if (scale.device == Device::kDryRun) return scale;
+  HostElements<float> factors(scale, context);
   for (int64_t b = 0; b < batch; ++b) {
-    scale.span()[b] = options.drop_path_factor(config_.number, branch, b);
+    factors.data()[b] = options.drop_path_factor(config_.number, branch, b);
   }
+  factors.Publish();
   return scale;
 }
 

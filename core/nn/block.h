@@ -62,7 +62,7 @@ class BlockBase : public Block {
 
   // Drop path's factors of a branch for the pictures of a batch, f32 (B), or nothing.
   TensorView DropPathScale(const ForwardOptions& options, int branch, int64_t batch,
-                           Arena& activations) const;
+                           Arena& activations, const Context& context) const;
   bool selective() const {
     return config_.checkpointing == MemoryConfig::Checkpointing::kSelective;
   }

@@ -5,6 +5,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/checkpointed_block.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -83,29 +84,31 @@ void GreenEncoder::FindPlaces(const TensorView& mask) {
   CHECK_EQ(seen, units_) << "units that the mask leaves";
 }
 
-void GreenEncoder::ReadMask(const TensorView& mask, Arena& activations) {
+void GreenEncoder::ReadMask(const TensorView& mask, Arena& activations, const Context& context) {
   const bool dry = activations.device() == Device::kDryRun;
   const auto visible = static_cast<int64_t>(stages_[0].places.size());
   visible_ = activations.Allocate({1, visible}, DType::kI32);
   if (!dry) {
     FindPlaces(mask);
+    HostElements<int32_t> patches(visible_, context);
     for (int64_t i = 0; i < visible; ++i) {
       const MapPlace& place = stages_[0].places[i];
-      visible_.i32()[i] = static_cast<int32_t>(place.row * model_.StageW(0) + place.column);
+      patches.data()[i] = static_cast<int32_t>(place.row * model_.StageW(0) + place.column);
     }
+    patches.Publish();
   }
   for (Stage& stage : stages_) {
     for (VisibleWindows* windows : {stage.plain.get(), stage.shifted.get()}) {
       if (windows == nullptr) continue;
       if (!dry) windows->Pack(stage.places);
-      windows->Publish(stage.places, activations);
+      windows->Publish(stage.places, activations, context);
     }
   }
 }
 
 TensorView GreenEncoder::Forward(const ModelInput& input, const ForwardOptions& options,
                                  ParameterAccess& access, Arena& activations, Context& context) {
-  ReadMask(input.mask, activations);
+  ReadMask(input.mask, activations, context);
   const int64_t batch = input.image.shape[0], side = stages_[0].side;
   TensorView x = patches_.Forward(input.image, visible_, options, access, activations, context)
                      .Reshape({batch, units_, side, side, model_.embed_dim});
@@ -163,21 +166,23 @@ Shape GreenMim::OutputShape(int64_t batch) const {
   return {batch, decoder_.patches(), side * side * model_.in_chans};
 }
 
-void GreenMim::MakeDecoderPlaces(Arena& activations) {
+void GreenMim::MakeDecoderPlaces(Arena& activations, const Context& context) {
   const int64_t patches = decoder_.patches();
   places_.token = activations.Allocate({1, patches}, DType::kI32);
   places_.masked = activations.Allocate({1, patches}, DType::kI32);
   if (activations.device() == Device::kDryRun) return;
-  int32_t *token = places_.token.i32(), *masked = places_.masked.i32();
-  std::fill_n(token, patches, -1);
-  std::fill_n(masked, patches, 1);
+  HostElements<int32_t> token(places_.token, context), masked(places_.masked, context);
+  std::ranges::fill(token.span(), -1);
+  std::ranges::fill(masked.span(), 1);
   int32_t number = 0;
   for (const MapPlace& seen : encoder_.last_places()) {
     const int64_t place = seen.row * model_.StageW(model_.num_stages() - 1) + seen.column;
-    token[place] = decoder_order_.empty() ? number : decoder_order_.at(place);
-    masked[place] = 0;
+    token.data()[place] = decoder_order_.empty() ? number : decoder_order_.at(place);
+    masked.data()[place] = 0;
     ++number;
   }
+  token.Publish();
+  masked.Publish();
 }
 
 void GreenMim::Forward(const ModelInput& input, const TensorView& output,
@@ -187,7 +192,7 @@ void GreenMim::Forward(const ModelInput& input, const TensorView& output,
   CHECK(input.image.shape == model_.ImageShape(batch)) << input.image.shape;
   CHECK(output.shape == OutputShape(batch)) << output.shape;
   const TensorView map = encoder_.Forward(input, options, access, activations, context);
-  MakeDecoderPlaces(activations);
+  MakeDecoderPlaces(activations, context);
   const int64_t c = model_.num_features(), rows = map.NumElements() / c;
   x_ = map.Reshape({rows, c});
   const TensorView latent = activations.Allocate({batch, rows / batch, c}, options.dtype);

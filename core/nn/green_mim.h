@@ -55,7 +55,7 @@ class GreenEncoder {
   // The windows of a stage's blocks, shifted or not.
   std::unique_ptr<VisibleWindows> MakeWindows(int stage, bool shifted) const;
   // Works out all that follows from the mask, and writes it to `activations`.
-  void ReadMask(const TensorView& mask, Arena& activations);
+  void ReadMask(const TensorView& mask, Arena& activations, const Context& context);
   void FindPlaces(const TensorView& mask);
   TensorView StageGradient(int stage, int64_t batch, DType dtype, Arena& activations) const;
 
@@ -88,7 +88,7 @@ class GreenMim : public Model {
   void set_decoder_order(std::vector<int32_t> order) { decoder_order_ = std::move(order); }
 
  private:
-  void MakeDecoderPlaces(Arena& activations);
+  void MakeDecoderPlaces(Arena& activations, const Context& context);
 
   const ModelConfig model_;
   ParameterTable parameters_;

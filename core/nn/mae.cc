@@ -2,6 +2,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/sin_cos_positions.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -30,31 +31,35 @@ Shape Mae::OutputShape(int64_t batch) const {
   return {batch, patches_of_picture_, model_.patch_size * model_.patch_size * model_.in_chans};
 }
 
-TensorView Mae::ClassIndex() const {
-  return ViewOf(const_cast<int32_t*>(token_range_.data()), {1, 1});
+TensorView Mae::ClassIndex(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(token_range_.data()), {1, 1}), context);
 }
 
-TensorView Mae::PatchIndex() const {
-  return ViewOf(const_cast<int32_t*>(token_range_.data()) + 1, {1, visible_});
+TensorView Mae::PatchIndex(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(token_range_.data()) + 1, {1, visible_}),
+                          context);
 }
 
-void Mae::MakeIndices(const TensorView& mask, Arena& activations) {
+void Mae::MakeIndices(const TensorView& mask, Arena& activations, const Context& context) {
   const int64_t batch = mask.shape[0], all = patches_of_picture_;
   visible_patches_ = activations.Allocate({batch, visible_}, DType::kI32);
   position_index_ = activations.Allocate({1, batch * (1 + visible_)}, DType::kI32);
   places_.token = activations.Allocate({batch, 1 + all}, DType::kI32);
   places_.masked = activations.Allocate({batch, 1 + all}, DType::kI32);
-  if (activations.device() != Device::kDryRun) FillIndices(mask);
+  if (activations.device() != Device::kDryRun) FillIndices(mask, context);
 }
 
-void Mae::FillIndices(const TensorView& mask) {
+void Mae::FillIndices(const TensorView& mask, const Context& context) {
+  HostElements<int32_t> visible_patches(visible_patches_, context);
+  HostElements<int32_t> position_index(position_index_, context);
+  HostElements<int32_t> tokens(places_.token, context), all_hidden(places_.masked, context);
   const int64_t all = patches_of_picture_;
   for (int64_t b = 0; b < mask.shape[0]; ++b) {
     const int32_t* masked = mask.i32() + b * all;
-    int32_t* visible = visible_patches_.i32() + b * visible_;
-    int32_t* position = position_index_.i32() + b * (1 + visible_);
-    int32_t* token = places_.token.i32() + b * (1 + all);
-    int32_t* hidden = places_.masked.i32() + b * (1 + all);
+    int32_t* visible = visible_patches.data() + b * visible_;
+    int32_t* position = position_index.data() + b * (1 + visible_);
+    int32_t* token = tokens.data() + b * (1 + all);
+    int32_t* hidden = all_hidden.data() + b * (1 + all);
     // The class token comes first everywhere.
     position[0] = token[0] = hidden[0] = 0;
     int32_t seen = 0;
@@ -69,6 +74,9 @@ void Mae::FillIndices(const TensorView& mask) {
     }
     CHECK_EQ(seen, visible_) << "patches that the mask of picture " << b << " leaves";
   }
+  for (HostElements<int32_t>* indices : {&visible_patches, &position_index, &tokens, &all_hidden}) {
+    indices->Publish();
+  }
 }
 
 TensorView Mae::Embed(const TensorView& image, const ForwardOptions& options,
@@ -80,9 +88,8 @@ TensorView Mae::Embed(const TensorView& image, const ForwardOptions& options,
     const AcquiredUnit unit(parameters_, access, class_unit_);
     ArenaScope scope(context.workspace);
     const TensorView start = context.workspace->Allocate({all, c}, options.dtype);
-    context.ops->cast(
-        {ViewOf(const_cast<float*>(positions_.data()), {all * c}), start.Reshape({all * c})},
-        context);
+    const TensorView wide = ViewOf(const_cast<float*>(positions_.data()), {all * c});
+    context.ops->cast({ConstantOnDevice(wide, context), start.Reshape({all * c})}, context);
     context.ops->add({unit[class_token_].Reshape({c}), start.Rows(0, 1).Reshape({c})}, context);
     context.ops->token_gather(
         {start.Reshape({1, all, c}), position_index_, x.Reshape({1, batch * (1 + visible_), c})},
@@ -90,7 +97,7 @@ TensorView Mae::Embed(const TensorView& image, const ForwardOptions& options,
   }
   const TensorView patches =
       patches_.Forward(image, visible_patches_, options, access, activations, context);
-  context.ops->token_scatter({patches, PatchIndex(), x, /*accumulate=*/true}, context);
+  context.ops->token_scatter({patches, PatchIndex(context), x, /*accumulate=*/true}, context);
   return x;
 }
 
@@ -100,7 +107,7 @@ void Mae::Forward(const ModelInput& input, const TensorView& output, const Forwa
   CHECK(input.image.shape == model_.ImageShape(batch)) << input.image.shape;
   CHECK(input.mask.shape == Shape({batch, patches_of_picture_})) << input.mask.shape;
   CHECK(output.shape == OutputShape(batch)) << output.shape;
-  MakeIndices(input.mask, activations);
+  MakeIndices(input.mask, activations, context);
   TensorView x = Embed(input.image, options, access, activations, context);
   for (const auto& block : blocks_) {
     x = block->Forward(x, options, access, activations, context);
@@ -144,14 +151,14 @@ void Mae::EmbedBackward(const TensorView& dx, const TensorView& dimage, Paramete
     const AcquiredUnit unit(parameters_, access, class_unit_);
     ArenaScope scope(context.workspace);
     const TensorView dclass = context.workspace->Allocate({batch, 1, c}, dx.dtype);
-    context.ops->token_gather({dx, ClassIndex(), dclass}, context);
+    context.ops->token_gather({dx, ClassIndex(context), dclass}, context);
     context.ops->sum_broadcast({dclass.Reshape({batch, c}),
                                 unit.At(access.Gradient(class_unit_), class_token_).Reshape({c})},
                                context);
     access.GradientReady(class_unit_);
   }
   const TensorView dpatches = activations.Allocate({batch, visible_, c}, dx.dtype);
-  context.ops->token_gather({dx, PatchIndex(), dpatches}, context);
+  context.ops->token_gather({dx, PatchIndex(context), dpatches}, context);
   patches_.Backward(dpatches, dimage, access, context);
 }
 

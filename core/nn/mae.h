@@ -28,16 +28,16 @@ class Mae : public Model {
 
  private:
   // What follows from the masks (B, L), in `activations`.
-  void MakeIndices(const TensorView& mask, Arena& activations);
-  void FillIndices(const TensorView& mask);
+  void MakeIndices(const TensorView& mask, Arena& activations, const Context& context);
+  void FillIndices(const TensorView& mask, const Context& context);
   // Returns the class token and the visible patches with their positions, (B, 1 + V, C).
   TensorView Embed(const TensorView& image, const ForwardOptions& options, ParameterAccess& access,
                    Arena& activations, Context& context);
   void EmbedBackward(const TensorView& dx, const TensorView& dimage, ParameterAccess& access,
                      Arena& activations, Context& context);
   // Of the class token, and of the patches, among the encoder's tokens.
-  TensorView ClassIndex() const;
-  TensorView PatchIndex() const;
+  TensorView ClassIndex(const Context& context) const;
+  TensorView PatchIndex(const Context& context) const;
 
   const ModelConfig model_;
   const int64_t patches_of_picture_, visible_;

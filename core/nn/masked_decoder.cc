@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "core/nn/sin_cos_positions.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -53,8 +54,9 @@ MaskedDecoder::MaskedDecoder(const Config& config, ParameterTable* table)
   UseXavier("decoder_", table);
 }
 
-TensorView MaskedDecoder::PatchIndex() const {
-  return ViewOf(const_cast<int32_t*>(patch_places_.data()), {1, patches()});
+TensorView MaskedDecoder::PatchIndex(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(patch_places_.data()), {1, patches()}),
+                          context);
 }
 
 TensorView MaskedDecoder::Embed(const TensorView& latent, ParameterAccess& access,
@@ -72,8 +74,8 @@ TensorView MaskedDecoder::Embed(const TensorView& latent, ParameterAccess& acces
   context.ops->token_gather({embedded, places_.token, x}, context);
   context.ops->mask_tokens_forward({places_.masked, unit[mask_token_], x}, context);
   const TensorView positions = context.workspace->Allocate({places() * d}, latent.dtype);
-  context.ops->cast({ViewOf(const_cast<float*>(positions_.data()), {places() * d}), positions},
-                    context);
+  const TensorView wide = ViewOf(const_cast<float*>(positions_.data()), {places() * d});
+  context.ops->cast({ConstantOnDevice(wide, context), positions}, context);
   context.ops->add_broadcast({positions, x.Reshape({batch, places() * d})}, context);
   return x;
 }
@@ -91,7 +93,7 @@ void MaskedDecoder::Forward(const TensorView& latent, const DecoderPlaces& place
   patches_ = x;
   if (config_.class_token) {
     patches_ = activations.Allocate({batch, patches(), d}, x.dtype);
-    context.ops->token_gather({x, PatchIndex(), patches_}, context);
+    context.ops->token_gather({x, PatchIndex(context), patches_}, context);
   }
   patches_ = patches_.Reshape({rows, d});
   const ProfileScope profile(context, table_.units()[predict_unit_].name);
@@ -135,9 +137,10 @@ void MaskedDecoder::PredictBackward(const TensorView& doutput, const TensorView&
   norm_.Backward(unit, gradient, patches_, {}, normalised, dpatches, /*accumulate=*/false, context);
   if (config_.class_token) {
     context.ops->fill({dx, 0}, context);
-    context.ops->token_scatter({dpatches.Reshape({dx.shape[0], patches(), d}), PatchIndex(), dx,
-                                /*accumulate=*/false},
-                               context);
+    context.ops->token_scatter(
+        {dpatches.Reshape({dx.shape[0], patches(), d}), PatchIndex(context), dx,
+         /*accumulate=*/false},
+        context);
   }
   access.GradientReady(predict_unit_);
 }

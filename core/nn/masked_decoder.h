@@ -63,7 +63,7 @@ class MaskedDecoder {
                      Context& context);
   void PredictBackward(const TensorView& doutput, const TensorView& dx, ParameterAccess& access,
                        Context& context);
-  TensorView PatchIndex() const;
+  TensorView PatchIndex(const Context& context) const;
 
   const Config config_;
   const ParameterTable& table_;

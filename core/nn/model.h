@@ -19,7 +19,8 @@ namespace swinfleet {
 // One micro-batch, as a model sees it.
 struct ModelInput {
   TensorView image;  // f32 (B, in_chans, H, W) in pixels, or (B, in_chans, T, H, W); normalised
-  // Masked image modelling: the units that the model does not see, 1 = masked, in raster order.
+  // Masked image modelling: the units that the model does not see, 1 = masked, in raster order. In
+  // memory of the host, wherever the picture is.
   TensorView mask;  // i32 (B, units), or (1, units) for all pictures alike; else absent
 };
 

@@ -62,14 +62,14 @@ TensorView PostNormBlock::Forward(const TensorView& x, const ForwardOptions& opt
 
   attended_ = allocate();
   attention_.Forward(unit, x_, attended_, keep, activations, context);
-  scale1_ = DropPathScale(options, 0, batch, activations);
+  scale1_ = DropPathScale(options, 0, batch, activations, context);
   // x1, the sum after the first branch, lives where x2 will be: backward computes it again.
   x2_ = keep ? allocate() : x_;
   norm1_.Forward(unit, attended_, x2_, x_, scale1_, activations, context);
 
   mlp_out_ = allocate();
   mlp_.Forward(unit, x2_, mlp_out_, keep, activations, context);
-  scale2_ = DropPathScale(options, 1, batch, activations);
+  scale2_ = DropPathScale(options, 1, batch, activations, context);
   norm2_.Forward(unit, mlp_out_, x2_, x2_, scale2_, activations, context);
   TensorView y = x2_;
   if (norm3_) {

@@ -60,7 +60,7 @@ TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& opti
     const TensorView branch = BranchOf(x1_, keep, context);
     norm1_.Forward(unit, x_, branch, {}, {}, activations, context);
     attention_.Forward(unit, branch, branch, keep, activations, context);
-    scale1_ = DropPathScale(options, 0, batch, activations);
+    scale1_ = DropPathScale(options, 0, batch, activations, context);
     context.ops->residual_add({x_, branch, scale1_, x1_}, context);
   }
   y_ = output(x1_);
@@ -69,7 +69,7 @@ TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& opti
     const TensorView branch = BranchOf(y_, keep, context);
     norm2_.Forward(unit, x1_, branch, {}, {}, activations, context);
     mlp_.Forward(unit, branch, branch, keep, activations, context);
-    scale2_ = DropPathScale(options, 1, batch, activations);
+    scale2_ = DropPathScale(options, 1, batch, activations, context);
     context.ops->residual_add({x1_, branch, scale2_, y_}, context);
   }
   if (!keep) activations.Release(mark);

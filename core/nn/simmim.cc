@@ -5,6 +5,7 @@
 
 #include "core/data/mask.h"
 #include "core/nn/chunks.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -29,18 +30,21 @@ SimMim::SimMim(const ModelConfig& model, const PretrainConfig& pretrain, const M
                               DecoderStart(model))),
       bias_(parameters_.Add("decoder.0.bias", {values_}, DecoderStart(model))) {}
 
-TensorView SimMim::PatchMask(const TensorView& units, int64_t batch, Arena& activations) const {
+TensorView SimMim::PatchMask(const TensorView& units, int64_t batch, Arena& activations,
+                             const Context& context) const {
   const int64_t down = model_.image_h / mask_unit_, across = model_.image_w / mask_unit_;
   const int64_t tokens = model_.StageTokens(0);
   CHECK(units.shape == Shape({batch, down * across}) || units.shape == Shape({1, down * across}))
       << units.shape << " for " << down << "x" << across << " units";
   const TensorView mask = activations.Allocate({units.shape[0], tokens}, DType::kI32);
   if (mask.device == Device::kDryRun) return mask;
+  HostElements<int32_t> patches(mask, context);
   for (int64_t b = 0; b < units.shape[0]; ++b) {
     ExpandMask({units.i32() + b * down * across, static_cast<size_t>(down * across)}, down, across,
                mask_unit_ / model_.patch_size,
-               {mask.i32() + b * tokens, static_cast<size_t>(tokens)});
+               {patches.data() + b * tokens, static_cast<size_t>(tokens)});
   }
+  patches.Publish();
   return mask;
 }
 
@@ -50,7 +54,7 @@ void SimMim::Forward(const ModelInput& input, const TensorView& output,
   const int64_t batch = input.image.shape[0];
   CHECK(input.image.shape == model_.ImageShape(batch)) << input.image.shape;
   CHECK(output.shape == OutputShape(batch)) << output.shape;
-  input_ = {input.image, PatchMask(input.mask, batch, activations)};
+  input_ = {input.image, PatchMask(input.mask, batch, activations, context)};
   const TensorView map = encoder_.Forward(input_, options, access, activations, context);
   x_ = map.Reshape({map.NumElements() / model_.num_features(), model_.num_features()});
   Decode(output, options, access, activations, context);

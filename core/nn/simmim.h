@@ -23,7 +23,8 @@ class SimMim : public Model {
 
  private:
   // The mask of units as one of patches, i32 (B or 1, L), in `activations`.
-  TensorView PatchMask(const TensorView& units, int64_t batch, Arena& activations) const;
+  TensorView PatchMask(const TensorView& units, int64_t batch, Arena& activations,
+                       const Context& context) const;
   void Decode(const TensorView& output, const ForwardOptions& options, ParameterAccess& access,
               Arena& activations, Context& context);
   // Calls body(first row, rows, their pixels in the workspace).

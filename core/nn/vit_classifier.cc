@@ -1,5 +1,6 @@
 #include "core/nn/vit_classifier.h"
 
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -25,12 +26,13 @@ VitClassifier::VitClassifier(const ModelConfig& model, const MemoryConfig& memor
                               {Initializer::Kind::kTruncatedNormal, 2e-5})),
       bias_(parameters_.Add("head.bias", {model.num_classes}, {Initializer::Kind::kZeros})) {}
 
-TensorView VitClassifier::ClassIndex() const {
-  return ViewOf(const_cast<int32_t*>(token_range_.data()), {1, 1});
+TensorView VitClassifier::ClassIndex(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(token_range_.data()), {1, 1}), context);
 }
 
-TensorView VitClassifier::PatchIndex() const {
-  return ViewOf(const_cast<int32_t*>(token_range_.data()) + 1, {1, patches_});
+TensorView VitClassifier::PatchIndex(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(token_range_.data()) + 1, {1, patches_}),
+                          context);
 }
 
 TensorView VitClassifier::Embed(const ModelInput& input, const ForwardOptions& options,
@@ -47,7 +49,7 @@ TensorView VitClassifier::Embed(const ModelInput& input, const ForwardOptions& o
   context.ops->cast({unit[positions_].Reshape({all}), start.Reshape({all})}, context);
   context.ops->add({unit[class_token_].Reshape({c}), start.Rows(0, 1).Reshape({c})}, context);
   context.ops->fill({x, 0}, context);
-  context.ops->token_scatter({patches, PatchIndex(), x, /*accumulate=*/false}, context);
+  context.ops->token_scatter({patches, PatchIndex(context), x, /*accumulate=*/false}, context);
   context.ops->add_broadcast({start.Reshape({all}), x.Reshape({batch, all})}, context);
   return x;
 }
@@ -75,7 +77,7 @@ void VitClassifier::Classify(const TensorView& x, const TensorView& logits,
   {
     ArenaScope scope(context.workspace);
     const TensorView patches = context.workspace->Allocate({batch, patches_, c}, x.dtype);
-    context.ops->token_gather({x, PatchIndex(), patches}, context);
+    context.ops->token_gather({x, PatchIndex(context), patches}, context);
     context.ops->mean_pool_forward({patches, pooled_}, context);
   }
   norm_.Forward(unit, pooled_, features_, {}, {}, activations, context);
@@ -111,7 +113,7 @@ void VitClassifier::ClassifyBackward(const TensorView& dlogits, const TensorView
   context.ops->mean_pool_backward({dfeatures, dpatches}, context);
   // Nothing hangs on the class token's features.
   context.ops->fill({dx, 0}, context);
-  context.ops->token_scatter({dpatches, PatchIndex(), dx, /*accumulate=*/false}, context);
+  context.ops->token_scatter({dpatches, PatchIndex(context), dx, /*accumulate=*/false}, context);
   access.GradientReady(head_unit_);
 }
 
@@ -126,14 +128,15 @@ void VitClassifier::EmbedBackward(const TensorView& dx, const TensorView& dimage
     const TensorView dclass = context.workspace->Allocate({batch, 1, c}, dx.dtype);
     context.ops->sum_broadcast(
         {dx.Reshape({batch, all}), unit.At(gradient, positions_).Reshape({all})}, context);
-    context.ops->token_gather({dx, ClassIndex(), dclass}, context);
+    context.ops->token_gather({dx, ClassIndex(context), dclass}, context);
     context.ops->sum_broadcast(
         {dclass.Reshape({batch, c}), unit.At(gradient, class_token_).Reshape({c})}, context);
     access.GradientReady(token_unit_);
   }
   const TensorView dpatches =
       activations.Allocate({batch, 1, model_.StageH(0), model_.StageW(0), c}, dx.dtype);
-  context.ops->token_gather({dx, PatchIndex(), dpatches.Reshape({batch, patches_, c})}, context);
+  context.ops->token_gather({dx, PatchIndex(context), dpatches.Reshape({batch, patches_, c})},
+                            context);
   embedding_.Backward(dpatches, dimage, access, context);
 }
 

@@ -34,8 +34,8 @@ class VitClassifier : public Model {
                 ParameterAccess& access, Arena& activations, Context& context);
   void ClassifyBackward(const TensorView& dlogits, const TensorView& dx, ParameterAccess& access,
                         Context& context);
-  TensorView ClassIndex() const;
-  TensorView PatchIndex() const;
+  TensorView ClassIndex(const Context& context) const;
+  TensorView PatchIndex(const Context& context) const;
 
   const ModelConfig model_;
   const int64_t patches_;                   // L

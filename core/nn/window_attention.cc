@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -128,6 +129,10 @@ WindowAttention::Group WindowAttention::Everything(int64_t rows) const {
   return group;
 }
 
+bool WindowAttention::ExcludesPadding(const Group& group) const {
+  return !config_.attend_padding || group.range.count == 0;
+}
+
 void WindowAttention::ForEachGroup(int64_t rows,
                                    const std::function<void(const Group&)>& body) const {
   Group group = Everything(rows);
@@ -140,14 +145,15 @@ void WindowAttention::ForEachGroup(int64_t rows,
   }
 }
 
-TensorView WindowAttention::Coordinates() const {
-  return ViewOf(const_cast<float*>(coords_.data()), {table_size_, 2});
+TensorView WindowAttention::Coordinates(const Context& context) const {
+  return ConstantOnDevice(ViewOf(const_cast<float*>(coords_.data()), {table_size_, 2}), context);
 }
 
-TensorView WindowAttention::Index() const {
+TensorView WindowAttention::Index(const Context& context) const {
   if (config_.packed != nullptr) return config_.packed->index;
   const int64_t tokens = config_.geometry.WindowTokens();
-  return ViewOf(const_cast<int32_t*>(index_->data()), {1, tokens, tokens});
+  return ConstantOnDevice(ViewOf(const_cast<int32_t*>(index_->data()), {1, tokens, tokens}),
+                          context);
 }
 
 TensorView WindowAttention::QkvBias(const AcquiredUnit& unit, DType dtype, Context& context) const {
@@ -165,7 +171,7 @@ TensorView WindowAttention::PositionTable(const AcquiredUnit& unit, Arena* arena
   if (index_ == nullptr) return {};
   if (table_bias_ >= 0) return unit[table_bias_];
   const TensorView table = arena->Allocate({table_size_, config_.heads});
-  context.ops->position_table_forward({.coords = Coordinates(),
+  context.ops->position_table_forward({.coords = Coordinates(context),
                                        .w1 = unit[cpb_w1_],
                                        .b1 = unit[cpb_b1_],
                                        .w2 = unit[cpb_w2_],
@@ -176,7 +182,7 @@ TensorView WindowAttention::PositionTable(const AcquiredUnit& unit, Arena* arena
 
 TensorView WindowAttention::PositionBias(const TensorView& table, Context& context) const {
   if (table.empty()) return {};
-  const TensorView index = Index();
+  const TensorView index = Index(context);
   const TensorView bias =
       context.workspace->Allocate({index.shape[0], config_.heads, index.shape[1], index.shape[2]});
   context.ops->bias_gather({.table = table, .index = index, .mask = {}, .bias = bias}, context);
@@ -187,14 +193,14 @@ void WindowAttention::PositionBiasBackward(const AcquiredUnit& unit, const Tenso
                                            const TensorView& dbias, Context& context) const {
   if (dbias.empty()) return;
   if (table_bias_ >= 0) {
-    context.ops->bias_scatter({dbias, Index(), unit.At(gradient, table_bias_)}, context);
+    context.ops->bias_scatter({dbias, Index(context), unit.At(gradient, table_bias_)}, context);
     return;
   }
   ArenaScope scope(context.workspace);
   const TensorView dtable = context.workspace->Allocate({table_size_, config_.heads});
   context.ops->fill({dtable, 0}, context);
-  context.ops->bias_scatter({dbias, Index(), dtable}, context);
-  context.ops->position_table_backward({.coords = Coordinates(),
+  context.ops->bias_scatter({dbias, Index(context), dtable}, context);
+  context.ops->position_table_backward({.coords = Coordinates(context),
                                         .w1 = unit[cpb_w1_],
                                         .b1 = unit[cpb_b1_],
                                         .w2 = unit[cpb_w2_],
@@ -240,7 +246,7 @@ void WindowAttention::Attend(const AcquiredUnit& unit, const Group& group, const
                                          .out = to.Reshape(out_shape),
                                          .lse = lse.Reshape(group.ShapeOf(config_.heads)),
                                          .range = group.range,
-                                         .exclude_padding = !config_.attend_padding,
+                                         .exclude_padding = ExcludesPadding(group),
                                          .score_scale = config_.score_scale},
                                         context);
   if (packs) Unpack(to, out, context);
@@ -416,7 +422,7 @@ void WindowAttention::AttentionBackward(const AcquiredUnit& unit, const TensorVi
                                           .dlogit_scale = unit.At(gradient, logit_scale_),
                                           .dbias = dbias,
                                           .range = group.range,
-                                          .exclude_padding = !config_.attend_padding,
+                                          .exclude_padding = ExcludesPadding(group),
                                           .score_scale = config_.score_scale},
                                          context);
   if (packs) Unpack(places, qkv, context);

@@ -88,6 +88,8 @@ class WindowAttention {
   // Whether work goes group by group, in window order.
   bool Grouped() const;
   Group Everything(int64_t rows) const;
+  // Of attention's arguments: only groups have rows of padding.
+  bool ExcludesPadding(const Group& group) const;
   void ForEachGroup(int64_t rows, const std::function<void(const Group&)>& body) const;
 
   // The bias of q, k and v together, (3 C), in the workspace where it has to be put together.
@@ -121,8 +123,8 @@ class WindowAttention {
   void QkvBackward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dqkv, const TensorView& dx, bool accumulate,
                    Context& context) const;
-  TensorView Coordinates() const;
-  TensorView Index() const;
+  TensorView Coordinates(const Context& context) const;
+  TensorView Index(const Context& context) const;
 
   const std::string name_;
   AttentionConfig config_;

@@ -1,5 +1,7 @@
 #include "core/nn/window_grouping.h"
 
+#include "kernels/placement.h"
+
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -140,53 +142,55 @@ void VisibleWindows::Pack(std::span<const MapPlace> places) {
   CHECK_LE(groups_ * size_ * size_, max_groups_ * max_size_ * max_size_);
 }
 
-void VisibleWindows::Publish(std::span<const MapPlace> places, Arena& activations) {
+void VisibleWindows::Publish(std::span<const MapPlace> places, Arena& activations,
+                             const Context& context) {
   const bool dry = activations.device() == Device::kDryRun;
   const int64_t groups = dry ? max_groups_ : groups_, size = dry ? max_size_ : size_;
   packed_.token = activations.Allocate({1, groups * size}, DType::kI32);
   packed_.place = activations.Allocate({1, options_.visible}, DType::kI32);
   packed_.index = activations.Allocate({groups, size, size}, DType::kI32);
   if (dry) return;
-  FillTokens();
-  FillIndex(places);
+  HostElements<int32_t> token(packed_.token, context), place(packed_.place, context),
+      index(packed_.index, context);
+  FillTokens(token.span(), place.span());
+  FillIndex(places, token.span(), index.span());
+  for (HostElements<int32_t>* table : {&token, &place, &index}) table->Publish();
 }
 
 // Groups hold their windows in order, and windows their tokens.
-void VisibleWindows::FillTokens() {
-  int32_t* token = packed_.token.i32();
-  std::fill_n(token, groups_ * size_, kNone);
+void VisibleWindows::FillTokens(std::span<int32_t> token, std::span<int32_t> place) {
+  std::ranges::fill(token, kNone);
   if (!grouped_) {
-    for (int32_t i = 0; i < options_.visible; ++i) token[i] = packed_.place.i32()[i] = i;
+    for (int32_t i = 0; i < options_.visible; ++i) token[i] = place[i] = i;
     return;
   }
   for (int64_t group = 0; group < groups_; ++group) {
-    auto place = static_cast<int32_t>(group * size_);
+    auto next = static_cast<int32_t>(group * size_);
     for (size_t window = 0; window < counts_.size(); ++window) {
       if (grouper_.groups()[window] != group) continue;
-      next_place_[window] = place;
-      place += counts_[window];
+      next_place_[window] = next;
+      next += counts_[window];
     }
   }
   for (int32_t i = 0; i < options_.visible; ++i) {
-    const int32_t place = next_place_[window_of_[i]]++;
-    token[place] = i;
-    packed_.place.i32()[i] = place;
+    place[i] = next_place_[window_of_[i]]++;
+    token[place[i]] = i;
   }
 }
 
-void VisibleWindows::FillIndex(std::span<const MapPlace> places) {
-  const int32_t* token = packed_.token.i32();
+void VisibleWindows::FillIndex(std::span<const MapPlace> places, std::span<const int32_t> token,
+                               std::span<int32_t> index) {
   const auto window = static_cast<int32_t>(options_.window);
   for (int64_t row = 0; row < groups_ * size_; ++row) {
     const int32_t i = token[row];
-    const int32_t* others = token + row / size_ * size_;
-    int32_t* index = packed_.index.i32() + row * size_;
+    const std::span<const int32_t> others = token.subspan(row / size_ * size_, size_);
+    const std::span<int32_t> of_row = index.subspan(row * size_, size_);
     for (int64_t column = 0; column < size_; ++column) {
       const int32_t j = others[column];
       const bool together = i >= 0 && j >= 0 && window_of_[i] == window_of_[j];
-      index[column] = !together ? kNone
-                                : (places[i].row - places[j].row + window - 1) * (2 * window - 1) +
-                                      places[i].column - places[j].column + window - 1;
+      of_row[column] = !together ? kNone
+                                 : (places[i].row - places[j].row + window - 1) * (2 * window - 1) +
+                                       places[i].column - places[j].column + window - 1;
     }
   }
 }

@@ -86,7 +86,7 @@ class VisibleWindows {
   std::span<const int32_t> window_of() const { return window_of_; }
   // Writes the tables of the latest Pack to `activations`; on the dry-run device, tables of
   // MaxGroups() groups of MaxSize() tokens. `packed` then names them.
-  void Publish(std::span<const MapPlace> places, Arena& activations);
+  void Publish(std::span<const MapPlace> places, Arena& activations, const Context& context);
   const PackedWindows& packed() const { return packed_; }
 
  private:
@@ -96,8 +96,11 @@ class VisibleWindows {
   // ...: the same windows as of the official cyclic shift and mask.
   int64_t WindowAlong(int64_t coordinate) const;
   void CountWindows(std::span<const MapPlace> places);
-  void FillTokens();
-  void FillIndex(std::span<const MapPlace> places);
+  // Of the tables, in memory of the host: the token at each place and the place of each token; then
+  // the index, from the former.
+  void FillTokens(std::span<int32_t> token, std::span<int32_t> place);
+  void FillIndex(std::span<const MapPlace> places, std::span<const int32_t> token,
+                 std::span<int32_t> index);
 
   const Options options_;
   bool grouped_ = false;

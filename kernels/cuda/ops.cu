@@ -1,5 +1,4 @@
-// The CUDA backend's table, which has every operation, and the one symbol that the shared library
-// shows.
+// The CUDA backend's table, which has every operation.
 #include "kernels/cuda/cuda_kernels.h"
 
 namespace swinfleet::cuda {
@@ -57,8 +56,3 @@ constexpr OpTable kTable = {
 const OpTable& Ops() { return kTable; }
 
 }  // namespace swinfleet::cuda
-
-// The table, of a library opened at run time.
-extern "C" __attribute__((visibility("default"))) const swinfleet::OpTable* SwinfleetCudaOps() {
-  return &swinfleet::cuda::Ops();
-}

@@ -2,6 +2,7 @@
 // shared memory in tiles, scores exist for a tile at a time and are computed again in backward.
 #include <cmath>
 
+#include "kernels/accelerator.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/scratch.h"
@@ -12,9 +13,9 @@ namespace {
 
 constexpr int kTile = kAttentionTile;  // tokens; a lane has one
 constexpr int kWarps = 4;
-constexpr int kRows = kTile / kWarps;  // a warp's tokens of a tile
-constexpr int kMaxDim = 64;            // a lane has two dimensions
-constexpr int kStride = kMaxDim + 1;   // so that lanes meet in no bank
+constexpr int kRows = kTile / kWarps;      // a warp's tokens of a tile
+constexpr int kMaxDim = kMostCudaHeadDim;  // a lane has two dimensions
+constexpr int kStride = kMaxDim + 1;       // so that lanes meet in no bank
 constexpr float kMinLength = 1e-12f;
 constexpr float kMaxLogitScale = 4.6051702f;  // log 100
 constexpr float kExcludedBelow = -1e29f;

@@ -137,7 +137,7 @@ class Experiment {
   double Execute(const Batch& batch, DType dtype, ParameterAccess& access, Arena& activations,
                  Context& context) {
     ArenaScope scope(&activations);
-    const ModelInput input = InputOf(batch, job_, activations.device());
+    const ModelInput input = InputOf(batch, job_, activations, context);
     const TensorView output = activations.Allocate(model_->OutputShape(kPictures), dtype);
     const TensorView doutput = activations.Allocate(output.shape, dtype);
     ForwardOptions options;
@@ -424,7 +424,7 @@ TEST(MaskedObjective, LossOfAConstantError) {
     Arena workspace = Arena::OnHost("workspace", 1 << 20);
     Context context{.ops = &CpuOps(), .workspace = &workspace, .threads = 1};
     const double loss = objective->Compute(
-        batch, InputOf(batch, job, Device::kCpu), ViewOf(output.data(), output_shape),
+        batch, InputOf(batch, job, activations, context), ViewOf(output.data(), output_shape),
         ViewOf(doutput.data(), output_shape), 0.5f, activations, context);
     const double official = method == kSimMim ? 2 : 4;
     EXPECT_NEAR(loss / kPictures, official, 1e-5);

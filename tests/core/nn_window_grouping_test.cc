@@ -186,14 +186,15 @@ TEST(VisibleWindows, TokensOfOneWindowAttend) {
       EXPECT_EQ(windows.grouped(), options.visible > 2 * options.window * options.window);
       // Room for the largest, as it was planned; that every mask fits is checked on the way.
       Arena dry = Arena::DryRun("tables");
-      windows.Publish({}, dry);
+      const Context context;
+      windows.Publish({}, dry, context);
       Arena arena = Arena::OnHost("tables", dry.high_water());
       CounterRng random = Random(7);
       for (int mask = 0; mask < 10; ++mask) {
         ArenaScope scope(&arena);
         const std::vector<MapPlace> places = RandomPlaces(c, &random);
         windows.Pack(places);
-        windows.Publish(places, arena);
+        windows.Publish(places, arena, context);
         EXPECT_LE(windows.size(), windows.MaxSize());
         EXPECT_LE(windows.groups() * windows.size(), windows.MaxGroups() * windows.MaxSize());
         ExpectTables(options, places, windows.packed(), windows.groups(), windows.size());

@@ -113,7 +113,8 @@ struct Workspace::Parts {
 Workspace::Workspace(size_t bytes) {
   const size_t rounded = (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
   parts_.reset(new Parts{{rounded, 0}, Arena::DryRun("")});
-  parts_->arena = Arena::OnDevice("workspace", parts_->memory.data(), rounded);
+  parts_->arena = Arena::OnDevice(
+      "workspace", std::shared_ptr<void>(parts_->memory.data(), [](void*) {}), rounded);
 }
 Workspace::~Workspace() = default;
 Context Workspace::MakeContext(int threads) {
@@ -122,6 +123,7 @@ Context Workspace::MakeContext(int threads) {
   context.workspace = &parts_->arena;
   context.threads = threads;
   context.stream = TheStream();
+  context.device = Device::kCuda;
   return context;
 }
 

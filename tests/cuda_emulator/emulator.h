@@ -37,6 +37,8 @@ bool ChecksAccesses();
 // waits: what lanes would have exchanged there stays where it is. Both as FILE:LINE, without
 // folders.
 
+// SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc).
+
 }  // namespace swinfleet::emulator
 
 #endif  // SWINFLEET_TESTS_CUDA_EMULATOR_EMULATOR_H_

@@ -26,6 +26,8 @@ char* Arena();
 inline bool InArena(const void* address) {
   return static_cast<size_t>(static_cast<const char*>(address) - Arena()) < kArenaBytes;
 }
+// Of all allocations, with their guards.
+size_t AllocatedBytes();
 // Fails unless these bytes lie in one allocation.
 void CheckAllocated(const void* address, size_t bytes, const char* what);
 // Address space of this size, for the process's life; left out of core files.

@@ -166,6 +166,12 @@ void* AllocateDevice(size_t bytes, size_t offset) {
   return data;
 }
 
+size_t AllocatedBytes() {
+  size_t bytes = 0;
+  for (const auto& [start, a] : TheMemory().allocations) bytes += a.region_bytes;
+  return bytes;
+}
+
 void CheckGuards() {
   const ArenaAccess access;
   for (const auto& [start, a] : TheMemory().allocations) {

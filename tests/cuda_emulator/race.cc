@@ -6,16 +6,20 @@
 // blocks, or warps, where there were such. Two accesses are ordered if their kernels are (by
 // streams and events), or, within a block, if one thread made both, or a barrier of the block, or
 // of the warp that both are in, lies between. Everything else is a race, also if it came out well.
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
+#include <string>
 
 #include "tests/cuda_emulator/internal.h"
 
-extern "C" char __executable_start;  // of the linker: the program's first byte
-extern "C" char _end;                // and the one after its last
+// Of the linker: the first byte of the program, or of the library that this is in, and the one
+// after its last.
+extern "C" __attribute__((visibility("hidden"))) char __ehdr_start;
+extern "C" __attribute__((visibility("hidden"))) char _end;
 
 namespace swinfleet::emulator {
 namespace {
@@ -84,7 +88,7 @@ uint32_t CurrentRun(uint32_t block) {
 }
 
 uint32_t OffsetOf(const void* program_counter) {
-  return static_cast<uint32_t>(static_cast<const char*>(program_counter) - &__executable_start);
+  return static_cast<uint32_t>(static_cast<const char*>(program_counter) - &__ehdr_start);
 }
 
 // Whether `before` is over for the access `now`.
@@ -100,10 +104,15 @@ bool IsOrdered(const Access& before, const Access& now, bool shared) {
 }
 
 std::string LineOf(uint32_t program_counter) {
-  char command[512], line[512] = "";
-  std::snprintf(command, sizeof(command), "addr2line -sp -e /proc/%d/exe %#lx", getpid(),
-                static_cast<unsigned long>(program_counter - 1));
-  if (FILE* pipe = popen(command, "r")) {
+  char address[32], line[512] = "";
+  std::snprintf(address, sizeof(address), "%#lx", static_cast<unsigned long>(program_counter - 1));
+  Dl_info info = {};
+  dladdr(&__ehdr_start, &info);
+  const std::string library = info.dli_fname == nullptr ? "" : info.dli_fname;
+  const std::string file =
+      library.ends_with(".so") ? library : "/proc/" + std::to_string(getpid()) + "/exe";
+  const std::string command = "addr2line -sp -e '" + file + "' " + address;
+  if (FILE* pipe = popen(command.c_str(), "r")) {
     if (std::fgets(line, sizeof(line), pipe) == nullptr) line[0] = 0;
     pclose(pipe);
   }
@@ -170,7 +179,7 @@ void Report(const void* address, size_t bytes, AccessKind kind, const void* prog
     }
   } else {
     const auto* at = static_cast<const char*>(address);
-    if (InArguments(address) || (at >= &__executable_start && at < &_end)) return;
+    if (InArguments(address) || (at >= &__ehdr_start && at < &_end)) return;
     Fail("a kernel touches host memory at " + LineOf(OffsetOf(program_counter)));
   }
   RecordAccess(address, bytes, kind, CurrentPosition(), program_counter);

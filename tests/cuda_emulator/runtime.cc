@@ -197,9 +197,7 @@ cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
-  Push(stream, std::move(work));
-}
+void EnqueueWork(cudaStream_t stream, std::function<void()> work) { Push(stream, std::move(work)); }
 
 cudaError_t AllowShared(void (*kernel)(), int bytes) {
   if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;
@@ -333,6 +331,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid configuration argument";
     case cudaErrorInvalidValue:
       return "invalid argument";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
     default:
       return "an error that the emulator does not know";
   }

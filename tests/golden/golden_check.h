@@ -17,6 +17,7 @@
 
 #include "core/checkpoint/safetensors.h"
 #include "core/config/job_config.h"
+#include "core/memory/compute.h"
 #include "core/nn/model.h"
 #include "core/nn/parameters.h"
 #include "distributed/communicator.h"
@@ -31,6 +32,12 @@ using Json = nlohmann::json;
 class Unsupported : public Error {
  public:
   using Error::Error;
+};
+
+// What models run on: so many threads of the CPU, or a GPU. Single operations run on the CPU.
+struct Machine {
+  int threads = 1;
+  Accelerator* gpu = nullptr;
 };
 
 // A float32 tensor with its shape. Without elements: an absent argument of an operation.
@@ -187,11 +194,11 @@ OptimizerConfig ParseOptimizer(const Json& config);
 class ModelRunner {
  public:
   // Throws Error when the golden's parameters aren't the model's.
-  ModelRunner(const Golden& golden, std::unique_ptr<Model> model, int threads);
+  ModelRunner(const Golden& golden, std::unique_ptr<Model> model, const Machine& machine);
 
   const ParameterTable& table() const { return model_->parameters(); }
   LocalParameters& parameters() { return parameters_; }
-  int threads() const { return threads_; }
+  const Machine& machine() const { return machine_; }
 
   struct Pass {
     std::vector<float> image;
@@ -199,7 +206,8 @@ class ModelRunner {
     std::vector<float> target;  // (B, K), for cross entropy
     std::vector<int32_t> mask;
     Shape mask_shape;
-    // Another loss: writes the pictures' losses and the gradient of their sum, times grad_scale.
+    // Another loss, on the CPU: writes the pictures' losses and the gradient of their sum, times
+    // grad_scale.
     std::function<void(const TensorView& output, const TensorView& loss, const TensorView& doutput,
                        Arena& activations, Context& context)>
         loss;
@@ -216,19 +224,22 @@ class ModelRunner {
     std::map<std::string, std::vector<float>> captured;
     double MeanLoss() const;
   };
-  // Forward and backward; parameters' gradients are added up. `parameters`: where these are, if not
-  // here.
+  // Forward and backward, on the machine; parameters' gradients are added up. `parameters`: where
+  // these are, if not here.
   Result Run(Pass pass, ParameterAccess* parameters = nullptr);
   // The norm of all gradients.
   double GradientNorm();
 
  private:
-  void Execute(Pass& pass, ParameterAccess& parameters, Result& result, bool capture,
-               Arena& activations, Context& context);
+  // On dry-run memory nothing is touched.
+  void Execute(Pass& pass, ParameterAccess& parameters, Result& result, MemoryClasses* memory,
+               Context& context);
+  void ComputeLoss(Pass& pass, const TensorView& output, const TensorView& doutput, Result& result,
+                   Arena& activations, Context& context);
 
   std::unique_ptr<Model> model_;
   LocalParameters parameters_;
-  int threads_;
+  Machine machine_;
 };
 
 // A classification golden's batch, as one pass over all of it.
@@ -246,15 +257,15 @@ struct EngineRanks {
 };
 
 // One a kind.
-void CheckClassification(const Golden& golden, int threads, Comparison& comparison);
-void CheckVideo(const Golden& golden, int threads, Comparison& comparison);
-void CheckAccumulation(const Golden& golden, int threads, Comparison& comparison);
-void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison);
-void CheckTrajectoryOverRanks(const Golden& golden, int threads, const EngineRanks& ranks,
-                              Comparison& comparison);
-void CheckSchedule(const Golden& golden, int threads, Comparison& comparison);
-void CheckParameterGroups(const Golden& golden, int threads, Comparison& comparison);
-void CheckOp(const Golden& golden, int threads, Comparison& comparison);
+void CheckClassification(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckVideo(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckAccumulation(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckTrajectory(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckTrajectoryOverRanks(const Golden& golden, const Machine& machine,
+                              const EngineRanks& ranks, Comparison& comparison);
+void CheckSchedule(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckParameterGroups(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckOp(const Golden& golden, const Machine& machine, Comparison& comparison);
 // Operations around windows.
 void CheckWindowAttention(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 void CheckPositionBias(const Golden& golden, const OpRunner& runner, Comparison& comparison);
@@ -267,9 +278,9 @@ void CheckCutmixBox(const Golden& golden, const OpRunner& runner, Comparison& co
 void CheckMaskGenerator(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 
 // Masked image modelling.
-void CheckSimMim(const Golden& golden, int threads, Comparison& comparison);
-void CheckMae(const Golden& golden, int threads, Comparison& comparison);
-void CheckGreenMim(const Golden& golden, int threads, Comparison& comparison);
+void CheckSimMim(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckMae(const Golden& golden, const Machine& machine, Comparison& comparison);
+void CheckGreenMim(const Golden& golden, const Machine& machine, Comparison& comparison);
 void CheckNormTargets(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 void CheckGreenGrouping(const Golden& golden, const OpRunner& runner, Comparison& comparison);
 void CheckGreenPrepare(const Golden& golden, const OpRunner& runner, Comparison& comparison);
@@ -309,8 +320,8 @@ void CompareExactLoss(const Golden& golden, std::span<const double> losses, Comp
 
 // How a file fared; also the exit codes, of which the smallest above 0 over all files is returned.
 enum class Outcome { kPassed = 0, kFailed = 1, kUnsupported = 3, kUnreadable = 4 };
-// With `ranks` the golden is a trajectory, and trained by all of them.
-Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out,
+// With `ranks` a trajectory is trained by all of them, and without a GPU there is nothing else.
+Outcome CheckFile(const std::string& path, const Machine& machine, bool verbose, std::ostream& out,
                   const EngineRanks* ranks = nullptr);
 
 }  // namespace swinfleet::golden

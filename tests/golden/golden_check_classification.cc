@@ -77,17 +77,17 @@ void CompareExactLoss(const Golden& golden, std::span<const double> losses,
   comparison.CompareNumbers("loss_float64", losses, reference, comparison.tolerances().outputs);
 }
 
-void CheckClassification(const Golden& golden, int threads, Comparison& comparison) {
+void CheckClassification(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const ModelConfig config = ParseModel(golden.config().at("model"));
-  ModelRunner runner(golden, MakeClassifier(config), threads);
+  ModelRunner runner(golden, MakeClassifier(config), machine);
   ModelRunner::Pass batch = LoadBatch(golden, config);
   batch.want_image_gradient = golden.Has("grad/input/image");
   CompareFullPass(golden, runner, batch, "", comparison);
 }
 
-void CheckAccumulation(const Golden& golden, int threads, Comparison& comparison) {
+void CheckAccumulation(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const ModelConfig config = ParseModel(golden.config().at("model"));
-  ModelRunner runner(golden, MakeClassifier(config), threads);
+  ModelRunner runner(golden, MakeClassifier(config), machine);
   ModelRunner::Pass batch = LoadBatch(golden, config);
   batch.want_image_gradient = golden.Has("grad/input/image");
   CompareFullPass(golden, runner, batch, "full batch", comparison);

@@ -5,7 +5,7 @@
 namespace swinfleet::golden {
 namespace {
 
-using KindCheck = void (*)(const Golden&, int threads, Comparison&);
+using KindCheck = void (*)(const Golden&, const Machine&, Comparison&);
 
 KindCheck FindKind(const std::string& kind) {
   static const std::map<std::string, KindCheck> kinds = {
@@ -25,14 +25,14 @@ KindCheck FindKind(const std::string& kind) {
   return found->second;
 }
 
-Outcome RunKind(const Golden& golden, int threads, bool verbose, std::ostream& out,
+Outcome RunKind(const Golden& golden, const Machine& machine, bool verbose, std::ostream& out,
                 const EngineRanks* ranks) {
   const KindCheck check = FindKind(golden.kind());
   Comparison comparison(golden, FindTolerances(golden), verbose, out);
-  if (ranks == nullptr) {
-    check(golden, threads, comparison);
-  } else if (check == CheckTrajectory) {
-    CheckTrajectoryOverRanks(golden, threads, *ranks, comparison);
+  if (ranks != nullptr && check == CheckTrajectory) {
+    CheckTrajectoryOverRanks(golden, machine, *ranks, comparison);
+  } else if (ranks == nullptr || machine.gpu != nullptr) {
+    check(golden, machine, comparison);
   } else {
     throw Unsupported("kind \"" + golden.kind() + "\" trains nothing");
   }
@@ -41,7 +41,7 @@ Outcome RunKind(const Golden& golden, int threads, bool verbose, std::ostream& o
 
 }  // namespace
 
-Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostream& out,
+Outcome CheckFile(const std::string& path, const Machine& machine, bool verbose, std::ostream& out,
                   const EngineRanks* ranks) {
   std::unique_ptr<Golden> golden;
   try {
@@ -52,7 +52,7 @@ Outcome CheckFile(const std::string& path, int threads, bool verbose, std::ostre
   }
   if (verbose) out << golden->name() << " (" << golden->kind() << ")\n";
   try {
-    return RunKind(*golden, threads, verbose, out, ranks);
+    return RunKind(*golden, machine, verbose, out, ranks);
   } catch (const Unsupported& e) {
     out << "UNSUPPORTED " << golden->name() << " (" << golden->kind() << "): " << e.what() << "\n";
     return Outcome::kUnsupported;

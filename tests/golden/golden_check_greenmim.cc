@@ -57,9 +57,10 @@ void CheckPreparation(const Golden& golden, const std::string& tag, int64_t shif
                           .group_size = kSmallestGroups});
   windows.Pack(places);
   Arena dry = Arena::DryRun("tables");
-  windows.Publish(places, dry);
+  const Context context;
+  windows.Publish(places, dry, context);
   Arena arena = Arena::OnHost("tables", dry.high_water());
-  windows.Publish(places, arena);
+  windows.Publish(places, arena, context);
   const Json expected = golden.Parsed("grouping").at(tag);
   const Json grouping = {{"group_size", windows.size()},
                          {"groups", windows.groups()},
@@ -88,7 +89,7 @@ void ParseDecoder(const Json& config, PretrainConfig* pretrain) {
   pretrain->decoder_heads = config.at("decoder_num_heads").get<int64_t>();
 }
 
-void CheckGreenMim(const Golden& golden, int threads, Comparison& comparison) {
+void CheckGreenMim(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const Json& config = golden.config();
   const ModelConfig model = ParseGreenModel(config.at("model"));
   PretrainConfig pretrain;
@@ -117,7 +118,7 @@ void CheckGreenMim(const Golden& golden, int threads, Comparison& comparison) {
     auto green = std::make_unique<GreenMim>(model, pretrain, MemoryConfig());
     green->set_decoder_order(std::vector<int32_t>(restore.begin(), restore.end()));
     const GreenMim& prepared = *green;
-    ModelRunner runner(golden, std::move(green), threads);
+    ModelRunner runner(golden, std::move(green), machine);
     const ModelRunner::Result result = runner.Run(pass);
     if (group_size == kSmallestGroups) CompareModes(golden, prepared, comparison);
     const std::string note = "group size " + std::to_string(group_size);

@@ -93,7 +93,7 @@ void ComparePositions(const Golden& golden, const std::string& name, int64_t hei
   comparison.Expect(worst <= 1e-6, name, "the model's differ by up to " + std::to_string(worst));
 }
 
-void CheckMae(const Golden& golden, int threads, Comparison& comparison) {
+void CheckMae(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const Json& config = golden.config();
   const ModelConfig model = ParseMae(config.at("model"));
   PretrainConfig pretrain;
@@ -117,7 +117,7 @@ void CheckMae(const Golden& golden, int threads, Comparison& comparison) {
   ComparePositions(golden, "input/decoder_pos_embed", model.StageH(0), model.StageW(0), true,
                    comparison);
 
-  ModelRunner runner(golden, MakeModel(model, pretrain, MemoryConfig()), threads);
+  ModelRunner runner(golden, MakeModel(model, pretrain, MemoryConfig()), machine);
   const ModelRunner::Result result = runner.Run(pass);
   const std::vector<int64_t> mask(shuffles.mask.begin(), shuffles.mask.end());
   comparison.CompareExact("output/mask", std::span<const int64_t>(mask));

@@ -18,6 +18,54 @@ int64_t Square(const Json& config, const char* key) {
   return pair[0];
 }
 
+// A GPU's copies of parameters, and gradients that are added to those of the host as they come.
+class ParametersOnGpu : public ParameterAccess {
+ public:
+  ParametersOnGpu(const ParameterTable& table, LocalParameters* host, MemoryClasses* memory,
+                  Context& context)
+      : host_(host), context_(context), started_(table.units().size()) {
+    for (const Unit& unit : table.units()) {
+      const int number = static_cast<int>(values_.size());
+      values_.push_back(memory->parameters.Allocate({unit.padded_size}));
+      gradients_.push_back(memory->gradients.Allocate({unit.padded_size}));
+      CopyFromHost(host->Acquire(number).data, values_.back(), context);
+    }
+  }
+
+  TensorView Acquire(int unit) override { return values_[unit]; }
+  void Release(int) override {}
+  TensorView Gradient(int unit) override {
+    if (!started_[unit]) context_.ops->fill({.x = gradients_[unit], .value = 0}, context_);
+    started_[unit] = true;
+    return gradients_[unit];
+  }
+  bool TakeUnwritten(int) override { return false; }
+  void GradientReady(int unit) override {
+    if (gradients_[unit].device == Device::kDryRun) return;
+    const ElementsOnHost<float> gradient(Gradient(unit), context_);
+    const std::span<float> sum = host_->Gradient(unit).span();
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradient.span()[i];
+  }
+
+ private:
+  LocalParameters* host_;
+  Context& context_;
+  std::vector<bool> started_;
+  std::vector<TensorView> values_, gradients_;
+};
+
+void LossOnHost(const ModelRunner::Pass& pass, const TensorView& output, const TensorView& loss,
+                const TensorView& doutput, Arena& activations, Context& context) {
+  if (pass.loss) return pass.loss(output, loss, doutput, activations, context);
+  context.ops->cross_entropy(
+      {.logits = output,
+       .target = ViewOf(const_cast<float*>(pass.target.data()), output.shape),
+       .loss = loss,
+       .dlogits = doutput,
+       .grad_scale = static_cast<float>(pass.grad_scale)},
+      context);
+}
+
 void RefuseUnknownKeys(const Json& config) {
   static const std::set<std::string> known = {"ape",
                                               "arch",
@@ -118,10 +166,10 @@ std::unique_ptr<Model> MakeClassifier(const ModelConfig& config) {
   return MakeModel(config, PretrainConfig(), MemoryConfig());
 }
 
-ModelRunner::ModelRunner(const Golden& golden, std::unique_ptr<Model> model, int threads)
+ModelRunner::ModelRunner(const Golden& golden, std::unique_ptr<Model> model, const Machine& machine)
     : model_(std::move(model)),
       parameters_(model_->parameters(), /*gradients=*/true),
-      threads_(threads) {
+      machine_(machine) {
   const std::vector<ParameterInfo>& infos = table().parameters();
   for (int i = 0; i < static_cast<int>(infos.size()); ++i) {
     const Tensor value = golden.Load("param/" + infos[i].name, infos[i].shape);
@@ -135,38 +183,50 @@ double ModelRunner::Result::MeanLoss() const {
   return sum / static_cast<double>(loss.size());
 }
 
-void ModelRunner::Execute(Pass& pass, ParameterAccess& parameters, Result& result, bool capture,
-                          Arena& activations, Context& context) {
-  const Shape output_shape = model_->OutputShape(pass.pictures);
-  std::vector<float> doutput_values(result.logits.size());
+void ModelRunner::ComputeLoss(Pass& pass, const TensorView& output, const TensorView& doutput,
+                              Result& result, Arena& activations, Context& context) {
+  const TensorView loss = ViewOf(result.loss.data(), Shape{pass.pictures});
+  const bool dry = output.device == Device::kDryRun;
+  std::vector<float> gradient(result.logits.size());
+  const TensorView host_output = ViewOf(result.logits.data(), output.shape);
+  const TensorView host_gradient = ViewOf(gradient.data(), output.shape);
+  if (!dry) CopyToHost(output, result.logits.data(), context);
+  if (context.device == Device::kCpu) {
+    LossOnHost(pass, host_output, loss, host_gradient, activations, context);
+  } else if (!dry) {
+    Arena memory = Arena::DryRun("loss");
+    OpRunner(machine_.threads).WithContext([&](Context& host) {
+      if (host.ops != &DryRunOps()) memory = Arena::OnHost("loss", memory.high_water());
+      LossOnHost(pass, host_output, loss, host_gradient, memory, host);
+    });
+  }
+  if (!dry) CopyFromHost(gradient.data(), doutput, context);
+}
+
+void ModelRunner::Execute(Pass& pass, ParameterAccess& parameters, Result& result,
+                          MemoryClasses* memory, Context& context) {
+  Arena& activations = memory->activations;
+  const bool dry = activations.device() == Device::kDryRun;
   ForwardOptions options;
-  if (capture) {
+  if (!dry) {
     options.capture = [&](const std::string& name, const TensorView& value) {
-      result.captured[name].assign(value.span().begin(), value.span().end());
+      const ElementsOnHost<float> values(value, context);
+      result.captured[name].assign(values.span().begin(), values.span().end());
     };
   }
   ArenaScope scope(&activations);
   ModelInput input;
-  input.image = ViewOf(pass.image.data(), pass.image_shape);
+  input.image = OnDevice(ViewOf(pass.image.data(), pass.image_shape), &activations, context);
   if (!pass.mask.empty()) input.mask = ViewOf(pass.mask.data(), pass.mask_shape);
-  const TensorView output = ViewOf(result.logits.data(), output_shape);
-  const TensorView doutput = ViewOf(doutput_values.data(), output_shape);
-  const TensorView loss = ViewOf(result.loss.data(), Shape{pass.pictures});
+  const TensorView output = activations.Allocate(model_->OutputShape(pass.pictures));
+  const TensorView doutput = activations.Allocate(output.shape);
   model_->Forward(input, output, options, parameters, activations, context);
-  if (pass.loss) {
-    pass.loss(output, loss, doutput, activations, context);
-  } else {
-    context.ops->cross_entropy({.logits = output,
-                                .target = ViewOf(pass.target.data(), output_shape),
-                                .loss = loss,
-                                .dlogits = doutput,
-                                .grad_scale = static_cast<float>(pass.grad_scale)},
-                               context);
-  }
-  const TensorView dimage = pass.want_image_gradient
-                                ? ViewOf(result.image_gradient.data(), pass.image_shape)
-                                : TensorView{};
+  ComputeLoss(pass, output, doutput, result, activations, context);
+  TensorView dimage;
+  if (pass.want_image_gradient) dimage = activations.Allocate(pass.image_shape);
   model_->Backward(doutput, dimage, parameters, activations, context);
+  if (dry || dimage.empty()) return;
+  CopyToHost(dimage, result.image_gradient.data(), context);
 }
 
 ModelRunner::Result ModelRunner::Run(Pass pass, ParameterAccess* parameters) {
@@ -176,17 +236,27 @@ ModelRunner::Result ModelRunner::Run(Pass pass, ParameterAccess* parameters) {
   CHECK(pass.loss || pass.target.size() == result.logits.size());
   result.loss.resize(pass.pictures);
   if (pass.want_image_gradient) result.image_gradient.resize(pass.image.size());
-  Arena dry = Arena::DryRun("activations");
-  std::unique_ptr<Arena> activations;
-  OpRunner(threads_).WithContext([&](Context& context) {
-    if (activations == nullptr && context.ops == &DryRunOps()) {
-      Execute(pass, parameters_, result, /*capture=*/false, dry, context);
-      activations = std::make_unique<Arena>(Arena::OnHost("activations", dry.high_water()));
-      return;
+  const bool on_gpu = machine_.gpu != nullptr;
+  MemoryClasses planned = MemoryClasses::DryRun(on_gpu ? Device::kCuda : Device::kCpu);
+  ConstantTables constants(&planned.parameters);
+  WorkCount count;
+  Context dry = {.ops = on_gpu ? &CudaDryRunOps() : &DryRunOps(),
+                 .workspace = &planned.workspace,
+                 .threads = machine_.threads,
+                 .device = planned.device,
+                 .constants = &constants,
+                 .count = &count};
+  const auto execute = [&](MemoryClasses* memory, Context& context) {
+    if (parameters != nullptr && memory != &planned) {
+      return Execute(pass, *parameters, result, memory, context);
     }
-    ParameterAccess& used = parameters == nullptr ? parameters_ : *parameters;
-    Execute(pass, used, result, /*capture=*/true, *activations, context);
-  });
+    if (!on_gpu) return Execute(pass, parameters_, result, memory, context);
+    ParametersOnGpu copies(table(), &parameters_, memory, context);
+    Execute(pass, copies, result, memory, context);
+  };
+  execute(&planned, dry);
+  Compute compute(planned, machine_.gpu, machine_.threads);
+  execute(&compute.memory, compute.context);
   return result;
 }
 
@@ -198,7 +268,7 @@ double ModelRunner::GradientNorm() {
     SumOfSquaresArgs args;
     args.x = gradient;
     args.sums = sums.data();
-    OpRunner(threads_).Run(&OpTable::sum_of_squares, args);
+    OpRunner(machine_.threads).Run(&OpTable::sum_of_squares, args);
     for (const double part : sums) sum += part;
   }
   return std::sqrt(sum);

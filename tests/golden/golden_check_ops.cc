@@ -430,8 +430,9 @@ void CompareDotLoss(const Golden& golden, std::span<const float> y, std::span<co
   CompareExactLoss(golden, std::span<const double>(&loss, 1), comparison);
 }
 
-void CheckOp(const Golden& golden, int threads, Comparison& comparison) {
-  FindOp(golden)(golden, OpRunner(threads), comparison);
+void CheckOp(const Golden& golden, const Machine& machine, Comparison& comparison) {
+  if (machine.gpu != nullptr) throw Unsupported("single operations run on the CPU");
+  FindOp(golden)(golden, OpRunner(machine.threads), comparison);
 }
 
 }  // namespace swinfleet::golden

@@ -134,7 +134,7 @@ OptimizerConfig ParseOptimizer(const Json& config) {
   return optimizer;
 }
 
-void CheckSchedule(const Golden& golden, int threads, Comparison& comparison) {
+void CheckSchedule(const Golden& golden, const Machine& machine, Comparison& comparison) {
   if (!golden.config().contains("schedule")) return CheckMaeSchedule(golden, comparison);
   const Json& config = golden.config().at("schedule");
   const ScheduleConfig schedule = ParseSchedule(config);
@@ -157,7 +157,7 @@ void CheckSchedule(const Golden& golden, int threads, Comparison& comparison) {
   CompareRates(golden, "lr_used", used, comparison);
 }
 
-void CheckParameterGroups(const Golden& golden, int threads, Comparison& comparison) {
+void CheckParameterGroups(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const Json described = golden.Parsed("parameters");
   const Json names = golden.Parsed("names");
   comparison.Expect(names.size() == described.size(), "number of parameters",

@@ -128,9 +128,9 @@ SimMimCase LoadSimMim(const Golden& golden) {
   return result;
 }
 
-void CheckSimMim(const Golden& golden, int threads, Comparison& comparison) {
+void CheckSimMim(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const SimMimCase simmim = LoadSimMim(golden);
-  ModelRunner runner(golden, MakeModel(simmim.model, simmim.pretrain, MemoryConfig()), threads);
+  ModelRunner runner(golden, MakeModel(simmim.model, simmim.pretrain, MemoryConfig()), machine);
   const ModelRunner::Result result = runner.Run(simmim.pass);
   comparison.Compare("output/reconstruction", std::span<const float>(result.logits));
   const std::vector<float> encoder = ChannelsFirst(
@@ -138,8 +138,9 @@ void CheckSimMim(const Golden& golden, int threads, Comparison& comparison) {
   comparison.Compare("output/encoder", std::span<const float>(encoder));
   if (golden.Has("output/target")) {
     Tensor image = golden.Load("input/image"), target = Tensor::Zeros(image.shape);
-    OpRunner(threads).Run(&OpTable::norm_targets,
-                          {image.View(), simmim.pretrain.norm_target_window, target.View()});
+    OpRunner(machine.threads)
+        .Run(&OpTable::norm_targets,
+             {image.View(), simmim.pretrain.norm_target_window, target.View()});
     comparison.Compare("output/target", std::span<const float>(target.values));
   }
   ComparePass(golden, result, runner, "", comparison);

@@ -15,8 +15,8 @@ std::unique_ptr<Model> ModelOf(const Training& training) {
 
 class LocalTrainer : public Trainer {
  public:
-  LocalTrainer(const Golden& golden, const Training& training, int threads)
-      : training_(training), runner_(golden, ModelOf(training), threads) {
+  LocalTrainer(const Golden& golden, const Training& training, const Machine& machine)
+      : training_(training), runner_(golden, ModelOf(training), machine) {
     for (const ParameterInfo& info : runner_.table().parameters()) {
       first_.emplace_back(info.size());
       second_.emplace_back(OptimizerStateTensors(training.optimizer.kind) > 1 ? info.size() : 0);
@@ -50,7 +50,7 @@ class LocalTrainer : public Trainer {
       const int parameter = static_cast<int>(i);
       const OptimizerState state = {
           .first = View(first_[i]), .second = View(second_[i]), .master = {}};
-      OpRunner(runner_.threads()).WithContext([&](Context& context) {
+      OpRunner(runner_.machine().threads).WithContext([&](Context& context) {
         UpdateSegment(training_.optimizer, training_.groups[i], rates[i], step, grad_scale,
                       View(runner_.parameters().Value(parameter)),
                       View(runner_.parameters().GradientOf(parameter)), state, context);
@@ -72,16 +72,15 @@ class LocalTrainer : public Trainer {
 
 class EngineTrainer : public Trainer {
  public:
-  EngineTrainer(const Golden& golden, const Training& training, int threads,
+  EngineTrainer(const Golden& golden, const Training& training, const Machine& machine,
                 const EngineRanks& ranks)
       : training_(training),
         communicator_(*ranks.communicator),
-        runner_(golden, ModelOf(training), threads),
+        runner_(golden, ModelOf(training), machine),
         layout_(runner_.table(), communicator_.size()),
         options_(OptionsFor(ranks)),
-        memory_(MemoryClasses::OnHost(Planned())),
-        context_{.ops = &CpuOps(), .workspace = &memory_.workspace, .threads = threads},
-        engine_(runner_.table(), &communicator_, options_, &memory_, &context_) {
+        compute_(Planned(), machine.gpu, machine.threads),
+        engine_(runner_.table(), &communicator_, options_, &compute_.memory, &compute_.context) {
     if (training.batch.pictures % options_.micro_batches != 0 && !training.batch.loss) {
       throw Error(golden.path() + ": " + std::to_string(training.batch.pictures) +
                   " pictures in parts for " + std::to_string(options_.micro_batches));
@@ -110,11 +109,11 @@ class EngineTrainer : public Trainer {
     const ParameterInfo& info = runner_.table().parameters()[parameter];
     std::vector<double> all(info.size(), 0.0);
     const int rank = communicator_.rank();
-    const TensorView reduced = engine_.ReducedGradient(info.unit);
+    const ElementsOnHost<float> reduced(engine_.ReducedGradient(info.unit), compute_.context);
     const int64_t begin = options_.stage == 0 ? 0 : layout_.ShardBegin(info.unit, rank);
     for (const ShardLayout::Segment& segment : layout_.ShardSegments(info.unit, rank)) {
       if (segment.parameter != parameter) continue;
-      const float* from = reduced.f32() + (segment.unit_begin - begin);
+      const float* from = reduced.span().data() + (segment.unit_begin - begin);
       std::copy_n(from, segment.size, all.begin() + segment.parameter_begin);
     }
     communicator_.AllReduceSum(all, info.name);
@@ -140,10 +139,26 @@ class EngineTrainer : public Trainer {
   }
 
   MemoryClasses Planned() const {
-    MemoryClasses memory = MemoryClasses::DryRun();
-    Context context{.ops = &DryRunOps(), .workspace = &memory.workspace};
+    const bool on_gpu = runner_.machine().gpu != nullptr;
+    MemoryClasses memory = MemoryClasses::DryRun(on_gpu ? Device::kCuda : Device::kCpu);
+    Context context{.ops = on_gpu ? &CudaDryRunOps() : &DryRunOps(),
+                    .workspace = &memory.workspace,
+                    .device = memory.device};
     const auto silent = MakeDryRunCommunicator(communicator_.rank(), communicator_.size());
-    const ZeroEngine engine(runner_.table(), silent.get(), options_, &memory, &context);
+    ZeroEngine engine(runner_.table(), silent.get(), options_, &memory, &context);
+    // A step without a model, for what the engine's own operations take.
+    engine.BeginStep();
+    const auto leaves = ShardLayout::LeavesOf(options_.accumulation, communicator_.rank(),
+                                              communicator_.size(), options_.micro_batches);
+    for (int64_t leaf = 0; leaf < leaves.count; ++leaf) {
+      engine.BeginMicroBatch(leaf);
+      for (auto unit = std::ssize(runner_.table().units()) - 1; unit >= 0; --unit) {
+        engine.GradientReady(static_cast<int>(unit));
+      }
+    }
+    engine.FinishReduction();
+    engine.Update(std::vector<double>(training_.groups.size()), 0, 1);
+    engine.PublishParameters();
     return memory;
   }
 
@@ -167,8 +182,7 @@ class EngineTrainer : public Trainer {
   ModelRunner runner_;
   ShardLayout layout_;
   ZeroOptions options_;
-  MemoryClasses memory_;
-  Context context_;
+  Compute compute_;
   ZeroEngine engine_;
   double norm_ = 0;
 };
@@ -176,13 +190,13 @@ class EngineTrainer : public Trainer {
 }  // namespace
 
 std::unique_ptr<Trainer> MakeLocalTrainer(const Golden& golden, const Training& training,
-                                          int threads) {
-  return std::make_unique<LocalTrainer>(golden, training, threads);
+                                          const Machine& machine) {
+  return std::make_unique<LocalTrainer>(golden, training, machine);
 }
 
 std::unique_ptr<Trainer> MakeEngineTrainer(const Golden& golden, const Training& training,
-                                           int threads, const EngineRanks& ranks) {
-  return std::make_unique<EngineTrainer>(golden, training, threads, ranks);
+                                           const Machine& machine, const EngineRanks& ranks) {
+  return std::make_unique<EngineTrainer>(golden, training, machine, ranks);
 }
 
 }  // namespace swinfleet::golden

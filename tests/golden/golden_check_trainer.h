@@ -38,12 +38,12 @@ class Trainer {
 };
 
 std::unique_ptr<Trainer> MakeLocalTrainer(const Golden& golden, const Training& training,
-                                          int threads);
+                                          const Machine& machine);
 // Each rank computes a part of the batch, or, where a batch's loss is no mean over its pictures
 // (pre-training), the whole of it with a part of the gradient. Throws Error for a batch that can't
 // be shared by the ranks.
 std::unique_ptr<Trainer> MakeEngineTrainer(const Golden& golden, const Training& training,
-                                           int threads, const EngineRanks& ranks);
+                                           const Machine& machine, const EngineRanks& ranks);
 
 }  // namespace swinfleet::golden
 

@@ -165,17 +165,17 @@ void Check(const Golden& golden, const MakeTrainer& make_trainer, Comparison& co
 
 }  // namespace
 
-void CheckTrajectory(const Golden& golden, int threads, Comparison& comparison) {
+void CheckTrajectory(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const auto make = [&](const Training& training) {
-    return MakeLocalTrainer(golden, training, threads);
+    return MakeLocalTrainer(golden, training, machine);
   };
   Check(golden, make, comparison);
 }
 
-void CheckTrajectoryOverRanks(const Golden& golden, int threads, const EngineRanks& ranks,
-                              Comparison& comparison) {
+void CheckTrajectoryOverRanks(const Golden& golden, const Machine& machine,
+                              const EngineRanks& ranks, Comparison& comparison) {
   const auto make = [&](const Training& training) {
-    return MakeEngineTrainer(golden, training, threads, ranks);
+    return MakeEngineTrainer(golden, training, machine, ranks);
   };
   Check(golden, make, comparison);
 }

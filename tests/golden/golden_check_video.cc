@@ -126,11 +126,11 @@ void UseWeightedMean(const Golden& golden, int64_t channels, ModelRunner::Pass* 
 
 }  // namespace
 
-void CheckVideo(const Golden& golden, int threads, Comparison& comparison) {
+void CheckVideo(const Golden& golden, const Machine& machine, Comparison& comparison) {
   const ModelConfig config = ParseVideoModel(golden.config());
   const bool classifies = config.num_classes > 0;
   ModelRunner runner(
-      golden, classifies ? MakeClassifier(config) : std::make_unique<Backbone>(config), threads);
+      golden, classifies ? MakeClassifier(config) : std::make_unique<Backbone>(config), machine);
   ModelRunner::Pass pass;
   pass.pictures = golden.config().at("batch_size").get<int64_t>();
   pass.image_shape = config.ImageShape(pass.pictures);

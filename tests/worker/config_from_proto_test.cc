@@ -58,6 +58,7 @@ TEST(ConfigFromProto, UnsetFieldsKeepTheDefaults) {
   EXPECT_EQ(config.parallel.zero_stage, defaults.parallel.zero_stage);
   EXPECT_EQ(config.checkpoint.keep_last, defaults.checkpoint.keep_last);
   EXPECT_TRUE(config.checkpoint.asynchronous);
+  EXPECT_TRUE(config.metrics.tensorboard);
   EXPECT_EQ(config.init_from, "");
 }
 
@@ -112,6 +113,7 @@ train:
   max_nonfinite_steps: 6
 parallel: {ranks: 2, zero_stage: 0, threads_per_rank: 3}
 checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous: false}
+metrics: {tensorboard: false}
 )");
   JobConfig config;
   ASSERT_THAT(ConfigFromProto(spec, 2, &config), IsEmpty());
@@ -172,6 +174,7 @@ checkpoint: {every_steps: 50, keep_last: 2, keep_every_steps: 100, asynchronous:
   EXPECT_EQ(config.checkpoint.keep_last, 2);
   EXPECT_EQ(config.checkpoint.keep_every_steps, 100);
   EXPECT_FALSE(config.checkpoint.asynchronous);
+  EXPECT_FALSE(config.metrics.tensorboard);
 }
 
 TEST(ConfigFromProto, EachFormatHasItsUsualSplitForEvaluation) {
@@ -290,7 +293,7 @@ memory: {checkpointing: [none, selective]}
 
 // The tests above have to be extended with every field of the schema.
 TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
-  EXPECT_EQ(JobSpec::descriptor()->field_count(), 10);
+  EXPECT_EQ(JobSpec::descriptor()->field_count(), 11);
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
@@ -301,6 +304,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(PretrainSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(MemorySpec::descriptor()->field_count(), 3);
   EXPECT_EQ(MixSpec::descriptor()->field_count(), 6);
+  EXPECT_EQ(MetricsSpec::descriptor()->field_count(), 1);
 }
 
 TEST(ConfigFromProto, AQueueThatCannotWorkIsAProblemOfTheJob) {

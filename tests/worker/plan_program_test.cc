@@ -56,6 +56,51 @@ constexpr char kTiny[] =
     "run_dir: /r\ndata: {path: /d}\nmodel: {preset: swinv2_tiny_window8_256}\n"
     "train: {micro_batch: 8, global_batch: 64, eval_batch: 8}\n";
 
+// Needs no GPU.
+TEST_F(PlanProgramTest, OfAGpuTensorsAreInItsMemory) {
+  const std::string job = Write(kTiny);
+  const auto on_cpu = PlanJson({job, "--ranks", "2"}).at("memory");
+  const auto on_gpu = PlanJson({job, "--ranks", "2", "--device", "cuda"}).at("memory");
+  EXPECT_EQ(on_cpu.at("gpu_bytes"), 0);
+  EXPECT_TRUE(on_cpu.at("gpu_classes").empty());
+  uint64_t sum = 0;
+  for (const auto& bytes : on_gpu.at("gpu_classes")) sum += bytes.get<uint64_t>();
+  EXPECT_EQ(on_gpu.at("gpu_bytes"), sum);
+  for (const char* name : {"gradients", "optimizer"}) {
+    EXPECT_EQ(on_gpu.at("gpu_classes").at(name), on_cpu.at("classes").at(name));
+    EXPECT_FALSE(on_gpu.at("classes").contains(name));
+  }
+  // The largest unit passes through the host's memory.
+  EXPECT_GT(on_gpu.at("classes").at("staging"), 1 << 20);
+  EXPECT_LT(on_gpu.at("process_bytes"), on_cpu.at("process_bytes").get<uint64_t>() / 2);
+}
+
+TEST_F(PlanProgramTest, TheLimitIsTheGpus) {
+  const std::string job = Write(kTiny);
+  const std::vector<std::string> command = {job, "--ranks", "1", "--device", "cuda", "--memory"};
+  const auto with = [&](const std::string& limit) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back(limit);
+    return arguments;
+  };
+  Child large = Plan(with("24GiB"));
+  EXPECT_EQ(large.Wait(), 0) << large.Err();
+  EXPECT_THAT(large.Out(), HasSubstr("of its GPU"));
+  EXPECT_THAT(large.Out(), HasSubstr("a micro-batch of "));
+  Child small = Plan(with("1GiB"));
+  EXPECT_EQ(small.Wait(), 2);
+  EXPECT_THAT(small.Err(), HasSubstr("of its GPU (on 1 rank), which is more than 1.0 GiB"));
+}
+
+TEST_F(PlanProgramTest, WhatIsNotForGpusIsAnError) {
+  const std::string offload = "parallel: {offload: disk, offload_dir: /scratch}\n";
+  for (const std::string& setting : {offload, std::string("memory: {budget: 4GiB}\n")}) {
+    Child plan = Plan({Write(kTiny + setting), "--ranks", "1", "--device", "cuda"});
+    EXPECT_EQ(plan.Wait(), 2);
+    EXPECT_THAT(plan.Err(), HasSubstr("can't be computed on GPUs"));
+  }
+}
+
 TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
   const std::string job = std::string(kTiny) + "parallel: {offload: disk, offload_dir: /scratch}\n";
   const auto plan = PlanJson({Write(job), "--ranks", "1"});

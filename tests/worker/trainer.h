@@ -7,28 +7,28 @@
 #include <memory>
 #include <vector>
 
+#include "core/memory/compute.h"
 #include "core/optim/parameter_groups.h"
 #include "core/rng/counter_rng.h"
 #include "distributed/zero_engine.h"
 #include "tests/worker/small_jobs.h"
+#include "worker/compute_device.h"
 #include "worker/memory_plan.h"
 #include "worker/train_step.h"
 
 namespace swinfleet {
 
-// Of one rank, by default of one alone.
+// Of one rank, by default of one alone on the CPU.
 class Trainer {
  public:
-  explicit Trainer(const JobConfig& job, Communicator* communicator = nullptr)
+  explicit Trainer(const JobConfig& job, Communicator* communicator = nullptr,
+                   Accelerator* gpu = nullptr)
       : job_(job),
         alone_(communicator == nullptr ? MakeSelfCommunicator() : nullptr),
         communicator_(communicator == nullptr ? alone_.get() : communicator),
-        plan_(PlanMemory(job, communicator_->rank(), communicator_->size())),
-        memory_(MemoryClasses::OnHost(plan_.memory)),
-        context_{.ops = &CpuOps(),
-                 .workspace = &memory_.workspace,
-                 .threads = job.parallel.threads_per_rank,
-                 .count = nullptr},
+        plan_(PlanMemory(job, communicator_->rank(), communicator_->size(),
+                         {.device = gpu == nullptr ? Device::kCpu : Device::kCuda, .data = {}})),
+        compute_(plan_.memory, gpu, job.parallel.threads_per_rank),
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator_, ZeroOptionsFor(job, model_->parameters()),
                 &memory_, &context_),
@@ -63,8 +63,9 @@ class Trainer {
   const std::unique_ptr<Communicator> alone_;
   Communicator* const communicator_;
   MemoryPlan plan_;
-  MemoryClasses memory_;
-  Context context_;
+  Compute compute_;
+  MemoryClasses& memory_ = compute_.memory;
+  Context& context_ = compute_.context;
   std::unique_ptr<Model> model_;
   ZeroEngine engine_;
   TrainStep step_;

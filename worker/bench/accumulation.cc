@@ -110,7 +110,7 @@ class GradientOfStep {
   void Leaf(const Batch& batch, ParameterAccess& access) {
     Arena& activations = memory_->activations;
     ArenaScope scope(&activations);
-    const ModelInput input = InputOf(batch, job_, activations.device());
+    const ModelInput input = InputOf(batch, job_, activations, context_);
     const DType dtype = job_.train.dtype;
     const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
     const TensorView doutput = activations.Allocate(output.shape, dtype);

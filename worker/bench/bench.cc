@@ -9,9 +9,11 @@
 #include <utility>
 
 #include "core/config/names.h"
+#include "core/memory/compute.h"
 #include "core/rng/counter_rng.h"
 #include "distributed/communicator.h"
 #include "kernels/error.h"
+#include "worker/compute_device.h"
 #include "worker/job_file.h"
 #include "worker/processor.h"
 #include "worker/train_step.h"
@@ -127,20 +129,24 @@ double SecondsOf(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-MemoryPlan PlanSteps(const JobConfig& job, int rank, int ranks) {
-  return PlanMemory(
-      job, rank, ranks,
-      {.evaluation = false, .checkpoints = false, .loader = false, .data = DataFacts()});
+MemoryPlan PlanSteps(const JobConfig& job, int rank, int ranks, Device device) {
+  return PlanMemory(job, rank, ranks,
+                    {.evaluation = false,
+                     .checkpoints = false,
+                     .loader = false,
+                     .device = device,
+                     .data = DataFacts()});
 }
 
-StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile) {
-  RequireNative(job.train.dtype, job.train.allow_emulation, "use fp32, or --allow-emulation");
-  const MemoryPlan plan = PlanSteps(job);
-  MemoryClasses memory = MemoryClasses::OnHost(plan.memory);
-  Context context = {.ops = &CpuOps(),
-                     .workspace = &memory.workspace,
-                     .threads = job.parallel.threads_per_rank,
-                     .count = nullptr};
+StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Accelerator* gpu) {
+  if (gpu == nullptr) {
+    RequireNative(job.train.dtype, job.train.allow_emulation, "use fp32, or --allow-emulation");
+  }
+  const MemoryPlan plan =
+      PlanSteps(job, /*rank=*/0, /*ranks=*/1, gpu == nullptr ? Device::kCpu : Device::kCuda);
+  Compute compute(plan.memory, gpu, job.parallel.threads_per_rank);
+  MemoryClasses& memory = compute.memory;
+  Context& context = compute.context;
   const std::unique_ptr<Model> model = MakeModel(job.model, job.pretrain, job.memory);
   const std::unique_ptr<Communicator> communicator = MakeSelfCommunicator();
   ZeroEngine engine(model->parameters(), communicator.get(),
@@ -151,7 +157,10 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile) {
   const Batch batch = RandomBatch(job, job.train.micro_batch, 0);
   int64_t number = 0;
   const auto run = [&] {
-    return SecondsOf([&] { step.Run(number, number, {}, [&] { return &batch; }); });
+    return SecondsOf([&] {
+      step.Run(number, number, {}, [&] { return &batch; });
+      if (gpu != nullptr) gpu->Wait();
+    });
   };
   std::vector<double> seconds;
   for (; number < steps; ++number) seconds.push_back(run());
@@ -172,7 +181,8 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile) {
           .profiled_seconds = profiled,
           .matrix_flops = plan.step.matrix_flops,
           .peak_bytes = ProcessPeakBytes(),
-          .planned_bytes = plan.PredictedProcessBytes()};
+          .planned_bytes = plan.PredictedProcessBytes(),
+          .gpu_bytes = plan.memory.DeviceHighWater()};
 }
 
 }  // namespace swinfleet::bench

@@ -58,14 +58,19 @@ struct StepFigures {
   // The process's largest resident size, and what was planned for it.
   size_t peak_bytes = 0;
   size_t planned_bytes = 0;
+  // Of a GPU's memory.
+  size_t gpu_bytes = 0;
 };
 
 // Whole steps as a job takes them, in this process: forward, loss, backward, norm, clipping,
 // update. Throws Error for a dtype that the processor would emulate, unless the job allows it. With
-// a profile as many steps again are recorded after them, and the fastest one's record is kept.
-StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr);
+// a profile as many steps again are recorded after them, and the fastest one's record is kept. On
+// the GPU if there is one, of which no profile can be made.
+StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr,
+                      Accelerator* gpu = nullptr);
 // What a rank's steps take by themselves: no evaluation, no checkpoints, no loader.
-MemoryPlan PlanSteps(const JobConfig& job, int rank = 0, int ranks = 1);
+MemoryPlan PlanSteps(const JobConfig& job, int rank = 0, int ranks = 1,
+                     Device device = Device::kCpu);
 
 double SecondsOf(const std::function<void()>& work);
 

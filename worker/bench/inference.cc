@@ -62,7 +62,7 @@ class ForwardPass {
     options.dtype = job_.train.dtype;
     const TensorView output =
         activations.Allocate(model_->OutputShape(batch.pictures), options.dtype);
-    model_->Forward(InputOf(batch, job_, activations.device()), output, options, *parameters,
+    model_->Forward(InputOf(batch, job_, activations, *context), output, options, *parameters,
                     activations, *context);
   }
 

@@ -5,12 +5,14 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "core/config/names.h"
 #include "kernels/machine_limits.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/profile_report.h"
+#include "worker/compute_device.h"
 #include "worker/memory_budget.h"
 
 namespace swinfleet::bench {
@@ -26,6 +28,17 @@ struct StepCommand {
   bool profile = false;
   std::string trace;
   bool json = false;
+  // "cpu", "cuda" or "auto".
+  std::string device = "cpu";
+};
+
+// What a step ran on.
+struct Machine {
+  ComputeDevice device;
+  // Of the CPU alone.
+  std::optional<MachineLimits> limits;
+
+  std::string name() const { return device.gpu ? device.gpu->name() : CpuInstructionSet(); }
 };
 
 // One micro-batch of the file's job, with what its memory budget leads to.
@@ -40,27 +53,32 @@ JobConfig JobOfFile(const StepCommand& command) {
 }
 
 nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepFigures& figures,
-                      const MachineLimits& limits) {
-  return {{"model", name},
-          {"batch", job.train.micro_batch},
-          {"dtype", NameIn(DTypeNames(), job.train.dtype)},
-          {"pretrain", NameIn(PretrainMethodNames(), job.pretrain.method)},
-          {"checkpointing", CheckpointingText(job.memory)},
-          {"sequential", SequentialText(job.memory)},
-          {"threads", job.parallel.threads_per_rank},
-          {"instruction_set", CpuInstructionSet()},
-          {"step_s", figures.best_seconds},
-          {"step_s_median", figures.median_seconds},
-          {"images_per_s", static_cast<double>(job.train.micro_batch) / figures.best_seconds},
-          {"peak_mib", figures.peak_bytes >> 20},
-          {"planned_mib", figures.planned_bytes >> 20},
-          {"gemm_share", figures.matrix_flops / limits.flops / figures.best_seconds},
-          {"gemm_gflop", figures.matrix_flops / 1e9},
-          {"gemm_peak_gflops", limits.flops / 1e9}};
+                      const Machine& machine) {
+  nlohmann::json line = {
+      {"model", name},
+      {"batch", job.train.micro_batch},
+      {"dtype", NameIn(DTypeNames(), job.train.dtype)},
+      {"pretrain", NameIn(PretrainMethodNames(), job.pretrain.method)},
+      {"checkpointing", CheckpointingText(job.memory)},
+      {"sequential", SequentialText(job.memory)},
+      {"threads", job.parallel.threads_per_rank},
+      {"device", machine.device.gpu ? "cuda" : "cpu"},
+      {"instruction_set", machine.name()},
+      {"step_s", figures.best_seconds},
+      {"step_s_median", figures.median_seconds},
+      {"images_per_s", static_cast<double>(job.train.micro_batch) / figures.best_seconds},
+      {"peak_mib", figures.peak_bytes >> 20},
+      {"planned_mib", figures.planned_bytes >> 20},
+      {"gpu_mib", figures.gpu_bytes >> 20},
+      {"gemm_gflop", figures.matrix_flops / 1e9}};
+  if (!machine.limits) return line;
+  line["gemm_share"] = figures.matrix_flops / machine.limits->flops / figures.best_seconds;
+  line["gemm_peak_gflops"] = machine.limits->flops / 1e9;
+  return line;
 }
 
 void PrintFigures(const std::string& name, const JobConfig& job, const StepFigures& figures,
-                  const MachineLimits& limits) {
+                  const Machine& machine) {
   const std::string dtype = NameIn(DTypeNames(), job.train.dtype);
   const std::string pretrain = NameIn(PretrainMethodNames(), job.pretrain.method);
   std::printf("%s%s%s, batch %" PRId64
@@ -69,14 +87,17 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
               name.c_str(), pretrain.empty() ? "" : ", ", pretrain.c_str(), job.train.micro_batch,
               dtype.c_str(), CheckpointingText(job.memory).c_str(),
               SequentialText(job.memory).c_str(), job.parallel.threads_per_rank,
-              CpuInstructionSet(), figures.best_seconds, figures.median_seconds,
+              machine.name().c_str(), figures.best_seconds, figures.median_seconds,
               static_cast<double>(job.train.micro_batch) / figures.best_seconds);
-  std::printf(
-      "matrix products: %.1f GFLOP a step, %s peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, "
-      "planned %zu MiB\n",
-      figures.matrix_flops / 1e9, dtype.c_str(), limits.flops / 1e9,
-      100 * figures.matrix_flops / limits.flops / figures.best_seconds, figures.peak_bytes >> 20,
-      figures.planned_bytes >> 20);
+  std::printf("matrix products: %.1f GFLOP a step, ", figures.matrix_flops / 1e9);
+  if (machine.limits) {
+    std::printf("%s peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, planned %zu MiB\n",
+                dtype.c_str(), machine.limits->flops / 1e9,
+                100 * figures.matrix_flops / machine.limits->flops / figures.best_seconds,
+                figures.peak_bytes >> 20, figures.planned_bytes >> 20);
+  } else {
+    std::printf("GPU memory %zu MiB\n", figures.gpu_bytes >> 20);
+  }
 }
 
 void RunStep(const StepCommand& command) {
@@ -89,14 +110,24 @@ void RunStep(const StepCommand& command) {
   CheckTrace(command.trace, trace);
   Profile profile(CpuOps());
   const bool profiles = command.profile || !command.trace.empty();
-  const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr);
-  const MachineLimits limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank);
-  PrintFigures(name, job, figures, limits);
-  nlohmann::json line = JsonOf(name, job, figures, limits);
+  Machine machine = {
+      .device = TakeDevice(DeviceRequestOf(command.device), MakeSelfCommunicator().get()),
+      .limits = {}};
+  Accelerator* gpu = machine.device.gpu.get();
+  if (profiles && gpu != nullptr) {
+    throw Error("--profile and --trace hold operations against the CPU's limits: leave them out " +
+                std::string("with a GPU, or use --device cpu"));
+  }
+  const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr, gpu);
+  if (gpu == nullptr) {
+    machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank);
+  }
+  PrintFigures(name, job, figures, machine);
+  nlohmann::json line = JsonOf(name, job, figures, machine);
   if (profiles) {
-    const ProfileReport report(profile, figures.profiled_seconds, limits);
+    const ProfileReport report(profile, figures.profiled_seconds, *machine.limits);
     if (command.profile) report.Print();
-    if (!command.trace.empty()) WriteTrace(profile, limits, {}, &trace);
+    if (!command.trace.empty()) WriteTrace(profile, *machine.limits, {}, &trace);
     CheckTrace(command.trace, trace);
     line["profile"] = report.Json();
   }
@@ -120,6 +151,9 @@ void AddStepCommand(CLI::App* app) {
                  "what the operations and modules of one more step take, beside their limits");
   step->add_option("--trace", command->trace,
                    "a file for that step as a Chrome trace (chrome://tracing, ui.perfetto.dev)");
+  step->add_option("--device", command->device, "what computes: cpu, cuda or auto")
+      ->check(CLI::IsMember(DeviceRequestTexts()))
+      ->capture_default_str();
   step->add_flag("--json", command->json, "one JSON object on the last line");
   step->callback([command, step] {
     command->has_batch = step->count("--batch") > 0;

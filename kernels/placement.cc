@@ -1,0 +1,50 @@
+#include "kernels/placement.h"
+
+#include <glog/logging.h>
+
+#include <cstring>
+
+#include "kernels/accelerator.h"
+
+namespace swinfleet {
+
+TensorView OnDevice(const TensorView& host, Arena* arena, const Context& context) {
+  if (context.device == Device::kCpu || host.empty()) return host;
+  const TensorView copy = arena->Allocate(host.shape, host.dtype);
+  CopyFromHost(host.data, copy, context);
+  return copy;
+}
+
+TensorView ConstantOnDevice(const TensorView& host, const Context& context) {
+  if (context.device == Device::kCpu) return host;
+  CHECK(context.constants != nullptr) << "a device without memory for constants";
+  return context.constants->Find(host, context);
+}
+
+TensorView ConstantTables::Find(const TensorView& host, const Context& context) {
+  const auto [found, is_new] = tables_.try_emplace({host.data, host.Bytes()});
+  if (is_new) found->second = OnDevice(host, arena_, context);
+  return found->second.Reshape(host.shape);
+}
+
+void CopyToHost(const TensorView& from, void* to, const Context& context) {
+  if (from.device == Device::kDryRun) return;
+  if (from.device == Device::kCpu) {
+    std::memcpy(to, from.data, from.Bytes());
+    return;
+  }
+  CHECK(context.accelerator != nullptr);
+  context.accelerator->CopyOut(from.data, to, from.Bytes());
+}
+
+void CopyFromHost(const void* from, const TensorView& to, const Context& context) {
+  if (to.device == Device::kDryRun) return;
+  if (to.device == Device::kCpu) {
+    std::memcpy(to.data, from, to.Bytes());
+    return;
+  }
+  CHECK(context.accelerator != nullptr);
+  context.accelerator->CopyIn(from, to.data, to.Bytes());
+}
+
+}  // namespace swinfleet

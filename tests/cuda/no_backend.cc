@@ -1,0 +1,2 @@
+// A library that is no CUDA backend.
+extern "C" int SwinfleetSomethingElse() { return 0; }

@@ -1,0 +1,236 @@
+// The worker and the benchmark as their users meet them on a machine with GPUs: the programs
+// themselves, beside the backend that the emulator runs.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/worker/child.h"
+
+namespace swinfleet {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+using testing::Not;
+
+const std::string kWorker = SWINFLEET_EMULATED_DIR "/swinfleet-worker";
+
+class CudaProgramsTest : public testing::Test {
+ protected:
+  CudaProgramsTest() {
+    std::string pattern = fs::temp_directory_path() / "swinfleet-cuda-XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+    // mpirun refuses root and fewer cores than ranks otherwise.
+    for (const char* name : {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+                             "OMPI_MCA_rmaps_base_oversubscribe"}) {
+      setenv(name, "1", 1);
+    }
+    setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 1);
+    SetDriver();
+    SetMachine("2");
+    WriteData();
+  }
+  ~CudaProgramsTest() override { fs::remove_all(folder_); }
+
+  // What stands for the driver is beside the backend.
+  static void SetDriver() { setenv("LD_LIBRARY_PATH", SWINFLEET_EMULATED_DIR "/../lib", 1); }
+  // What the emulated machine has: so many GPUs, or an old driver.
+  static void SetMachine(const std::string& gpus) {
+    setenv("SWINFLEET_CUDA_GPUS", gpus.c_str(), 1);
+  }
+  // Eight pictures of 8 x 8 and their labels, for both splits.
+  void WriteData() {
+    const std::string data = folder_ + "/data";
+    fs::create_directory(data);
+    for (const std::string split : {"train", "t10k"}) {
+      std::string images("\0\0\x08\x03\0\0\0\x08\0\0\0\x08\0\0\0\x08", 16);
+      std::string labels("\0\0\x08\x01\0\0\0\x08", 8);
+      for (int i = 0; i < 8; ++i) {
+        for (int pixel = 0; pixel < 64; ++pixel) {
+          images += static_cast<char>((i * 37 + pixel * 11) % 251);
+        }
+        labels += static_cast<char>(i % 4);
+      }
+      std::ofstream(data + "/" + split + "-images-idx3-ubyte", std::ios::binary) << images;
+      std::ofstream(data + "/" + split + "-labels-idx1-ubyte", std::ios::binary) << labels;
+    }
+  }
+  // Two steps an epoch; `extra` lines follow.
+  std::string WriteJob(const std::string& run, int epochs, const std::string& extra = "") {
+    const std::string path = folder_ + "/" + run + ".yaml";
+    std::ofstream(path)
+        << "name: small\nrun_dir: " << folder_ << "/" << run << "\ndata:\n  path: " << folder_
+        << "/data\nmodel:\n  arch: swin_v1\n  image_size: 8\n  in_chans: 1\n  num_classes: 4\n"
+           "  patch_size: 2\n  embed_dim: 8\n  depths: [1, 1]\n"
+           "  num_heads: [2, 2]\n  window_size: 2\n"
+           "train:\n  global_batch: 4\n  micro_batch: 2\n  eval_batch: 4\n"
+           "  log_every_steps: 1\n  epochs: "
+        << epochs << "\n"
+        << extra;
+    return path;
+  }
+  static void Replace(const std::string& file, const std::string& before,
+                      const std::string& after) {
+    std::string text = ReadAll(file);
+    text.replace(text.find(before), before.size(), after);
+    std::ofstream(file) << text;
+  }
+  Child Run(std::vector<std::string> arguments) { return Child(std::move(arguments), folder_); }
+  Child Train(const std::string& job, const std::string& device, int ranks = 1) {
+    std::vector<std::string> command = {kWorker, "--job", job, "--device", device};
+    if (ranks > 1) {
+      const std::vector<std::string> launcher = {"mpirun", "-np", std::to_string(ranks)};
+      command.insert(command.begin(), launcher.begin(), launcher.end());
+    }
+    return Run(std::move(command));
+  }
+  // Of the steps that an attempt at a run has taken.
+  std::vector<double> Losses(const std::string& run, int attempt = 1) {
+    std::vector<double> losses;
+    std::ifstream lines(folder_ + "/" + run + "/metrics/attempt-00" + std::to_string(attempt) +
+                        ".jsonl");
+    for (std::string line; std::getline(lines, line);) {
+      const auto entry = nlohmann::json::parse(line);
+      if (entry.contains("loss")) losses.push_back(entry["loss"]);
+    }
+    return losses;
+  }
+  void ExpectSameLosses(const std::string& run, const std::string& other) {
+    const std::vector<double> losses = Losses(run), expected = Losses(other);
+    ASSERT_FALSE(expected.empty());
+    ASSERT_EQ(losses.size(), expected.size());
+    for (size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(losses[i], expected[i], 1e-3) << i;
+  }
+
+  std::string folder_;
+};
+
+TEST_F(CudaProgramsTest, TrainsOnAGpuAsOnTheCpu) {
+  Child gpu = Train(WriteJob("gpu", 2), "cuda");
+  ASSERT_EQ(gpu.Wait(), 0) << gpu.Err();
+  EXPECT_THAT(gpu.Err(), HasSubstr("computes on emulated GPU, GPU 0"));
+  Child cpu = Train(WriteJob("cpu", 2), "cpu");
+  ASSERT_EQ(cpu.Wait(), 0) << cpu.Err();
+  EXPECT_THAT(cpu.Err(), HasSubstr("computes on the CPU"));
+  ExpectSameLosses("gpu", "cpu");
+}
+
+// Parameters and the optimizer's state go through a checkpoint, and on elsewhere.
+TEST_F(CudaProgramsTest, ResumesFromTheOtherDevice) {
+  Child whole = Train(WriteJob("whole", 2), "cpu");
+  ASSERT_EQ(whole.Wait(), 0) << whole.Err();
+  for (const auto& [first, second] :
+       {std::pair<std::string, std::string>{"cuda", "cpu"}, {"cpu", "cuda"}}) {
+    const std::string run = "from_" + first;
+    const std::string job = WriteJob(run, 2, "checkpoint: {every_steps: 2}\n");
+    Child begun = Train(job, first);
+    ASSERT_EQ(begun.Wait(), 0) << begun.Err();
+    // As if it had ended there.
+    for (const auto& entry :
+         fs::directory_iterator(folder_ + "/" + run + "/checkpoints/attempt-001")) {
+      if (entry.path().filename() != "step-00000002") fs::remove_all(entry.path());
+    }
+    Child resumed = Train(job, second);
+    ASSERT_EQ(resumed.Wait(), 0) << resumed.Err();
+    EXPECT_THAT(resumed.Err(), HasSubstr("will not have the same bits"));
+    EXPECT_THAT(resumed.Err(), HasSubstr("step-00000002"));
+    const std::vector<double> losses = Losses(run, /*attempt=*/2), expected = Losses("whole");
+    ASSERT_EQ(expected.size(), 4u);
+    ASSERT_EQ(losses.size(), 2u);
+    EXPECT_NEAR(losses[0], expected[2], 1e-3) << first;
+    EXPECT_NEAR(losses[1], expected[3], 1e-3) << first;
+  }
+}
+
+TEST_F(CudaProgramsTest, RanksTakeGpusOfTheirOwn) {
+  const std::string extra = "parallel: {zero_stage: 3}\n";
+  Child gpus = Train(WriteJob("gpus", 1, extra), "auto", 2);
+  ASSERT_EQ(gpus.Wait(120), 0) << gpus.Err();
+  EXPECT_THAT(gpus.Err(), HasSubstr("computes on emulated GPU, GPU 0"));
+  EXPECT_THAT(gpus.Err(), HasSubstr("computes on emulated GPU, GPU 1"));
+  Child cpus = Train(WriteJob("cpus", 1, extra), "cpu", 2);
+  ASSERT_EQ(cpus.Wait(120), 0) << cpus.Err();
+  ExpectSameLosses("gpus", "cpus");
+}
+
+TEST_F(CudaProgramsTest, WhatCantBeHadIsAnErrorOrLeavesTheCpu) {
+  const struct {
+    std::string machine;
+    int ranks;
+    std::string reason;
+  } cases[] = {{"0", 1, "there is no GPU"},
+               {"old driver", 1, "the NVIDIA driver is for CUDA 11.4, older than CUDA"},
+               {"1", 2, "belong to other ranks of its host"}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.machine);
+    SetMachine(c.machine);
+    Child asked = Train(WriteJob("asked", 1), "cuda", c.ranks);
+    EXPECT_EQ(asked.Wait(), 1) << asked.Err();
+    EXPECT_THAT(asked.Err(), HasSubstr("--device cuda: "));
+    EXPECT_THAT(asked.Err(), HasSubstr(c.reason));
+    EXPECT_FALSE(fs::exists(folder_ + "/asked"));
+  }
+  unsetenv("LD_LIBRARY_PATH");
+  Child without = Train(WriteJob("asked", 1), "cuda");
+  EXPECT_EQ(without.Wait(), 1);
+  EXPECT_THAT(without.Err(), HasSubstr("--device cuda: there is no NVIDIA driver"));
+  SetDriver();
+  SetMachine("1");
+  Child left = Train(WriteJob("left", 1), "auto", 2);
+  EXPECT_EQ(left.Wait(120), 0) << left.Err();
+  EXPECT_THAT(left.Err(), HasSubstr("computes on the CPU, because rank 1: "));
+}
+
+TEST_F(CudaProgramsTest, AJobThatIsNotForGpusIsAnErrorOrTakesTheCpu) {
+  const std::string budget = WriteJob("budget", 1, "memory: {budget: 2GiB}\n");
+  const std::string offload =
+      WriteJob("offload", 1, "parallel: {offload: disk, offload_dir: " + folder_ + "}\n");
+  const std::string heads = WriteJob("heads", 1);
+  Replace(heads, "embed_dim: 8", "embed_dim: 68");
+  Replace(heads, "num_heads: [2, 2]", "num_heads: [1, 2]");
+  const std::pair<std::string, std::string> cases[] = {
+      {budget, "memory.budget"}, {offload, "parallel.offload"}, {heads, "more than 64 channels"}};
+  for (const auto& [job, reason] : cases) {
+    SCOPED_TRACE(reason);
+    Child asked = Train(job, "cuda");
+    EXPECT_EQ(asked.Wait(), 1);
+    EXPECT_THAT(asked.Err(), HasSubstr("can't be computed on GPUs"));
+    EXPECT_THAT(asked.Err(), HasSubstr(reason));
+  }
+  Child left = Train(heads, "auto");
+  EXPECT_EQ(left.Wait(), 0) << left.Err();
+  EXPECT_THAT(left.Err(), HasSubstr("computes on the CPU, because a head of its attention"));
+}
+
+TEST_F(CudaProgramsTest, AModelThatIsTooLargeSaysWhatThereIs) {
+  const std::string job = WriteJob("large", 1);
+  Replace(job, "embed_dim: 8", "embed_dim: 1024");
+  Replace(job, "num_heads: [2, 2]", "num_heads: [16, 32]");
+  Child child = Train(job, "cuda");
+  EXPECT_EQ(child.Wait(), 1);
+  EXPECT_THAT(child.Err(), HasSubstr("of memory needed on the GPU, which has"));
+}
+
+TEST_F(CudaProgramsTest, BenchTimesStepsOnAGpu) {
+  const std::string job = WriteJob("bench", 1);
+  const std::string bench = SWINFLEET_EMULATED_DIR "/swinfleet-bench";
+  Child step = Run({bench, "step", "--job", job, "--steps", "2", "--device", "cuda", "--json"});
+  ASSERT_EQ(step.Wait(), 0) << step.Err();
+  const std::string out = step.Out();
+  const auto figures = nlohmann::json::parse(out.substr(out.rfind('{', out.size() - 3)));
+  EXPECT_EQ(figures.at("device"), "cuda");
+  EXPECT_EQ(figures.at("instruction_set"), "emulated GPU");
+  EXPECT_FALSE(figures.contains("gemm_share"));
+  Child profile = Run({bench, "step", "--job", job, "--device", "cuda", "--profile"});
+  EXPECT_NE(profile.Wait(), 0);
+  EXPECT_THAT(profile.Err(), HasSubstr("--device cpu"));
+}
+
+}  // namespace
+}  // namespace swinfleet

@@ -1,0 +1,128 @@
+// Which GPU each rank takes, and what they do where one has none; runs under mpirun.
+#include "worker/compute_device.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels/error.h"
+#include "kernels/ops.h"
+#include "tests/distributed/mpi_test_main.h"
+
+namespace swinfleet {
+namespace {
+
+using testing::HasSubstr;
+
+class FakeGpu : public Accelerator {
+ public:
+  const std::string& name() const override { return name_; }
+  const OpTable& ops() const override { return CpuOps(); }
+  void* stream() const override { return nullptr; }
+  void* Allocate(size_t) override { return nullptr; }
+  void Free(void*) override {}
+  void CopyIn(const void*, void*, size_t) override {}
+  void CopyOut(const void*, void*, size_t) override {}
+  void Wait() override {}
+
+ private:
+  const std::string name_ = "fake";
+};
+
+struct FakeBackend : CudaBackend {
+  std::vector<Gpu> Gpus() const override {
+    if (!problem.empty()) throw Error(problem);
+    return gpus;
+  }
+  std::unique_ptr<Accelerator> Open(const Gpu&) const override {
+    if (!open_problem.empty()) throw Error(open_problem);
+    return std::make_unique<FakeGpu>();
+  }
+
+  std::vector<Gpu> gpus;
+  std::string problem, open_problem;
+};
+
+FakeBackend backend;
+
+const CudaBackend& OpenFake() { return backend; }
+
+int Rank() { return TestWorld().rank(); }
+int Ranks() { return TestWorld().size(); }
+bool Last() { return Rank() == Ranks() - 1; }
+
+// A host of `count` GPUs, which all ranks see.
+void SeeGpus(int count) {
+  backend = {};
+  for (int i = 0; i < count; ++i) {
+    backend.gpus.push_back({"fake", "GPU-" + std::to_string(i), size_t{1} << 30, i});
+  }
+}
+
+ComputeDevice Take(DeviceRequest request) { return TakeDevice(request, &TestWorld(), &OpenFake); }
+
+std::string ProblemOf(DeviceRequest request) {
+  try {
+    Take(request);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(TakeDevice, RanksTakeOneAfterTheOther) {
+  SeeGpus(Ranks() + 1);
+  const ComputeDevice device = Take(DeviceRequest::kAuto);
+  ASSERT_NE(device.gpu, nullptr);
+  EXPECT_EQ(device.text, "fake, GPU " + std::to_string(Rank()));
+}
+
+// As where a launcher shows each rank its own alone, or on hosts with one each.
+TEST(TakeDevice, WhatIsShownToOneRankAloneIsItsOwn) {
+  backend = {};
+  backend.gpus = {{"fake", "GPU-of-" + std::to_string(Rank()), size_t{1} << 30, 0}};
+  EXPECT_EQ(Take(DeviceRequest::kCuda).text, "fake, GPU 0");
+}
+
+TEST(TakeDevice, TooFewGpusAreForNobody) {
+  SeeGpus(Ranks() - 1);
+  const std::string last = "rank " + std::to_string(Ranks() - 1) + ": the ";
+  EXPECT_THAT(ProblemOf(DeviceRequest::kCuda), HasSubstr(last));
+  const ComputeDevice device = Take(DeviceRequest::kAuto);
+  EXPECT_EQ(device.gpu, nullptr);
+  EXPECT_THAT(device.text, HasSubstr("the CPU, because " + last));
+}
+
+TEST(TakeDevice, ARankWithoutKeepsTheOthersFromTheirs) {
+  SeeGpus(Ranks());
+  if (Last()) backend.problem = "there is no driver";
+  EXPECT_THAT(ProblemOf(DeviceRequest::kCuda), HasSubstr("there is no driver"));
+  EXPECT_THAT(Take(DeviceRequest::kAuto).text, HasSubstr("there is no driver"));
+  EXPECT_EQ(Take(DeviceRequest::kAuto).gpu, nullptr);
+}
+
+TEST(TakeDevice, SoDoesOneThatCantOpenIts) {
+  SeeGpus(Ranks());
+  if (Last()) backend.open_problem = "it is taken";
+  EXPECT_THAT(ProblemOf(DeviceRequest::kCuda), HasSubstr("it is taken"));
+  EXPECT_EQ(Take(DeviceRequest::kAuto).gpu, nullptr);
+}
+
+TEST(TakeDevice, TheCpuIsTakenWithoutAWord) {
+  SeeGpus(Ranks());
+  const ComputeDevice device = Take(DeviceRequest::kCpu);
+  EXPECT_EQ(device.gpu, nullptr);
+  EXPECT_EQ(device.text, "the CPU");
+}
+
+TEST(TakeDevice, RanksAskForTheSame) {
+  SeeGpus(Ranks());
+  EXPECT_THAT(ProblemOf(Last() ? DeviceRequest::kCpu : DeviceRequest::kAuto),
+              HasSubstr("rank 0 has --device auto and rank " + std::to_string(Ranks() - 1) +
+                        " --device cpu"));
+}
+
+}  // namespace
+}  // namespace swinfleet
