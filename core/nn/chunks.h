@@ -17,15 +17,13 @@ inline int64_t ChunkRows(int64_t width, DType dtype) {
   return std::clamp<int64_t>(elements / width, 256, 4096);
 }
 
-// Calls body(first_row, rows) over `total` rows, about `chunk` at a time: chunks of one size, whole
-// multiples of what products work on at once, with a shorter one at the end.
+// Calls body(first_row, rows) over `total` rows, up to `chunk` at a time: whole multiples of what
+// products work on at once, with a shorter one at the end. Fewer rows never make a larger chunk:
+// the last batch of an evaluation fits where the others do.
 template <typename Body>
 void ForEachChunk(int64_t total, int64_t chunk, const Body& body) {
   constexpr int64_t kMultiple = 64;
-  const int64_t chunks = (total + chunk - 1) / chunk;
-  if (chunks == 0) return;
-  const int64_t even = (total + chunks - 1) / chunks;
-  const int64_t size = (even + kMultiple - 1) / kMultiple * kMultiple;
+  const int64_t size = std::max(kMultiple, chunk / kMultiple * kMultiple);
   for (int64_t row = 0; row < total; row += size) body(row, std::min(size, total - row));
 }
 

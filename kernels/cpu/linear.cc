@@ -27,9 +27,8 @@ constexpr int64_t kPieceInner = 2048;
 constexpr int64_t kGrain = 16;
 // Rows of the result that a thread must have to be worth splitting by rows where columns are many.
 constexpr int64_t kRowsOfThread = 64;
-// The same where weights are packed already, which otherwise each thread does for its rows.
-constexpr int64_t kRowsOfPackedThread = 16;
 
+// Packed weights are one piece.
 bool SplitsRows(const MatrixProduct& p, int threads) {
   return p.weights_packed || p.rows >= p.columns || p.rows >= threads * kRowsOfThread;
 }
@@ -153,17 +152,14 @@ MatrixProduct ProductOf(const LinearBackwardWeightArgs& args) {
           .accumulate = args.accumulate};
 }
 
-// A forward pass with the weights' copy, if they have one and the rows are enough.
+// A forward pass with the weights' copy, if they have one.
 struct ForwardProduct {
   MatrixProduct product;
   const void* weights;
 };
 ForwardProduct Forward(const LinearForwardArgs& args, Context& context) {
   ForwardProduct forward = {ProductOf(args), args.weight.data};
-  if (context.packed_weights == nullptr ||
-      args.x.shape[0] < context.threads * kRowsOfPackedThread) {
-    return forward;
-  }
+  if (context.packed_weights == nullptr) return forward;
   if (const void* packed = context.packed_weights->Find(args.weight)) {
     forward.product.weights_packed = true;
     forward.weights = packed;

@@ -1,7 +1,9 @@
 #include "kernels/arena.h"
 
 #include <gtest/gtest.h>
+
 #include <unistd.h>
+#include <memory>
 
 #include <cmath>
 #include <fstream>
@@ -50,7 +52,9 @@ TEST(Arena, PiecesDoNotOverlap) {
 // The memory is the device's: any access from here would fault.
 TEST(Arena, GivesOutDeviceMemoryUntouched) {
   const auto base = uintptr_t{0xdead} << 48;
-  Arena arena = Arena::OnDevice("test", reinterpret_cast<void*>(base), 256);
+  const std::shared_ptr<void> memory(reinterpret_cast<void*>(base), [](void*) {});
+  Arena arena = Arena::OnDevice("test", memory, 256);
+  EXPECT_EQ(memory.use_count(), 2);
   EXPECT_EQ(arena.device(), Device::kCuda);
   const TensorView a = arena.Allocate({3}), b = arena.Allocate({2});
   EXPECT_EQ(a.device, Device::kCuda);

@@ -7,12 +7,15 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/rng/counter_rng.h"
 #include "distributed/zero_engine.h"
 #include "tests/worker/small_jobs.h"
+#include "worker/dry_run.h"
 #include "worker/evaluate.h"
+#include "worker/inference.h"
 #include "worker/train_step.h"
 
 namespace swinfleet {
@@ -74,6 +77,41 @@ INSTANTIATE_TEST_SUITE_P(Architectures, MemoryPlanTest,
                            const std::string name = ArchitectureName(info.param);
                            return name.substr(0, name.find('_')) + name.substr(name.find('_') + 1);
                          });
+
+// High-water marks of activations and workspace in the evaluation of one batch.
+std::pair<size_t, size_t> TakenByEvaluation(const JobConfig& job, int64_t pictures, bool packed) {
+  const auto model = MakeModel(job.model, job.pretrain, job.memory);
+  MemoryClasses memory = MemoryClasses::DryRun();
+  InferenceParameters parameters(model->parameters(), job.train.dtype, &memory.parameters);
+  Context context = {.ops = &DryRunOps(),
+                     .workspace = &memory.workspace,
+                     .threads = job.parallel.threads_per_rank,
+                     .packed_weights = packed ? parameters.packed() : nullptr};
+  EvaluateBatch(job, DryBatch(job, pictures), model.get(), &parameters, &memory, &context);
+  return {memory.activations.high_water(), memory.workspace.high_water()};
+}
+
+// The last batch of an evaluation is smaller than what was planned for.
+TEST_P(MemoryPlanTest, SmallerBatchesTakeNoMore) {
+  JobConfig job = SmallJob(GetParam());
+  job.train.eval_batch = 100;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int threads : {1, 2, 3}) {
+      for (const bool packed : {false, true}) {
+        job.train.dtype = dtype;
+        job.parallel.threads_per_rank = threads;
+        const auto [activations, workspace] = TakenByEvaluation(job, job.train.eval_batch, packed);
+        for (int64_t pictures = 1; pictures < job.train.eval_batch; ++pictures) {
+          const auto [fewer_activations, fewer_workspace] =
+              TakenByEvaluation(job, pictures, packed);
+          EXPECT_LE(fewer_activations, activations) << pictures << " pictures";
+          EXPECT_LE(fewer_workspace, workspace)
+              << pictures << " pictures " << NameOf(dtype) << ", threads " << threads;
+        }
+      }
+    }
+  }
+}
 
 TEST_P(MemoryPlanTest, IsExactForEveryWayToHoldMemoryDown) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
