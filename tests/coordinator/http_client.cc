@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <sstream>
@@ -66,8 +67,15 @@ bool HttpConnection::Send(const std::string& bytes) {
 }
 
 int HttpConnection::Read(char* bytes, size_t size) {
-  if (session_ == nullptr) return static_cast<int>(recv(socket_, bytes, size, 0));
   ssize_t count = 0;
+  if (session_ == nullptr) {
+    // With a limit on its time no call is gone on with after a signal, such as that of a child's
+    // end.
+    do {
+      count = recv(socket_, bytes, size, 0);
+    } while (count < 0 && errno == EINTR);
+    return static_cast<int>(count);
+  }
   do {
     count = gnutls_record_recv(session_, bytes, size);
   } while (count == GNUTLS_E_AGAIN || count == GNUTLS_E_INTERRUPTED);
