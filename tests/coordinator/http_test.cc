@@ -17,9 +17,8 @@
 #include "coordinator/http_server.h"
 #include "coordinator/server.h"
 #include "tests/coordinator/fake_worker.h"
+#include "tests/coordinator/guarded_server.h"
 #include "tests/coordinator/http_client.h"
-#include "tests/coordinator/temporary_folder.h"
-#include "tests/proto/certificates.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -32,43 +31,14 @@ using ::testing::Not;
 constexpr char kSpecOfA[] =
     "name: test\nrun_dir: /runs/a\ndata: {path: /data}\ntrain: {global_batch: 512}\n";
 
-class Http : public ::testing::Test {
+class Http : public GuardedServerTest {
  protected:
   void SetUp() override {
-    options_.store = folder_.path() + "/store";
-    options_.listen = {"127.0.0.1", 0};
+    GuardedServerTest::SetUp();
     options_.http = {"127.0.0.1", 0};
     options_.requests_per_second = 0;
-    options_.admission.program = folder_.path() + "/plan";
-    std::ofstream(options_.admission.program) << "#!/bin/sh\nexit 0\n";
-    chmod(options_.admission.program.c_str(), 0700);
-    std::unique_ptr<StoreFolder> store;
-    ASSERT_TRUE(StoreFolder::Open(options_.store, &SystemFilesystemType, &store).ok());
-    ASSERT_TRUE(AccessStore::Open(options_.store, true, &tokens_).ok());
-  }
-  void AddTokens() {
-    const std::pair<const char*, Role> people[] = {{"vera", Role::kViewer},
-                                                   {"sam", Role::kSubmitter},
-                                                   {"tom", Role::kSubmitter},
-                                                   {"ada", Role::kAdmin},
-                                                   {"lab", Role::kFleet}};
-    for (const auto& [name, role] : people) {
-      texts_[name] = NewTokenText();
-      Token token;
-      token.name = name;
-      token.role = role;
-      token.hash = HashToken(texts_[name]);
-      ASSERT_TRUE(tokens_->AddToken(token, AuditEntry()).ok());
-    }
-  }
-  void Start() {
-    grpc::Status status = Server::OpenStore(options_, &server_);
-    ASSERT_TRUE(status.ok()) << status.error_message();
-    status = server_->Listen();
-    ASSERT_TRUE(status.ok()) << status.error_message();
   }
   int port() const { return server_->http_address()->port; }
-  std::string address() const { return server_->address().ToString(); }
   HttpHeaders With(const std::string& name, HttpHeaders headers = {}) const {
     if (!name.empty()) headers["Authorization"] = "Bearer " + texts_.at(name);
     return headers;
@@ -96,12 +66,6 @@ class Http : public ::testing::Test {
     }
     return answer;
   }
-
-  const TemporaryFolder folder_;
-  ServerOptions options_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<AccessStore> tokens_;
-  std::map<std::string, std::string> texts_;
 };
 
 // ---- What it shows ----
@@ -563,28 +527,14 @@ TEST(HttpServer, StopWaitsForAnswersThatAreOwed) {
 
 // ---- TLS ----
 
-class HttpsTest : public Http {
+class HttpsTest : public WithCertificates<Http> {
  protected:
-  HttpsTest() : authority_(folder_.path(), "ca"), other_(folder_.path(), "other-ca") {
-    authority_.Sign("server");
-    authority_.Sign("client");
-    other_.Sign("stranger");
-  }
-  std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
-  void StartTls(bool mutual) {
-    options_.tls = {Path("server.pem"), Path("server.key"), mutual ? authority_.pem() : ""};
-    options_.open_without_tokens = false;
-    AddTokens();
-    Start();
-  }
   HttpAnswer Try(const HttpTls& tls, const std::string& name = "vera") const {
     return AskHttp(port(), "GET", "/api/jobs", With(name), "", tls);
   }
   HttpTls Client(const std::string& name) const {
     return {authority_.pem(), Path(name + ".pem"), Path(name + ".key")};
   }
-
-  const Authority authority_, other_;
 };
 
 TEST_F(HttpsTest, ClientsThatTrustTheAuthorityGetIn) {

@@ -17,8 +17,7 @@
 #include "coordinator/access_store.h"
 #include "coordinator/server.h"
 #include "tests/coordinator/fake_worker.h"
-#include "tests/coordinator/temporary_folder.h"
-#include "tests/proto/certificates.h"
+#include "tests/coordinator/guarded_server.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -28,43 +27,8 @@ using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using Code = grpc::StatusCode;
 
-class Security : public ::testing::Test {
+class Security : public GuardedServerTest {
  protected:
-  void SetUp() override {
-    options_.store = folder_.path() + "/store";
-    options_.listen = {"127.0.0.1", 0};
-    options_.admission.program = folder_.path() + "/plan";
-    std::ofstream(options_.admission.program) << "#!/bin/sh\nexit 0\n";
-    chmod(options_.admission.program.c_str(), 0700);
-    std::unique_ptr<StoreFolder> store;
-    ASSERT_TRUE(StoreFolder::Open(options_.store, &SystemFilesystemType, &store).ok());
-    ASSERT_TRUE(AccessStore::Open(options_.store, true, &tokens_).ok());
-  }
-  // One of each role, and one that has expired long ago.
-  void AddTokens() {
-    Add("vera", Role::kViewer);
-    Add("sam", Role::kSubmitter);
-    Add("tom", Role::kSubmitter);
-    Add("ada", Role::kAdmin);
-    Add("lab", Role::kFleet);
-    Add("old", Role::kAdmin, /*expires_at=*/1000);
-  }
-  void Add(const std::string& name, Role role, double expires_at = 0) {
-    texts_[name] = NewTokenText();
-    Token token;
-    token.name = name;
-    token.role = role;
-    token.hash = HashToken(texts_[name]);
-    token.expires_at = expires_at;
-    ASSERT_TRUE(tokens_->AddToken(token, AuditEntry()).ok());
-  }
-  void Start() {
-    grpc::Status status = Server::OpenStore(options_, &server_);
-    ASSERT_TRUE(status.ok()) << status.error_message();
-    status = server_->Listen();
-    ASSERT_TRUE(status.ok()) << status.error_message();
-  }
-  std::string address() const { return server_->address().ToString(); }
   // What a client has that was given this token (or other text); empty: none.
   Credentials With(const std::string& token, const ConnectionOptions& tls = {}) {
     ConnectionOptions options = tls;
@@ -103,11 +67,6 @@ class Security : public ::testing::Test {
     return entries;
   }
 
-  const TemporaryFolder folder_;
-  ServerOptions options_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<AccessStore> tokens_;
-  std::map<std::string, std::string> texts_;
   int files_ = 0;
 };
 
@@ -469,20 +428,8 @@ TEST_F(Security, WorkersAndWatchersHaveANumber) {
   watcher->Finish();
 }
 
-class Tls : public Security {
+class Tls : public WithCertificates<Security> {
  protected:
-  Tls() : authority_(folder_.path(), "ca"), other_(folder_.path(), "other-ca") {
-    authority_.Sign("server");
-    authority_.Sign("client");
-    other_.Sign("stranger");
-  }
-  std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
-  void StartTls(bool mutual) {
-    options_.tls = {Path("server.pem"), Path("server.key"), mutual ? authority_.pem() : ""};
-    options_.open_without_tokens = false;
-    AddTokens();
-    Start();
-  }
   ConnectionOptions Client(const std::string& authority, const std::string& name = "") const {
     ConnectionOptions options;
     options.ca_file = authority;
@@ -497,8 +444,6 @@ class Tls : public Security {
     JobStatus job;
     return user.TryGet("j1-none", &job);
   }
-
-  const Authority authority_, other_;
 };
 
 TEST_F(Tls, ClientsThatTrustTheAuthorityGetIn) {

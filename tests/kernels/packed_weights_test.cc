@@ -14,8 +14,7 @@ struct Size {
   int64_t m, n, k;
 };
 
-// A single row; more than what a thread takes at once; blocks that are not
-// whole.
+// A single row; more than what a thread takes at once; blocks that are not whole.
 const std::vector<Size> kSizes = {{1, 7, 5},     {16, 48, 16},   {33, 65, 17},    {64, 96, 96},
                                   {100, 40, 33}, {257, 48, 192}, {2100, 100, 70}, {49, 300, 1100}};
 
