@@ -1,7 +1,6 @@
 #include "coordinator/http_api.h"
 
 #include <arpa/inet.h>
-#include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
 #include <cctype>
@@ -15,6 +14,7 @@
 #include "coordinator/web_page.h"
 #include "proto/connection.h"
 #include "proto/job_yaml.h"
+#include "proto/message_json.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -67,12 +67,10 @@ void Refuse(const Answer& answer, int status, const std::string& message) {
 }
 
 HttpResponse AsJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
   HttpResponse response{.content_type = kJson};
-  const auto status = google::protobuf::util::MessageToJsonString(message, &response.body, options);
-  return status.ok() ? response : Error(500, "the answer can't be written as JSON");
+  return AppendJson(message, &response.body).ok()
+             ? response
+             : Error(500, "the answer can't be written as JSON");
 }
 
 // What UserRequests calls. The text is made on the HTTP server's thread.

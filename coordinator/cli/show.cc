@@ -1,12 +1,12 @@
 #include "coordinator/cli/show.h"
 
 #include <glog/logging.h>
-#include <google/protobuf/util/json_util.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "coordinator/supervisor/escape.h"
+#include "proto/message_json.h"
 #include "proto/text.h"
 
 namespace swinfleet {
@@ -153,11 +153,8 @@ class Sheet {
 }  // namespace
 
 std::string ToJsonLine(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.preserve_proto_field_names = true;
-  options.always_print_primitive_fields = true;
   std::string text;
-  const auto status = google::protobuf::util::MessageToJsonString(message, &text, options);
+  const auto status = AppendJson(message, &text);
   // Only messages of types unknown to the program (Any) can't be printed; ours have none.
   CHECK(status.ok()) << status.ToString();
   return text + "\n";
