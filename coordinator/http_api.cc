@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -15,6 +14,7 @@
 #include "proto/connection.h"
 #include "proto/job_yaml.h"
 #include "proto/message_json.h"
+#include "proto/text.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -94,15 +94,9 @@ std::vector<std::string> Split(const std::string& path) {
   return parts;
 }
 
-std::string Lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return text;
-}
-
 // "application/json" of "application/json; charset=utf-8".
 std::string ContentType(const HttpRequest& request) {
-  std::string type = Lower(request.Header("content-type"));
+  std::string type = LowerCase(request.Header("content-type"));
   type = type.substr(0, type.find(';'));
   while (type.ends_with(' ')) type.pop_back();
   return type;
@@ -163,7 +157,7 @@ void HttpApi::Handle(const HttpRequest& request, const Answer& answer) {
 bool HttpApi::KnownHost(const std::string& host) const {
   return IsAddress(host) || host == "localhost" ||
          std::any_of(names_.begin(), names_.end(),
-                     [&](const std::string& name) { return Lower(name) == host; });
+                     [&](const std::string& name) { return LowerCase(name) == host; });
 }
 
 std::string HttpApi::CrossSiteFault(const HttpRequest& request) const {
@@ -171,8 +165,8 @@ std::string HttpApi::CrossSiteFault(const HttpRequest& request) const {
   if (!site.empty() && site != "same-origin" && site != "none") {
     return "the browser says that another site asks (Sec-Fetch-Site: " + site + ")";
   }
-  const std::string host = Lower(request.Header("host"));
-  const std::string origin = Lower(request.Header("origin"));
+  const std::string host = LowerCase(request.Header("host"));
+  const std::string origin = LowerCase(request.Header("origin"));
   if (!origin.empty()) {
     const size_t scheme = origin.find("://");
     if (scheme == std::string::npos || origin.substr(scheme + 3) != host) {

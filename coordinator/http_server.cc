@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <optional>
 
 #include "coordinator/clock.h"
+#include "proto/text.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -56,11 +56,7 @@ std::string AddressText(const sockaddr* address) {
 }
 
 MHD_Result KeepValue(void* map, MHD_ValueKind kind, const char* key, const char* value) {
-  std::string name = key;
-  if (kind == MHD_HEADER_KIND) {
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](unsigned char c) { return std::tolower(c); });
-  }
+  const std::string name = kind == MHD_HEADER_KIND ? LowerCase(key) : key;
   (*static_cast<std::map<std::string, std::string>*>(map))[name] = value == nullptr ? "" : value;
   return MHD_YES;
 }

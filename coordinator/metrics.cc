@@ -4,8 +4,9 @@
 #include <prometheus/text_serializer.h>
 
 #include <algorithm>
-#include <cctype>
 #include <utility>
+
+#include "proto/text.h"
 
 namespace swinfleet::coordinator {
 namespace {
@@ -91,12 +92,7 @@ MetricFamily Single(const char* name, const char* help, double value) {
   return {name, help, MetricType::Gauge, {Value(MetricType::Gauge, {}, value)}};
 }
 
-std::string StateLabel(JobState state) {
-  std::string name = JobState_Name(state);
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return name;
-}
+std::string StateLabel(JobState state) { return LowerCase(JobState_Name(state)); }
 
 // One metric of each job that is under way. A job without progress has none that come from it.
 struct JobMetric {

@@ -35,6 +35,14 @@ inline bool IsControlCharacter(int32_t code) {
   return (code >= 0 && code < 0x20) || (code >= 0x7F && code < 0xA0);
 }
 
+// The letters A to Z in lower case.
+inline std::string LowerCase(std::string text) {
+  std::ranges::for_each(text, [](char& c) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  });
+  return text;
+}
+
 // "1 rank", "2 ranks".
 inline std::string Plural(uint64_t count, const std::string& noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
