@@ -36,6 +36,8 @@ struct WorkCount {
   double bytes = 0;
   // Calls of operations.
   int64_t calls = 0;
+  // Kernels that they start on a GPU, copies not among them; counted by CudaDryRunOps.
+  int64_t launches = 0;
   // The tensors counted are added here, unless this is null.
   std::vector<TensorView>* tensors = nullptr;
 };
