@@ -160,10 +160,12 @@ void LinearForward(const LinearForwardArgs& args, Context& context) {
   if (m == 0) return;
   Product product = {.a = {args.weight, true}, .b = {args.x}, .d = {args.y}};
   if (!args.bias.empty()) {
-    // As the library wants it: of the result's type, and aligned.
-    Cast({args.bias, {scratch.vector, args.bias.shape, args.y.dtype, Device::kCuda}}, context);
     product.epilogue = CUBLASLT_EPILOGUE_BIAS;
-    product.vector = scratch.vector;
+    product.vector = args.bias.data;
+    if (!TakesBias(args)) {
+      Cast({args.bias, {scratch.vector, args.bias.shape, args.y.dtype, Device::kCuda}}, context);
+      product.vector = scratch.vector;
+    }
   }
   Run(product, scratch, context);
 }
@@ -193,10 +195,8 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context
     if (!args.accumulate) Fill({.x = args.dweight, .value = 0}, context);
     return;
   }
-  Product product = {.a = {args.x},
-                     .b = {args.dy, true},
-                     .d = {args.dweight},
-                     .accumulate = args.accumulate};
+  Product product = {
+      .a = {args.x}, .b = {args.dy, true}, .d = {args.dweight}, .accumulate = args.accumulate};
   if (!args.dbias.empty()) {
     product.epilogue = CUBLASLT_EPILOGUE_BGRADB;
     product.vector = scratch.vector;

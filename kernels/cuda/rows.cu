@@ -3,6 +3,7 @@
 // faster.
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/scratch.h"
 #include "kernels/cuda/window_map.h"
 
 namespace swinfleet::cuda {
@@ -343,26 +344,89 @@ struct GatherBias {
   }
 };
 
-// A warp an entry and head: each lane looks through every 32nd pair, and the lanes' sums are added
-// by one tree, so that the bits do not depend on what runs when. `pairs` are of all groups.
-__global__ void ScatterBiasKernel(const float* dbias, const int32_t* index, float* dtable,
-                                  uint32_t entries, uint32_t heads, uint32_t groups,
-                                  uint32_t pairs) {
-  const uint32_t warps = static_cast<uint32_t>(GlobalThreads()) / kWarp;
-  for (uint32_t at = static_cast<uint32_t>(GlobalThread()) / kWarp; at < entries * heads;
-       at += warps) {
-    const auto entry = static_cast<int32_t>(at / heads);
-    const uint32_t head = at % heads;
-    float sum = 0;
-    for (uint32_t group = 0; group < groups; ++group) {
-      const float* from = dbias + (static_cast<int64_t>(group) * heads + head) * pairs;
-      for (uint32_t pair = threadIdx.x % kWarp; pair < pairs; pair += kWarp) {
-        if (index[group * pairs + pair] == entry) sum += from[pair];
-      }
-    }
-    sum = WarpSum(sum);
-    if (threadIdx.x % kWarp == 0) dtable[at] += sum;
+// Of a block, in shared memory.
+constexpr uint32_t kScatterEntries = 4096;
+constexpr size_t kScatterBytes = kScatterEntries * (sizeof(float) + sizeof(int32_t)) + 16;
+
+// The first row of a part of all rows.
+__device__ inline uint32_t RowOfPart(uint32_t rows, uint32_t part, uint32_t parts) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(rows) * part / parts);
+}
+
+struct ScatterArrays {
+  const float* dbias;
+  const int32_t* index;
+  float* sums;  // (parts, T, heads)
+  uint32_t entries, heads, groups, tokens;
+};
+
+// A block's range of entries.
+struct EntryRange {
+  uint32_t first, count;
+  float* sums;
+  // Pairs of the present piece that have the entry.
+  int32_t* uses;
+  // The last piece in which pairs shared an entry.
+  int32_t* shared;
+
+  // Its number in the range, or -1.
+  __device__ int32_t operator()(int32_t entry) const {
+    const uint32_t at = static_cast<uint32_t>(entry) - first;
+    return entry >= 0 && at < count ? static_cast<int32_t>(at) : -1;
   }
+};
+
+// Adds a piece of a row of pairs, one a thread: all at once where no two have one entry, as along
+// the rows of windows, else one after the other. `number` counts pieces from 1.
+__device__ inline void AddPairs(const EntryRange& range, const int32_t* index, const float* from,
+                                uint32_t pairs, int32_t number) {
+  const int32_t entry = threadIdx.x < pairs ? range(index[threadIdx.x]) : -1;
+  if (entry >= 0) atomicAdd(&range.uses[entry], 1);
+  __syncthreads();
+  if (entry >= 0 && range.uses[entry] > 1) atomicMax(range.shared, number);
+  __syncthreads();
+  const bool in_turn = *range.shared == number;
+  if (!in_turn && entry >= 0) {
+    range.sums[entry] += from[threadIdx.x];
+    range.uses[entry] = 0;
+  }
+  for (uint32_t i = 0; in_turn && threadIdx.x == 0 && i < pairs; ++i) {
+    const int32_t one = range(index[i]);
+    if (one < 0) continue;
+    range.sums[one] += from[i];
+    range.uses[one] = 0;
+  }
+  __syncthreads();
+}
+
+// A block a head (x), a part of the rows of pairs of all groups (y) and a range of entries (z). Row
+// after row, so that the bits do not depend on what runs when.
+__global__ void ScatterBiasKernel(ScatterArrays a) {
+  SharedCarver carver;
+  const uint32_t first = blockIdx.z * kScatterEntries, head = blockIdx.x;
+  const uint32_t count = min(kScatterEntries, a.entries - first);
+  const EntryRange range = {first, count, carver.Take<float>(kScatterEntries),
+                            carver.Take<int32_t>(kScatterEntries), carver.Take<int32_t>(1)};
+  if (threadIdx.x == 0) *range.shared = 0;
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+    range.sums[i] = 0;
+    range.uses[i] = 0;
+  }
+  __syncthreads();
+  const uint32_t rows = a.groups * a.tokens;
+  const uint32_t begin = RowOfPart(rows, blockIdx.y, gridDim.y);
+  const uint32_t end = RowOfPart(rows, blockIdx.y + 1, gridDim.y);
+  int32_t number = 0;
+  for (uint32_t row = begin; row < end; ++row) {
+    const uint32_t group = row / a.tokens, i = row % a.tokens;
+    const int64_t at = (static_cast<int64_t>(group * a.heads + head) * a.tokens + i) * a.tokens;
+    for (uint32_t j = 0; j < a.tokens; j += kThreads) {
+      AddPairs(range, a.index + static_cast<int64_t>(row) * a.tokens + j, a.dbias + at + j,
+               min(a.tokens - j, static_cast<uint32_t>(kThreads)), ++number);
+    }
+  }
+  float* to = a.sums + (static_cast<int64_t>(blockIdx.y) * a.entries + first) * a.heads + head;
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) to[i * a.heads] = range.sums[i];
 }
 
 }  // namespace
@@ -471,13 +535,24 @@ void BiasGather(const BiasGatherArgs& args, Context& context) {
 void BiasScatter(const BiasScatterArgs& args, Context& context) {
   CheckBias(args.dtable.shape, args.index, args.dbias);
   CheckDtype(DType::kF32, {args.dtable});
-  const int64_t tokens = args.index.shape[1], entries = args.dtable.NumElements();
+  ArenaScope scope(context.workspace);
+  float* sums = TakeScratch(args, context);
+  const int64_t entries = args.dtable.shape[0], heads = args.dtable.shape[1];
+  const int64_t tokens = args.index.shape[1], parts = BiasParts(args);
+  if (entries * heads == 0) return;
+  const ScatterArrays arrays = {Elements<float>(args.dbias),
+                                Elements<int32_t>(args.index),
+                                sums,
+                                Narrow(entries),
+                                Narrow(heads),
+                                Narrow(args.index.shape[0]),
+                                Narrow(tokens)};
   Narrow(args.index.NumElements());
-  if (entries == 0) return;
-  GpuLaunch(ScatterBiasKernel, BlocksFor(entries * kWarp), kThreads, 0, StreamOf(context),
-            Elements<float>(args.dbias), Elements<int32_t>(args.index),
-            Elements<float>(args.dtable), Narrow(args.dtable.shape[0]),
-            Narrow(args.dtable.shape[1]), Narrow(args.index.shape[0]), Narrow(tokens * tokens));
+  const dim3 grid(Narrow(heads), Narrow(parts),
+                  Narrow((entries + kScatterEntries - 1) / kScatterEntries));
+  GpuLaunch(ScatterBiasKernel, grid, kThreads, kScatterBytes, StreamOf(context), arrays);
+  ForEach(entries * heads, AddParts{sums, parts, entries * heads, Elements<float>(args.dtable)},
+          context);
 }
 
 }  // namespace swinfleet::cuda

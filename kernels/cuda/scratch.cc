@@ -33,7 +33,8 @@ LinearScratch TakeLinear(const TensorView& result, size_t vector_bytes, Context&
 }  // namespace
 
 LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context) {
-  const size_t bias = args.bias.empty() ? 0 : args.bias.NumElements() * SizeOf(args.y.dtype);
+  const bool copies = !args.bias.empty() && !TakesBias(args);
+  const size_t bias = copies ? args.bias.NumElements() * SizeOf(args.y.dtype) : 0;
   return TakeLinear(args.y, bias, context);
 }
 
@@ -75,6 +76,18 @@ float* TakeScratch(const GeluBackwardArgs& args, Context& context) {
 
 float* TakeScratch(const PositionTableBackwardArgs& args, Context& context) {
   return static_cast<float*>(context.workspace->AllocateBytes(args.dtable.Bytes()));
+}
+
+int64_t BiasParts(const BiasScatterArgs& args) {
+  // A row takes about a microsecond, and many parts much memory.
+  constexpr int64_t kRowsOfPart = 8, kMostParts = 32;
+  const int64_t rows = args.index.shape[0] * args.index.shape[1];
+  return std::clamp(rows / kRowsOfPart, int64_t{1}, kMostParts);
+}
+
+float* TakeScratch(const BiasScatterArgs& args, Context& context) {
+  return static_cast<float*>(
+      context.workspace->AllocateBytes(BiasParts(args) * args.dtable.Bytes()));
 }
 
 AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context) {

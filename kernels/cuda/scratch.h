@@ -10,11 +10,19 @@
 
 namespace swinfleet::cuda {
 
+// Whether cuBLASLt can take the bias as it is: of the result's dtype, and aligned for it. Otherwise
+// it is brought into that form first.
+inline bool TakesBias(const LinearForwardArgs& args) {
+  constexpr uintptr_t kBiasAlignment = 16;
+  return args.bias.dtype == args.y.dtype &&
+         reinterpret_cast<uintptr_t>(args.bias.data) % kBiasAlignment == 0;
+}
+
 struct LinearScratch {
   // Of cuBLASLt, aligned for it.
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
-  // (N): the bias in the result's type, or what its gradient adds, float32.
+  // (N): the bias where TakesBias is not so, or what its gradient adds, float32.
   void* vector = nullptr;
 };
 LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
@@ -40,6 +48,10 @@ float* TakeScratch(const GeluBackwardArgs& args, Context& context);
 
 // The gradients of what the sigmoid is of: (T, heads).
 float* TakeScratch(const PositionTableBackwardArgs& args, Context& context);
+
+// Parts that the rows of pairs are cut into, each with sums of its own: (parts, T, heads).
+int64_t BiasParts(const BiasScatterArgs& args);
+float* TakeScratch(const BiasScatterArgs& args, Context& context);
 
 // Tokens of a window that attention takes at once, and how many times.
 inline constexpr int kAttentionTile = 32;

@@ -1,12 +1,11 @@
-// The CUDA backend under the harness, run by the emulator in two orders, with tensors aligned and
-// not.
+// The CUDA backend under the harness, on the device that is linked (test_device.h).
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
 
 #include "kernels/cuda/cuda_kernels.h"
-#include "tests/cuda_emulator/emulator.h"
+#include "tests/cuda/test_device.h"
 #include "tests/kernels/op_backend.h"
 #include "tests/kernels/op_check.h"
 
@@ -22,34 +21,6 @@ cudaStream_t TheStream() {
   }();
   return stream;
 }
-
-// The emulator's guards end the process where somebody writes to them.
-class DeviceMemory : public TensorMemory {
- public:
-  DeviceMemory(size_t bytes, size_t offset)
-      : bytes_(bytes), data_(emulator::AllocateDevice(bytes, offset)) {
-    CHECK(data_ != nullptr) << bytes;
-  }
-  ~DeviceMemory() override { cudaFree(data_); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-
-  void* data() const override { return data_; }
-  void Store(const std::string& bytes) override {
-    ASSERT_EQ(bytes.size(), bytes_);
-    cudaMemcpy(data_, bytes.data(), bytes_, cudaMemcpyHostToDevice);
-  }
-  std::string Bytes() const override {
-    std::string bytes(bytes_, 0);
-    cudaMemcpy(bytes.data(), data_, bytes_, cudaMemcpyDeviceToHost);
-    return bytes;
-  }
-  bool GuardsIntact() const override { return true; }
-
- private:
-  size_t bytes_;
-  void* data_;
-};
 
 class HostMemory : public TensorMemory {
  public:
@@ -90,31 +61,22 @@ Device BackendDevice() { return Device::kCuda; }
 const OpTable& BackendOps() { return cuda::Ops(); }
 const OpTable& BackendDryRunOps() { return CudaDryRunOps(); }
 
-std::vector<Variant> Variants() {
-  // Checkers look at every access of one run.
-  const bool repeat = !emulator::ChecksAccesses();
-  return {{.target = 1, .threads = 1, .offset = 0, .name = "order 1", .repeat = repeat},
-          {.target = 2,
-           .threads = 1,
-           .offset = 4,
-           .name = "order 2, tensors at 64 n + 4",
-           .repeat = repeat}};
-}
+std::vector<Variant> Variants() { return DeviceVariants(); }
 
 std::unique_ptr<TensorMemory> MakeTensorMemory(size_t bytes, size_t offset, Device device) {
   if (device == Device::kCpu) return std::make_unique<HostMemory>(bytes);
-  return std::make_unique<DeviceMemory>(bytes, offset);
+  return MakeDeviceMemory(bytes, offset);
 }
 
 struct Workspace::Parts {
-  DeviceMemory memory;
+  std::unique_ptr<TensorMemory> memory;
   Arena arena;
 };
 Workspace::Workspace(size_t bytes) {
   const size_t rounded = (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
-  parts_.reset(new Parts{{rounded, 0}, Arena::DryRun("")});
+  parts_.reset(new Parts{MakeDeviceMemory(rounded, 0), Arena::DryRun("")});
   parts_->arena = Arena::OnDevice(
-      "workspace", std::shared_ptr<void>(parts_->memory.data(), [](void*) {}), rounded);
+      "workspace", std::shared_ptr<void>(parts_->memory->data(), [](void*) {}), rounded);
 }
 Workspace::~Workspace() = default;
 Context Workspace::MakeContext(int threads) {
@@ -127,15 +89,17 @@ Context Workspace::MakeContext(int threads) {
   return context;
 }
 
+int64_t BackendLaunches() { return DeviceLaunches(); }
+
 void WaitForBackend(const Context& context) {
   CHECK_EQ(cudaStreamSynchronize(static_cast<cudaStream_t>(context.stream)), cudaSuccess);
 }
 
 std::vector<int64_t> InstructionSets() { return {1}; }
 
-bool TakesFewSizes() { return true; }
+bool TakesFewSizes() { return DeviceTakesFewSizes(); }
 
-UseInstructionSet::UseInstructionSet(int64_t target) { emulator::SetOrder(target); }
-UseInstructionSet::~UseInstructionSet() { emulator::SetOrder(1); }
+UseInstructionSet::UseInstructionSet(int64_t target) { SetDeviceOrder(target); }
+UseInstructionSet::~UseInstructionSet() { SetDeviceOrder(1); }
 
 }  // namespace swinfleet::testing

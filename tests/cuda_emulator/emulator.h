@@ -26,6 +26,9 @@ void SetOrder(uint64_t seed);
 // Device memory between guards, `offset` bytes past a multiple of 256; freed by cudaFree.
 void* AllocateDevice(size_t bytes, size_t offset);
 
+// Kernels that were put on streams so far, those of libraries among them.
+int64_t Launches();
+
 // Whether CUDA sources of this program report their accesses to the race checker.
 bool ChecksRaces();
 // Whether they report them to it or to the address sanitizer, and take several times as long.

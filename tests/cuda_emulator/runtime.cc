@@ -67,6 +67,7 @@ struct Runtime {
   uint32_t current = 0;
   std::map<const char*, size_t> pinned;
   std::map<void (*)(), int> shared_limits;
+  int64_t launches = 0;
 };
 
 Runtime& TheRuntime() {
@@ -193,11 +194,17 @@ bool IsBeforeCurrent(uint32_t operation) {
 cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
   const cudaError_t error = CheckLaunch(launch);
   if (error != cudaSuccess) return error;
+  ++TheRuntime().launches;
   Push(stream, [launch = std::move(launch)] { RunKernel(launch); });
   return cudaSuccess;
 }
 
-void EnqueueWork(cudaStream_t stream, std::function<void()> work) { Push(stream, std::move(work)); }
+void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
+  ++TheRuntime().launches;
+  Push(stream, std::move(work));
+}
+
+int64_t Launches() { return TheRuntime().launches; }
 
 cudaError_t AllowShared(void (*kernel)(), int bytes) {
   if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;

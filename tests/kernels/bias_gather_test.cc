@@ -8,8 +8,9 @@ namespace {
 using Size = reference::BiasPairs;
 
 // {G, heads, N, T}.
-const std::vector<Size> kSizes = {{1, 3, 16, 49}, {1, 1, 9, 25},  {1, 5, 1, 1},
-                                  {4, 2, 12, 30}, {7, 3, 6, 121}, {1, 2, 64, 225}};
+const std::vector<Size> kSizes = {{1, 3, 16, 49},  {1, 1, 9, 25},   {1, 5, 1, 1},
+                                  {4, 2, 12, 30},  {7, 3, 6, 121},  {1, 2, 64, 225},
+                                  {1, 1, 6, 5000}, {1, 1, 270, 700}};
 
 std::string Name(const Size& s) {
   return "G " + std::to_string(s.groups) + ", heads " + std::to_string(s.heads) + ", N " +

@@ -61,6 +61,9 @@ class Workspace {
   std::unique_ptr<Parts> parts_;
 };
 
+// Kernels that operations have started on a GPU so far; 0 without one, -1 where nobody counts.
+int64_t BackendLaunches();
+
 // Returns when what was called with this context is done.
 void WaitForBackend(const Context& context);
 

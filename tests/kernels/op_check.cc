@@ -90,9 +90,10 @@ Shape ViewShape(const OpOutput& output) {
   return output.is_double ? Shape{2 * output.shape.NumElements()} : output.shape;
 }
 
-Views DryViews(const OpCase& op, bool outputs) {
+// `offset` is that of the tensors' addresses.
+Views DryViews(const OpCase& op, bool outputs, size_t offset) {
   // Never read: the dry run has no memory. Not null, for null is "absent".
-  void* const somewhere = reinterpret_cast<void*>(uintptr_t{64});
+  void* const somewhere = reinterpret_cast<void*>(uintptr_t{64} + offset);
   Views views;
   const auto add = [&](bool present, const Shape& shape, DType dtype) {
     views.push_back(present ? TensorView{somewhere, shape, dtype, Device::kDryRun} : TensorView{});
@@ -105,11 +106,11 @@ Views DryViews(const OpCase& op, bool outputs) {
   return views;
 }
 
-size_t DryRunWorkspace(const OpCase& op, int threads, WorkCount* count) {
+size_t DryRunWorkspace(const OpCase& op, int threads, size_t offset, WorkCount* count) {
   Arena workspace = Arena::DryRun("workspace");
   Context context{
       .ops = &BackendDryRunOps(), .workspace = &workspace, .threads = threads, .count = count};
-  op.call(BackendDryRunOps(), DryViews(op, false), DryViews(op, true), context);
+  op.call(BackendDryRunOps(), DryViews(op, false, offset), DryViews(op, true, offset), context);
   EXPECT_EQ(workspace.used(), 0u) << "the dry run keeps some of the workspace";
   return workspace.high_water();
 }
@@ -252,9 +253,10 @@ Vec ExpectedAfter(const OpOutput& first, const OpOutput* second) {
   return second ? reference::Add(sum, second->expected) : sum;
 }
 
-// Two steps in the same memory, each checked; returns the bits of all outputs after each.
+// Two steps in the same memory, each checked; returns the bits of all outputs after each. The dry
+// run of a step counted `launches`.
 std::string RunTwoSteps(const OpCase& first, const OpCase& second, const Variant& variant,
-                        size_t workspace_bytes) {
+                        size_t workspace_bytes, int64_t launches) {
   Workspace workspace(std::max<size_t>(workspace_bytes, 64));
   Context context = workspace.MakeContext(variant.threads);
   Instance instance(first, variant.offset);
@@ -262,7 +264,11 @@ std::string RunTwoSteps(const OpCase& first, const OpCase& second, const Variant
   for (const OpCase* step : {&first, &second}) {
     SCOPED_TRACE(step == &first ? "first micro-step" : "second micro-step");
     instance.Load(*step, step == &first);
+    const int64_t launches_before = BackendLaunches();
     instance.Call(*step, context);
+    if (launches_before >= 0) {
+      EXPECT_EQ(BackendLaunches() - launches_before, launches) << "kernels, and those counted dry";
+    }
     instance.ExpectUntouched(*step);
     for (size_t i = 0; i < first.outputs.size(); ++i) {
       const Vec expected =
@@ -314,12 +320,12 @@ void CheckOp(const std::function<OpCase(uint64_t seed)>& make) {
     SCOPED_TRACE(variant.name);
     UseInstructionSet use(variant.target);
     WorkCount count;
-    const size_t workspace = DryRunWorkspace(first, variant.threads, &count);
+    const size_t workspace = DryRunWorkspace(first, variant.threads, variant.offset, &count);
     EXPECT_GE(count.calls, 1);
     EXPECT_GT(count.bytes, 0);
-    const std::string bits = RunTwoSteps(first, second, variant, workspace);
+    const std::string bits = RunTwoSteps(first, second, variant, workspace, count.launches);
     if (variant.repeat) {
-      const bool same = bits == RunTwoSteps(first, second, variant, workspace);
+      const bool same = bits == RunTwoSteps(first, second, variant, workspace, count.launches);
       EXPECT_TRUE(same) << "a repetition gives other bits";
     }
     if (::testing::Test::HasFailure()) return;
@@ -328,13 +334,13 @@ void CheckOp(const std::function<OpCase(uint64_t seed)>& make) {
 
 WorkCount CountOp(const OpCase& op) {
   WorkCount count;
-  DryRunWorkspace(op, 1, &count);
+  DryRunWorkspace(op, 1, 0, &count);
   return count;
 }
 
 std::vector<Floats> RunOp(const OpCase& op, int threads) {
   WorkCount count;
-  const size_t bytes = DryRunWorkspace(op, threads, &count);
+  const size_t bytes = DryRunWorkspace(op, threads, 0, &count);
   Workspace workspace(std::max<size_t>(bytes, 64));
   Context context = workspace.MakeContext(threads);
   Instance instance(op, 0);
