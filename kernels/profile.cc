@@ -56,15 +56,18 @@ void Profile::Record(int op, const Context& context,
   const double entered = Now();
   Call& record = calls_.emplace_back();
   WorkCount work = {.tensors = &record.tensors};
-  Context counting = {.ops = &DryRunOps(),
+  const OpTable& dry = context.device == Device::kCuda ? CudaDryRunOps() : DryRunOps();
+  Context counting = {.ops = &dry,
                       .workspace = context.workspace,
                       .threads = context.threads,
+                      .device = context.device,
                       .count = &work};
-  call(DryRunOps(), counting);
+  call(dry, counting);
   record.op = op;
   record.scope = scope_;
   record.matrix_flops = work.matrix_flops;
   record.bytes = work.bytes;
+  record.launches = work.launches;
   Context plain = context;
   plain.ops = inner_;
   plain.profile = nullptr;

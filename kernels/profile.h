@@ -32,9 +32,10 @@ class Profile {
     int scope = -1;
     double begin = 0;
     double seconds = 0;
-    // As the dry run counts them.
+    // As the dry run counts them. Launches are those of a GPU; 0 on the CPU.
     double matrix_flops = 0;
     double bytes = 0;
+    int64_t launches = 0;
     std::vector<TensorView> tensors;
   };
 

@@ -25,6 +25,7 @@
 #include "worker/memory_plan.h"
 #include "worker/model_json.h"
 #include "worker/program.h"
+#include "worker/roofline.h"
 
 namespace swinfleet {
 namespace {
@@ -59,6 +60,9 @@ struct Arguments {
   bool json = false;
   // "cpu" or "cuda".
   std::string device = "cpu";
+  // One of KnownGpus(), or nothing.
+  std::string roofline;
+  double launch_us = 3;
   LinkArguments links;
 
   PlanOptions Options() const {
@@ -81,6 +85,9 @@ struct Planned {
   MemoryPlan plan;
   // Not made by --check.
   CommunicationPlan communication;
+  // With --roofline.
+  const GpuLimits* gpu = nullptr;
+  Roofline roofline;
   // The bound that the largest micro-batch keeps, and that; not looked for by --check.
   size_t micro_batch_limit = 0;
   int64_t largest_micro_batch = 0;
@@ -135,6 +142,7 @@ void PlanJob(const Arguments& arguments, Planned* job) {
   JobConfig& config = job->config;
   const PlanOptions options = arguments.Options();
   const bool gpu = options.device == Device::kCuda;
+  if (!gpu && !arguments.roofline.empty()) throw Error("--roofline needs --device cuda");
   const std::string problem = gpu ? WhyNotOnGpu(config) : "";
   if (!problem.empty()) throw Error("this job can't be computed on GPUs: " + problem);
   job->ranks = config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
@@ -160,6 +168,12 @@ void PlanJob(const Arguments& arguments, Planned* job) {
     job->communication =
         PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
                           FlopsPerSecond(arguments.links, job->plan));
+  }
+  const auto known = std::ranges::find(KnownGpus(), arguments.roofline, &GpuLimits::name);
+  if (!arguments.check && known != KnownGpus().end()) {
+    job->gpu = &*known;
+    job->roofline =
+        RooflineOf(config, rank, job->planned_ranks, *known, 1e-6 * arguments.launch_us);
   }
   // Builds the table of parameters; no memory is reserved for them.
   job->model = MakeModel(config.model, config.pretrain, config.memory);
@@ -234,6 +248,29 @@ nlohmann::json DescribeCommunication(const CommunicationPlan& plan) {
           {"exposed_communication_seconds", or_null(&PlannedTime::exposed_seconds)}};
 }
 
+nlohmann::json DescribeRow(const RooflineRow& row) {
+  return {{"name", row.name},
+          {"calls", row.calls},
+          {"launches", row.launches},
+          {"matrix_flops", row.matrix_flops},
+          {"bytes", row.bytes},
+          {"seconds", row.seconds},
+          {"compute_seconds", row.compute_seconds},
+          {"bound", NameOf(row.bound())}};
+}
+
+nlohmann::json DescribeRoofline(const GpuLimits& gpu, const Roofline& roofline) {
+  nlohmann::json operations = nlohmann::json::array();
+  for (const RooflineRow& row : roofline.operations) operations.push_back(DescribeRow(row));
+  return {{"gpu", gpu.full_name},
+          {"half_flops", gpu.half_flops},
+          {"float_flops", gpu.float_flops},
+          {"bandwidth", gpu.bandwidth},
+          {"operations", operations},
+          {"all", DescribeRow(roofline.all)},
+          {"share_of_peak", roofline.ShareOfPeak()}};
+}
+
 nlohmann::json Describe(const Arguments& arguments, const Planned& job,
                         const std::vector<std::string>& problems) {
   const JobConfig& config = job.config;
@@ -273,6 +310,7 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
     plan["largest_micro_batch"] = job.largest_micro_batch;
     plan["largest_micro_batch_limit_bytes"] = job.micro_batch_limit;
   }
+  if (job.gpu != nullptr) plan["roofline"] = DescribeRoofline(*job.gpu, job.roofline);
   nlohmann::json units = nlohmann::json::array();
   for (const Unit& unit : job.table().units()) {
     units.push_back({{"name", unit.name},
@@ -408,6 +446,26 @@ void PrintStep(const Planned& job) {
   std::fflush(stdout);
 }
 
+void PrintRooflineRow(const RooflineRow& row) {
+  std::printf("  %-26s %7" PRId64 " %8" PRId64 " %11.2f %9.3f %9.3f  %s\n", row.name.c_str(),
+              row.calls, row.launches, row.matrix_flops / 1e9, row.bytes / 1e9, 1e3 * row.seconds,
+              NameOf(row.bound()));
+}
+
+void PrintRoofline(const Arguments& arguments, const Planned& job) {
+  std::printf(
+      "roofline    of one micro-batch on %s: %g TFLOP/s of 16-bit products, %g of float32, %g "
+      "GB/s, %g us a launch; exchanges left out\n"
+      "  %-26s %7s %8s %11s %9s %9s  %s\n",
+      job.gpu->full_name.c_str(), job.gpu->half_flops / 1e12, job.gpu->float_flops / 1e12,
+      job.gpu->bandwidth / 1e9, arguments.launch_us, "operation", "calls", "launches", "GFLOP",
+      "GB", "ms", "held back by");
+  for (const RooflineRow& row : job.roofline.operations) PrintRooflineRow(row);
+  PrintRooflineRow(job.roofline.all);
+  std::printf("  at most %.0f%% of the products' peak\n", 100 * job.roofline.ShareOfPeak());
+  std::fflush(stdout);
+}
+
 void PrintUnits(const ParameterTable& table) {
   std::cout << "units\n";
   for (const Unit& unit : table.units()) {
@@ -430,7 +488,23 @@ void PrintPlan(const Arguments& arguments, const Planned& job) {
   if (arguments.check) return;
   PrintStep(job);
   if (job.planned_ranks > 1) PrintCommunication(arguments.links, job);
+  if (job.gpu != nullptr) PrintRoofline(arguments, job);
   PrintUnits(job.table());
+}
+
+void AddRooflineOptions(CLI::App* app, Arguments* arguments) {
+  std::vector<std::string> names;
+  for (const GpuLimits& gpu : KnownGpus()) names.push_back(gpu.name);
+  CLI::Option* roofline =
+      app->add_option("--roofline", arguments->roofline,
+                      "With --device cuda: each operation of a step against the limits of such a\n"
+                      "GPU, by its maker's figures")
+          ->check(CLI::IsMember(names));
+  app->add_option("--launch-us", arguments->launch_us,
+                  "What the start of a kernel takes on it where nothing hides it")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(roofline)
+      ->capture_default_str();
 }
 
 void AddLinkOptions(CLI::App* app, LinkArguments* links) {
@@ -513,6 +587,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_flag("--json", arguments.json, "JSON on stdout");
+  swinfleet::AddRooflineOptions(&app, &arguments);
   swinfleet::AddLinkOptions(&app, &arguments.links);
   return swinfleet::RunProgram(&app, argc, argv, [&] { return swinfleet::Plan(arguments); });
 }

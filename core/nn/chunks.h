@@ -9,10 +9,15 @@
 
 namespace swinfleet {
 
-// Rows of a temporary of `width` elements that are worked on at once: about 2 MiB of floats, which
-// the second-level caches of a few cores hold together with what the row needs beside it. Of 16
-// bits twice that: the products of a chunk take half the time, what they do once a chunk does not.
-inline int64_t ChunkRows(int64_t width, DType dtype) {
+// Rows of a temporary of `width` elements that are worked on at once. On the CPU about 2 MiB of
+// floats, which the second-level caches of a few cores hold together with what the row needs beside
+// it. Of 16 bits twice that: the products of a chunk take half the time, what they do once a chunk
+// does not. A GPU's cache holds more, and it takes the starts of kernels ill: 32 MiB.
+inline int64_t ChunkRows(int64_t width, DType dtype, Device device) {
+  if (device == Device::kCuda) {
+    constexpr int64_t kBytes = 32 << 20;
+    return std::max<int64_t>(kBytes / static_cast<int64_t>(SizeOf(dtype)) / width, 256);
+  }
   const int64_t elements = (dtype == DType::kF32 ? 512 : 2048) * int64_t{1024};
   return std::clamp<int64_t>(elements / width, 256, 4096);
 }

@@ -22,7 +22,7 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
   const int64_t rows = x.shape[0];
   hidden_values_ = {};
   if (keep && !recompute_) hidden_values_ = activations.Allocate({rows, hidden_}, x.dtype);
-  ForEachChunk(rows, ChunkRows(hidden_, x.dtype), [&](int64_t row, int64_t count) {
+  ForEachChunk(rows, ChunkRows(hidden_, x.dtype, context.device), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView activated = context.workspace->Allocate({count, hidden_}, x.dtype);
     const TensorView hidden = hidden_values_.empty()
@@ -39,31 +39,33 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
 void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dy, const TensorView& dx, bool accumulate, Context& context) {
   const ProfileScope profile(context, name_);
-  ForEachChunk(x.shape[0], ChunkRows(hidden_, x.dtype), [&](int64_t row, int64_t count) {
-    ArenaScope scope(context.workspace);
-    const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);
-    const TensorView inputs = x.Rows(row, count), dout = dy.Rows(row, count);
-    TensorView hidden;
-    if (hidden_values_.empty()) {
-      hidden = context.workspace->Allocate({count, hidden_}, x.dtype);
-      context.ops->linear_forward({inputs, unit[fc1_weight_], unit[fc1_bias_], hidden}, context);
-    } else {
-      hidden = hidden_values_.Rows(row, count);
-    }
-    context.ops->linear_backward_input({dout, unit[fc2_weight_], dhidden}, context);
-    const TensorView activated = hidden;
-    context.ops->gelu_backward({hidden, dhidden, dhidden, activated, unit.At(gradient, fc1_bias_)},
-                               context);
-    context.ops->linear_backward_weight(
-        {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_),
-         unit.Accumulates(fc2_weight_)},
-        context);
-    context.ops->linear_backward_weight({dhidden, inputs, unit.At(gradient, fc1_weight_),
-                                         /*dbias=*/{}, unit.Accumulates(fc1_weight_)},
-                                        context);
-    context.ops->linear_backward_input(
-        {dhidden, unit[fc1_weight_], dx.Rows(row, count), accumulate}, context);
-  });
+  ForEachChunk(
+      x.shape[0], ChunkRows(hidden_, x.dtype, context.device), [&](int64_t row, int64_t count) {
+        ArenaScope scope(context.workspace);
+        const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);
+        const TensorView inputs = x.Rows(row, count), dout = dy.Rows(row, count);
+        TensorView hidden;
+        if (hidden_values_.empty()) {
+          hidden = context.workspace->Allocate({count, hidden_}, x.dtype);
+          context.ops->linear_forward({inputs, unit[fc1_weight_], unit[fc1_bias_], hidden},
+                                      context);
+        } else {
+          hidden = hidden_values_.Rows(row, count);
+        }
+        context.ops->linear_backward_input({dout, unit[fc2_weight_], dhidden}, context);
+        const TensorView activated = hidden;
+        context.ops->gelu_backward(
+            {hidden, dhidden, dhidden, activated, unit.At(gradient, fc1_bias_)}, context);
+        context.ops->linear_backward_weight(
+            {dout, activated, unit.At(gradient, fc2_weight_), unit.At(gradient, fc2_bias_),
+             unit.Accumulates(fc2_weight_)},
+            context);
+        context.ops->linear_backward_weight({dhidden, inputs, unit.At(gradient, fc1_weight_),
+                                             /*dbias=*/{}, unit.Accumulates(fc1_weight_)},
+                                            context);
+        context.ops->linear_backward_input(
+            {dhidden, unit[fc1_weight_], dx.Rows(row, count), accumulate}, context);
+      });
 }
 
 }  // namespace swinfleet

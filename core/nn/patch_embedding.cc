@@ -47,12 +47,15 @@ PatchGatherArgs PatchEmbedding::Patches(int64_t row, const TensorView& rows) con
 void PatchEmbedding::Project(const AcquiredUnit& unit, Context& context) const {
   const int64_t width = PatchWidth(model_);
   const TensorView weight = unit[weight_].Reshape({model_.embed_dim, width});
-  ForEachChunk(tokens_.shape[0], ChunkRows(width, tokens_.dtype), [&](int64_t row, int64_t count) {
-    ArenaScope scope(context.workspace);
-    const TensorView patches = context.workspace->Allocate({count, width}, tokens_.dtype);
-    context.ops->patch_gather(Patches(row, patches), context);
-    context.ops->linear_forward({patches, weight, unit[bias_], tokens_.Rows(row, count)}, context);
-  });
+  ForEachChunk(
+      tokens_.shape[0], ChunkRows(width, tokens_.dtype, context.device),
+      [&](int64_t row, int64_t count) {
+        ArenaScope scope(context.workspace);
+        const TensorView patches = context.workspace->Allocate({count, width}, tokens_.dtype);
+        context.ops->patch_gather(Patches(row, patches), context);
+        context.ops->linear_forward({patches, weight, unit[bias_], tokens_.Rows(row, count)},
+                                    context);
+      });
 }
 
 TensorView PatchEmbedding::Forward(const ModelInput& input, const ForwardOptions& options,
@@ -105,7 +108,7 @@ void PatchEmbedding::Backward(const TensorView& dy, const TensorView& dimage,
     norm_->Backward(unit, gradient, tokens_, {}, dprojected, dprojected, /*accumulate=*/false,
                     context);
   }
-  ForEachChunk(rows, ChunkRows(width, dy.dtype), [&](int64_t row, int64_t count) {
+  ForEachChunk(rows, ChunkRows(width, dy.dtype, context.device), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView patches = context.workspace->Allocate({count, width}, dy.dtype);
     const TensorView dchunk = dprojected.Rows(row, count);

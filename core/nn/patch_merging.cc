@@ -35,7 +35,7 @@ TensorView PatchMerging::Forward(const TensorView& x, const ForwardOptions& opti
   const bool two = !norm_first_ && options.keep_for_backward;
   kept_ = activations.Allocate({two ? 2 * rows : rows, 2 * c}, x.dtype);
   reduced_ = kept_.Rows(0, rows);
-  ForEachChunk(rows, ChunkRows(4 * c, x_.dtype), [&](int64_t row, int64_t count) {
+  ForEachChunk(rows, ChunkRows(4 * c, x_.dtype, context.device), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView inputs = Neighbours(row, count, context);
     if (norm_first_) {
@@ -70,7 +70,7 @@ void PatchMerging::Backward(const TensorView& dy, const TensorView& dx, Paramete
   if (!norm_first_) {
     norm_.Backward(unit, gradient, reduced_, {}, dreduced, dreduced, /*accumulate=*/false, context);
   }
-  ForEachChunk(rows, ChunkRows(4 * c, x_.dtype), [&](int64_t row, int64_t count) {
+  ForEachChunk(rows, ChunkRows(4 * c, x_.dtype, context.device), [&](int64_t row, int64_t count) {
     ArenaScope scope(context.workspace);
     const TensorView neighbours = Neighbours(row, count, context);
     TensorView inputs = neighbours;

@@ -62,10 +62,11 @@ void SimMim::Forward(const ModelInput& input, const TensorView& output,
 
 template <typename Body>
 void SimMim::ForEachPixelChunk(DType dtype, Context& context, const Body& body) const {
-  ForEachChunk(x_.shape[0], ChunkRows(values_, x_.dtype), [&](int64_t row, int64_t count) {
-    ArenaScope scope(context.workspace);
-    body(row, count, context.workspace->Allocate({count, values_}, dtype));
-  });
+  ForEachChunk(x_.shape[0], ChunkRows(values_, x_.dtype, context.device),
+               [&](int64_t row, int64_t count) {
+                 ArenaScope scope(context.workspace);
+                 body(row, count, context.workspace->Allocate({count, values_}, dtype));
+               });
 }
 
 // A 1x1 convolution and PixelShuffle: a linear layer whose outputs are the pixels of a patch.

@@ -101,6 +101,34 @@ TEST_F(PlanProgramTest, WhatIsNotForGpusIsAnError) {
   }
 }
 
+TEST_F(PlanProgramTest, OperationsAreHeldAgainstAGpu) {
+  const std::string job = Write(kTiny);
+  const std::vector<std::string> command = {
+      job, "--ranks", "1", "--device", "cuda", "--roofline", "h100", "--launch-us", "2.5"};
+  const auto plan = PlanJson(command);
+  const auto& roofline = plan.at("roofline");
+  // Of one of the step's 8 micro-batches.
+  EXPECT_DOUBLE_EQ(roofline.at("all").at("matrix_flops").get<double>() * 8,
+                   plan.at("step").at("matrix_flops").get<double>());
+  EXPECT_GE(roofline.at("all").at("launches"), roofline.at("all").at("calls"));
+  EXPECT_GT(roofline.at("share_of_peak"), 0);
+  EXPECT_LT(roofline.at("share_of_peak"), 1);
+  Child text = Plan(command);
+  EXPECT_EQ(text.Wait(), 0) << text.Err();
+  EXPECT_THAT(text.Out(), HasSubstr("H100 SXM"));
+  EXPECT_THAT(text.Out(), HasSubstr("window_attention_backward"));
+}
+
+TEST_F(PlanProgramTest, ARooflineIsOfAGpuThatIsKnown) {
+  const std::string job = Write(kTiny);
+  Child on_cpu = Plan({job, "--roofline", "h100"});
+  EXPECT_EQ(on_cpu.Wait(), 2);
+  EXPECT_THAT(on_cpu.Err(), HasSubstr("--device cuda"));
+  Child unknown = Plan({job, "--device", "cuda", "--roofline", "abacus"});
+  EXPECT_EQ(unknown.Wait(), 2);
+  EXPECT_THAT(unknown.Err(), HasSubstr("a100"));
+}
+
 TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
   const std::string job = std::string(kTiny) + "parallel: {offload: disk, offload_dir: /scratch}\n";
   const auto plan = PlanJson({Write(job), "--ranks", "1"});
