@@ -10,24 +10,32 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <tuple>
 #include <vector>
 
 #include "benchmarks/op_cases.h"
+#include "kernels/accelerator.h"
+#include "kernels/error.h"
 #include "kernels/machine_limits.h"
 #include "kernels/op_entries.h"
+#include "kernels/placement.h"
 
 namespace swinfleet::benchmarks {
 namespace {
 
 constexpr size_t kMostCopies = 4096;
+// On a GPU, so that waiting for them takes little of their time.
+constexpr int kCallsAtOnce = 16;
 
 struct Flags {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   size_t cold_mib = 256;
+  bool cuda = false;
 };
 
 Flags& GlobalFlags() {
@@ -35,12 +43,22 @@ Flags& GlobalFlags() {
   return flags;
 }
 
+// Opened when the first benchmark asks for it; null: the CPU computes.
+Accelerator* TheGpu() {
+  static const std::unique_ptr<Accelerator> gpu = [] {
+    if (!GlobalFlags().cuda) return std::unique_ptr<Accelerator>();
+    const CudaBackend& backend = OpenCudaBackend();
+    return backend.Open(backend.Gpus().front());
+  }();
+  return gpu.get();
+}
+
 // Measured when the first benchmark asks for them.
 const MachineLimits& LimitsOf(DType dtype) {
   static std::map<DType, MachineLimits> known;
   const auto found = known.find(dtype);
   if (found != known.end()) return found->second;
-  return known[dtype] = MeasureMachineLimits(dtype, GlobalFlags().threads);
+  return known[dtype] = MeasureMachineLimits(dtype, GlobalFlags().threads, TheGpu());
 }
 
 // What a call of the operation takes.
@@ -57,14 +75,26 @@ Needs NeedsOf(const OpEntry<Args>& entry, const Site& site, DType dtype) {
   Args args;
   SetUp(site, tensors, &args);
   Arena workspace = Arena::DryRun("workspace");
-  Context context = {.ops = &DryRunOps(),
-                     .workspace = &workspace,
-                     .threads = GlobalFlags().threads,
-                     .count = &needs.work};
-  (DryRunOps().*entry.function)(args, context);
+  const OpTable& dry = GlobalFlags().cuda ? CudaDryRunOps() : DryRunOps();
+  Context context = {
+      .ops = &dry, .workspace = &workspace, .threads = GlobalFlags().threads, .count = &needs.work};
+  (dry.*entry.function)(args, context);
   needs.workspace = workspace.high_water();
   needs.tensors = tensors.bytes();
   return needs;
+}
+
+// The arguments of a call, with tensors in `memory`; with a GPU by way of `host`.
+template <typename Args>
+Args ArgsIn(char* memory, char* host, const Site& site, const Needs& needs, DType dtype) {
+  Args args;
+  Tensors filled(TheGpu() == nullptr ? memory : host, dtype);
+  SetUp(site, filled, &args);
+  if (TheGpu() == nullptr) return args;
+  TheGpu()->CopyIn(host, memory, needs.tensors);
+  Tensors on_gpu(memory, host, dtype);
+  SetUp(site, on_gpu, &args);
+  return args;
 }
 
 template <typename Args>
@@ -76,24 +106,32 @@ void Run(benchmark::State& state, const OpEntry<Args>& entry, const Site& site, 
       site.warm ? 1 : std::clamp<size_t>(cold_bytes / needs.tensors, 1, kMostCopies);
   const size_t touched = std::min(needs.tensors, static_cast<size_t>(needs.work.bytes));
   const bool cold = !site.warm && cold_bytes > 0 && copies * touched > cold_bytes / 3;
-  Arena memory = Arena::OnHost("tensors", copies * needs.tensors);
+  Arena memory = ReserveArena("tensors", copies * needs.tensors, TheGpu());
+  Arena host = Arena::OnHost("tensors of the host", needs.tensors);
   std::vector<Args> calls(copies);
   for (Args& args : calls) {
-    Tensors tensors(static_cast<char*>(memory.AllocateBytes(needs.tensors)), dtype);
-    SetUp(site, tensors, &args);
+    args = ArgsIn<Args>(static_cast<char*>(memory.AllocateBytes(needs.tensors)),
+                        static_cast<char*>(host.AllocateBytes(0)), site, needs, dtype);
   }
-  Arena workspace = Arena::OnHost("workspace", std::max(needs.workspace, Arena::kAlignment));
-  Context context = {.ops = &CpuOps(), .workspace = &workspace, .threads = GlobalFlags().threads};
+  Arena workspace =
+      ReserveArena("workspace", std::max(needs.workspace, Arena::kAlignment), TheGpu());
+  Context context = ContextOn(TheGpu(), GlobalFlags().threads, &workspace);
+  const int calls_at_once = TheGpu() == nullptr ? 1 : kCallsAtOnce;
   size_t next = 0;
-  const auto call = [&] { (CpuOps().*entry.function)(calls[next++ % copies], context); };
+  const auto call = [&] {
+    for (int i = 0; i < calls_at_once; ++i) {
+      (context.ops->*entry.function)(calls[next++ % copies], context);
+    }
+    if (TheGpu() != nullptr) TheGpu()->Wait();
+  };
   call();
   double seconds = 0;
   for (auto _ : state) {
     const auto begin = std::chrono::steady_clock::now();
     call();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-    state.SetIterationTime(taken.count());
-    seconds += taken.count();
+    state.SetIterationTime(taken.count() / calls_at_once);
+    seconds += taken.count() / calls_at_once;
   }
   const double per_second = static_cast<double>(state.iterations()) / seconds;
   state.counters["GFLOP/s"] = needs.work.matrix_flops * per_second / 1e9;
@@ -132,6 +170,14 @@ int Main(int argc, char** argv) {
   app.add_option("--cold-mib", flags.cold_mib, "memory that cold tensors go through; 0: one copy")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--device",
+         [&flags](const std::string& device) {
+           flags.cuda = device == "cuda";
+           TheDevice() = flags.cuda ? Device::kCuda : Device::kCpu;
+         },
+         "what computes: cpu, or cuda for the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.footer("Google Benchmark's own options work too: --benchmark_filter=REGEX, ...");
   app.allow_extras();
   CLI11_PARSE(app, argc, argv);
@@ -144,6 +190,12 @@ int Main(int argc, char** argv) {
   std::apply([](const auto&... entry) { (Register(entry), ...); }, kOpEntries);
   benchmark::AddCustomContext("threads", std::to_string(flags.threads));
   benchmark::AddCustomContext("instruction_set", CpuInstructionSet());
+  try {
+    if (flags.cuda) benchmark::AddCustomContext("gpu", TheGpu()->name());
+  } catch (const Error& error) {
+    std::fprintf(stderr, "kernels_benchmark: %s\n", error.what());
+    return 1;
+  }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
   return 0;

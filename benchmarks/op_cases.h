@@ -49,41 +49,48 @@ struct Site {
 inline constexpr Site kStages[] = {{.name = "stage0", .side = 64, .channels = 96},
                                    {.name = "stage2", .side = 16, .channels = 384}};
 inline constexpr Site kModel[] = {{.name = "model", .side = 64, .channels = 96}};
-inline constexpr int64_t kRows0 = kBatch * 64 * 64, kRows2 = kBatch * 16 * 16;
-inline const Site kLayers[] = {
-    {.name = "stage0/qkv", .rows = kRows0, .inputs = 96, .outputs = 288},
-    {.name = "stage0/proj", .rows = kRows0, .inputs = 96, .outputs = 96},
-    {.name = "stage0/fc1",
-     .rows = ChunkRows(384, DType::kF32),
-     .inputs = 96,
-     .outputs = 384,
-     .warm = true},
-    {.name = "stage0/fc2",
-     .rows = ChunkRows(384, DType::kF32),
-     .inputs = 384,
-     .outputs = 96,
-     .warm = true},
-    {.name = "stage2/qkv", .rows = kRows2, .inputs = 384, .outputs = 1152},
-    {.name = "stage2/proj", .rows = kRows2, .inputs = 384, .outputs = 384},
-    {.name = "stage2/fc1",
-     .rows = ChunkRows(1536, DType::kF32),
-     .inputs = 384,
-     .outputs = 1536,
-     .warm = true},
-    {.name = "stage2/fc2",
-     .rows = ChunkRows(1536, DType::kF32),
-     .inputs = 1536,
-     .outputs = 384,
-     .warm = true}};
-inline const Site kChunks[] = {
-    {.name = "stage0", .rows = ChunkRows(384, DType::kF32), .inputs = 384, .warm = true},
-    {.name = "stage2", .rows = ChunkRows(1536, DType::kF32), .inputs = 1536, .warm = true}};
+// Where the operations run, to be said before anything else is asked for.
+inline Device& TheDevice() {
+  static Device device = Device::kCpu;
+  return device;
+}
+
+// A chunk of the MLP at the stage, by what its hidden layer takes.
+inline Site Chunk(const char* name, const Site& stage, int64_t inputs, int64_t outputs) {
+  return {.name = name,
+          .rows = std::min(stage.Rows(), ChunkRows(4 * stage.channels, DType::kF32, TheDevice())),
+          .inputs = inputs,
+          .outputs = outputs,
+          .warm = true};
+}
+inline std::span<const Site> Layers() {
+  static const auto& [s0, s2] = kStages;
+  static const Site layers[] = {
+      {.name = "stage0/qkv", .rows = s0.Rows(), .inputs = 96, .outputs = 288},
+      {.name = "stage0/proj", .rows = s0.Rows(), .inputs = 96, .outputs = 96},
+      Chunk("stage0/fc1", s0, 96, 384),
+      Chunk("stage0/fc2", s0, 384, 96),
+      {.name = "stage2/qkv", .rows = s2.Rows(), .inputs = 384, .outputs = 1152},
+      {.name = "stage2/proj", .rows = s2.Rows(), .inputs = 384, .outputs = 384},
+      Chunk("stage2/fc1", s2, 384, 1536),
+      Chunk("stage2/fc2", s2, 1536, 384)};
+  return layers;
+}
+inline std::span<const Site> Chunks() {
+  static const auto& [s0, s2] = kStages;
+  static const Site chunks[] = {Chunk("stage0", s0, 384, 0), Chunk("stage2", s2, 1536, 0)};
+  return chunks;
+}
 
 // Hands out the tensors of a call from memory that the caller has, filled; without memory only
 // their shapes, at addresses that must not be used.
 class Tensors {
  public:
   Tensors(char* memory, DType dtype) : memory_(memory), dtype_(dtype) {}
+  // Of a GPU's memory, which holds the same bytes as `host` and is left alone. What operations give
+  // to the host comes from `host`.
+  Tensors(char* memory, char* host, DType dtype)
+      : memory_(memory), host_(host), dtype_(dtype), device_(Device::kCuda) {}
 
   // Of the dtype that is measured, in [-0.5, 0.5).
   TensorView Values(const Shape& shape) {
@@ -93,7 +100,7 @@ class Tensors {
   TensorView Floats(const Shape& shape) { return Numbers(shape, DType::kF32, -0.5f); }
   TensorView Numbers(const Shape& shape, DType dtype, float least) {
     const TensorView view = Take(shape, dtype);
-    if (memory_ == nullptr) return view;
+    if (!Fills()) return view;
     for (int64_t i = 0; i < view.NumElements(); ++i) {
       state_ = state_ * 1664525 + 1013904223;
       const float value = least + static_cast<float>(state_ >> 8) * 0x1p-24f;
@@ -107,7 +114,7 @@ class Tensors {
   }
   TensorView Ints(const Shape& shape, const std::function<int64_t(int64_t)>& value) {
     const TensorView view = Take(shape, DType::kI32);
-    if (memory_ == nullptr) return view;
+    if (!Fills()) return view;
     for (int64_t i = 0; i < view.NumElements(); ++i) {
       view.i32()[i] = static_cast<int32_t>(value(i));
     }
@@ -117,13 +124,19 @@ class Tensors {
   TensorView Master(int64_t n) {
     return dtype_ == DType::kF32 ? TensorView{} : Take({n}, DType::kU16);
   }
-  double* Doubles(int64_t n) { return static_cast<double*>(Take({2 * n}, DType::kF32).data); }
+  // Of the host.
+  double* Doubles(int64_t n) {
+    const size_t at = bytes_;
+    void* data = Take({2 * n}, DType::kF32).data;
+    return static_cast<double*>(host_ == nullptr ? data : host_ + at);
+  }
 
   size_t bytes() const { return bytes_; }
   // Whether the call is another one for another dtype.
   bool uses_dtype() const { return uses_dtype_; }
 
  private:
+  bool Fills() const { return memory_ != nullptr && device_ == Device::kCpu; }
   TensorView Take(const Shape& shape, DType dtype) {
     TensorView view = {.data = reinterpret_cast<char*>(Arena::kAlignment) + bytes_,
                        .shape = shape,
@@ -131,15 +144,17 @@ class Tensors {
                        .device = Device::kDryRun};
     if (memory_ != nullptr) {
       view.data = memory_ + bytes_;
-      view.device = Device::kCpu;
-      std::memset(view.data, 0, view.Bytes());
+      view.device = device_;
+      if (Fills()) std::memset(view.data, 0, view.Bytes());
     }
     bytes_ += (view.Bytes() + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
     return view;
   }
 
   char* memory_;
+  char* host_ = nullptr;
   DType dtype_;
+  Device device_ = Device::kCpu;
   size_t bytes_ = 0;
   bool uses_dtype_ = false;
   uint32_t state_ = 1;
@@ -147,9 +162,9 @@ class Tensors {
 
 // ---- Linear layers ----
 
-inline std::span<const Site> SitesOf(const LinearForwardArgs*) { return kLayers; }
-inline std::span<const Site> SitesOf(const LinearBackwardInputArgs*) { return kLayers; }
-inline std::span<const Site> SitesOf(const LinearBackwardWeightArgs*) { return kLayers; }
+inline std::span<const Site> SitesOf(const LinearForwardArgs*) { return Layers(); }
+inline std::span<const Site> SitesOf(const LinearBackwardInputArgs*) { return Layers(); }
+inline std::span<const Site> SitesOf(const LinearBackwardWeightArgs*) { return Layers(); }
 
 inline void SetUp(const Site& s, Tensors& t, LinearForwardArgs* a) {
   *a = {.x = t.Values({s.rows, s.inputs}),
@@ -289,8 +304,8 @@ inline void SetUp(const Site& s, Tensors& t, ScaleRowsArgs* a) {
   const Shape rows = {s.Rows(), s.channels};
   *a = {.x = t.Values(rows), .scale = t.Floats({kBatch}), .y = t.Values(rows)};
 }
-inline std::span<const Site> SitesOf(const GeluForwardArgs*) { return kChunks; }
-inline std::span<const Site> SitesOf(const GeluBackwardArgs*) { return kChunks; }
+inline std::span<const Site> SitesOf(const GeluForwardArgs*) { return Chunks(); }
+inline std::span<const Site> SitesOf(const GeluBackwardArgs*) { return Chunks(); }
 inline void SetUp(const Site& s, Tensors& t, GeluForwardArgs* a) {
   const Shape chunk = {s.rows, s.inputs};
   *a = {.x = t.Values(chunk), .y = t.Values(chunk)};

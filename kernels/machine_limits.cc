@@ -4,8 +4,10 @@
 #include <chrono>
 #include <vector>
 
+#include "kernels/accelerator.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 namespace {
@@ -29,32 +31,86 @@ double BestSeconds(int repeats, const Work& work) {
   return SecondsOfRuns(repeats, work).front();
 }
 
+// What is measured.
+struct Machine {
+  int threads = 1;
+  Accelerator* gpu = nullptr;
+
+  Arena Reserve(const char* name, size_t bytes) const {
+    return ReserveArena(name, std::max(bytes, Arena::kAlignment), gpu);
+  }
+  // Calls of operations return before they are done.
+  void Wait() const {
+    if (gpu != nullptr) gpu->Wait();
+  }
+};
+
 // Of y = x weight^T, all (n, n); `calls` in each of `repeats` runs.
-double ProductSeconds(DType dtype, int threads, int64_t n, int repeats, int calls) {
-  Arena tensors = Arena::OnHost("products", 3 * (n * n * SizeOf(dtype) + Arena::kAlignment));
+double ProductSeconds(const Machine& machine, DType dtype, int64_t n, int repeats, int calls) {
+  Arena tensors = machine.Reserve("products", 3 * (n * n * SizeOf(dtype) + Arena::kAlignment));
   const auto square = [&] { return tensors.Allocate({n, n}, dtype); };
   const LinearForwardArgs product = {.x = square(), .weight = square(), .bias = {}, .y = square()};
   Arena dry = Arena::DryRun("workspace");
-  Context counting = {.ops = &DryRunOps(), .workspace = &dry, .threads = threads};
+  Context counting = {.ops = machine.gpu == nullptr ? &DryRunOps() : &CudaDryRunOps(),
+                      .workspace = &dry,
+                      .threads = machine.threads};
   counting.ops->linear_forward(product, counting);
-  Arena workspace = Arena::OnHost("workspace", std::max(dry.high_water(), Arena::kAlignment));
-  Context context = {.ops = &CpuOps(), .workspace = &workspace, .threads = threads};
+  Arena workspace = machine.Reserve("workspace", dry.high_water());
+  Context context = ContextOn(machine.gpu, machine.threads, &workspace);
   context.ops->fill({product.x, 0.5f}, context);
   context.ops->fill({product.weight, 0.25f}, context);
+  machine.Wait();
   return BestSeconds(repeats,
                      [&] {
                        for (int i = 0; i < calls; ++i)
                          context.ops->linear_forward(product, context);
+                       machine.Wait();
                      }) /
          calls;
 }
 
-double Peak(DType dtype, int threads) {
+double FlopsOfProduct(int64_t n) { return 2.0 * static_cast<double>(n * n * n); }
+
+double Peak(const Machine& machine, DType dtype) {
   double best = 0;
   for (const int64_t n : {1024, 2048, 4096}) {
     const int repeats = n == 4096 ? 2 : n == 2048 ? 8 : 16;
-    const double flops = 2.0 * static_cast<double>(n * n * n);
-    best = std::max(best, flops / ProductSeconds(dtype, threads, n, repeats, 1));
+    best = std::max(best, FlopsOfProduct(n) / ProductSeconds(machine, dtype, n, repeats, 1));
+  }
+  return best;
+}
+
+double GpuPeak(const Machine& machine, DType dtype) {
+  constexpr int64_t kMost = 8192;
+  constexpr double kLongEnough = 5e-3;
+  double best = 0, seconds = 0;
+  for (int64_t n = 256; n <= kMost && seconds < kLongEnough; n *= 2) {
+    seconds = ProductSeconds(machine, dtype, n, 3, 4);
+    best = std::max(best, FlopsOfProduct(n) / seconds);
+  }
+  return best;
+}
+
+// Of y += x, over arrays that double until it takes long enough.
+double GpuBandwidth(const Machine& machine) {
+  constexpr int64_t kMost = int64_t{1} << 28;
+  constexpr double kLongEnough = 1e-3;
+  constexpr int kCalls = 8;
+  double best = 0, seconds = 0;
+  for (int64_t n = int64_t{1} << 18; n <= kMost && seconds < kLongEnough; n *= 4) {
+    Arena arrays = machine.Reserve("arrays", 2 * n * sizeof(float));
+    Arena workspace = machine.Reserve("workspace", 0);
+    Context context = ContextOn(machine.gpu, machine.threads, &workspace);
+    const AddArgs add = {.x = arrays.Allocate({n}), .y = arrays.Allocate({n})};
+    context.ops->fill({add.x, 1}, context);
+    context.ops->fill({add.y, 1}, context);
+    seconds = BestSeconds(4,
+                          [&] {
+                            for (int i = 0; i < kCalls; ++i) context.ops->add(add, context);
+                            machine.Wait();
+                          }) /
+              kCalls;
+    best = std::max(best, 3.0 * sizeof(float) * static_cast<double>(n) / seconds);
   }
   return best;
 }
@@ -77,26 +133,30 @@ double Bandwidth(int threads) {
   return 3.0 * sizeof(float) * kElements / runs[kRuns / 4];
 }
 
-double AddCallSeconds(int threads) {
-  constexpr int kCalls = 1000;
-  float x = 1, y = 0;
-  Arena workspace = Arena::OnHost("workspace", Arena::kAlignment);
-  Context context = {.ops = &CpuOps(), .workspace = &workspace, .threads = threads};
-  const AddArgs add = {.x = ViewOf(&x, {1}), .y = ViewOf(&y, {1})};
+double AddCallSeconds(const Machine& machine, int calls) {
+  Arena elements = machine.Reserve("elements", 2 * Arena::kAlignment);
+  Arena workspace = machine.Reserve("workspace", 0);
+  Context context = ContextOn(machine.gpu, machine.threads, &workspace);
+  const AddArgs add = {.x = elements.Allocate({1}), .y = elements.Allocate({1})};
+  context.ops->fill({add.x, 1}, context);
+  context.ops->fill({add.y, 0}, context);
   return BestSeconds(5,
                      [&] {
-                       for (int i = 0; i < kCalls; ++i) context.ops->add(add, context);
+                       for (int i = 0; i < calls; ++i) context.ops->add(add, context);
+                       machine.Wait();
                      }) /
-         kCalls;
+         calls;
 }
 
 }  // namespace
 
-MachineLimits MeasureMachineLimits(DType dtype, int threads) {
-  return {.flops = Peak(dtype, threads),
-          .bandwidth = Bandwidth(threads),
-          .linear_call_seconds = ProductSeconds(dtype, threads, 1, 5, 1000),
-          .add_call_seconds = AddCallSeconds(threads)};
+MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu) {
+  constexpr int kCalls = 1000;
+  const Machine machine = {threads, gpu};
+  return {.flops = gpu == nullptr ? Peak(machine, dtype) : GpuPeak(machine, dtype),
+          .bandwidth = gpu == nullptr ? Bandwidth(threads) : GpuBandwidth(machine),
+          .linear_call_seconds = ProductSeconds(machine, dtype, 1, 5, kCalls),
+          .add_call_seconds = AddCallSeconds(machine, kCalls)};
 }
 
 }  // namespace swinfleet

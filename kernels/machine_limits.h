@@ -1,4 +1,5 @@
-// What this machine can do at most, measured: what the time of an operation is compared with.
+// What this machine, or a GPU, can do at most, measured: what the time of an operation is compared
+// with.
 #ifndef SWINFLEET_KERNELS_MACHINE_LIMITS_H_
 #define SWINFLEET_KERNELS_MACHINE_LIMITS_H_
 
@@ -6,13 +7,17 @@
 
 namespace swinfleet {
 
+class Accelerator;
+
 struct MachineLimits {
-  // Of matrix products of the dtype, FLOP/s: the best of square ones of 1024 to 4096.
+  // Of matrix products of the dtype, FLOP/s: the best of square ones of 1024 to 4096; on a GPU of
+  // sizes that double until one takes long enough to be measured well.
   double flops = 0;
   // Of memory, bytes/s: y += x over arrays larger than the caches, reads and writes counted; the
   // upper quartile of many runs.
   double bandwidth = 0;
-  // Seconds of a linear layer and of an addition of one element: the fixed cost of a call.
+  // Seconds of a linear layer and of an addition of one element: the fixed cost of a call, on a GPU
+  // of one that many others follow.
   double linear_call_seconds = 0;
   double add_call_seconds = 0;
 
@@ -23,8 +28,9 @@ struct MachineLimits {
   }
 };
 
-// With that many threads; takes seconds, and 256 MiB of memory.
-MachineLimits MeasureMachineLimits(DType dtype, int threads);
+// With that many threads; takes seconds, and 256 MiB of memory. With a GPU its own, and up to 2 GiB
+// of its memory; throws Error where it does not have so much.
+MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu = nullptr);
 
 }  // namespace swinfleet
 

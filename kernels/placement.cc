@@ -2,11 +2,32 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "kernels/accelerator.h"
 
 namespace swinfleet {
+
+Arena ReserveArena(const std::string& name, size_t bytes, Accelerator* gpu) {
+  if (gpu == nullptr) return Arena::OnHost(name, bytes);
+  // An arena without capacity still has an address.
+  bytes = std::max(bytes, Arena::kAlignment);
+  const std::shared_ptr<void> memory(gpu->Allocate(bytes),
+                                     [gpu](void* taken) { gpu->Free(taken); });
+  return Arena::OnDevice(name, memory, bytes);
+}
+
+Context ContextOn(Accelerator* gpu, int threads, Arena* workspace) {
+  if (gpu == nullptr) return {.ops = &CpuOps(), .workspace = workspace, .threads = threads};
+  return {.ops = &gpu->ops(),
+          .workspace = workspace,
+          .threads = threads,
+          .stream = gpu->stream(),
+          .device = Device::kCuda,
+          .accelerator = gpu};
+}
 
 TensorView OnDevice(const TensorView& host, Arena* arena, const Context& context) {
   if (context.device == Device::kCpu || host.empty()) return host;

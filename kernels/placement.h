@@ -6,6 +6,7 @@
 #define SWINFLEET_KERNELS_PLACEMENT_H_
 
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,14 @@
 #include "kernels/ops.h"
 
 namespace swinfleet {
+
+// A block of at least `bytes` of the GPU's memory, which outlives it, or of the host's where there
+// is none. Throws Error when there is too little.
+Arena ReserveArena(const std::string& name, size_t bytes, Accelerator* gpu);
+
+// What operations on the GPU are called with, or on the CPU where there is none; without constants
+// of modules.
+Context ContextOn(Accelerator* gpu, int threads, Arena* workspace);
 
 // A view of memory of the host, which must outlive what is called with the result: itself where the
 // host computes, else a copy at the top of the arena.

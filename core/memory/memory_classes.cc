@@ -2,14 +2,12 @@
 
 #include <glog/logging.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <functional>
-#include <memory>
 
-#include "kernels/accelerator.h"
 #include "kernels/error.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 namespace {
@@ -70,11 +68,7 @@ MemoryClasses MemoryClasses::OnHost(const MemoryClasses& planned) {
 MemoryClasses MemoryClasses::OnDevice(const MemoryClasses& planned, Accelerator* accelerator) {
   CHECK(planned.device == Device::kCuda);
   return Reserved(planned, [accelerator](const Arena& arena) {
-    // An arena without capacity still has an address.
-    const size_t bytes = std::max(arena.high_water(), Arena::kAlignment);
-    const std::shared_ptr<void> memory(accelerator->Allocate(bytes),
-                                       [accelerator](void* taken) { accelerator->Free(taken); });
-    return Arena::OnDevice(arena.name(), memory, bytes);
+    return ReserveArena(arena.name(), arena.high_water(), accelerator);
   });
 }
 
