@@ -41,13 +41,35 @@ def problems(manifest):
             yield f"{role}: {problem}"
 
 
+def templates_of(manifest):
+    spec = manifest["spec"]
+    if manifest["kind"] == "MPIJob":
+        return [replica["template"] for replica in spec["mpiReplicaSpecs"].values()]
+    return [spec["template"]] if "template" in spec else []
+
+
+def probes(manifest):
+    """Probes of a port without a name here, and such that do not speak what the port speaks."""
+    for template in templates_of(manifest):
+        for container in template["spec"]["containers"]:
+            names = {port["name"] for port in container.get("ports", []) if "name" in port}
+            tls = any(arg.startswith("--tls-cert") for arg in container.get("args", []))
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                probe = container.get(name, {})
+                action = probe.get("httpGet") or probe.get("tcpSocket") or {}
+                port = action.get("port")
+                if isinstance(port, str) and port not in names:
+                    yield f"{name} of the port {port}, which {container['name']} has not"
+                if tls and "grpc" in probe:
+                    yield f"{name} by gRPC, which speaks no TLS"
+                if tls and "httpGet" in probe and action.get("scheme") != "HTTPS":
+                    yield f"{name} in plain text, which {container['name']} does not speak"
+
+
 def mounts(manifest):
     """Mounts without a volume and volumes without a mount, of which no schema knows."""
     spec = manifest["spec"]
-    if manifest["kind"] == "MPIJob":
-        templates = [replica["template"] for replica in spec["mpiReplicaSpecs"].values()]
-    else:
-        templates = [spec["template"]] if "template" in spec else []
+    templates = templates_of(manifest)
     claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
     for template in templates:
         volumes = {volume["name"] for volume in template["spec"].get("volumes", [])} | claims
@@ -63,7 +85,7 @@ def main():
     faults = 0
     for path in sorted(MANIFESTS.glob("*.yaml")):
         for manifest in yaml.safe_load_all(path.read_text()):
-            found = [*problems(manifest), *mounts(manifest)]
+            found = [*problems(manifest), *mounts(manifest), *probes(manifest)]
             print(f"{path.name}: {manifest['kind']}: {'good' if not found else ''}")
             for problem in found:
                 print(f"  {problem}")
