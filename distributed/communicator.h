@@ -36,8 +36,8 @@ struct CollectiveRecord {
   double ended = 0;
 };
 
-// A collective under way. Wait blocks until it is done on this rank; the destructor of a handle
-// that was not waited for waits.
+// A collective under way. Wait blocks until it is done on this rank: of a GPU's memory what the GPU
+// computes from then on, not the host. The destructor of a handle that was not waited for waits.
 class CollectiveHandle {
  public:
   virtual ~CollectiveHandle() = default;
@@ -57,12 +57,15 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // With `use` ReduceScatter and AllReduce of floats leave the sums to the MPI library, whose bits
-  // are its own; at first they don't. Collective.
+  // With `use` ReduceScatter and AllReduce of floats leave the sums to the library (MPI, NCCL),
+  // whose bits are its own; at first they don't. Collective.
   virtual void UseLibrarySums(bool use) = 0;
   // With `at_once` collectives end on this rank before the call that starts them returns, so that
   // nothing runs beside them; at first they don't.
   virtual void WaitAtOnce(bool at_once) = 0;
+
+  // What has to be done before the first collective, which else does it itself. Collective.
+  virtual void Connect() {}
 
   // Sums over ranks; afterwards this rank's shard of `data` holds the sum, the rest is unspecified.
   virtual std::unique_ptr<CollectiveHandle> ReduceScatter(std::span<float> data,
@@ -103,7 +106,13 @@ class Communicator {
   virtual CollectivePosition position() const = 0;
   // The last collectives, oldest first; nothing where none can get stuck. From any thread.
   virtual std::vector<CollectiveRecord> recent() const { return {}; }
-  // Seconds that callers have waited in Wait and in blocking collectives.
+  // What has gone wrong that no call has been told of, such as a network that is gone; empty when
+  // nothing is known. From any thread.
+  virtual std::string failure() const { return ""; }
+  // Ends what a GPU waits for other ranks in, so that the process can end: no collective after it
+  // means anything. From any thread.
+  virtual void GiveUp() {}
+  // Seconds that callers, or their GPU, have waited in Wait and in blocking collectives.
   virtual double wait_seconds() const = 0;
   // Bytes that this rank has sent so far.
   virtual uint64_t bytes_sent() const = 0;

@@ -26,26 +26,28 @@ uint64_t FlightRecorder::Post(const std::string& operation, const std::string& n
 
 void FlightRecorder::Start(uint64_t sequence, const std::string& name) {
   const std::lock_guard lock(mutex_);
-  position_ = {sequence, name, true};
+  last_ = {sequence, name, false};
+  under_way_.push_back({sequence, name, true});
   // So many may have been posted since that its place was taken.
   if (At(sequence).sequence == sequence) At(sequence).started = UnixTime();
 }
 
 void FlightRecorder::End(uint64_t sequence) {
   const std::lock_guard lock(mutex_);
-  position_.in_progress = false;
+  std::erase_if(under_way_, [sequence](const auto& one) { return one.sequence == sequence; });
   if (At(sequence).sequence == sequence) At(sequence).ended = UnixTime();
 }
 
 CollectivePosition FlightRecorder::position() const {
   const std::lock_guard lock(mutex_);
-  return position_;
+  const auto first = std::ranges::min_element(under_way_, {}, &CollectivePosition::sequence);
+  return first == under_way_.end() ? last_ : *first;
 }
 
 std::vector<CollectiveRecord> FlightRecorder::recent() const {
   const std::lock_guard lock(mutex_);
   std::vector<CollectiveRecord> records;
-  const uint64_t count = std::min(posted_, kRecords);
+  const uint64_t count = std::min(posted_ + 1 - first_, kRecords);
   for (uint64_t sequence = posted_ - count + 1; sequence <= posted_; ++sequence) {
     records.push_back(records_[sequence % kRecords]);
   }

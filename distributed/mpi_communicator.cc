@@ -10,6 +10,7 @@
 #include <limits>
 #include <numeric>
 
+#include "distributed/halving.h"
 #include "distributed/shard_layout.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/error.h"
@@ -96,8 +97,7 @@ MpiCollectives::MpiCollectives(MpiThread* thread, MPI_Comm comm)
     : thread_(thread), comm_(comm), memory_(Arena::OnHost("messages", kWorkspace)) {
   MpiThread::Check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
   MpiThread::Check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
-  const auto ranks = static_cast<unsigned>(size_);
-  rounds_ = std::has_single_bit(ranks) ? std::countr_zero(ranks) : -1;
+  rounds_ = HalvingRounds(size_);
   workspace_ = memory_.AllocateBytes(kWorkspace);
   requests_.assign(2 * static_cast<size_t>(size_), MPI_REQUEST_NULL);
 }
@@ -114,22 +114,6 @@ void MpiCollectives::UseLibrarySums(bool use) {
   Barrier();
   MpiThread::Check(MPI_Comm_split(comm_, 0, ShardLayout::ShardIndex(rank_, size_), &by_shard_),
                    "MPI_Comm_split");
-}
-
-template <typename T>
-std::span<T> MpiCollectives::Halved(std::span<T> data, int rounds, int rank) const {
-  for (int round = 0; round < rounds; ++round) {
-    const size_t half = data.size() / 2;
-    data = (rank >> round) & 1 ? data.subspan(half) : data.first(half);
-  }
-  return data;
-}
-
-template <typename T>
-std::span<T> MpiCollectives::ShardOf(std::span<T> data, int rank) const {
-  if (rounds_ >= 0) return Halved(data, rounds_, rank);
-  const size_t begin = data.size() * rank / size_;
-  return data.subspan(begin, data.size() * (rank + 1) / size_ - begin);
 }
 
 void MpiCollectives::AllReduce(std::span<float> data) {
@@ -155,7 +139,7 @@ void MpiCollectives::ReduceScatterByLibrary(std::span<float> data) {
   // What it sends at least.
   CountSent(data.size_bytes() - data.size_bytes() / size_);
   thread_->WaitAll({&request, 1});
-  const std::span<float> own = ShardOf(data, rank_);
+  const std::span<float> own = ShardOf(data, rank_, size_);
   std::memmove(own.data(), data.data(), own.size_bytes());
 }
 
@@ -245,7 +229,7 @@ std::span<T> MpiCollectives::Contribution(int rank, size_t chunk) {
 template <typename T>
 void MpiCollectives::ExchangeContributions(std::span<T> data, size_t begin, size_t chunk) {
   std::ranges::fill(requests_, MPI_REQUEST_NULL);
-  const size_t own = ShardOf(data, rank_).size();
+  const size_t own = ShardOf(data, rank_, size_).size();
   for (int r = 0; r < size_; ++r) {
     if (r == rank_) continue;
     if (begin < own) {
@@ -254,7 +238,7 @@ void MpiCollectives::ExchangeContributions(std::span<T> data, size_t begin, size
                                  r, kTag, comm_, &requests_[r]),
                        "MPI_Irecv");
     }
-    const std::span<T> part = ShardOf(data, r);
+    const std::span<T> part = ShardOf(data, r, size_);
     if (begin < part.size()) {
       const size_t count = std::min(chunk, part.size() - begin);
       MpiThread::Check(MPI_Isend(part.data() + begin, CheckedCount(count), TypeOf<T>(), r, kTag,
@@ -268,7 +252,7 @@ void MpiCollectives::ExchangeContributions(std::span<T> data, size_t begin, size
 template <typename T>
 void MpiCollectives::ReduceScatterDirect(std::span<T> data) {
   if (size_ == 1) return;
-  const std::span<T> own = ShardOf(data, rank_);
+  const std::span<T> own = ShardOf(data, rank_, size_);
   // Shards differ by one element at most.
   const size_t largest = (data.size() + size_ - 1) / size_;
   const size_t chunk = kWorkspace / sizeof(T) / (size_ - 1);
@@ -296,10 +280,10 @@ void MpiCollectives::AllGatherDirect(std::span<T> data) {
   const size_t largest = (data.size() + size_ - 1) / size_;
   for (size_t chunk = 0; chunk < Chunks(largest); ++chunk) {
     std::ranges::fill(requests_, MPI_REQUEST_NULL);
-    const std::span<T> own = ShardOf(data, rank_);
+    const std::span<T> own = ShardOf(data, rank_, size_);
     for (int r = 0; r < size_; ++r) {
       if (r == rank_) continue;
-      const std::span<T> part = ShardOf(data, r);
+      const std::span<T> part = ShardOf(data, r, size_);
       if (chunk < Chunks(part.size())) {
         const std::span<T> place = ChunkOf(part, chunk);
         MpiThread::Check(MPI_Irecv(place.data(), CheckedCount(place.size()), TypeOf<T>(), r, kTag,

@@ -58,12 +58,6 @@ class MpiCollectives {
   // How far an exchange is: which chunk each slot carries, and the next one to start.
   struct Progress;
 
-  // The part of `data` that is a rank's after `rounds` halvings.
-  template <typename T>
-  std::span<T> Halved(std::span<T> data, int rounds, int rank) const;
-  // A rank's shard.
-  template <typename T>
-  std::span<T> ShardOf(std::span<T> data, int rank) const;
   template <typename T>
   void Run(const Exchange<T>& exchange);
   template <typename T>

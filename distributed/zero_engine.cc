@@ -11,8 +11,8 @@
 #include "distributed/gathered_units.h"
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
+#include "distributed/nccl_communicator.h"
 #include "distributed/offload_files.h"
-#include "distributed/staged_communicator.h"
 #include "kernels/error.h"
 #include "kernels/placement.h"
 #include "kernels/profile.h"
@@ -57,7 +57,8 @@ struct ZeroEngine::Impl {
   Impl(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
        MemoryClasses* memory, Context* context);
 
-  void StageCollectives(MemoryClasses* memory);
+  // Where tensors are a GPU's, NCCL exchanges them.
+  void ExchangeByNccl(MemoryClasses* memory);
   void PlaceUnit(int index);
   void AllocateUnit(UnitState& unit, MemoryClasses* memory);
   void AllocateSums(MemoryClasses* memory);
@@ -169,8 +170,7 @@ struct ZeroEngine::Impl {
                      std::span<float> buffer);
 
   const ParameterTable& table;
-  // Where tensors are a GPU's, what exchanges them by way of the host.
-  std::unique_ptr<Communicator> staged;
+  std::unique_ptr<Communicator> nccl;
   Communicator* communicator;
   ZeroOptions options;
   Context* context;
@@ -224,10 +224,10 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communica
   CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
   CHECK(memory->device == context->device);
-  if (context->device == Device::kCuda) StageCollectives(memory);
+  dry = memory->parameters.device() == Device::kDryRun;
+  if (context->device == Device::kCuda) ExchangeByNccl(memory);
   communicator->UseLibrarySums(options.reduction == Reduction::kLibrary);
   communicator->WaitAtOnce(!options.overlap);
-  dry = memory->parameters.device() == Device::kDryRun;
   passes = ShardLayout::PassesOf(options.accumulation, communicator->rank(), layout.ranks(),
                                  options.micro_batches);
   sums = MakeGradientSums(options.accumulation,
@@ -253,16 +253,20 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communica
   if (!options.offload.run_folder.empty()) Offload(memory);
 }
 
-void ZeroEngine::Impl::StageCollectives(MemoryClasses* memory) {
+void ZeroEngine::Impl::ExchangeByNccl(MemoryClasses* memory) {
   CHECK(options.offload.run_folder.empty()) << "state of a GPU on disk";
   if (layout.ranks() == 1) return;
   int64_t largest = 0;
-  for (const Unit& unit : table.units()) {
-    largest = std::max(largest, layout.PaddedSize(static_cast<int>(&unit - &table.units()[0])));
+  for (size_t u = 0; u < units.size(); ++u) {
+    largest = std::max(largest, layout.PaddedSize(static_cast<int>(u)));
   }
-  staged = std::make_unique<StagedCommunicator>(communicator, largest * sizeof(float),
-                                                &memory->staging, context);
-  communicator = staged.get();
+  const auto bytes =
+      static_cast<int64_t>(NcclCommunicator::ScratchBytes(largest * sizeof(float), layout.ranks()));
+  const TensorView scratch =
+      memory->gradients.Allocate({bytes / static_cast<int64_t>(sizeof(float))});
+  if (dry) return;
+  nccl = std::make_unique<NcclCommunicator>(communicator, scratch, context);
+  communicator = nccl.get();
 }
 
 void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
@@ -685,6 +689,8 @@ ZeroEngine::ZeroEngine(const ParameterTable& table, Communicator* communicator,
     : impl_(std::make_unique<Impl>(table, communicator, options, memory, context)) {}
 
 ZeroEngine::~ZeroEngine() = default;
+
+Communicator* ZeroEngine::communicator() { return impl_->communicator; }
 
 void ZeroEngine::Initialize(uint64_t seed) {
   if (impl_->dry) return;

@@ -77,8 +77,7 @@ struct GradientNorm {
 };
 
 // All memory comes from `memory`, all of it in the constructor, which is collective. On dry-run
-// memory nothing is touched. On a GPU tensors are exchanged by way of the host, one at a time, and
-// no state can be on disk.
+// memory nothing is touched. On GPUs NCCL exchanges tensors, and no state can be on disk.
 //
 // A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
 // Forward, Backward; FinishReduction; Update; PublishParameters.
@@ -133,6 +132,11 @@ class ZeroEngine : public ParameterAccess {
   ZeroEngine(const ParameterTable& table, Communicator* communicator, const ZeroOptions& options,
              MemoryClasses* memory, Context* context);
   ~ZeroEngine() override;
+
+  // By which the engine's ranks exchange everything: what it was given or, on GPUs, one that has it
+  // for the small things. Whoever exchanges something beside the engine does so by this one, whose
+  // position tells of both.
+  Communicator* communicator();
 
   // Initial weights (masters) as a function of the seed; optimizer state zero. Either this or Load
   // comes first.

@@ -3,15 +3,69 @@
 #ifndef SWINFLEET_KERNELS_ACCELERATOR_H_
 #define SWINFLEET_KERNELS_ACCELERATOR_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace swinfleet {
 
 struct OpTable;
+
+// What one process makes and gives to others, so that their GPUs find each other.
+using CollectivesId = std::array<char, 128>;
+
+// What two processes send each other at once. Either may be nothing; memory is the GPU's.
+struct DeviceExchange {
+  int peer = 0;
+  const void* send = nullptr;
+  size_t send_bytes = 0;
+  void* receive = nullptr;
+  size_t receive_bytes = 0;
+};
+
+// Collectives between the GPUs of several processes, a GPU each (NCCL). They have a stream of their
+// own beside the accelerator's, and every call that starts one returns before it is done. All
+// processes start the same ones in the same order. Calls come from the accelerator's thread, but
+// for those that say otherwise; they throw Error when NCCL fails, or after Abort.
+class DeviceCollectives {
+ public:
+  virtual ~DeviceCollectives() = default;
+
+  // The number of a collective, from 1, to which all belongs that is called until End. It begins
+  // when all that was put on the accelerator's stream before is done, and the collectives before.
+  virtual uint64_t Begin() = 0;
+  virtual void End() = 0;
+  // What is put on the accelerator's stream from here on begins when the collective has ended.
+  virtual void ComputeAfter(uint64_t number) = 0;
+
+  // Within a collective. Operations on this stream take their turn there.
+  virtual void* stream() const = 0;
+  virtual void Exchange(std::span<const DeviceExchange> exchanges) = 0;
+  // Each process's shard of `data`, as many bytes, in the order of their places, goes to all.
+  virtual void AllGather(void* data, size_t shard_bytes) = 0;
+  // Sums in an order of the library's own: afterwards this process's shard holds the sum.
+  virtual void ReduceScatter(float* data, size_t shard) = 0;
+  virtual void AllReduce(float* data, size_t n) = 0;
+
+  // From any thread: the last collective that has begun, or that a call still waits for the other
+  // processes to start, and the last one that has ended.
+  struct Progress {
+    uint64_t begun = 0;
+    uint64_t ended = 0;
+  };
+  virtual Progress progress() = 0;
+  // From any thread: what has gone wrong beside the calls; empty when nothing is known.
+  virtual std::string failure() = 0;
+  // From any thread: ends what waits for other processes, for good. From then on the accelerator's
+  // Wait and CopyOut throw Error, since what collectives leave behind means nothing.
+  virtual void Abort() = 0;
+  // From any thread: seconds that the accelerator's stream has waited for collectives.
+  virtual double waited_seconds() = 0;
+};
 
 // One device, opened. All calls come from the thread that opened it. What goes wrong on the device
 // throws Error, in whatever call comes next.
@@ -35,6 +89,13 @@ class Accelerator {
   virtual void CopyOut(const void* from, void* to, size_t bytes) = 0;
   // Returns when all that was called is done.
   virtual void Wait() = 0;
+
+  // Of one process, for all that Join with it. Throws Error.
+  virtual CollectivesId NewCollectivesId() = 0;
+  // Returns when `processes` of them have come, each with a place of its own, from 0. One group at
+  // a time; the accelerator outlives it. Throws Error.
+  virtual std::unique_ptr<DeviceCollectives> Join(const CollectivesId& id, int place,
+                                                  int processes) = 0;
 };
 
 // A GPU that can compute for us.
@@ -59,6 +120,9 @@ class CudaBackend {
   // there are none (no driver, an old one, no GPU, none that is new enough).
   virtual std::vector<Gpu> Gpus() const = 0;
   virtual std::unique_ptr<Accelerator> Open(const Gpu& gpu) const = 0;
+  // Throws Error that says why GPUs of several processes can't exchange anything: there is no NCCL,
+  // or it is too old.
+  virtual void RequireCollectives() const = 0;
 };
 
 // The backend of libswinfleet_cuda.so, which is looked for beside the program and in lib/ beside

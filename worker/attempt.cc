@@ -89,8 +89,13 @@ class Attempt {
   Attempt(const AttemptOptions& options, Communicator* communicator, Reporter* reporter)
       : options_(options),
         config_(options.config),
+        ranks_(communicator),
         communicator_(communicator),
         reporter_(reporter) {}
+  // The engine's communicator goes with the engine.
+  ~Attempt() { reporter_->SetCommunicator(ranks_); }
+  Attempt(const Attempt&) = delete;
+  Attempt& operator=(const Attempt&) = delete;
 
   AttemptResult Run();
 
@@ -168,6 +173,8 @@ class Attempt {
   const AttemptOptions& options_;
   // With the memory plan that its budget leads to, once memory is reserved.
   JobConfig config_;
+  // The attempt's, and the engine's as soon as there is one.
+  Communicator* const ranks_;
   Communicator* communicator_;
   Reporter* reporter_;
 
@@ -392,8 +399,11 @@ void Attempt::ReserveMemory() {
     engine_ = std::make_unique<ZeroEngine>(model_->parameters(), communicator_, zero,
                                            &compute_->memory, &compute_->context);
   });
+  communicator_ = engine_->communicator();
+  reporter_->SetCommunicator(communicator_);
+  Agree("connect the ranks", [&] { communicator_->Connect(); });
   train_step_ = std::make_unique<TrainStep>(config_, steps_per_epoch_, model_.get(), engine_.get(),
-                                            communicator_, &compute_->memory, &compute_->context);
+                                            &compute_->memory, &compute_->context);
 }
 
 void Attempt::CheckInitialWeights() {

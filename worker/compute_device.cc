@@ -94,6 +94,7 @@ ComputeDevice TakeDevice(DeviceRequest request, Communicator* communicator,
     try {
       backend = &open();
       gpus = backend->Gpus();
+      if (communicator->size() > 1) backend->RequireCollectives();
     } catch (const Error& error) {
       own.problem = error.what();
     }

@@ -490,7 +490,7 @@ void CoordinatorClient::BeginAttempt(const std::string& job_id, uint32_t attempt
   impl_->wake.Wake();
 }
 
-void CoordinatorClient::SetCommunicator(const Communicator* communicator) {
+void CoordinatorClient::SetCommunicator(Communicator* communicator) {
   impl_->outbox.SetCommunicator(communicator);
 }
 

@@ -79,9 +79,6 @@ class CoordinatorClient : public Reporter {
   // The attempt that this rank works on from now on. An end of an earlier one that is not yet
   // acknowledged is dropped: a new assignment says that the coordinator knows.
   void BeginAttempt(const std::string& job_id, uint32_t attempt);
-  // Its communicator, for heartbeats, or null. It must live until another one is set, or
-  // EndAttempt.
-  void SetCommunicator(const Communicator* communicator);
   // This rank is idle again. Rank 0 gives the result, which is sent until acknowledged; others
   // null.
   void EndAttempt(const AttemptResult* result);
@@ -95,7 +92,8 @@ class CoordinatorClient : public Reporter {
   // Ends the connection and the threads. Later calls of the functions above do nothing.
   void Close();
 
-  // Reporter.
+  // Reporter. The communicator, for heartbeats, may also live until EndAttempt alone.
+  void SetCommunicator(Communicator* communicator) override;
   void SetPhase(Phase phase) override;
   void SetStep(int64_t step) override;
   void SetOwnWork(double seconds, int64_t steps) override;

@@ -25,8 +25,7 @@ DryRun::DryRun(const JobConfig& job,
 }
 
 StepResult DryRun::Step() {
-  TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, communicator.get(), &memory,
-                 &context);
+  TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, &memory, &context);
   const Batch batch = DryBatch(config, config.train.micro_batch);
   return step.Run(0, 0, {}, [&] { return &batch; });
 }

@@ -7,6 +7,8 @@
 
 namespace swinfleet {
 
+class Communicator;
+
 // Rank 0's view of the training, at a line of progress.
 struct TrainingProgress {
   int64_t step = 0;
@@ -51,6 +53,9 @@ const char* PhaseName(Phase phase);
 class Reporter {
  public:
   virtual ~Reporter() = default;
+  // Every rank: by whose position it can be told where the rank is. It lives until another one, or
+  // null, is set.
+  virtual void SetCommunicator(Communicator* communicator) {}
   // Every rank, at each change.
   virtual void SetPhase(Phase phase) = 0;
   virtual void SetStep(int64_t step) = 0;

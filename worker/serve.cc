@@ -46,24 +46,18 @@ std::vector<std::string> CheckAssignment(const Assignment& assignment, int world
   return ConfigFromProto(spec, ranks, config);
 }
 
-// Lets heartbeats and the watchdog know the position of a communicator as long as it lives, also
-// when the attempt ends with an exception.
+// Lets the watchdog, and with it heartbeats, know the position of a communicator as long as it
+// lives, also when the attempt ends with an exception.
 class PositionSource {
  public:
-  PositionSource(CoordinatorClient* client, Watchdog* watchdog, const Communicator* communicator)
-      : client_(client), watchdog_(watchdog) {
-    client_->SetCommunicator(communicator);
+  PositionSource(Watchdog* watchdog, Communicator* communicator) : watchdog_(watchdog) {
     watchdog_->SetCommunicator(communicator);
   }
-  ~PositionSource() {
-    watchdog_->SetCommunicator(nullptr);
-    client_->SetCommunicator(nullptr);
-  }
+  ~PositionSource() { watchdog_->SetCommunicator(nullptr); }
   PositionSource(const PositionSource&) = delete;
   PositionSource& operator=(const PositionSource&) = delete;
 
  private:
-  CoordinatorClient* const client_;
   Watchdog* const watchdog_;
 };
 
@@ -94,7 +88,7 @@ AttemptResult Run(const ServeEnvironment& environment, const Assignment& assignm
   Watchdog watchdog(watch, client);
   const std::unique_ptr<Communicator> group =
       environment.make_group(static_cast<int>(assignment.ranks()), TagOf(assignment));
-  const PositionSource position(client, &watchdog, group.get());
+  const PositionSource position(&watchdog, group.get());
   const AttemptResult result = environment.run_attempt(options, group.get(), &watchdog);
   // mpirun ends all ranks as soon as one has left: the last checkpoint must be reported before.
   if (result.outcome == Outcome::kStopped) client->Flush(kLeaveSeconds);

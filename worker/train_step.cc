@@ -54,21 +54,20 @@ double TreeSum::Total() const {
 }
 
 TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* model,
-                     ZeroEngine* engine, Communicator* communicator, MemoryClasses* memory,
-                     Context* context)
+                     ZeroEngine* engine, MemoryClasses* memory, Context* context)
     : config_(config),
       steps_per_epoch_(steps_per_epoch),
       model_(model),
       objective_(MakeObjective(config, /*training=*/true)),
       engine_(engine),
-      communicator_(communicator),
+      communicator_(engine->communicator()),
       memory_(memory),
       context_(context),
       drop_path_rates_(model->DropPathRates()),
-      leaves_(ShardLayout::LeavesOf(config.train.accumulation, communicator->rank(),
-                                    communicator->size(), config.train.micro_batches())),
-      passes_(ShardLayout::PassesOf(config.train.accumulation, communicator->rank(),
-                                    communicator->size(), config.train.micro_batches())),
+      leaves_(ShardLayout::LeavesOf(config.train.accumulation, communicator_->rank(),
+                                    communicator_->size(), config.train.micro_batches())),
+      passes_(ShardLayout::PassesOf(config.train.accumulation, communicator_->rank(),
+                                    communicator_->size(), config.train.micro_batches())),
       hypers_(GroupsOf(config, model->parameters())),
       rates_(hypers_.size()),
       losses_(config.train.micro_batches() + kFlags),

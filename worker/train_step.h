@@ -66,7 +66,7 @@ class TrainStep {
  public:
   // Everything must outlive the step. `steps_per_epoch` is what the schedule counts by.
   TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* model, ZeroEngine* engine,
-            Communicator* communicator, MemoryClasses* memory, Context* context);
+            MemoryClasses* memory, Context* context);
 
   // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
   // `next_batch` gives this rank's micro-batches in order; null when it can't. Collective: also a

@@ -23,6 +23,8 @@ using nlohmann::json;
 
 // A run folder that is out of reach must not keep the process from ending.
 constexpr auto kSaveSeconds = std::chrono::seconds(2);
+// Nor must a GPU that does not answer.
+constexpr auto kGiveUpSeconds = std::chrono::seconds(3);
 // Nothing has moved for so long when a process that is told to leave saves its flight recorder.
 constexpr double kStandstill = 2;
 
@@ -36,7 +38,12 @@ std::string Seconds(double seconds) {
   return text;
 }
 
-std::string Text(const StuckNews& news, int rank) {
+std::string Text(const StuckNews& news, int rank, const std::string& failure) {
+  if (!failure.empty()) {
+    return "rank " + std::to_string(rank) + " can't exchange anything any more after collective " +
+           std::to_string(news.position.sequence) + ", " + news.position.name + ", at step " +
+           std::to_string(news.step) + " (" + PhaseName(news.phase) + "): " + failure;
+  }
   return "rank " + std::to_string(rank) + " has waited " + Seconds(news.waited_seconds) +
          " in collective " + std::to_string(news.position.sequence) + ", " + news.position.name +
          ", at step " + std::to_string(news.step) + " (" + PhaseName(news.phase) +
@@ -85,10 +92,13 @@ Watchdog::~Watchdog() {
   thread_.join();
 }
 
-void Watchdog::SetCommunicator(const Communicator* communicator) {
-  const std::lock_guard lock(mutex_);
-  communicator_ = communicator;
-  joined_ = true;
+void Watchdog::SetCommunicator(Communicator* communicator) {
+  {
+    const std::lock_guard lock(mutex_);
+    communicator_ = communicator;
+    joined_ = true;
+  }
+  reporter_->SetCommunicator(communicator);
 }
 
 CollectivePosition Watchdog::Position() const {
@@ -141,8 +151,10 @@ void Watchdog::Watch() {
   while (!changed_.wait_for(lock, period, [this] { return stop_; })) {
     const CollectivePosition position = Position();
     const bool stuck = detector_.Observe(Now(), position);
-    if (stuck) {
-      StuckNews news = MakeNews(position);
+    const std::string failure = communicator_ == nullptr ? "" : communicator_->failure();
+    if (stuck || !failure.empty()) {
+      StuckNews news = MakeNews(position, failure);
+      news.give_up = [this] { GiveUpCommunicator(); };
       // The lock is kept: the communicator must not go away meanwhile.
       news.flight_recorder = SaveFlightRecorder(news, news.text);
       lock.unlock();
@@ -152,18 +164,29 @@ void Watchdog::Watch() {
     if (saved || position.sequence == 0 || detector_.still() < kStandstill) continue;
     if (!reporter_->StopRequested() && !reporter_->CancelRequested()) continue;
     saved = true;
-    SaveFlightRecorder(MakeNews(position), "this process was told to leave while nothing moved");
+    SaveFlightRecorder(MakeNews(position, ""),
+                       "this process was told to leave while nothing moved");
   }
 }
 
-StuckNews Watchdog::MakeNews(const CollectivePosition& position) const {
+void Watchdog::GiveUpCommunicator() {
+  const std::lock_guard lock(mutex_);
+  if (communicator_ == nullptr) return;
+  std::packaged_task<void()> task([communicator = communicator_] { communicator->GiveUp(); });
+  std::future<void> done = task.get_future();
+  std::thread(std::move(task)).detach();
+  if (done.wait_for(kGiveUpSeconds) == std::future_status::ready) return;
+  LOG(WARNING) << "the GPU does not end what it waits for";
+}
+
+StuckNews Watchdog::MakeNews(const CollectivePosition& position, const std::string& failure) const {
   StuckNews news;
   news.position = position;
   news.phase = detector_.phase();
   news.step = detector_.step();
   news.waited_seconds = detector_.still();
   news.deadline_seconds = detector_.Deadline();
-  news.text = Text(news, options_.rank);
+  news.text = Text(news, options_.rank, failure);
   return news;
 }
 

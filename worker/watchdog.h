@@ -15,7 +15,7 @@
 
 namespace swinfleet {
 
-// What a rank has to say that has waited past the deadline.
+// What a rank has to say that has waited past the deadline, or whose communicator has failed.
 struct StuckNews {
   CollectivePosition position;
   Phase phase = Phase::kLoad;
@@ -26,6 +26,9 @@ struct StuckNews {
   std::string flight_recorder;
   // All of this for people.
   std::string text;
+  // To be called last, before the process ends: ends what a GPU still waits for other ranks in.
+  // Returns soon, in any case.
+  std::function<void()> give_up = [] {};
 };
 
 struct WatchdogOptions {
@@ -44,7 +47,7 @@ std::string FlightPath(const std::string& run_dir, int64_t attempt, int rank);
 // Lives as long as this rank works on an attempt, and stands between the attempt and its reporter,
 // to know phases and steps. A thread of its own watches the communicator's position. Before a
 // communicator is set, the rank waits for the others to form the group, which counts as a
-// collective of its own.
+// collective of its own. A communicator that says that it has failed is not waited for any longer.
 //
 // The flight recorder is also saved when the process is told to leave while nothing moves: then
 // another rank may have been the first to give up.
@@ -55,10 +58,8 @@ class Watchdog : public Reporter {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // It must live until null is set.
-  void SetCommunicator(const Communicator* communicator);
-
   // Reporter.
+  void SetCommunicator(Communicator* communicator) override;
   void SetPhase(Phase phase) override;
   void SetStep(int64_t step) override;
   void SetStateBytes(uint64_t bytes) override;
@@ -72,7 +73,8 @@ class Watchdog : public Reporter {
   CollectivePosition Position() const;
   double WaitSeconds() const;
   // Called with mutex_ held.
-  StuckNews MakeNews(const CollectivePosition& position) const;
+  StuckNews MakeNews(const CollectivePosition& position, const std::string& failure) const;
+  void GiveUpCommunicator();
   // Returns the file's path, or an empty text if it can't be written soon.
   std::string SaveFlightRecorder(const StuckNews& news, const std::string& why) const;
 
@@ -83,7 +85,7 @@ class Watchdog : public Reporter {
   std::condition_variable changed_;
   bool stop_ = false;
   bool joined_ = false;
-  const Communicator* communicator_ = nullptr;
+  Communicator* communicator_ = nullptr;
   StuckDetector detector_;
   std::thread thread_;
 };

@@ -8,8 +8,10 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -78,8 +80,13 @@ struct World {
 };
 
 // Leaves without the other ranks' consent: mpirun ends those that are left. No destructors run, for
-// they would wait for the others.
-[[noreturn]] void EndAtOnce(int code) {
+// they would wait for the others. Where several threads come here the first one's code counts, also
+// if `before` makes the others come.
+[[noreturn]] void EndAtOnce(
+    int code, const std::function<void()>& before = [] {}) {
+  static std::mutex ending;
+  ending.lock();
+  before();
   google::FlushLogFiles(google::GLOG_INFO);
   _exit(code);
 }
@@ -185,7 +192,7 @@ int RunJobFile(const Arguments& arguments, const ComputeDevice& compute, World* 
     watch.on_stuck = [](const StuckNews& news) {
       LOG(ERROR) << StuckText(news) << "; the same command goes on from the last checkpoint";
       std::this_thread::sleep_for(kOthersGrace);
-      EndAtOnce(kExitStuck);
+      EndAtOnce(kExitStuck, news.give_up);
     };
     Watchdog watchdog(watch, &reporter);
     watchdog.SetCommunicator(communicator.get());
@@ -260,7 +267,7 @@ int ServeCoordinator(const Arguments& arguments, const ComputeDevice& compute, W
     client.Flush(kLastWordsSeconds);
     client.Close();
     std::this_thread::sleep_for(kOthersGrace);
-    EndAtOnce(kExitStuck);
+    EndAtOnce(kExitStuck, news.give_up);
   };
   int code = kExitSuccess;
   try {

@@ -1,13 +1,16 @@
 // GPUs and their memory: what the backend is besides its operations.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/accelerator.h"
+#include "kernels/cuda/collectives.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/nccl_library.h"
 
 namespace swinfleet::cuda {
 namespace {
@@ -35,7 +38,7 @@ std::string UuidText(const cudaUUID_t& uuid) {
 
 class OpenGpu final : public Accelerator {
  public:
-  explicit OpenGpu(const Gpu& gpu) : name_(gpu.name) {
+  explicit OpenGpu(const Gpu& gpu) : name_(gpu.name), number_(gpu.number) {
     CheckCuda(cudaSetDevice(gpu.number), ("opening GPU " + std::to_string(gpu.number)).c_str());
     CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     void* staging = nullptr;
@@ -98,6 +101,15 @@ class OpenGpu final : public Accelerator {
   void Wait() override {
     CheckCuda(cudaStreamSynchronize(stream_), "computing on the GPU");
     staged_ = 0;
+    if (aborted_) throw Error("what the GPU has computed means nothing: its exchange was given up");
+  }
+
+  CollectivesId NewCollectivesId() override { return NewNcclId(); }
+  std::unique_ptr<DeviceCollectives> Join(const CollectivesId& id, int place,
+                                          int processes) override {
+    aborted_ = false;
+    return JoinNccl({.gpu = number_, .computing = stream_, .aborted = &aborted_}, id, place,
+                    processes);
   }
 
  private:
@@ -110,10 +122,13 @@ class OpenGpu final : public Accelerator {
   }
 
   const std::string name_;
+  const int number_;
   cudaStream_t stream_ = nullptr;
   char* staging_ = nullptr;
   // Of it, what copies may still be under way from.
   size_t staged_ = 0;
+  // By another thread.
+  std::atomic<bool> aborted_ = false;
 };
 
 class Backend final : public CudaBackend {
@@ -143,6 +158,8 @@ class Backend final : public CudaBackend {
   std::unique_ptr<Accelerator> Open(const Gpu& gpu) const override {
     return std::make_unique<OpenGpu>(gpu);
   }
+
+  void RequireCollectives() const override { Nccl(); }
 
  private:
   // Not 0.

@@ -51,10 +51,19 @@ void GpuLaunch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shar
 #define SWINFLEET_SITE_PARAMETER
 #define SWINFLEET_SITE
 #else
-// The line of a kernel that calls a function of this header.
+// The line that calls a function of this header.
 #define SWINFLEET_SITE_PARAMETER , emulator::Site site = emulator::Site::current()
 #define SWINFLEET_SITE , site
 #endif
+
+// What is put on the stream from here on begins when the event's last recording has come.
+inline void WaitForEvent(cudaStream_t stream, cudaEvent_t event SWINFLEET_SITE_PARAMETER) {
+#ifdef __CUDACC__
+  CheckCuda(cudaStreamWaitEvent(stream, event, 0), "waiting for an event");
+#else
+  CheckCuda(emulator::WaitForEvent(stream, event SWINFLEET_SITE), "waiting for an event");
+#endif
+}
 
 // Cuts the block's dynamic shared memory into arrays, one after the other; every thread cuts alike.
 class SharedCarver {

@@ -2,12 +2,16 @@
 // themselves, beside the backend that the emulator runs.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <stdlib.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/worker/child.h"
@@ -32,11 +36,16 @@ class CudaProgramsTest : public testing::Test {
       setenv(name, "1", 1);
     }
     setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 1);
+    // What a rank that dies leaves of its exchange.
+    setenv("TMPDIR", folder_.c_str(), 1);
     SetDriver();
     SetMachine("2");
     WriteData();
   }
-  ~CudaProgramsTest() override { fs::remove_all(folder_); }
+  ~CudaProgramsTest() override {
+    unsetenv("TMPDIR");
+    fs::remove_all(folder_);
+  }
 
   // What stands for the driver is beside the backend.
   static void SetDriver() { setenv("LD_LIBRARY_PATH", SWINFLEET_EMULATED_DIR "/../lib", 1); }
@@ -93,13 +102,21 @@ class CudaProgramsTest : public testing::Test {
   // Of the steps that an attempt at a run has taken.
   std::vector<double> Losses(const std::string& run, int attempt = 1) {
     std::vector<double> losses;
+    // The last line may not be whole yet.
     std::ifstream lines(folder_ + "/" + run + "/metrics/attempt-00" + std::to_string(attempt) +
                         ".jsonl");
     for (std::string line; std::getline(lines, line);) {
-      const auto entry = nlohmann::json::parse(line);
-      if (entry.contains("loss")) losses.push_back(entry["loss"]);
+      const auto entry = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (!entry.is_discarded() && entry.contains("loss")) losses.push_back(entry["loss"]);
     }
     return losses;
+  }
+  // Whether the attempt soon has taken so many steps.
+  bool HaveSteps(const std::string& run, int attempt, size_t steps) {
+    for (int i = 0; i < 600 && Losses(run, attempt).size() < steps; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    return Losses(run, attempt).size() >= steps;
   }
   void ExpectSameLosses(const std::string& run, const std::string& other) {
     const std::vector<double> losses = Losses(run), expected = Losses(other);
@@ -159,6 +176,66 @@ TEST_F(CudaProgramsTest, RanksTakeGpusOfTheirOwn) {
   ExpectSameLosses("gpus", "cpus");
 }
 
+// The processes of the workers under mpirun, in the order of their ranks.
+std::vector<pid_t> WorkersOf(pid_t launcher) {
+  std::map<std::string, pid_t> by_rank;
+  std::ifstream children("/proc/" + std::to_string(launcher) + "/task/" + std::to_string(launcher) +
+                         "/children");
+  for (pid_t child = 0; children >> child;) {
+    const std::string environment = ReadAll("/proc/" + std::to_string(child) + "/environ");
+    const std::string name = "OMPI_COMM_WORLD_RANK=";
+    const size_t at = environment.find(name);
+    if (at == std::string::npos) continue;
+    by_rank[environment.c_str() + at + name.size()] = child;
+  }
+  std::vector<pid_t> workers;
+  for (const auto& [rank, process] : by_rank) workers.push_back(process);
+  return workers;
+}
+
+// A rank that takes no part any more: the other one's GPU would wait for ever.
+TEST_F(CudaProgramsTest, AStoppedRankEndsARunWhichThenGoesOn) {
+  // It is to stop in a step that doesn't follow a save or an evaluation: those have 120 s.
+  const std::string job = WriteJob("stopped", 300,
+                                   "  eval_every_epochs: 0\nparallel: {zero_stage: 3}\n"
+                                   "checkpoint: {every_steps: 20}\n");
+  Child training = Train(job, "cuda", 2);
+  ASSERT_TRUE(HaveSteps("stopped", 1, 24)) << training.Err();
+  const std::vector<pid_t> workers = WorkersOf(training.pid());
+  ASSERT_EQ(workers.size(), 2u);
+  kill(workers[1], SIGSTOP);
+  EXPECT_EQ(training.Wait(60), 4) << training.Err();
+  EXPECT_THAT(training.Err(), HasSubstr("rank 0 has waited 10 s in collective "));
+  const auto flight = nlohmann::json::parse(
+      ReadAll(folder_ + "/stopped/flight/attempt-001/rank-00000.json"), nullptr, false);
+  ASSERT_FALSE(flight.is_discarded());
+  EXPECT_EQ(flight.at("in_collective"), true);
+  EXPECT_GT(flight.at("seconds"), 9);
+  // What it waits in is there, posted and begun, and has not ended.
+  for (const auto& collective : flight.at("collectives")) {
+    if (collective.at("sequence") != flight.at("collective")) continue;
+    EXPECT_GT(collective.at("start"), 0);
+    EXPECT_EQ(collective.at("end"), 0);
+  }
+  Child again = Train(job, "cuda", 2);
+  EXPECT_TRUE(HaveSteps("stopped", 2, 2)) << again.Err();
+  again.Signal(SIGTERM);
+  again.Wait();
+  EXPECT_THAT(again.Err(), HasSubstr("/stopped/checkpoints/attempt-001/step-"));
+}
+
+TEST_F(CudaProgramsTest, ARankThatDiesEndsARunWhichThenGoesOn) {
+  const std::string job = WriteJob("died", 300, "checkpoint: {every_steps: 4}\n");
+  Child training = Train(job, "cuda", 2);
+  ASSERT_TRUE(HaveSteps("died", 1, 6)) << training.Err();
+  const std::vector<pid_t> workers = WorkersOf(training.pid());
+  ASSERT_EQ(workers.size(), 2u) << training.Err();
+  kill(workers[1], SIGKILL);
+  EXPECT_GT(training.Wait(60), 0) << training.Err();
+  Child again = Train(job, "cuda", 2);
+  EXPECT_TRUE(HaveSteps("died", 2, 2)) << again.Err();
+}
+
 TEST_F(CudaProgramsTest, WhatCantBeHadIsAnErrorOrLeavesTheCpu) {
   const struct {
     std::string machine;
@@ -176,6 +253,19 @@ TEST_F(CudaProgramsTest, WhatCantBeHadIsAnErrorOrLeavesTheCpu) {
     EXPECT_THAT(asked.Err(), HasSubstr(c.reason));
     EXPECT_FALSE(fs::exists(folder_ + "/asked"));
   }
+  // One rank needs no NCCL, two do.
+  const std::string without_nccl = folder_ + "/lib";
+  fs::create_directory(without_nccl);
+  fs::create_symlink(SWINFLEET_EMULATED_DIR "/../lib/libcuda.so.1", without_nccl + "/libcuda.so.1");
+  std::ofstream(without_nccl + "/libnccl.so.2") << "none";
+  setenv("LD_LIBRARY_PATH", without_nccl.c_str(), 1);
+  SetMachine("2");
+  Child one = Train(WriteJob("one", 1), "cuda");
+  EXPECT_EQ(one.Wait(), 0) << one.Err();
+  Child two = Train(WriteJob("asked", 1), "cuda", 2);
+  EXPECT_EQ(two.Wait(), 1) << two.Err();
+  EXPECT_THAT(two.Err(), HasSubstr("exchange through NCCL, which can't be opened: "));
+  SetMachine("1");
   unsetenv("LD_LIBRARY_PATH");
   Child without = Train(WriteJob("asked", 1), "cuda");
   EXPECT_EQ(without.Wait(), 1);

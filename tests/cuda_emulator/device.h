@@ -70,6 +70,9 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
                  stream);
 }
 
+// cudaStreamWaitEvent, called at this line.
+cudaError_t WaitForEvent(cudaStream_t stream, cudaEvent_t event, Site site);
+
 // ---- Barriers and warp operations ----
 
 void SyncThreads(Site site);

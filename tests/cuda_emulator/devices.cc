@@ -21,6 +21,9 @@ int Count() { return std::atoi(Machine().c_str()); }
 int current = -1;
 
 }  // namespace
+
+int CurrentDevice() { return current; }
+
 }  // namespace swinfleet::emulator
 
 namespace emulator = swinfleet::emulator;
@@ -40,6 +43,7 @@ cudaError_t cudaDriverGetVersion(int* version) {
 
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= emulator::Count()) return cudaErrorInvalidDevice;
+  const emulator::Lock lock;
   // Memory and streams are those of one device.
   if (emulator::current >= 0 && emulator::current != device) {
     emulator::Fail("a second device in one process");

@@ -1,9 +1,10 @@
 // The emulator of the CUDA execution model, as tests see it.
 //
-// Kernels run on one host thread: each thread of a block is a fiber, a block runs to its end before
+// Kernels run one at a time: each thread of a block is a fiber, a block runs to its end before
 // another begins, and blocks and threads take turns in an order made from a seed. Streams are
 // deferred: what is put on them runs when the host waits for it, interleaved at random as far as
-// events allow. A fault ends the process with a message on standard error that names file and line:
+// events allow; and where ranks exchange (nccl.cc) also beside a host that calls nothing. A fault
+// ends the process with a message on standard error that names file and line:
 //  * barriers and warp operations that not all of their threads come to, or at different lines;
 //  * stores outside of an allocation (guard bytes, verified after every kernel), and any access
 //    outside when the CUDA sources are compiled with the address sanitizer;
@@ -36,11 +37,12 @@ bool ChecksAccesses();
 
 // Two variables of the environment take barriers out one at a time: SWINFLEET_CUDA_SITES names a
 // file to which each line is appended, once, at which a kernel waits for others (__syncthreads, the
-// operations of warps, the wait for cp.async), and at the line in SWINFLEET_CUDA_SKIP nothing
-// waits: what lanes would have exchanged there stays where it is. Both as FILE:LINE, without
-// folders.
+// operations of warps, the wait for cp.async) or a stream for another's event, and at the line in
+// SWINFLEET_CUDA_SKIP nothing waits: what lanes would have exchanged there stays where it is. Both
+// as FILE:LINE, without folders.
 
-// SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc).
+// SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc), and SWINFLEET_CUDA_ORDER the order
+// that SetOrder sets, from the beginning.
 
 }  // namespace swinfleet::emulator
 

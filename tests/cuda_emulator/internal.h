@@ -99,7 +99,8 @@ class OutOfKernel {
   static void End() { in_kernel_ = false; }
 
  private:
-  static bool in_kernel_;
+  // Kernels run on whichever thread lets streams go on.
+  static thread_local bool in_kernel_;
   bool before_;
 };
 
@@ -107,15 +108,41 @@ std::string Describe(const Site& site);
 // As in emulator.h; also notes that the process has come to this line.
 bool Skipped(const Site& site);
 
+// ---- devices.cc ----
+
+// The GPU of the process; -1: none yet.
+int CurrentDevice();
+
 // ---- runtime.cc ----
+
+// Held by whoever uses the emulator: one thread computes, but others ask, and give up what it waits
+// for. May be taken again by its owner.
+class Lock {
+ public:
+  Lock();
+  ~Lock();
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+};
+// Lets streams go on by one kernel, copy or event; false where all of them wait.
+bool RunSome();
+// Whether the host has not called anything for a while.
+bool HostIsQuiet();
 
 // Puts what a library does on a stream.
 void EnqueueWork(cudaStream_t stream, std::function<void()> work);
+// The same of something that waits for other processes: false as long as it does.
+void EnqueueWaiting(cudaStream_t stream, std::function<bool()> try_work);
 // Number of the kernel or copy that runs now; they count up.
 uint32_t CurrentOperation();
 // Whether one kernel or copy is over, by streams, events and the host's waiting, before the present
 // one begins.
 bool IsBeforeCurrent(uint32_t operation);
+
+// ---- nccl.cc ----
+
+// Fails while a group of calls is open: nothing of it has begun.
+void CheckNoOpenGroup();
 
 // ---- race.cc ----
 

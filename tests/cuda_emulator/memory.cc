@@ -147,6 +147,7 @@ ArenaAccess::~ArenaAccess() {
 }
 
 void* AllocateDevice(size_t bytes, size_t offset) {
+  const Lock lock;
   Memory& memory = TheMemory();
   const size_t region = 2 * kGuardBytes + RoundUp(offset + bytes, kAlignment);
   char* start = FindPlace(region);
@@ -203,6 +204,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
 cudaError_t cudaFree(void* pointer) {
   namespace emulator = swinfleet::emulator;
   if (pointer == nullptr) return cudaSuccess;
+  const emulator::Lock lock;
   cudaDeviceSynchronize();
   emulator::CheckGuards();
   auto& allocations = emulator::TheMemory().allocations;

@@ -262,10 +262,11 @@ extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_vptr_update(void**, void*) {}
 extern "C" void __tsan_vptr_read(void**) {}
 extern "C" int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
-  const int before = *address;
-  *address = before + value;
-  return before;
+  return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
 extern "C" unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) {
-  return *address;
+  return __atomic_load_n(address, __ATOMIC_SEQ_CST);
+}
+extern "C" void __tsan_atomic8_store(volatile unsigned char* address, unsigned char value, int) {
+  __atomic_store_n(address, value, __ATOMIC_SEQ_CST);
 }

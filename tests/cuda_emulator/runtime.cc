@@ -5,11 +5,15 @@
 // begins. The clock joins what was on the stream before, the events that the stream was told to
 // wait for, and what the host had waited for.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "tests/cuda_emulator/internal.h"
 
@@ -29,18 +33,19 @@ uint32_t At(const Clock& clock, size_t stream) { return stream < clock.size() ? 
 // One recording of an event.
 struct EventRecord {
   bool passed = false;
+  std::chrono::steady_clock::time_point time;
   Clock clock;
-  CUstream_st* stream = nullptr;
 };
 
 struct CUevent_st {
+  bool has_time = false;
   std::shared_ptr<EventRecord> record;  // null: never recorded
 };
 
 struct StreamEntry {
   uint32_t operation = 0;
-  // Runs it; of an entry that waits, null.
-  std::function<void()> run;
+  // Runs it, and says whether it is over; of an entry that waits, null.
+  std::function<bool()> run;
   std::shared_ptr<EventRecord> wait;
 };
 
@@ -57,6 +62,8 @@ struct OperationInfo {
   size_t stream;
   uint32_t number;
   Clock clock;
+  // Of many threads; else what is done in several goes is done one after the other.
+  bool is_kernel = false;
 };
 
 struct Runtime {
@@ -75,6 +82,25 @@ Runtime& TheRuntime() {
   return *runtime;
 }
 
+std::recursive_mutex& Mutex() {
+  static auto* mutex = new std::recursive_mutex;
+  return *mutex;
+}
+
+thread_local int locks = 0;
+
+// Lets other threads have the lock, for a moment.
+void Pause() {
+  const int held = locks;
+  for (int i = 0; i < held; ++i) Mutex().unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(100));
+  for (int i = 0; i < held; ++i) Mutex().lock();
+}
+
+// When the host called something last that puts things on streams or waits for them.
+std::chrono::steady_clock::time_point last_call;
+void NoteCall() { last_call = std::chrono::steady_clock::now(); }
+
 CUstream_st* Checked(cudaStream_t stream) {
   const auto& streams = TheRuntime().streams;
   if (std::find(streams.begin(), streams.end(), stream) == streams.end()) {
@@ -83,7 +109,9 @@ CUstream_st* Checked(cudaStream_t stream) {
   return stream;
 }
 
-void Push(cudaStream_t stream, std::function<void()> run) {
+void Push(cudaStream_t stream, std::function<bool()> run, bool is_kernel = false) {
+  const Lock lock;
+  NoteCall();
   Runtime& r = TheRuntime();
   Checked(stream);
   Join(&stream->clock, r.host);
@@ -91,7 +119,7 @@ void Push(cudaStream_t stream, std::function<void()> run) {
   stream->clock.resize(std::max(stream->clock.size(), stream->index + 1));
   stream->clock[stream->index] = number;
   const auto operation = static_cast<uint32_t>(r.operations.size());
-  r.operations.push_back({stream->index, number, stream->clock});
+  r.operations.push_back({stream->index, number, stream->clock, is_kernel});
   stream->queue.push_back({operation, std::move(run), nullptr});
 }
 
@@ -100,27 +128,48 @@ bool CanRun(const CUstream_st& stream) {
          (stream.queue.front().wait == nullptr || stream.queue.front().wait->passed);
 }
 
-void RunFront(CUstream_st* stream) {
-  StreamEntry entry = std::move(stream->queue.front());
+// False where it can't be over yet.
+bool RunFront(CUstream_st* stream) {
+  const StreamEntry& entry = stream->queue.front();
+  if (entry.run) {
+    TheRuntime().current = entry.operation;
+    const bool over = entry.run();
+    TheRuntime().current = 0;
+    if (!over) return false;
+  }
   stream->queue.pop_front();
-  if (!entry.run) return;
-  TheRuntime().current = entry.operation;
-  entry.run();
-  TheRuntime().current = 0;
+  return true;
+}
+
+std::vector<CUstream_st*> AbleStreams() {
+  std::vector<CUstream_st*> able;
+  for (CUstream_st* stream : TheRuntime().streams) {
+    if (CanRun(*stream)) able.push_back(stream);
+  }
+  return able;
+}
+
+// Lets one of the streams go on, in any order.
+bool RunOneOf(std::vector<CUstream_st*> able) {
+  while (!able.empty()) {
+    const size_t chosen = InOrder() ? 0 : Order()() % able.size();
+    if (RunFront(able[chosen])) return true;
+    able.erase(able.begin() + chosen);
+  }
+  return false;
 }
 
 // Lets streams go on, in any order that events allow, until `done`.
 template <typename Done>
 void RunUntil(const Done& done) {
-  Runtime& r = TheRuntime();
+  CheckNoOpenGroup();
+  NoteCall();
   while (!done()) {
-    std::vector<CUstream_st*> able;
-    for (CUstream_st* stream : r.streams) {
-      if (CanRun(*stream)) able.push_back(stream);
-    }
+    const std::vector<CUstream_st*> able = AbleStreams();
     if (able.empty()) Fail("streams wait for events that nothing brings about");
-    RunFront(able[InOrder() ? 0 : Order()() % able.size()]);
+    if (!RunOneOf(able)) Pause();
   }
+  NoteCall();
 }
 
 bool IsPinned(const void* address, size_t bytes) {
@@ -180,13 +229,37 @@ cudaError_t CheckLaunch(const KernelLaunch& l) {
   return l.shared_bytes <= allowed ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+// Of what is over at once.
+std::function<bool()> AtOnce(std::function<void()> work) {
+  return [work = std::move(work)] {
+    work();
+    return true;
+  };
+}
+
 }  // namespace
+
+Lock::Lock() {
+  Mutex().lock();
+  ++locks;
+}
+
+Lock::~Lock() {
+  --locks;
+  Mutex().unlock();
+}
+
+bool RunSome() { return RunOneOf(AbleStreams()); }
+
+bool HostIsQuiet() {
+  return std::chrono::steady_clock::now() - last_call > std::chrono::milliseconds(10);
+}
 
 uint32_t CurrentOperation() { return TheRuntime().current; }
 
 bool IsBeforeCurrent(uint32_t operation) {
   const Runtime& r = TheRuntime();
-  if (operation == r.current) return false;
+  if (operation == r.current) return !r.operations[operation].is_kernel;
   const OperationInfo& info = r.operations[operation];
   return At(r.operations[r.current].clock, info.stream) >= info.number;
 }
@@ -195,13 +268,22 @@ cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
   const cudaError_t error = CheckLaunch(launch);
   if (error != cudaSuccess) return error;
   ++TheRuntime().launches;
-  Push(stream, [launch = std::move(launch)] { RunKernel(launch); });
+  Push(stream, AtOnce([launch = std::move(launch)] { RunKernel(launch); }), /*is_kernel=*/true);
   return cudaSuccess;
 }
 
 void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
   ++TheRuntime().launches;
-  Push(stream, std::move(work));
+  Push(stream, AtOnce(std::move(work)));
+}
+
+void EnqueueWaiting(cudaStream_t stream, std::function<bool()> try_work) {
+  Push(stream, std::move(try_work));
+}
+
+cudaError_t WaitForEvent(cudaStream_t stream, cudaEvent_t event, Site site) {
+  const Lock lock;
+  return Skipped(site) ? cudaSuccess : cudaStreamWaitEvent(stream, event, 0);
 }
 
 int64_t Launches() { return TheRuntime().launches; }
@@ -217,6 +299,7 @@ cudaError_t AllowShared(void (*kernel)(), int bytes) {
 namespace emulator = swinfleet::emulator;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) {
+  const emulator::Lock lock;
   if (flags != cudaStreamNonBlocking) emulator::Fail("a stream that the default stream blocks");
   auto& r = emulator::TheRuntime();
   *stream = new CUstream_st;
@@ -226,6 +309,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) 
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const emulator::Lock lock;
   cudaStreamSynchronize(stream);
   std::erase(emulator::TheRuntime().streams, stream);
   delete stream;
@@ -233,6 +317,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const emulator::Lock lock;
   emulator::Checked(stream);
   emulator::RunUntil([&] { return stream->queue.empty(); });
   Join(&emulator::TheRuntime().host, stream->clock);
@@ -240,31 +325,41 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  const emulator::Lock lock;
   for (CUstream_st* stream : emulator::TheRuntime().streams) cudaStreamSynchronize(stream);
   return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
   *event = new CUevent_st;
+  (*event)->has_time = (flags & cudaEventDisableTiming) == 0;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const emulator::Lock lock;
   delete event;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const emulator::Lock lock;
   emulator::Checked(stream);
   const auto record = std::make_shared<EventRecord>();
   record->clock = stream->clock;
-  record->stream = stream;
   event->record = record;
-  stream->queue.push_back({0, [record] { record->passed = true; }, nullptr});
+  stream->queue.push_back({0,
+                           [record] {
+                             record->passed = true;
+                             record->time = std::chrono::steady_clock::now();
+                             return true;
+                           },
+                           nullptr});
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
+  const emulator::Lock lock;
   emulator::Checked(stream);
   if (event->record == nullptr) return cudaSuccess;
   stream->queue.push_back({0, nullptr, event->record});
@@ -273,6 +368,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const emulator::Lock lock;
   if (event->record == nullptr) return cudaSuccess;
   const auto record = event->record;
   emulator::RunUntil([&] { return record->passed; });
@@ -280,7 +376,27 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const emulator::Lock lock;
+  if (event->record == nullptr) return cudaSuccess;
+  if (!event->record->passed) return cudaErrorNotReady;
+  Join(&emulator::TheRuntime().host, event->record->clock);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  const emulator::Lock lock;
+  for (const cudaEvent_t event : {begin, end}) {
+    if (!event->has_time || event->record == nullptr) return cudaErrorInvalidResourceHandle;
+    if (!event->record->passed) return cudaErrorNotReady;
+  }
+  *milliseconds =
+      std::chrono::duration<float, std::milli>(end->record->time - begin->record->time).count();
+  return cudaSuccess;
+}
+
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  const emulator::Lock lock;
   *pointer = std::malloc(bytes);
   emulator::FillUnwritten(*pointer, bytes);
   emulator::TheRuntime().pinned[static_cast<char*>(*pointer)] = bytes;
@@ -288,6 +404,7 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
 }
 
 cudaError_t cudaFreeHost(void* pointer) {
+  const emulator::Lock lock;
   cudaDeviceSynchronize();
   if (emulator::TheRuntime().pinned.erase(static_cast<char*>(pointer)) == 0) {
     emulator::Fail("cudaFreeHost of what is no allocation");
@@ -298,6 +415,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 
 // The host waits for this copy and for nothing else.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const emulator::Lock lock;
   emulator::CheckDirection(to, from, bytes, kind);
   emulator::RunOnHost([&] { emulator::Copy(to, from, bytes); });
   return cudaSuccess;
@@ -311,13 +429,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
       emulator::Fail("an asynchronous copy with host memory that is not pinned");
     }
   }
-  emulator::Push(stream, [=] { emulator::Copy(to, from, bytes); });
+  emulator::Push(stream, emulator::AtOnce([=] { emulator::Copy(to, from, bytes); }));
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   emulator::CheckAllocated(to, bytes, "a fill of a place");
-  emulator::Push(stream, [=] { emulator::Fill(to, value, bytes); });
+  emulator::Push(stream, emulator::AtOnce([=] { emulator::Fill(to, value, bytes); }));
   return cudaSuccess;
 }
 

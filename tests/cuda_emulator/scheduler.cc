@@ -116,6 +116,7 @@ void MakeScheduler() {
   scheduler->stacks =
       static_cast<char*>(Reserve(kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE));
   scheduler->shared = static_cast<char*>(Reserve(kMaxSharedBytes, PROT_READ | PROT_WRITE));
+  if (const char* order = std::getenv("SWINFLEET_CUDA_ORDER")) SetOrder(std::atoi(order));
 }
 
 // Asked for at every access of a kernel.
@@ -150,8 +151,9 @@ void SwitchTo(Worker* next) {
   Arrive(std::move(next->fiber).resume(), self->fake_stack);
 }
 
-// Runs threads that have not begun, until none is left.
-void RunThreads(Worker* self) {
+// Runs threads that have not begun, until none is left. Never inlined into its fiber's loop, which
+// may go on for another thread of the host than before: it would keep that one's variables.
+__attribute__((noinline)) void RunThreads(Worker* self) {
   Scheduler& s = TheScheduler();
   Block& block = s.block;
   while (!block.unstarted.empty()) {
@@ -357,7 +359,7 @@ std::string ShortName(const Site& site) {
 
 }  // namespace
 
-bool OutOfKernel::in_kernel_ = false;
+thread_local bool OutOfKernel::in_kernel_ = false;
 
 std::string Describe(const Site& site) {
   return std::string(site.file_name()) + ":" + std::to_string(site.line());

@@ -31,6 +31,25 @@ TEST(FlightRecorder, KnowsWhereTheRankIs) {
   EXPECT_EQ(recent[1].ended, 0);
 }
 
+// Of a GPU's and the host's at once the first is told of, which the other may wait for.
+TEST(FlightRecorder, TellsOfTheFirstInProgress) {
+  FlightRecorder recorder(40);
+  EXPECT_EQ(recorder.position().sequence, 40u);
+  EXPECT_TRUE(recorder.recent().empty());
+  EXPECT_EQ(recorder.Post("all-gather", "of the GPU", 8), 41u);
+  EXPECT_EQ(recorder.Post("barrier", "of the host", 0), 42u);
+  recorder.Start(42, "of the host");
+  recorder.Start(41, "of the GPU");
+  EXPECT_EQ(recorder.position().sequence, 41u);
+  recorder.End(41);
+  EXPECT_EQ(recorder.position().sequence, 42u);
+  EXPECT_TRUE(recorder.position().in_progress);
+  recorder.End(42);
+  EXPECT_FALSE(recorder.position().in_progress);
+  ASSERT_EQ(recorder.recent().size(), 2u);
+  EXPECT_EQ(recorder.recent()[0].sequence, 41u);
+}
+
 TEST(FlightRecorder, KeepsTheLast) {
   FlightRecorder recorder;
   // All of them wait in a queue; the first have no record any more when they have their turn.

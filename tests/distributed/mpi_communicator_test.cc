@@ -8,17 +8,11 @@
 #include <vector>
 
 #include "distributed/shard_layout.h"
+#include "tests/distributed/collective_values.h"
 #include "tests/distributed/mpi_test_main.h"
 
 namespace swinfleet {
 namespace {
-
-// What rank `rank` gives: sums of these round, so their order shows.
-float Value(int rank, size_t i) {
-  const uint64_t x = (i * 2654435761u + rank * 40503u + 12345u) * 6364136223846793005ull;
-  return static_cast<float>(static_cast<double>(x >> 33) * 0x1.0p-31 - 0.3) *
-         (rank % 2 == 0 ? 1.0f : 1e-3f);
-}
 
 // The sum that the interface promises.
 float ExpectedSum(size_t i) {
@@ -88,10 +82,6 @@ TEST(MpiCommunicator, AllGatherSpreadsShards) {
     world.AllGather(values, "parameters")->Wait();
     for (size_t i = 0; i < n * ranks; ++i) ASSERT_EQ(values[i], Value(7, i)) << n << " at " << i;
   }
-}
-
-uint16_t Bf16Value(int rank, size_t i) {
-  return static_cast<uint16_t>(std::bit_cast<uint32_t>(Value(rank, i)) >> 16);
 }
 
 float FromBf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }

@@ -26,6 +26,10 @@ class FakeGpu : public Accelerator {
   void CopyIn(const void*, void*, size_t) override {}
   void CopyOut(const void*, void*, size_t) override {}
   void Wait() override {}
+  CollectivesId NewCollectivesId() override { return {}; }
+  std::unique_ptr<DeviceCollectives> Join(const CollectivesId&, int, int) override {
+    return nullptr;
+  }
 
  private:
   const std::string name_ = "fake";
@@ -40,9 +44,12 @@ struct FakeBackend : CudaBackend {
     if (!open_problem.empty()) throw Error(open_problem);
     return std::make_unique<FakeGpu>();
   }
+  void RequireCollectives() const override {
+    if (!collectives_problem.empty()) throw Error(collectives_problem);
+  }
 
   std::vector<Gpu> gpus;
-  std::string problem, open_problem;
+  std::string problem, open_problem, collectives_problem;
 };
 
 FakeBackend backend;
@@ -108,6 +115,15 @@ TEST(TakeDevice, SoDoesOneThatCantOpenIts) {
   if (Last()) backend.open_problem = "it is taken";
   EXPECT_THAT(ProblemOf(DeviceRequest::kCuda), HasSubstr("it is taken"));
   EXPECT_EQ(Take(DeviceRequest::kAuto).gpu, nullptr);
+}
+
+TEST(TakeDevice, SeveralRanksNeedWhatTheirGpusExchangeBy) {
+  SeeGpus(Ranks());
+  if (Last()) backend.collectives_problem = "there is no NCCL";
+  EXPECT_THAT(ProblemOf(DeviceRequest::kCuda), HasSubstr("there is no NCCL"));
+  EXPECT_THAT(Take(DeviceRequest::kAuto).text, HasSubstr("there is no NCCL"));
+  const std::unique_ptr<Communicator> alone = MakeSelfCommunicator();
+  EXPECT_NE(TakeDevice(DeviceRequest::kCuda, alone.get(), &OpenFake).gpu, nullptr);
 }
 
 TEST(TakeDevice, TheCpuIsTakenWithoutAWord) {

@@ -2,6 +2,7 @@
 #ifndef SWINFLEET_TESTS_WORKER_STILL_COMMUNICATOR_H_
 #define SWINFLEET_TESTS_WORKER_STILL_COMMUNICATOR_H_
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,7 +14,9 @@ namespace swinfleet {
 // Of rank 3 of 4: says where the rank is, and how it came there, and nothing else.
 class StillCommunicator : public Communicator {
  public:
-  explicit StillCommunicator(bool in_progress) : in_progress_(in_progress) {}
+  explicit StillCommunicator(bool in_progress, const std::string& failure = "")
+      : in_progress_(in_progress), failure_(failure) {}
+  bool given_up() const { return given_up_; }
   int rank() const override { return 3; }
   int size() const override { return 4; }
   void UseLibrarySums(bool) override {}
@@ -49,11 +52,15 @@ class StillCommunicator : public Communicator {
     return {{16, "all-reduce", "losses and flags", 72, 1.5, 2.5, 3.5},
             {17, "reduce-scatter", "reduce-scatter head", 4096, 4.5, 5.5, 0}};
   }
+  std::string failure() const override { return failure_; }
+  void GiveUp() override { given_up_ = true; }
   double wait_seconds() const override { return 0; }
   uint64_t bytes_sent() const override { return 0; }
 
  private:
   const bool in_progress_;
+  const std::string failure_;
+  std::atomic<bool> given_up_ = false;
 };
 
 }  // namespace swinfleet

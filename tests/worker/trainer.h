@@ -32,8 +32,7 @@ class Trainer {
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator_, ZeroOptionsFor(job, model_->parameters()),
                 &memory_, &context_),
-        step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, communicator_, &memory_,
-              &context_) {
+        step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, &memory_, &context_) {
     engine_.Initialize(1);
   }
 

@@ -72,6 +72,22 @@ TEST_F(WatchdogTest, AStuckRankSavesItsFlightRecorderAndSaysWhereItIs) {
                              "bytes": 4096, "posted": 4.5, "start": 5.5, "end": 0.0}])"));
 }
 
+// Long before the deadline; and what a GPU waits for is ended when the process is about to end.
+TEST_F(WatchdogTest, AFailureOfTheCommunicatorIsNotWaitedOut) {
+  options_.deadlines.patient = 1000;
+  StillCommunicator communicator(/*in_progress=*/true, "the network is gone");
+  Watchdog watchdog(options_, &reporter_);
+  watchdog.SetCommunicator(&communicator);
+  const StuckNews news = stuck_.get_future().get();
+  EXPECT_THAT(news.text, HasSubstr("rank 3 can't exchange anything any more after collective 17, "
+                                   "reduce-scatter head, at step 0 (load): the network is gone"));
+  EXPECT_FALSE(Flight().is_discarded());
+  EXPECT_FALSE(communicator.given_up());
+  news.give_up();
+  EXPECT_TRUE(communicator.given_up());
+  watchdog.SetCommunicator(nullptr);
+}
+
 // The others never come: there is no communicator yet.
 TEST_F(WatchdogTest, FormingTheGroupCountsAsACollective) {
   const Watchdog watchdog(options_, &reporter_);

@@ -59,8 +59,7 @@ class RanksRun {
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator, ZeroOptionsFor(job, model_->parameters()),
                 &memory_, &context_),
-        step_(job, /*steps_per_epoch=*/1000, model_.get(), &engine_, communicator, &memory_,
-              &context_),
+        step_(job, /*steps_per_epoch=*/1000, model_.get(), &engine_, &memory_, &context_),
         batch_(
             RandomBatch(job, job.train.micro_batch, static_cast<uint64_t>(communicator->rank()))) {
     engine_.Initialize(0);
