@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The peer of `swinfleet bench step` and `bench inference`: a timm model in PyTorch on the CPU.
+"""The peer of `swinfleet bench step` and `bench inference`: a timm model in PyTorch.
 
 A step is forward, cross entropy, backward, clipping of the gradients' norm to 5 and AdamW (fused),
 on random pictures; with --inference it is the forward alone, in evaluation mode. bf16 is autocast,
 the way PyTorch's users train with it. The last line is one JSON object. `peak_mib` is what the
-process grew by from after its imports to its largest size. Needs torch and timm.
+process grew by from after its imports to its largest size; on a GPU the most of its memory that
+tensors took. Needs torch and timm.
 """
 import argparse
 import json
@@ -26,6 +27,8 @@ def parse():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpointing", choices=["none", "block"], default="none")
     parser.add_argument("--inference", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, what it takes not counted")
     parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
     # Dimensions other than the named model's.
     parser.add_argument("--img-size", type=int)
@@ -68,22 +71,24 @@ def make_model(args):
     return model, (args.batch, args.in_chans, size, size)
 
 
-def timed(work, count):
+def timed(work, count, device):
     seconds = []
     for _ in range(count):
         begin = time.perf_counter()
         work()
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return sorted(seconds[1:] if count > 1 else seconds)
 
 
 def training(args, model, shape):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.05, fused=True)
-    pictures = torch.randn(shape)
-    labels = torch.randint(0, args.classes, (args.batch,))
+    pictures = torch.randn(shape, device=args.device)
+    labels = torch.randint(0, args.classes, (args.batch,), device=args.device)
 
     def step():
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16"):
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype == "bf16"):
             loss = torch.nn.functional.cross_entropy(model(pictures), labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -95,11 +100,11 @@ def training(args, model, shape):
 
 def inference(args, model, shape):
     model.eval()
-    pictures = torch.randn(shape)
+    pictures = torch.randn(shape, device=args.device)
 
     def run():
         with torch.inference_mode(), torch.autocast(
-            "cpu", torch.bfloat16, enabled=args.dtype == "bf16"
+            args.device, torch.bfloat16, enabled=args.dtype == "bf16"
         ):
             model(pictures)
 
@@ -112,8 +117,15 @@ def main():
     torch.manual_seed(0)
     imported = resident_peak_mib()
     model, shape = make_model(args)
+    model.to(args.device)
+    if args.compile:
+        model = torch.compile(model)
     work = (inference if args.inference else training)(args, model, shape)
-    seconds = timed(work, args.steps)
+    seconds = timed(work, args.steps, args.device)
+    if args.device == "cuda":
+        peak_mib = torch.cuda.max_memory_allocated() / (1 << 20)
+    else:
+        peak_mib = resident_peak_mib() - imported
     what = "run" if args.inference else "step"
     print(json.dumps({
         "peer": f"torch {torch.__version__}, timm {timm.__version__}",
@@ -122,11 +134,12 @@ def main():
         "dtype": args.dtype,
         "checkpointing": args.checkpointing,
         "threads": args.threads,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         f"{what}_s": seconds[0],
         f"{what}_s_median": seconds[len(seconds) // 2],
         "images_per_s": args.batch / seconds[0],
-        "peak_mib": resident_peak_mib() - imported,
+        "peak_mib": peak_mib,
     }))
 
 

@@ -21,6 +21,7 @@ int Main(int argc, char** argv) {
   bench::AddMemoryCommands(&app, std::filesystem::read_symlink("/proc/self/exe").string());
   bench::AddAccumulationCommand(&app);
   bench::AddRanksCommand(&app);
+  bench::AddCollectivesCommand(&app);
   bench::AddOffloadCommand(&app);
   try {
     // Commands are run while their arguments are parsed.

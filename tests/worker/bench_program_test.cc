@@ -1,4 +1,4 @@
-// swinfleet-bench inference, data and ranks, as their users meet them.
+// swinfleet-bench inference, data, ranks and collectives, as their users meet them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -124,6 +124,34 @@ TEST_F(BenchProgramTest, AJobsRowIsAsTheJobIs) {
 }
 
 // Of rank 0 of two: what computes, and on a row of its own what is exchanged.
+// Among three ranks shards are uneven in the order of their sums.
+TEST_F(BenchProgramTest, CollectivesAreCheckedAndTimed) {
+  for (const int ranks : {2, 3}) {
+    Child bench(
+        {"mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n",
+         std::to_string(ranks), std::string(SWINFLEET_BIN_DIR) + "/swinfleet-bench", "collectives",
+         "--smallest-mib", "0.01", "--largest-mib", "0.05", "--repeats", "2", "--json"},
+        folder_);
+    ASSERT_EQ(bench.Wait(110), 0) << bench.Err();
+    const std::string out = bench.Out();
+    const auto line = nlohmann::json::parse(out.substr(out.rfind('\n', out.size() - 2) + 1));
+    EXPECT_EQ(line.at("ranks"), ranks);
+    // Three collectives, two of them with both sums, in two sizes.
+    ASSERT_EQ(line.at("rows").size(), 10u);
+    for (const auto& row : line.at("rows")) {
+      const double bytes = row.at("bytes"), best = row.at("best_s");
+      EXPECT_GE(row.at("median_s"), best);
+      EXPECT_NEAR(row.at("algorithm_bytes_per_s"), bytes / best, 1);
+      const double ways = row.at("operation") == "all-reduce" ? 2 : 1;
+      EXPECT_NEAR(row.at("bus_bytes_per_s"), bytes / best * ways * (ranks - 1) / ranks, 1);
+    }
+  }
+}
+
+TEST_F(BenchProgramTest, CollectivesAreBetweenRanks) {
+  EXPECT_THAT(Refused({"collectives"}), HasSubstr("mpirun"));
+}
+
 TEST_F(BenchProgramTest, ATraceShowsTheThreadThatExchanges) {
   const std::string job = folder_ + "/job.yaml", file = folder_ + "/trace.json";
   std::ofstream(job) << kSmallJob << "parallel: {zero_stage: 3}\n";

@@ -84,6 +84,7 @@ void AddDataCommand(CLI::App* app);
 void AddMemoryCommands(CLI::App* app, const std::string& program);
 void AddAccumulationCommand(CLI::App* app);
 void AddRanksCommand(CLI::App* app);
+void AddCollectivesCommand(CLI::App* app);
 void AddOffloadCommand(CLI::App* app);
 
 }  // namespace swinfleet::bench

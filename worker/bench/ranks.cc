@@ -10,12 +10,14 @@
 #include <vector>
 
 #include "core/config/names.h"
+#include "core/memory/compute.h"
 #include "distributed/flight_recorder.h"
 #include "distributed/mpi_runtime.h"
 #include "distributed/zero_engine.h"
 #include "kernels/error.h"
 #include "worker/bench/bench.h"
 #include "worker/bench/profile_report.h"
+#include "worker/compute_device.h"
 #include "worker/memory_budget.h"
 #include "worker/processor.h"
 #include "worker/train_step.h"
@@ -36,6 +38,8 @@ struct RanksCommand {
   std::vector<std::string> overlap = {"on"};
   std::string trace;
   bool json = false;
+  // "cpu", "cuda" or "auto".
+  std::string device = "cpu";
 };
 
 // Of a rank, in its fastest step.
@@ -47,19 +51,19 @@ struct Figures {
 // Training steps of a job over the ranks.
 class RanksRun {
  public:
-  RanksRun(const JobConfig& job, Communicator* communicator)
+  // `gpu` is null where the CPU computes.
+  RanksRun(const JobConfig& job, Communicator* communicator, Accelerator* gpu)
       : job_(job),
-        communicator_(communicator),
-        plan_(PlanSteps(job, communicator->rank(), communicator->size())),
-        memory_(MemoryClasses::OnHost(plan_.memory)),
-        context_{.ops = &CpuOps(),
-                 .workspace = &memory_.workspace,
-                 .threads = job.parallel.threads_per_rank,
-                 .count = nullptr},
+        gpu_(gpu),
+        plan_(PlanSteps(job, communicator->rank(), communicator->size(),
+                        gpu == nullptr ? Device::kCpu : Device::kCuda)),
+        compute_(plan_.memory, gpu, job.parallel.threads_per_rank),
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator, ZeroOptionsFor(job, model_->parameters()),
-                &memory_, &context_),
-        step_(job, /*steps_per_epoch=*/1000, model_.get(), &engine_, &memory_, &context_),
+                &compute_.memory, &compute_.context),
+        communicator_(engine_.communicator()),
+        step_(job, /*steps_per_epoch=*/1000, model_.get(), &engine_, &compute_.memory,
+              &compute_.context),
         batch_(
             RandomBatch(job, job.train.micro_batch, static_cast<uint64_t>(communicator->rank()))) {
     engine_.Initialize(0);
@@ -84,19 +88,21 @@ class RanksRun {
  private:
   Figures Step() {
     StepResult result;
-    const double seconds =
-        SecondsOf([&] { result = step_.Run(number_, number_, {}, [&] { return &batch_; }); });
+    const double seconds = SecondsOf([&] {
+      result = step_.Run(number_, number_, {}, [&] { return &batch_; });
+      if (gpu_ != nullptr) gpu_->Wait();
+    });
     ++number_;
     return {.seconds = seconds, .exposed_seconds = result.exposed_seconds};
   }
 
   const JobConfig job_;
-  Communicator* communicator_;
+  Accelerator* const gpu_;
   const MemoryPlan plan_;
-  MemoryClasses memory_;
-  Context context_;
+  Compute compute_;
   const std::unique_ptr<Model> model_;
   ZeroEngine engine_;
+  Communicator* const communicator_;
   TrainStep step_;
   const Batch batch_;
   int64_t number_ = 0;
@@ -108,11 +114,11 @@ void RanksRun::Trace(std::ofstream* file) {
   row.profile_start =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   Profile profile(CpuOps());
-  context_.ops = &ProfilingOps();
-  context_.profile = &profile;
+  compute_.context.ops = &ProfilingOps();
+  compute_.context.profile = &profile;
   Step();
-  context_.ops = &CpuOps();
-  context_.profile = nullptr;
+  compute_.context.ops = &CpuOps();
+  compute_.context.profile = nullptr;
   // After which what the step started has ended too.
   communicator_->Barrier("trace");
   if (communicator_->rank() != 0) return;
@@ -163,6 +169,7 @@ nlohmann::json JsonOf(const JobConfig& job, const MemoryPlan& plan, const Figure
           {"step_s", figures.seconds},
           {"images_per_s", static_cast<double>(job.train.global_batch) / figures.seconds},
           {"exposed_communication_s", figures.exposed_seconds},
+          {"gpu_mib", plan.memory.DeviceHighWater() >> 20},
           // Of the process since it began, rows before this one included.
           {"peak_mib", ProcessPeakBytes() >> 20}};
 }
@@ -195,7 +202,8 @@ std::vector<JobConfig> JobsOf(const RanksCommand& command, int ranks) {
   return jobs;
 }
 
-void PrintHead(const RanksCommand& command, const JobConfig& job, int ranks) {
+void PrintHead(const RanksCommand& command, const JobConfig& job, int ranks,
+               const std::string& device) {
   const bool has_file = !command.job_file.empty();
   std::printf(
       "%s, %s, micro-batches of %" PRId64 ", %" PRId64
@@ -205,7 +213,7 @@ void PrintHead(const RanksCommand& command, const JobConfig& job, int ranks) {
       "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
       (has_file ? command.job_file : command.setting.model).c_str(),
       NameIn(DTypeNames(), job.train.dtype), job.train.micro_batch, job.train.micro_batches(),
-      ranks, job.parallel.threads_per_rank, CpuInstructionSet());
+      ranks, job.parallel.threads_per_rank, device.c_str());
 }
 
 void RunRanks(const RanksCommand& command) {
@@ -215,8 +223,13 @@ void RunRanks(const RanksCommand& command) {
       mpi == nullptr ? MakeSelfCommunicator() : mpi->World();
   const bool speaks = communicator->rank() == 0;
   const std::vector<JobConfig> jobs = JobsOf(command, communicator->size());
-  RequireNative(jobs[0].train.dtype, jobs[0].train.allow_emulation,
-                "use fp32, or --allow-emulation");
+  const ComputeDevice device = TakeDevice(DeviceRequestOf(command.device), communicator.get());
+  if (device.gpu == nullptr) {
+    RequireNative(jobs[0].train.dtype, jobs[0].train.allow_emulation,
+                  "use fp32, or --allow-emulation");
+  } else if (!command.trace.empty()) {
+    throw Error("--trace holds operations against the CPU's limits: leave it out with a GPU");
+  }
   if (!command.trace.empty() && jobs.size() > 1) {
     throw Error("--trace is of one row, and this would be " + std::to_string(jobs.size()) +
                 "; name one of --stages, --reductions and --overlap each");
@@ -225,10 +238,13 @@ void RunRanks(const RanksCommand& command) {
   std::ofstream trace;
   if (speaks && !command.trace.empty()) trace.open(command.trace);
   CheckTrace(command.trace, trace);
-  if (speaks) PrintHead(command, jobs[0], communicator->size());
+  if (speaks) {
+    PrintHead(command, jobs[0], communicator->size(),
+              device.gpu == nullptr ? CpuInstructionSet() : device.gpu->name());
+  }
   nlohmann::json rows = nlohmann::json::array();
   for (const JobConfig& job : jobs) {
-    RanksRun run(job, communicator.get());
+    RanksRun run(job, communicator.get(), device.gpu.get());
     const Figures figures = run.Time(command.steps);
     if (!command.trace.empty()) run.Trace(&trace);
     if (!speaks) continue;
@@ -287,6 +303,9 @@ void AddRanksCommand(CLI::App* app) {
   ranks->add_option("--trace", command->trace,
                     "a file for one more step of rank 0 as a Chrome trace (chrome://tracing, "
                     "ui.perfetto.dev), with collectives on a row of their own");
+  ranks->add_option("--device", command->device, "what computes: cpu, cuda or auto")
+      ->check(CLI::IsMember(DeviceRequestTexts()))
+      ->capture_default_str();
   ranks->add_flag("--json", command->json, "one JSON object on the last line");
   ranks->callback([command] { RunRanks(*command); });
 }
