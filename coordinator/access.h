@@ -100,7 +100,7 @@ class AccessControl {
 // Jobs, logs, fleets, hosts.
 bool MayView(const Identity& identity);
 bool MaySubmit(const Identity& identity);
-// A job that belongs to `owner`.
+// Cancel a job that belongs to `owner`, or ask its ranks for a trace.
 bool MayCancel(const Identity& identity, std::string_view owner);
 bool MayFence(const Identity& identity);
 // Serve as a worker, and report launches.

@@ -298,6 +298,9 @@ void ControlLoop::Handle(uint64_t stream, WorkerMessage& message) {
     case WorkerMessage::kEnded:
       HandleEnded(stream, message.ended());
       break;
+    case WorkerMessage::kTrace:
+      ApplyEvent(TraceReportEvent{stream, std::move(*message.mutable_trace())});
+      break;
     case WorkerMessage::kStuck:
       ApplyEvent(StuckEvent{stream, std::move(*message.mutable_stuck())});
       break;

@@ -64,7 +64,7 @@ class ControlLoop {
   // These may be called from any thread; the functions are called on the control thread, once.
   // False: too much waits already, or the loop has stopped; the function will not be called.
 
-  // An event that is answered: Submit, Cancel, Fence, LaunchReport. With `audit` it is a change by
+  // An event that is answered: Submit, Cancel, Trace, Fence, LaunchReport. With `audit` it is a change by
   // somebody, which goes into the audit log: with the time, with what came of it, and with the job
   // that it made.
   [[nodiscard]] bool Request(Event event, ReplyFunction reply,

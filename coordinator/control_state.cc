@@ -107,6 +107,7 @@ const Job* AttemptOfStream(const ControlState& state, uint64_t stream, const std
 }
 
 bool NeedsTicks(const ControlState& state) {
+  if (!state.traced.empty()) return true;
   for (const auto& [name, fleet] : state.fleets) {
     if (fleet.launch.phase != LaunchPhase::kLive) continue;
     for (const Rank& rank : fleet.launch.ranks) {
@@ -114,6 +115,15 @@ bool NeedsTicks(const ControlState& state) {
     }
   }
   return false;
+}
+
+const RankTrace* AwaitedTrace(const Job& job, uint32_t rank) {
+  if (!job.trace || job.trace->complete() || !job.attempt_open) return nullptr;
+  if (job.trace->attempt() != job.attempt) return nullptr;
+  for (const RankTrace& one : job.trace->ranks()) {
+    if (one.rank() == rank && one.path().empty() && one.error().empty()) return &one;
+  }
+  return nullptr;
 }
 
 bool HoldsRunFolder(const Job& job) {
@@ -152,6 +162,8 @@ ControlState Restore(std::vector<Job> jobs, std::vector<Fleet> fleets, std::vect
     state.submissions[job.submission_id] = job.id;
     if (HoldsRunFolder(job)) state.run_dirs[job.run_dir] = job.id;
     if (job.attempt_open) state.fleets.at(job.fleet).launch.job_id = job.id;
+    if (job.trace && !job.trace->complete()) state.traced.insert(job.id);
+    job.trace_closes_at = now.uptime + kTraceGrace;
     std::string id = job.id;
     state.jobs.emplace(std::move(id), std::move(job));
   }
@@ -173,6 +185,7 @@ void CheckJob(const ControlState& state, const Job& job) {
   if (job.attempt > 0) CHECK(AwaitedJob(state, job) == nullptr) << job.id;
   if (job.state == QUEUED || IsEnded(job.state)) CHECK(!job.attempt_open) << job.id;
   CHECK_LT(job.deaths, kMaxDeaths + (job.state == FAILED ? 1 : 0)) << job.id;
+  CHECK_EQ(job.trace && !job.trace->complete(), state.traced.contains(job.id)) << job.id;
   if (!job.attempt_open) return;
   const Launch& launch = state.fleets.at(job.fleet).launch;
   CHECK_EQ(launch.id, job.launch_id) << job.id;

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ inline constexpr uint32_t kMaxWorldSize = 16384;
 inline constexpr size_t kMaxClosedLaunches = 64;
 // Deaths of attempts without a new checkpoint between them that fail a job.
 inline constexpr uint32_t kMaxDeaths = 3;
+// Of one trace.
+inline constexpr size_t kMaxTracedRanks = 64;
+inline constexpr uint32_t kMaxTracedSteps = 20;
 // Hosts whose failures are remembered.
 inline constexpr size_t kMaxHosts = 10000;
 
@@ -129,6 +133,11 @@ struct Job {
   double submitted_at = 0;
   double started_at = 0;
   double ended_at = 0;
+
+  // The last trace that was asked for; at most one of a job is not complete. Once its attempt is
+  // over, what ranks have written may still be reported until this uptime.
+  std::optional<TraceStatus> trace;
+  double trace_closes_at = 0;
 };
 
 // A rank's own work in a step, taken over windows of time.
@@ -240,6 +249,7 @@ struct ControlState {
   std::map<uint64_t, RankAddress> streams;         // connections that said Hello
   std::map<std::string, UserLoad> users;           // by name, those that have something
   std::map<std::string, Host> hosts;               // by name, those that have failed lately
+  std::set<std::string> traced;                    // jobs whose trace is not complete
   uint64_t next_number = 1;
 };
 
@@ -285,8 +295,15 @@ bool WorksOn(const Rank& rank, const std::string& job_id, uint32_t attempt);
 const Job* AttemptOfStream(const ControlState& state, uint64_t stream, const std::string& job_id,
                            uint32_t attempt);
 
-// Some rank's silence is still to be noticed: Tick events are needed.
+// Some rank's silence is still to be noticed, or a trace to be closed: Tick events are needed.
 bool NeedsTicks(const ControlState& state);
+
+// Seconds after an attempt's end in which its ranks may still say what they have traced.
+inline constexpr double kTraceGrace = 5;
+
+// The entry of a rank that has not said what came of the trace that the job's open attempt is asked
+// for; null: there is none.
+const RankTrace* AwaitedTrace(const Job& job, uint32_t rank);
 
 // Its run folder is this job's for good. One that failed or was cancelled before its first
 // checkpoint holds nothing that another job could harm.

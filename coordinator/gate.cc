@@ -28,6 +28,7 @@ const Rule& RuleOf(Action action) {
       {"submit", "submit jobs", Role::kSubmitter, &MaySubmit},
       // Of their own.
       {"cancel", "cancel jobs", Role::kSubmitter, &MaySubmit},
+      {"trace", "record traces of jobs", Role::kSubmitter, &MaySubmit},
       {"fence", "fence fleets", Role::kAdmin, &MayFence},
       {"serve", "serve as a worker or supervisor", Role::kFleet, &MayServe},
   };

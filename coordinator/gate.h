@@ -20,8 +20,9 @@
 
 namespace swinfleet::coordinator {
 
-// kCancel lets in whoever may cancel a job of their own; whose the job is, is asked afterwards.
-enum class Action { kView, kSubmit, kCancel, kFence, kServe };
+// kCancel and kTrace let in whoever may do that to a job of their own; whose the job is, is asked
+// afterwards.
+enum class Action { kView, kSubmit, kCancel, kTrace, kFence, kServe };
 
 // The other end of a connection.
 struct Peer {

@@ -246,6 +246,10 @@ void HttpApi::RouteJob(const HttpRequest& request, const std::vector<std::string
     cancel.set_job_id(path[1]);
     return requests_->CancelJob(request.peer, cancel, JsonAnswer<JobStatus>(answer));
   }
+  if (what == "trace") {
+    if (Takes(request, "POST", answer)) Trace(request, path[1], answer);
+    return;
+  }
   Refuse(answer, 404,
          "there is no " + request.path + "; docs/observability.md lists what there is");
 }
@@ -276,6 +280,21 @@ void HttpApi::Logs(const HttpRequest& request, const std::string& job_id, const 
   logs.set_after(after);
   logs.set_limit(limit);
   requests_->GetLogs(request.peer, logs, JsonAnswer<GetLogsResponse>(answer));
+}
+
+// The body is TraceJobRequest in JSON, of the job that the path names.
+void HttpApi::Trace(const HttpRequest& request, const std::string& job_id, const Answer& answer) {
+  // Once more than the request itself does, so that no stranger's text is even read.
+  Caller caller;
+  const grpc::Status entered = gate_->Enter(request.peer, Action::kTrace, job_id, &caller);
+  if (!entered.ok()) return answer([entered] { return Error(entered); });
+  TraceJobRequest trace;
+  if (const auto status = google::protobuf::util::JsonStringToMessage(request.body, &trace);
+      !status.ok()) {
+    return Refuse(answer, 400, "the body is not a TraceJobRequest: " + status.ToString());
+  }
+  trace.set_job_id(job_id);
+  requests_->TraceJob(request.peer, trace, JsonAnswer<JobStatus>(answer));
 }
 
 // The body is a job file, or SubmitJobRequest in JSON. The protocol version is this program's own:

@@ -43,6 +43,8 @@ class HttpApi {
   void List(const HttpRequest& request, const HttpServer::Answer& answer);
   void Logs(const HttpRequest& request, const std::string& job_id,
             const HttpServer::Answer& answer);
+  void Trace(const HttpRequest& request, const std::string& job_id,
+             const HttpServer::Answer& answer);
   void Submit(const HttpRequest& request, const HttpServer::Answer& answer);
 
   UserRequests* const requests_;

@@ -143,12 +143,16 @@ BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never changed'); END;
 CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never deleted'); END)";
 
+// The last trace of a job, a TraceStatus.
+constexpr char kTraces[] = "ALTER TABLE jobs ADD COLUMN trace BLOB NOT NULL DEFAULT x''";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
     "last_checkpoint_step, last_checkpoint_attempt, submitted_at, started_at, ended_at, user, "
     "comes_after, stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, "
-    "skipped_attempts) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
+    "skipped_attempts, trace) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) "
     "ON CONFLICT(id) DO UPDATE SET "
     "state=excluded.state, reason=excluded.reason, attempt=excluded.attempt, "
     "attempt_open=excluded.attempt_open, fleet=excluded.fleet, launch_id=excluded.launch_id, "
@@ -159,17 +163,18 @@ constexpr char kPutJob[] =
     "started_at=excluded.started_at, ended_at=excluded.ended_at, stop=excluded.stop, "
     "all_deaths=excluded.all_deaths, preemptions=excluded.preemptions, "
     "run_seconds=excluded.run_seconds, clocked=excluded.clocked, "
-    "attempt_gap=excluded.attempt_gap, skipped_attempts=excluded.skipped_attempts";
+    "attempt_gap=excluded.attempt_gap, skipped_attempts=excluded.skipped_attempts, "
+    "trace=excluded.trace";
 
 constexpr char kGetJobs[] =
     "SELECT id, number, submission_id, run_dir, spec, state, reason, attempt, attempt_open, "
     "fleet, launch_id, attempt_ranks, deaths, last_checkpoint, last_checkpoint_step, "
     "last_checkpoint_attempt, submitted_at, started_at, ended_at, progress, user, comes_after, "
-    "stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, skipped_attempts "
+    "stop, all_deaths, preemptions, run_seconds, clocked, attempt_gap, skipped_attempts, trace "
     "FROM jobs ORDER BY number";
 
 std::vector<std::string> SchemaSteps() {
-  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess};
+  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess, kTraces};
 }
 
 grpc::Status OpenAt(const std::string& path, bool migrate, std::unique_ptr<Database>* out) {
@@ -311,6 +316,7 @@ grpc::Status JobStore::WriteJob(const Job& job) {
       .Bind(job.clocked)
       .Bind(static_cast<int64_t>(job.attempt_gap))
       .Bind(static_cast<int64_t>(job.skipped_attempts))
+      .BindBlob(job.trace ? job.trace->SerializeAsString() : "")
       .Run();
 }
 
@@ -407,7 +413,7 @@ grpc::Status JobStore::LoadFleets(Contents* out) {
 
 namespace {
 
-// The columns of kScheduling and those after them, the last of a row.
+// The columns of kScheduling and kRunFolders.
 void ReadScheduling(Statement* row, Job* job) {
   job->user = row->Text();
   job->after = Split(row->Text());
@@ -462,6 +468,10 @@ grpc::Status JobStore::LoadJobs(Contents* out) {
     ReadScheduling(&rows, &job);
     const int64_t stop = static_cast<int64_t>(job.stop);
     if (!KnownStop(stop)) return Damaged(*database_, "the state of job " + job.id);
+    const std::string trace = rows.Text();
+    if (!trace.empty() && !job.trace.emplace().ParseFromString(trace)) {
+      return Damaged(*database_, "the trace of job " + job.id);
+    }
     out->jobs.push_back(std::move(job));
   }
   return rows.status();

@@ -20,6 +20,9 @@ class Machine {
   void On(const StoredEvent& event);
   void On(const NotStoredEvent& event);
   void On(const CancelEvent& event);
+  // Traces of attempts (machine_traces.cc).
+  void On(const TraceEvent& event);
+  void On(const TraceReportEvent& event);
   // What the ranks of an attempt say (machine_jobs.cc).
   void On(const CheckpointEvent& event);
   void On(const AttemptEndedEvent& event);
@@ -50,6 +53,12 @@ class Machine {
   void CheckRunTime(Job& job);
   void SendAssignment(const Job& job, uint64_t stream);
   void SendCancel(const Job& job, uint64_t stream);
+  // What a rank has to know that says that it has not been told, or whose connection is new.
+  void SendTrace(const Job& job, uint32_t rank, uint64_t stream);
+  void CloseTraceIfComplete(Job& job);
+  // Nobody will say any more what became of it.
+  void GiveUpTrace(Job& job);
+  void GiveUpTraces();
   // The attempt's launch is over, with it the attempt.
   void AttemptDied(Job& job, const std::string& why);
   // Also ends jobs that wait for the success of this one in vain.

@@ -196,6 +196,7 @@ void Machine::Connect(Fleet& fleet, const HelloEvent& event) {
   Changed(job);
   if (hello.job_id().empty()) SendAssignment(job, event.stream);
   if (job.stop != Stop::kNone) SendCancel(job, event.stream);
+  SendTrace(job, hello.rank(), event.stream);
 }
 
 void Machine::On(const HeartbeatEvent& event) {
@@ -215,6 +216,7 @@ void Machine::On(const HeartbeatEvent& event) {
   if (before.job_id() == job.id && before.attempt() == job.attempt) return;
   SendAssignment(job, event.stream);
   if (job.stop != Stop::kNone) SendCancel(job, event.stream);
+  SendTrace(job, state_.streams.at(event.stream).rank, event.stream);
 }
 
 void Machine::On(const StuckEvent& event) {
@@ -460,6 +462,7 @@ void Machine::On(const TickEvent&) {
     if (!fleet.launch.job_id.empty()) CheckRunTime(state_.jobs.at(fleet.launch.job_id));
   }
   ForgiveHosts();
+  GiveUpTraces();
   // Pauses and patience come to their end.
   Schedule();
 }

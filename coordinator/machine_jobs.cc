@@ -366,6 +366,7 @@ void Machine::CloseAttempt(Job& job) {
   job.clocked_uptime = job.waits_since = now_.uptime;
   job.attempt_open = false;
   job.stop = Stop::kNone;
+  job.trace_closes_at = now_.uptime + kTraceGrace;
   ChangeLoad(&state_, job.user, 0, -int64_t{job.attempt_ranks});
   Launch& launch = state_.fleets.at(job.fleet).launch;
   CHECK_EQ(launch.job_id, job.id);

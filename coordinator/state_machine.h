@@ -44,6 +44,14 @@ struct NotStoredEvent {
 struct CancelEvent {
   std::string job_id;
 };
+// Checked as to its limits (CheckTrace).
+struct TraceEvent {
+  std::string job_id;
+  std::string request_id;
+  // None: all of the attempt.
+  std::set<uint32_t> ranks;
+  uint32_t steps = 1;
+};
 struct FenceEvent {
   std::string fleet;
 };
@@ -59,6 +67,10 @@ struct HeartbeatEvent {
 struct CheckpointEvent {
   uint64_t stream = 0;
   CheckpointReport checkpoint;
+};
+struct TraceReportEvent {
+  uint64_t stream = 0;
+  TraceReport report;
 };
 struct AttemptEndedEvent {
   uint64_t stream = 0;
@@ -81,9 +93,10 @@ struct LaunchReportEvent {
 // Time has passed.
 struct TickEvent {};
 
-using Event = std::variant<SubmitEvent, StoredEvent, NotStoredEvent, CancelEvent, FenceEvent,
-                           HelloEvent, HeartbeatEvent, CheckpointEvent, AttemptEndedEvent,
-                           StuckEvent, AliveEvent, StreamClosedEvent, LaunchReportEvent, TickEvent>;
+using Event =
+    std::variant<SubmitEvent, StoredEvent, NotStoredEvent, CancelEvent, TraceEvent, FenceEvent,
+                 HelloEvent, HeartbeatEvent, CheckpointEvent, TraceReportEvent, AttemptEndedEvent,
+                 StuckEvent, AliveEvent, StreamClosedEvent, LaunchReportEvent, TickEvent>;
 
 // ---- Effects. ----
 
@@ -91,7 +104,7 @@ struct Send {
   uint64_t stream = 0;
   WorkerCommand command;
 };
-// The answer to Submit, Cancel, Fence and LaunchReport.
+// The answer to Submit, Cancel, Trace, Fence and LaunchReport.
 struct Reply {
   grpc::Status status;
   std::string job_id;

@@ -62,6 +62,10 @@ JobStatus ViewJob(const ControlState& state, const Settings& settings, const Job
   out.set_preemptions(job.preemptions);
   out.set_attempt_ranks(job.attempt_ranks);
   if (progress != nullptr) *out.mutable_progress() = *progress;
+  if (job.trace) {
+    *out.mutable_trace() = *job.trace;
+    if (detail == RankDetail::kWithoutRanks) out.mutable_trace()->clear_ranks();
+  }
   if (detail == RankDetail::kWithRanks && job.attempt_open) {
     const Launch& launch = state.fleets.at(job.fleet).launch;
     for (uint32_t r = 0; r < std::min(job.attempt_ranks, launch.world_size); ++r) {

@@ -183,31 +183,51 @@ void UserRequests::ListJobs(const Peer& peer, const ListJobsRequest& request,
   Query(query, answer);
 }
 
+void UserRequests::ChangeJob(const Caller& caller, Action action, const std::string& doing,
+                             const std::string& job_id, const Event& event,
+                             const Answer<JobStatus>& answer) {
+  const auto reply = [answer](const Reply& reply, const ControlView& view) {
+    if (!reply.status.ok()) return answer(reply.status, {});
+    answer(grpc::Status::OK, view.View(*view.FindJob(reply.job_id), RankDetail::kWithRanks));
+  };
+  // Whose a job is never changes, so that it may be asked beforehand.
+  const auto look = [this, answer, reply, caller, action, doing, job_id,
+                     event](const ControlView& view) {
+    const Job* job = view.FindJob(job_id);
+    if (job != nullptr && !MayCancel(caller.identity, job->user)) {
+      const std::string forbidden =
+          Forbidden(caller.identity, doing + " job " + job_id + " of " + job->user, Role::kAdmin);
+      return answer(
+          gate_->Refuse(caller, action, job_id, {grpc::StatusCode::PERMISSION_DENIED, forbidden}),
+          {});
+    }
+    Request(event, reply, Gate::Entry(caller, action, job_id), answer);
+  };
+  Query(look, answer);
+}
+
 void UserRequests::CancelJob(const Peer& peer, const CancelJobRequest& request,
                              const Answer<JobStatus>& answer) {
   Caller caller;
   grpc::Status status = gate_->Enter(peer, Action::kCancel, request.job_id(), &caller);
   if (status.ok()) status = CheckName("job id", request.job_id());
   if (!status.ok()) return answer(status, {});
-  const auto reply = [answer](const Reply& reply, const ControlView& view) {
-    if (!reply.status.ok()) return answer(reply.status, {});
-    answer(grpc::Status::OK, view.View(*view.FindJob(reply.job_id), RankDetail::kWithRanks));
-  };
-  // Whose a job is never changes, so that it may be asked beforehand.
-  const auto look = [this, answer, reply, caller,
-                     job_id = request.job_id()](const ControlView& view) {
-    const Job* job = view.FindJob(job_id);
-    if (job != nullptr && !MayCancel(caller.identity, job->user)) {
-      return answer(
-          gate_->Refuse(caller, Action::kCancel, job_id,
-                        {grpc::StatusCode::PERMISSION_DENIED,
-                         Forbidden(caller.identity, "cancel job " + job_id + " of " + job->user,
-                                   Role::kAdmin)}),
-          {});
-    }
-    Request(CancelEvent{job_id}, reply, Gate::Entry(caller, Action::kCancel, job_id), answer);
-  };
-  Query(look, answer);
+  ChangeJob(caller, Action::kCancel, "cancel", request.job_id(), CancelEvent{request.job_id()},
+            answer);
+}
+
+void UserRequests::TraceJob(const Peer& peer, const TraceJobRequest& request,
+                            const Answer<JobStatus>& answer) {
+  Caller caller;
+  TraceJobRequest checked = request;
+  grpc::Status status = gate_->Enter(peer, Action::kTrace, request.job_id(), &caller);
+  if (status.ok()) status = CheckTrace(&checked);
+  if (!status.ok()) return answer(status, {});
+  const TraceEvent event{checked.job_id(),
+                         checked.request_id(),
+                         {checked.ranks().begin(), checked.ranks().end()},
+                         checked.steps()};
+  ChangeJob(caller, Action::kTrace, "trace", checked.job_id(), event, answer);
 }
 
 void UserRequests::GetLogs(const Peer& peer, const GetLogsRequest& request,

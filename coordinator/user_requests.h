@@ -6,6 +6,7 @@
 #include <grpcpp/support/status.h>
 
 #include <functional>
+#include <string>
 
 #include "coordinator/admission.h"
 #include "coordinator/control_loop.h"
@@ -35,6 +36,7 @@ class UserRequests {
                 const Answer<ListJobsResponse>& answer);
   void CancelJob(const Peer& peer, const CancelJobRequest& request,
                  const Answer<JobStatus>& answer);
+  void TraceJob(const Peer& peer, const TraceJobRequest& request, const Answer<JobStatus>& answer);
   void GetLogs(const Peer& peer, const GetLogsRequest& request,
                const Answer<GetLogsResponse>& answer);
   void GetHistory(const Peer& peer, const GetJobRequest& request, const Answer<JobHistory>& answer);
@@ -47,6 +49,10 @@ class UserRequests {
   struct Submission;
   void Admit(const Submission& submission);
   void Enqueue(const Submission& submission);
+  // Does what only a job's owner and admins may: `doing` is "cancel". Answers with the job's
+  // status.
+  void ChangeJob(const Caller& caller, Action action, const std::string& doing,
+                 const std::string& job_id, const Event& event, const Answer<JobStatus>& answer);
   // The control thread calls `query`, or `answer` hears that it is overloaded.
   template <class Response>
   void Query(ControlLoop::QueryFunction query, const Answer<Response>& answer);

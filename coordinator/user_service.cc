@@ -53,6 +53,12 @@ grpc::ServerUnaryReactor* UserService::CancelJob(grpc::CallbackServerContext* co
   return Pass(&UserRequests::CancelJob, context, request, response);
 }
 
+grpc::ServerUnaryReactor* UserService::TraceJob(grpc::CallbackServerContext* context,
+                                                const TraceJobRequest* request,
+                                                JobStatus* response) {
+  return Pass(&UserRequests::TraceJob, context, request, response);
+}
+
 grpc::ServerUnaryReactor* UserService::GetLogs(grpc::CallbackServerContext* context,
                                                const GetLogsRequest* request,
                                                GetLogsResponse* response) {

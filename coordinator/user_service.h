@@ -1,4 +1,5 @@
-// The gRPC service for users: submit, status, list, watch, cancel, logs, history, fleets, fence.
+// The gRPC service for users: submit, status, list, watch, cancel, trace, logs, history, fleets,
+// fence.
 #ifndef SWINFLEET_COORDINATOR_USER_SERVICE_H_
 #define SWINFLEET_COORDINATOR_USER_SERVICE_H_
 
@@ -30,6 +31,8 @@ class UserService final : public Coordinator::CallbackService {
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context,
                                       const CancelJobRequest* request,
                                       JobStatus* response) override;
+  grpc::ServerUnaryReactor* TraceJob(grpc::CallbackServerContext* context,
+                                     const TraceJobRequest* request, JobStatus* response) override;
   grpc::ServerUnaryReactor* GetLogs(grpc::CallbackServerContext* context,
                                     const GetLogsRequest* request,
                                     GetLogsResponse* response) override;

@@ -182,6 +182,21 @@ grpc::Status CheckSubmission(SubmitJobRequest* request, const PathRoots& roots) 
   return fault.empty() ? grpc::Status::OK : Invalid(fault);
 }
 
+grpc::Status CheckTrace(TraceJobRequest* request) {
+  std::string fault = NameFault("job id", request->job_id());
+  if (fault.empty()) fault = NameFault("request id", request->request_id());
+  if (!fault.empty()) return Invalid(fault);
+  if (request->ranks_size() > static_cast<int>(kMaxTracedRanks)) {
+    return Invalid(std::to_string(request->ranks_size()) +
+                   " ranks are named, and one trace is of " + "at most " +
+                   std::to_string(kMaxTracedRanks));
+  }
+  if (request->steps() == 0) request->set_steps(1);
+  if (request->steps() <= kMaxTracedSteps) return grpc::Status::OK;
+  return Invalid("a trace of " + std::to_string(request->steps()) + " steps is asked for, the " +
+                 "limit is " + std::to_string(kMaxTracedSteps));
+}
+
 grpc::Status CheckLaunchReport(LaunchReport* message) {
   const LaunchReport& report = *message;
   const std::string mismatch = VersionMismatch("supervisor", report.protocol_version());
@@ -211,6 +226,13 @@ std::string CheckWorkerMessage(WorkerMessage* message) {
       if (!fault.empty()) return fault;
       if (message->checkpoint().path().empty()) return "the checkpoint's path is empty";
       return AttemptFault(message->checkpoint().job_id(), /*may_be_idle=*/false);
+    }
+    case WorkerMessage::kTrace: {
+      TraceReport* report = message->mutable_trace();
+      CutText(report->mutable_trace()->mutable_path(), kMaxPath);
+      CutText(report->mutable_trace()->mutable_error(), kMaxText);
+      const std::string fault = NameFault("request id", report->request_id());
+      return fault.empty() ? AttemptFault(report->job_id(), /*may_be_idle=*/false) : fault;
     }
     case WorkerMessage::kLog:
       if (message->log().lines_size() > kMaxLogLines) {

@@ -23,6 +23,9 @@ grpc::Status CheckSubmission(SubmitJobRequest* request, const PathRoots& roots);
 // An id or name that a user asks for.
 grpc::Status CheckName(const std::string& what, const std::string& name);
 
+// The limits of what may be asked for. Fills in what was left open.
+grpc::Status CheckTrace(TraceJobRequest* request);
+
 grpc::Status CheckLaunchReport(LaunchReport* report);
 
 // Why the worker is to be turned away; empty when the message is fine. Texts that are only for

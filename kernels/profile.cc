@@ -31,11 +31,16 @@ OpTable MakeTable(std::index_sequence<kOp...>) {
 
 }  // namespace
 
-Profile::Profile(const OpTable& inner) : inner_(&inner), start_(Seconds()) {}
+Profile::Profile(const OpTable& inner, size_t most_records)
+    : inner_(&inner), most_records_(most_records), start_(Seconds()) {}
 
 double Profile::Now() const { return Seconds() - start_; }
 
 void Profile::Enter(std::string_view name) {
+  if (unrecorded_ > 0 || scopes_.size() >= most_records_) {
+    ++unrecorded_;
+    return;
+  }
   const double entered = Now();
   scopes_.push_back({.name = std::string(name), .parent = scope_, .begin = entered});
   scope_ = static_cast<int>(scopes_.size()) - 1;
@@ -43,6 +48,10 @@ void Profile::Enter(std::string_view name) {
 }
 
 void Profile::Leave() {
+  if (unrecorded_ > 0) {
+    --unrecorded_;
+    return;
+  }
   const double entered = Now();
   CHECK_GE(scope_, 0);
   Scope& scope = scopes_[scope_];
@@ -54,6 +63,13 @@ void Profile::Leave() {
 void Profile::Record(int op, const Context& context,
                      const std::function<void(const OpTable&, Context&)>& call) {
   const double entered = Now();
+  Context plain = context;
+  plain.ops = inner_;
+  plain.profile = nullptr;
+  if (calls_.size() >= most_records_) {
+    ++left_out_;
+    return call(*inner_, plain);
+  }
   Call& record = calls_.emplace_back();
   WorkCount work = {.tensors = &record.tensors};
   const OpTable& dry = context.device == Device::kCuda ? CudaDryRunOps() : DryRunOps();
@@ -68,9 +84,6 @@ void Profile::Record(int op, const Context& context,
   record.matrix_flops = work.matrix_flops;
   record.bytes = work.bytes;
   record.launches = work.launches;
-  Context plain = context;
-  plain.ops = inner_;
-  plain.profile = nullptr;
   record.begin = Now();
   call(*inner_, plain);
   const double ended = Now();

@@ -2,6 +2,7 @@
 #ifndef SWINFLEET_KERNELS_PROFILE_H_
 #define SWINFLEET_KERNELS_PROFILE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -39,8 +40,9 @@ class Profile {
     std::vector<TensorView> tensors;
   };
 
-  // Of calls that `inner` makes.
-  explicit Profile(const OpTable& inner);
+  // Of calls that `inner` makes. Of more than `most_records` calls, or scopes, those that come
+  // later are made and not recorded.
+  explicit Profile(const OpTable& inner, size_t most_records = SIZE_MAX);
 
   const OpTable& inner() const { return *inner_; }
   // In the order in which they began.
@@ -48,6 +50,10 @@ class Profile {
   const std::vector<Call>& calls() const { return calls_; }
   // What the recording itself took, outside of the calls.
   double own_seconds() const { return own_seconds_; }
+  // Calls that were not recorded.
+  uint64_t left_out() const { return left_out_; }
+  // Seconds since the profile was made.
+  double Now() const;
 
   // For ProfileScope.
   void Enter(std::string_view name);
@@ -58,12 +64,14 @@ class Profile {
               const std::function<void(const OpTable&, Context&)>& call);
 
  private:
-  double Now() const;
-
   const OpTable* inner_;
+  size_t most_records_;
   double start_ = 0;
   double own_seconds_ = 0;
   int scope_ = -1;
+  // Scopes that were entered last and are not recorded.
+  int unrecorded_ = 0;
+  uint64_t left_out_ = 0;
   std::vector<Scope> scopes_;
   std::vector<Call> calls_;
 };

@@ -40,6 +40,7 @@
 #include "worker/normalisation.h"
 #include "worker/processor.h"
 #include "worker/reproducibility.h"
+#include "worker/trace_recorder.h"
 #include "worker/train_step.h"
 
 namespace swinfleet {
@@ -193,6 +194,7 @@ class Attempt {
   std::unique_ptr<Checkpointer> checkpointer_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
+  std::optional<TraceRecorder> tracer_;
 
   int64_t steps_per_epoch_ = 0;
   int64_t total_steps_ = 0;
@@ -707,6 +709,7 @@ void Attempt::Report() {
 }
 
 const Batch* Attempt::NextBatch() {
+  tracer_->Note();
   try {
     return loader_->Next();
   } catch (const FileError&) {
@@ -745,11 +748,14 @@ Outcome Attempt::TrainToTheEnd() {
   while (step_ < total_steps_) {
     const StepFlags flags = {.cancel = reporter_->CancelRequested(),
                              .stop = reporter_->StopRequested(),
-                             .saved = checkpointer_->PartWritten()};
+                             .saved = checkpointer_->PartWritten(),
+                             .trace = tracer_->Asked()};
     const Clock::time_point begin = Clock::now();
     const double waited_before = loader_->wait_seconds();
+    tracer_->BeginStep(step_ + 1);
     const StepResult result =
         train_step_->Run(step_, step_ - skipped_, flags, [&] { return NextBatch(); });
+    tracer_->EndStep(result.trace);
     RequireFinite(result.nonfinite_weight);
     if (result.without_input > 0) {
       Agree("training pictures", [&] {
@@ -821,6 +827,8 @@ AttemptResult Attempt::Run() {
     MakeLoader();
     reporter_->SetStep(step_);
     reporter_->SetPhase(Phase::kTrain);
+    tracer_.emplace(TraceRecorderOptions{.run_dir = config_.run_dir, .attempt = options_.attempt},
+                    &compute_->context, communicator_, reporter_);
     const bool all_done = step_ == total_steps_ && progress_.evaluated_step == step_;
     result.outcome = Train();
     if (result.outcome == Outcome::kSucceeded && !all_done) checkpointer_->SaveNow(Meta());
@@ -830,6 +838,7 @@ AttemptResult Attempt::Run() {
     result.outcome = Outcome::kFailed;
     result.message = failure.what();
   }
+  if (tracer_) tracer_->Finish();
   reporter_->SetPhase(Phase::kIdle);
   FillPosition();
   result.progress = progress_;

@@ -55,7 +55,7 @@ void CheckConfined(const JobConfig& config, const std::string& resume_from,
   std::vector<ConfinedPath> paths =
       PathsOfJob(config.run_dir, config.parallel.offload_dir, config.data.path, config.init_from);
   if (!resume_from.empty()) paths.push_back({"the checkpoint", resume_from, true, false});
-  for (const char* folder : {"checkpoints", "metrics", "tensorboard", "flight"}) {
+  for (const char* folder : {"checkpoints", "metrics", "tensorboard", "flight", "traces"}) {
     paths.push_back(
         {std::string("run_dir's ") + folder, config.run_dir + "/" + folder, true, false});
   }

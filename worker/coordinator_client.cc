@@ -35,6 +35,9 @@ constexpr double kFatalFlushSeconds = 2;
 constexpr size_t kMaxSeen = 1024;
 constexpr size_t kMessageBytes = 16384;
 constexpr size_t kNameBytes = 256;
+constexpr size_t kPathBytes = 4096;
+// Of a trace.
+constexpr int64_t kMostTracedSteps = 20;
 
 Clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
@@ -195,6 +198,7 @@ struct CoordinatorClient::Impl {
   // ---- Commands (on the reading thread). ----
   void Handle(const WorkerCommand& command);
   void HandleAssignment(const Assignment& assignment);
+  void HandleTrace(const TraceAttempt& asked);
   void Push(WorkerEvent event);
 
   bool Flush(double seconds);
@@ -252,6 +256,9 @@ struct CoordinatorClient::Impl {
   std::deque<std::pair<std::string, uint32_t>> seen;
   // The newest attempt of a job that was cancelled.
   std::map<std::string, uint32_t> cancelled;
+  // The trace that was asked for last, and whether the training has been told.
+  std::optional<TraceAttempt> trace;
+  bool trace_taken = false;
 
   Sink sink;
   std::thread thread;
@@ -386,6 +393,9 @@ void CoordinatorClient::Impl::Handle(const WorkerCommand& command) {
       newest = std::max(newest, command.cancel().attempt());
       break;
     }
+    case WorkerCommand::kTrace:
+      HandleTrace(command.trace());
+      break;
     case WorkerCommand::kEndAcknowledged:
       outbox.Acknowledge(command.end_acknowledged().job_id(), command.end_acknowledged().attempt());
       break;
@@ -416,6 +426,14 @@ void CoordinatorClient::Impl::HandleAssignment(const Assignment& assignment) {
   event.kind = WorkerEvent::Kind::kAssignment;
   event.assignment = assignment;
   Push(std::move(event));
+}
+
+void CoordinatorClient::Impl::HandleTrace(const TraceAttempt& asked) {
+  const std::lock_guard lock(mutex);
+  // The one that came last is all that the coordinator tells again.
+  if (trace && trace->request_id() == asked.request_id()) return;
+  trace = asked;
+  trace_taken = false;
 }
 
 void CoordinatorClient::Impl::Push(WorkerEvent event) {
@@ -558,6 +576,32 @@ bool CoordinatorClient::CancelRequested() {
   const std::lock_guard lock(impl_->mutex);
   const auto found = impl_->cancelled.find(job_id);
   return found != impl_->cancelled.end() && found->second >= attempt;
+}
+
+std::optional<TraceRequest> CoordinatorClient::TakeTraceRequest() {
+  const std::lock_guard lock(impl_->mutex);
+  if (!impl_->trace || impl_->trace_taken) return std::nullopt;
+  const TraceAttempt& asked = *impl_->trace;
+  if (asked.job_id() != impl_->outbox.job_id() || asked.attempt() != impl_->outbox.attempt()) {
+    return std::nullopt;
+  }
+  impl_->trace_taken = true;
+  // Whatever it was asked for, it stays within bounds.
+  return TraceRequest{.id = asked.request_id(),
+                      .steps = std::clamp<int64_t>(asked.steps(), 1, kMostTracedSteps),
+                      .ranks = asked.ranks(),
+                      .origin = asked.origin()};
+}
+
+void CoordinatorClient::ReportTrace(const TraceResult& result) {
+  TraceReport report;
+  report.set_request_id(result.request_id);
+  report.mutable_trace()->set_path(ToUtf8(result.path, kPathBytes));
+  report.mutable_trace()->set_error(ToUtf8(result.error, kMessageBytes));
+  report.mutable_trace()->set_first_step(static_cast<uint64_t>(result.first_step));
+  report.mutable_trace()->set_steps(static_cast<uint32_t>(result.steps));
+  impl_->outbox.SetTrace(report);
+  impl_->wake.Wake();
 }
 
 bool CoordinatorClient::StopRequested() {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "distributed/communicator.h"
@@ -101,6 +102,8 @@ class CoordinatorClient : public Reporter {
   void ReportCheckpoint(const std::string& path, int64_t step) override;
   bool CancelRequested() override;
   bool StopRequested() override;
+  std::optional<TraceRequest> TakeTraceRequest() override;
+  void ReportTrace(const TraceResult& result) override;
 
  private:
   struct Impl;

@@ -20,7 +20,8 @@ bool Outbox::BeginAttempt(const std::string& job_id, uint32_t attempt) {
   ended_.reset();
   progress_.reset();
   checkpoint_.reset();
-  progress_due_ = checkpoint_due_ = false;
+  trace_.reset();
+  progress_due_ = checkpoint_due_ = trace_due_ = false;
   job_id_ = job_id;
   attempt_ = attempt;
   under_way_ = true;
@@ -68,6 +69,14 @@ void Outbox::SetOwnWork(double seconds, int64_t steps) {
   const std::lock_guard lock(mutex_);
   own_seconds_ = seconds;
   own_steps_ = steps;
+}
+
+void Outbox::SetTrace(const TraceReport& report) {
+  const std::lock_guard lock(mutex_);
+  trace_ = report;
+  trace_->set_job_id(job_id_);
+  trace_->set_attempt(attempt_);
+  trace_due_ = true;
 }
 
 void Outbox::SetStuck(const StuckReport& report) {
@@ -120,6 +129,7 @@ void Outbox::OnWelcome(double heartbeat_seconds) {
   heartbeat_due_ = Clock::time_point::min();
   progress_due_ = progress_.has_value();
   checkpoint_due_ = checkpoint_.has_value();
+  trace_due_ = trace_.has_value();
   stuck_due_ = stuck_.has_value();
   ended_due_ = Clock::time_point::min();
 }
@@ -158,6 +168,9 @@ bool Outbox::Next(Clock::time_point now, WorkerMessage* message) {
     *message->mutable_checkpoint() = *checkpoint_;
     message->mutable_checkpoint()->set_job_id(job_id_);
     message->mutable_checkpoint()->set_attempt(attempt_);
+  } else if (trace_due_) {
+    trace_due_ = false;
+    *message->mutable_trace() = *trace_;
   } else if (unsent_logs_) {
     *message->mutable_log() = *unsent_logs_;
     unsent_logs_.reset();
@@ -202,7 +215,7 @@ bool Outbox::Acknowledge(const std::string& job_id, uint32_t attempt) {
 bool Outbox::AllOut() const {
   const std::lock_guard lock(mutex_);
   return !in_hand_ && !unsent_logs_ && logs_.empty() && !progress_due_ && !checkpoint_due_ &&
-         !stuck_due_ && !ended_;
+         !trace_due_ && !stuck_due_ && !ended_;
 }
 
 }  // namespace swinfleet

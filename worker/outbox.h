@@ -15,8 +15,8 @@
 
 namespace swinfleet {
 
-// Bounded: of progress and checkpoints only the newest is kept, of log lines what LogQueue keeps.
-// Time is an argument, so tests need none. Thread-safe.
+// Bounded: of progress, checkpoints and traces only the newest is kept, of log lines what LogQueue
+// keeps. Time is an argument, so tests need none. Thread-safe.
 class Outbox {
  public:
   using Clock = std::chrono::steady_clock;
@@ -35,6 +35,8 @@ class Outbox {
   void SetOwnWork(double seconds, int64_t steps);
   void SetProgress(const Progress& progress);
   void SetCheckpoint(const std::string& path, uint64_t step);
+  // What became of a trace; the one before was acknowledged by the request for this one.
+  void SetTrace(const TraceReport& report);
   // The last thing that a rank says. Job and attempt are filled in.
   void SetStuck(const StuckReport& report);
   LogQueue& logs() { return logs_; }
@@ -77,11 +79,13 @@ class Outbox {
   int64_t own_steps_ = 0;
   std::optional<Progress> progress_;
   std::optional<CheckpointReport> checkpoint_;
+  std::optional<TraceReport> trace_;
   std::optional<StuckReport> stuck_;
   std::optional<AttemptEnded> ended_;
   bool stuck_due_ = false;
   bool progress_due_ = false;
   bool checkpoint_due_ = false;
+  bool trace_due_ = false;
   Clock::time_point ended_due_{};
   Clock::duration heartbeat_period_ = std::chrono::seconds(2);
   Clock::time_point heartbeat_due_{};

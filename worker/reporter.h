@@ -3,6 +3,7 @@
 #define SWINFLEET_WORKER_REPORTER_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace swinfleet {
@@ -48,6 +49,26 @@ struct TrainingProgress {
 enum class Phase { kIdle, kLoad, kTrain, kEvaluate, kSave };
 const char* PhaseName(Phase phase);
 
+// Somebody wants to see the next steps of ranks, this one among them.
+struct TraceRequest {
+  std::string id;
+  // To be recorded, and how many ranks are asked.
+  int64_t steps = 1;
+  int64_t ranks = 1;
+  // Times in the file count from here: seconds since 1970.
+  double origin = 0;
+};
+
+// What came of it on this rank: a path, or an error.
+struct TraceResult {
+  std::string request_id;
+  std::string path{};
+  std::string error{};
+  // In the file; 1 is the job's first step.
+  int64_t first_step = 0;
+  int64_t steps = 0;
+};
+
 // Implementations: printing only (a worker without a coordinator), and the coordinator's client.
 // All functions return at once; they may be called from the training thread only.
 class Reporter {
@@ -73,6 +94,10 @@ class Reporter {
   // True once this process is asked to leave (SIGTERM). Agreed upon like a cancellation: the
   // attempt saves a checkpoint at the next step boundary and ends as Outcome::kStopped.
   virtual bool StopRequested() { return false; }
+  // A trace that this rank is asked for in this attempt; each one once. It is answered by
+  // ReportTrace, unless the attempt ends before there is something to report.
+  virtual std::optional<TraceRequest> TakeTraceRequest() { return std::nullopt; }
+  virtual void ReportTrace(const TraceResult& result) {}
 };
 
 }  // namespace swinfleet

@@ -15,7 +15,7 @@ namespace swinfleet {
 namespace {
 
 // Of StepFlags, and what else the ranks add up.
-constexpr int kFlags = 5;
+constexpr int kFlags = 6;
 
 // Checks at its end that since its beginning no arena was reserved and no product prepared, whose
 // scratch and code would be more memory than was planned for.
@@ -179,6 +179,7 @@ void TrainStep::Reduce(const StepFlags& flags, StepResult* result) {
   raised[2] = flags.saved ? 1 : 0;
   raised[3] = without_input_ ? 1 : 0;
   raised[4] = static_cast<double>(replaced_pictures_);
+  raised[5] = flags.trace ? 1 : 0;
   communicator_->AllReduceSum(losses_, "losses and flags");
   TreeSum loss;
   for (int64_t leaf = 0; leaf < config_.train.micro_batches(); ++leaf) loss.Add(losses_[leaf]);
@@ -188,6 +189,7 @@ void TrainStep::Reduce(const StepFlags& flags, StepResult* result) {
   result->saved = static_cast<int64_t>(raised[2]);
   result->without_input = static_cast<int64_t>(raised[3]);
   result->replaced_pictures = static_cast<int64_t>(raised[4]);
+  result->trace = static_cast<int64_t>(raised[5]);
 }
 
 }  // namespace swinfleet

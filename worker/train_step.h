@@ -28,6 +28,8 @@ struct StepFlags {
   bool stop = false;
   // This rank's part of the checkpoint in flight has been written, well or not.
   bool saved = false;
+  // This rank is asked for a trace, and has not begun it.
+  bool trace = false;
 };
 
 struct StepResult {
@@ -60,6 +62,7 @@ struct StepResult {
   int64_t cancel = 0;
   int64_t stop = 0;
   int64_t saved = 0;
+  int64_t trace = 0;
 };
 
 class TrainStep {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -67,6 +68,8 @@ class Watchdog : public Reporter {
   void ReportCheckpoint(const std::string& path, int64_t step) override;
   bool CancelRequested() override { return reporter_->CancelRequested(); }
   bool StopRequested() override { return reporter_->StopRequested(); }
+  std::optional<TraceRequest> TakeTraceRequest() override { return reporter_->TakeTraceRequest(); }
+  void ReportTrace(const TraceResult& result) override { reporter_->ReportTrace(result); }
 
  private:
   void Watch();

@@ -18,6 +18,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/exit_codes.h"
 #include "coordinator/cli/programs.h"
+#include "coordinator/cli/trace.h"
 #include "coordinator/cli/up.h"
 #include "coordinator/supervisor/escape.h"
 #include "coordinator/supervisor/process.h"
@@ -35,9 +36,11 @@ constexpr char kFooter[] =
     "arguments that follow: swinfleet plan --check JOB.yaml, swinfleet export, swinfleet import,\n"
     "swinfleet eval, swinfleet predict, swinfleet bench.\n"
     "\n"
-    "Exit codes: 0 done (watch, submit --watch: the job succeeded); 1 the job failed; 2 bad usage\n"
-    "or job file; 3 the coordinator can't be reached; 4 no such job or fleet; 5 refused by the\n"
-    "coordinator; 6 the job was cancelled; 130 interrupted (a watched job goes on).\n"
+    "Exit codes: 0 done (watch, submit --watch: the job succeeded); 1 the job failed (trace: a "
+    "rank\n"
+    "has none); 2 bad usage or job file; 3 the coordinator can't be reached; 4 no such job or\n"
+    "fleet; 5 refused by the coordinator; 6 the job was cancelled; 130 interrupted (a watched job\n"
+    "goes on).\n"
     "\n"
     "With --json each answer is one JSON document on one line (watch and logs: one a line), with\n"
     "the field names of proto/coordinator.proto and 64-bit integers as strings.";
@@ -66,6 +69,7 @@ constexpr char kFleetFooter[] =
 struct Arguments {
   CommonOptions common;
   SubmitOptions submit;
+  TraceOptions trace;
   SupervisorOptions fleet;
   UpOptions up;
   std::string job;
@@ -102,6 +106,27 @@ void AddJobCommand(CLI::App* app, Arguments* arguments, const std::string& name,
   AddCommon(command, arguments, true);
   command->callback(
       [=] { arguments->action = [=] { return run(arguments->common, arguments->job); }; });
+}
+
+void AddTrace(CLI::App* app, Arguments* arguments) {
+  AddJobCommand(app, arguments, "trace",
+                "Record the next steps of a running job's ranks as a Chrome trace",
+                [=](const CommonOptions& common, const std::string& job) {
+                  arguments->trace.job_id = job;
+                  return RecordTrace(common, arguments->trace);
+                });
+  CLI::App* trace = app->get_subcommand("trace");
+  trace
+      ->add_option("--rank", arguments->trace.ranks,
+                   "This rank (may be repeated) [all, if they are no more than 64]")
+      ->type_name("N");
+  trace->add_option("--steps", arguments->trace.steps, "So many whole steps, at most 20 [1]")
+      ->check(Within(1, 20))
+      ->type_name("N");
+  trace
+      ->add_option("--output", arguments->trace.output,
+                   "Join the ranks' files into this one, where the run folder can be seen")
+      ->type_name("FILE");
 }
 
 void AddJobCommands(CLI::App* app, Arguments* arguments) {
@@ -143,6 +168,7 @@ void AddJobCommands(CLI::App* app, Arguments* arguments) {
   app->get_subcommand("logs")->add_flag("--follow,-f", arguments->follow,
                                         "Wait for more until the job has ended");
   AddJobCommand(app, arguments, "cancel", "Cancel a job", &Cancel);
+  AddTrace(app, arguments);
 }
 
 void AddFleetCommands(CLI::App* app, Arguments* arguments) {

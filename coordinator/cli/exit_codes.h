@@ -7,7 +7,7 @@ namespace swinfleet {
 enum ExitCode {
   // Done. Of `watch` and `submit --watch`: the job succeeded.
   kExitOk = 0,
-  // The job failed. Of `fleet`: gave up after --max-restarts.
+  // The job failed. Of `fleet`: gave up after --max-restarts. Of `trace`: a rank has none.
   kExitJobFailed = 1,
   // Bad usage or a bad job file; nothing was submitted. Also: output that can't be written.
   kExitUsage = 2,

@@ -83,6 +83,22 @@ std::string AccuracyText(const Progress& progress) {
   return "top-1 " + FormatShare(progress.top1()) + ", top-5 " + FormatShare(progress.top5()) + when;
 }
 
+// "attempt 1, of 2 of 2 ranks: /runs/a/traces/attempt-001/step-00000012-rank-00000.json"
+std::string TraceText(const TraceStatus& trace, const Screen& screen) {
+  int written = 0;
+  std::string path, error;
+  for (const RankTrace& rank : trace.ranks()) {
+    if (!rank.path().empty() && written++ == 0) path = rank.path();
+    if (!rank.error().empty() && error.empty()) {
+      error = "; rank " + std::to_string(rank.rank()) + ": " + rank.error();
+    }
+  }
+  return "attempt " + std::to_string(trace.attempt()) + ", " +
+         (trace.complete() ? "of " : "being recorded, of ") + std::to_string(written) + " of " +
+         Plural(static_cast<uint64_t>(trace.ranks_size()), "rank") +
+         Safe((path.empty() ? "" : ": " + path) + error, screen);
+}
+
 std::string JoinComma(const std::vector<std::string>& items) {
   std::string text;
   for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
@@ -207,6 +223,7 @@ std::string StatusBlock(const JobStatus& job, const Screen& screen) {
     sheet.Add("Checkpoint", "step " + std::to_string(job.last_checkpoint_step()) + ", " +
                                 Safe(job.last_checkpoint(), screen));
   }
+  if (job.has_trace()) sheet.Add("Trace", TraceText(job.trace(), screen));
   sheet.Add("Run folder", Safe(job.spec().run_dir(), screen));
   sheet.Add("Submitted", FormatTime(job.submitted_at()) +
                              (job.user().empty() ? "" : " by " + Safe(job.user(), screen)));

@@ -226,6 +226,39 @@ const CHECKPOINT_COLUMNS = [
   {title: 'Path', cell: (record) => record.path},
 ];
 
+// ---- Traces ----
+
+const TRACE_STEPS = 3;
+
+const TRACE_COLUMNS = [
+  {title: 'Rank', number: true, cell: (trace) => String(trace.rank)},
+  {title: 'Steps', cell: (trace) => trace.steps ? `${trace.first_step} to ${Number(trace.first_step) + trace.steps - 1}` : ''},
+  {title: 'File', cell: (trace) => trace.path || trace.error || 'not yet'},
+];
+
+function drawTrace(job) {
+  const trace = job.trace;
+  $('trace').hidden = job.state !== 'RUNNING' || Boolean(trace && !trace.complete);
+  $('trace-line').textContent = !trace ? 'None was asked for.' :
+    `${trace.complete ? 'Complete' : 'Being recorded'}: attempt ${trace.attempt}, asked for ${clock(trace.requested_at)}. ` +
+    'Open the files in ui.perfetto.dev or chrome://tracing.';
+  $('traces').replaceChildren(...(trace ? [makeTable(TRACE_COLUMNS, trace.ranks, '')] : []));
+}
+
+async function traceJob() {
+  // More ranks than one trace takes: the first ones.
+  const ranks = Array.from({length: Math.min(64, shown.ranks)}, (_, rank) => rank);
+  const body = JSON.stringify({ranks, steps: TRACE_STEPS, request_id: randomId()});
+  try {
+    await post(`/api/jobs/${encodeURIComponent(shown.id)}/trace`, 'application/json', body);
+    showFault('');
+  } catch (fault) {
+    showFault(fault.message);
+    return;
+  }
+  refresh();
+}
+
 function drawJob(job, history) {
   $('job-title').textContent = job.spec.name || job.job_id;
   const fleet = job.fleet ? ` · ${job.fleet}, ${plural(job.attempt_ranks, 'rank')}` : '';
@@ -238,6 +271,8 @@ function drawJob(job, history) {
   if (progress) $('job-progress').value = Number(progress.step) / Math.max(1, Number(progress.total_steps));
   $('job-figures').replaceChildren(...figures(job).map(
     ([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, String(value)))));
+  shown.ranks = job.attempt_ranks;
+  drawTrace(job);
   $('cancel').hidden = isOver(job) || job.state === 'CANCELLING';
   // An attempt reports once before its first step, of which there is no speed yet.
   const points = history.points.map((p) => ({...p, step: Number(p.step)}))
@@ -255,11 +290,11 @@ function drawJob(job, history) {
 }
 
 // What is known of the job on show.
-let shown = {id: '', step: '', history: null, log: '0'};
+let shown = {id: '', step: '', history: null, log: '0', ranks: 0};
 
 async function showJob(id) {
   if (shown.id !== id) {
-    shown = {id, step: '', history: null, log: '0'};
+    shown = {id, step: '', history: null, log: '0', ranks: 0};
     $('log').replaceChildren();
   }
   const mine = shown;
@@ -371,13 +406,17 @@ function drawChart(box, points, value) {
 
 // ---- Submitting ----
 
+function randomId() {
+  const random = crypto.getRandomValues(new Uint8Array(16));
+  return [...random].map((b) => b.toString(16).padStart(2, '0')).join('');
+}
+
 // One for each text, so that a submission that is sent twice makes one job.
 let submission = {text: null, id: ''};
 
 function submissionId(text) {
   if (submission.text !== text) {
-    const random = crypto.getRandomValues(new Uint8Array(16));
-    submission = {text, id: [...random].map((b) => b.toString(16).padStart(2, '0')).join('')};
+    submission = {text, id: randomId()};
   }
   return submission.id;
 }
@@ -448,7 +487,7 @@ function setToken(token) {
   state.token = token;
   if (token) sessionStorage.setItem('token', token);
   else sessionStorage.removeItem('token');
-  shown = {id: '', step: '', history: null, log: '0'};
+  shown = {id: '', step: '', history: null, log: '0', ranks: 0};
   refresh();
 }
 
@@ -458,6 +497,7 @@ $('login').addEventListener('submit', (event) => {
   $('token').value = '';
 });
 $('forget').addEventListener('click', () => setToken(''));
+$('trace').addEventListener('click', traceJob);
 $('cancel').addEventListener('click', cancelJob);
 $('submit-form').addEventListener('submit', submitJob);
 $('submit-file').addEventListener('change', readJobFile);

@@ -128,6 +128,21 @@ class FakeCoordinator : public Coordinator::Service {
     *response = found->second;
     return grpc::Status::OK;
   }
+  // Its ranks answer with `traces_`, and only when the status is asked for.
+  grpc::Status TraceJob(grpc::ServerContext*, const TraceJobRequest* request,
+                        JobStatus* response) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = jobs_.find(request->job_id());
+    if (found == jobs_.end()) return NoSuchJob();
+    traced_ = *request;
+    TraceStatus* trace = found->second.mutable_trace();
+    trace->set_attempt(2);
+    trace->set_request_id(request->request_id());
+    trace->mutable_ranks()->Assign(traces_.begin(), traces_.end());
+    *response = found->second;
+    trace->set_complete(true);
+    return grpc::Status::OK;
+  }
   grpc::Status GetLogs(grpc::ServerContext*, const GetLogsRequest* request,
                        GetLogsResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -200,6 +215,8 @@ class FakeCoordinator : public Coordinator::Service {
   // How long the last one would have waited for its answer.
   std::chrono::duration<double> submission_patience_{0};
   ListJobsRequest listed_;
+  TraceJobRequest traced_;
+  std::vector<RankTrace> traces_;
   int refusals_left_ = 0;
   // Of requests for logs.
   std::atomic<int> log_refusals_left_{0};
@@ -528,8 +545,12 @@ TEST_F(Cli, StatusTellsOfReplacedPictures) {
 }
 
 TEST_F(Cli, UnknownJobsAndFleetsExitWith4) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"status", "no\x1b"}, {"watch", "no\x1b"}, {"logs", "no\x1b"}, {"cancel", "no\x1b"}}) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"status", "no\x1b"},
+                                             {"watch", "no\x1b"},
+                                             {"logs", "no\x1b"},
+                                             {"cancel", "no\x1b"},
+                                             {"trace", "no\x1b"}}) {
     EXPECT_THAT(Run(arguments, 4)->err(), HasSubstr("swinfleet: there is no such \\x1b job\n"));
   }
   EXPECT_THAT(Run({"fence", "nofleet"}, 4)->err(), HasSubstr("there is no fleet nofleet"));
@@ -593,6 +614,73 @@ TEST_F(Cli, CancelIsAnsweredOrRefused) {
   EXPECT_THAT(Run({"cancel", "7"}, 0)->out(), HasSubstr("CANCELLING"));
   fake_.SetJob(MakeJob("7", SUCCEEDED));
   EXPECT_THAT(Run({"cancel", "7"}, 5)->err(), HasSubstr("the job has ended already"));
+}
+
+// The trace of one rank, as a worker writes it, of these events.
+RankTrace WriteTrace(const std::string& path, uint32_t rank,
+                     const std::vector<std::string>& events) {
+  std::ofstream file(path);
+  file << R"({"displayTimeUnit": "ms", "otherData": {}, "traceEvents": [)";
+  for (size_t i = 0; i < events.size(); ++i) file << (i == 0 ? "\n" : ",\n") << events[i];
+  file << "\n]}\n";
+  RankTrace trace;
+  trace.set_rank(rank);
+  trace.set_path(path);
+  trace.set_first_step(12);
+  trace.set_steps(3);
+  return trace;
+}
+
+TEST_F(Cli, TraceWaitsForTheRanksAndJoinsTheirFiles) {
+  fake_.SetJob(MakeJob("7", RUNNING));
+  const std::string output = folder_.path() + "/all.json";
+  fake_.traces_ = {WriteTrace(folder_.path() + "/0", 0, {R"({"pid": 1})", R"({"pid": 11})"}),
+                   WriteTrace(folder_.path() + "/1", 1, {R"({"pid": 2})"})};
+  EXPECT_EQ(Run({"trace", "7", "--steps", "3", "--rank", "0", "--rank", "1", "--output", output}, 0)
+                ->out(),
+            "rank 0: steps 12 to 14, " + folder_.path() + "/0\nrank 1: steps 12 to 14, " +
+                folder_.path() + "/1\n");
+  EXPECT_EQ(fake_.traced_.steps(), 3u);
+  EXPECT_THAT(fake_.traced_.ranks(), testing::ElementsAre(0, 1));
+  EXPECT_GE(fake_.traced_.request_id().size(), 32u);
+  std::stringstream text;
+  text << std::ifstream(output).rdbuf();
+  EXPECT_EQ(text.str(),
+            "{\"displayTimeUnit\": \"ms\", \"otherData\": {}, \"traceEvents\": [\n{\"pid\": 1},\n"
+            "{\"pid\": 11},\n{\"pid\": 2}\n]}\n");
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(),
+              HasSubstr("attempt 2, of 2 of 2 ranks: " + folder_.path() + "/0\n"));
+  const auto json = FromJson<TraceStatus>(Run({"trace", "7", "--json"}, 0)->out());
+  EXPECT_EQ(json.ranks(1).path(), folder_.path() + "/1");
+  EXPECT_EQ(fake_.traced_.steps(), 1u);
+  EXPECT_TRUE(fake_.traced_.ranks().empty());
+}
+
+TEST_F(Cli, TraceSaysWhatIsMissing) {
+  fake_.SetJob(MakeJob("7", RUNNING));
+  const std::string output = folder_.path() + "/all.json";
+  RankTrace none;
+  none.set_rank(1);
+  none.set_error("no room \x1b");
+  fake_.traces_ = {WriteTrace(folder_.path() + "/0", 0, {"{}"}), none};
+  EXPECT_THAT(Run({"trace", "7", "--output", output}, 1)->out(),
+              HasSubstr("rank 1: no trace: no room \\x1b\n"));
+  EXPECT_TRUE(std::filesystem::exists(output));
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(), HasSubstr("of 1 of 2 ranks: "));
+  EXPECT_THAT(Run({"status", "7"}, 0)->out(), HasSubstr("; rank 1: no room \\x1b\n"));
+  // Files that can't be read from here, that are cut off, and that are something else.
+  std::filesystem::remove(output);
+  std::filesystem::remove(folder_.path() + "/0");
+  const std::vector<std::string> command = {"trace", "7", "--output", output};
+  EXPECT_THAT(Run(command, 2)->err(), HasSubstr("where their filesystem can be seen"));
+  std::ofstream(folder_.path() + "/0") << "nonsense\n";
+  EXPECT_THAT(Run(command, 2)->err(), HasSubstr("no trace of this version"));
+  std::ofstream(folder_.path() + "/0") << "{\"traceEvents\": [\n{},\n";
+  EXPECT_THAT(Run(command, 2)->err(), HasSubstr("is cut off"));
+  for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+    EXPECT_THAT(entry.path().string(), Not(HasSubstr("all.json")));
+  }
+  EXPECT_THAT(Run({"trace", "7", "--steps", "21"}, 2)->err(), HasSubstr("--steps"));
 }
 
 TEST_F(Cli, LogsTurnPagesAndEscape) {

@@ -221,6 +221,37 @@ TEST_F(Http, JobsAreSubmittedAndCancelled) {
   EXPECT_EQ(Post("/api/jobs/" + id + "/cancel").Json()["state"], "CANCELLED");
 }
 
+TEST_F(Http, ATraceIsAskedForAndShown) {
+  Start();
+  const std::string id = FakeUser(address()).Submit("/runs/a");
+  const std::string path = "/api/jobs/" + id + "/trace";
+  EXPECT_EQ(Post(path, {}, R"({"request_id": "t"})").status, 409);
+  FakeRank rank(address(), "f", "l1", 0, 1);
+  rank.Connect();
+  ASSERT_TRUE(rank.Await(WorkerCommand::kAssignment).has_assignment());
+  EXPECT_EQ(Post(path, {}, "{}").status, 400);
+  EXPECT_EQ(Post(path, {}, R"({"request_id": "t", "steps": 21})").status, 400);
+  EXPECT_EQ(Post(path, {}, R"({"request_id": "t", "ranks": [1]})").status, 400);
+  EXPECT_EQ(Post(path, {}, "nonsense").status, 400);
+  EXPECT_EQ(Get(path).status, 405);
+  // The path alone says which job.
+  HttpAnswer answer =
+      Post(path, {}, R"({"request_id": "t", "ranks": [0], "steps": 2, "job_id": "j9"})");
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_EQ(answer.Json()["trace"]["complete"], false);
+  const TraceAttempt asked = rank.Await(WorkerCommand::kTrace).trace();
+  EXPECT_EQ(asked.job_id(), id);
+  EXPECT_EQ(asked.steps(), 2u);
+  WorkerMessage report;
+  report.mutable_trace()->set_job_id(id);
+  report.mutable_trace()->set_attempt(1);
+  report.mutable_trace()->set_request_id("t");
+  report.mutable_trace()->mutable_trace()->set_path("/runs/a/traces/x");
+  rank.Say(report);
+  const nlohmann::json job = Await("/api/jobs/" + id, "/runs/a/traces/x").Json();
+  EXPECT_EQ(job["trace"]["complete"], true);
+}
+
 TEST_F(Http, FaultsOfAJobAreTold) {
   Start();
   HttpAnswer answer = SubmitYaml("run_dir: /runs/a\nnmae: x\n", "s1");
@@ -260,7 +291,7 @@ TEST_F(Http, EverythingButThePageAsksForAToken) {
     EXPECT_EQ(Get(path, With("lab")).status, 403) << path;
     EXPECT_THAT(Get(path, With("vera")).status, AnyOf(200, 404)) << path;
   }
-  for (const char* path : {"/api/jobs", "/api/jobs/j1/cancel"}) {
+  for (const char* path : {"/api/jobs", "/api/jobs/j1/cancel", "/api/jobs/j1/trace"}) {
     EXPECT_EQ(Post(path).status, 401) << path;
     EXPECT_EQ(Post(path, With("lab")).status, 403) << path;
     EXPECT_EQ(Post(path, With("vera")).status, 403) << path;

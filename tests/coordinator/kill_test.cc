@@ -92,6 +92,7 @@ void RunScript(ScriptedWorld* world) {
   world->Checkpoint("pair", 9);
   world->End("pair", ATTEMPT_CANCELLED);
   world->AwaitAttempt("urgent", 1, "pair");
+  world->Trace("urgent", "pair");
   world->Restart();
   world->Cancel("unwanted");
   world->End("pair", ATTEMPT_SUCCEEDED);

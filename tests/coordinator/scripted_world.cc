@@ -121,7 +121,7 @@ bool ScriptedWorld::ConnectAll() {
     if (!Connect(rank.get())) return false;
   }
   for (const auto& rank : ranks_) {
-    for (const auto& message : {rank->progress, rank->checkpoint, rank->ended}) {
+    for (const auto& message : {rank->progress, rank->checkpoint, rank->trace, rank->ended}) {
       if (message) rank->link->Say(*message);
     }
   }
@@ -147,6 +147,11 @@ bool ScriptedWorld::Obey(Rank* rank) {
     case WorkerCommand::kCancel:
       rank->stopping = rank->stopping || (command.cancel().job_id() == rank->job &&
                                           command.cancel().attempt() == rank->attempt);
+      return true;
+    case WorkerCommand::kTrace:
+      if (command.trace().job_id() == rank->job && command.trace().attempt() == rank->attempt) {
+        rank->asked = command.trace().request_id();
+      }
       return true;
     case WorkerCommand::kEndAcknowledged:
       rank->ended.reset();
@@ -352,6 +357,39 @@ void ScriptedWorld::Checkpoint(const std::string& fleet, uint64_t step) {
            [step](const JobStatus& job) { return job.last_checkpoint_step() == step; });
 }
 
+void ScriptedWorld::Trace(const std::string& name, const std::string& fleet) {
+  TraceJobRequest request;
+  request.set_job_id(acknowledged_[name]);
+  request.set_request_id("trace-" + name);
+  Insist("asking for a trace", [&] {
+    grpc::ClientContext context;
+    return user_->coordinator->TraceJob(&context, request, &seen_[name]).ok();
+  });
+  Insist("being asked for a trace", [&] {
+    for (Rank* rank : RanksOf(fleet)) {
+      while (rank->asked != request.request_id()) {
+        if (!Obey(rank)) return false;
+      }
+    }
+    return true;
+  });
+  for (Rank* rank : RanksOf(fleet)) {
+    TraceReport* report = rank->trace.emplace().mutable_trace();
+    report->set_job_id(rank->job);
+    report->set_attempt(rank->attempt);
+    report->set_request_id(rank->asked);
+    report->mutable_trace()->set_path("/runs/trace-" + std::to_string(rank->number));
+    rank->link->Say(*rank->trace);
+  }
+  AwaitJob(name, [&](const JobStatus& job) {
+    if (!job.trace().complete()) return false;
+    for (const RankTrace& rank : job.trace().ranks()) {
+      if (rank.path() != "/runs/trace-" + std::to_string(rank.rank())) Fail("a trace is lost");
+    }
+    return job.trace().request_id() == request.request_id();
+  });
+}
+
 void ScriptedWorld::End(const std::string& fleet, AttemptOutcome outcome) {
   if (!fault_.empty()) return;
   Rank& zero = RankZero(fleet);
@@ -409,7 +447,8 @@ std::string ScriptedWorld::Summary() {
            << "), attempt " << job.attempt() << " on " << job.attempt_ranks() << " of "
            << job.fleet() << ", preemptions " << job.preemptions() << ", checkpoint "
            << job.last_checkpoint() << " of step " << job.last_checkpoint_step() << ", progress "
-           << job.progress().step() << ", queue " << job.queue_position() << "\n";
+           << job.progress().step() << ", queue " << job.queue_position() << ", trace "
+           << job.trace().request_id() << "\n";
     }
     for (const FleetStatus& fleet : fleets.fleets()) {
       text << fleet.name() << ": " << fleet.launch_id() << " " << fleet.state() << " "

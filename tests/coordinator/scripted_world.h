@@ -49,6 +49,8 @@ class ScriptedWorld {
   void AwaitStop(const std::string& fleet);
   void Progress(const std::string& fleet, uint64_t step);
   void Checkpoint(const std::string& fleet, uint64_t step);
+  // The job's ranks are asked for a trace, and say what came of it.
+  void Trace(const std::string& name, const std::string& fleet);
   void End(const std::string& fleet, AttemptOutcome outcome);
   void AwaitState(const std::string& name, JobState state);
   // A rank of an old launch comes back.
@@ -71,6 +73,9 @@ class ScriptedWorld {
     std::set<std::pair<std::string, uint32_t>> taken;
     // Of rank 0: told again on each new connection.
     std::optional<WorkerMessage> progress, checkpoint, ended;
+    // The trace that it is asked for, and what it has said of it.
+    std::string asked;
+    std::optional<WorkerMessage> trace;
   };
 
   void Fail(const std::string& what);

@@ -70,6 +70,15 @@ class Security : public GuardedServerTest {
   int files_ = 0;
 };
 
+grpc::Status Trace(FakeUser* user, const std::string& job_id) {
+  TraceJobRequest request;
+  request.set_job_id(job_id);
+  request.set_request_id("t");
+  grpc::ClientContext context;
+  JobStatus job;
+  return user->coordinator->TraceJob(&context, request, &job);
+}
+
 // Calls a method by its name with an empty message, so that none can be forgotten here.
 grpc::Status CallByName(const std::shared_ptr<grpc::Channel>& channel, const std::string& method) {
   grpc::GenericStub stub(channel);
@@ -160,6 +169,8 @@ TEST_F(Security, RolesAreHeld) {
   const std::string id = sam->Submit("/s");
   EXPECT_EQ(vera->Get(id).state(), QUEUED);
   EXPECT_EQ(vera->Cancel(id).error_code(), Code::PERMISSION_DENIED);
+  EXPECT_THAT(Trace(vera.get(), id).error_message(),
+              HasSubstr("vera (viewer) may not record traces of jobs"));
   EXPECT_EQ(lab->Cancel(id).error_code(), Code::PERMISSION_DENIED);
   JobStatus job;
   EXPECT_EQ(lab->TryGet(id, &job).error_code(), Code::PERMISSION_DENIED);
@@ -198,6 +209,12 @@ TEST_F(Security, JobsBelongToWhoSubmitsThem) {
   EXPECT_THAT(status.error_message(),
               HasSubstr("tom (submitter) may not cancel job " + id + " of sam"));
   EXPECT_EQ(sam->Get(id).state(), QUEUED);
+  EXPECT_THAT(Trace(tom.get(), id).error_message(),
+              HasSubstr("tom (submitter) may not trace job " + id + " of sam"));
+  // Which they may, but it does not run.
+  for (FakeUser* user : {sam.get(), ada.get()}) {
+    EXPECT_EQ(Trace(user, id).error_code(), Code::FAILED_PRECONDITION);
+  }
   EXPECT_TRUE(sam->Cancel(id).ok());
   EXPECT_EQ(sam->Get(id).state(), CANCELLED);
   const std::string other = tom->Submit("/t");
@@ -272,6 +289,7 @@ TEST_F(Security, ChangesAndRefusalsAreAudited) {
   Start();
   const std::string id = User("sam")->Submit("/s");
   EXPECT_EQ(User("tom")->Cancel(id).error_code(), Code::PERMISSION_DENIED);
+  EXPECT_EQ(Trace(User("sam").get(), id).error_code(), Code::FAILED_PRECONDITION);
   EXPECT_TRUE(User("ada")->Cancel(id).ok());
   EXPECT_EQ(User("old")->Fence("f").error_code(), Code::UNAUTHENTICATED);
   const auto nobody = User("");
@@ -289,6 +307,7 @@ TEST_F(Security, ChangesAndRefusalsAreAudited) {
   EXPECT_THAT(lines, HasSubstr("sam submitter submit " + id + " x1 ok\n"));
   EXPECT_THAT(lines, HasSubstr("tom submitter cancel " + id + " x1 tom (submitter) may not"));
   EXPECT_THAT(lines, HasSubstr("ada admin cancel " + id + " x1 ok\n"));
+  EXPECT_THAT(lines, HasSubstr("sam submitter trace " + id + " x1 job " + id + " is QUEUED"));
   EXPECT_THAT(lines, HasSubstr("old admin fence f x1 the token of old has expired"));
   EXPECT_THAT(lines, HasSubstr(" unknown fence f x1 no token was sent"));
   EXPECT_THAT(lines, HasSubstr(" unknown fence g x1 no token was sent"));

@@ -18,6 +18,10 @@ constexpr int kManySteps = 500;
 // What faults may delay the end of a job that has run too long by.
 constexpr double kRunTimeSlack = 700;
 constexpr int kCheckpointSteps = 4;
+// Of jobs that somebody wants a trace of, so that there is time for it.
+constexpr int kTracedSteps = 150;
+// What faults may delay a trace by while nobody's connection breaks.
+constexpr double kTraceSlack = 200;
 
 }  // namespace
 
@@ -115,6 +119,10 @@ void Simulator::MakeJobs() {
     users_.push_back(std::move(job));
     At(Uniform(0, 300), [this, raw] { Use(raw); });
     if (Chance(0.15)) At(Uniform(0, 500), [raw] { raw->wants_cancel = true; });
+    if (!Chance(0.3)) continue;
+    raw->steps = std::max(raw->steps, kTracedSteps);
+    raw->of_first_rank = Chance(0.3);
+    At(Uniform(0, 400), [raw] { raw->wants_trace = true; });
   }
 }
 
@@ -149,6 +157,11 @@ bool Simulator::Finished() {
       return true;
     }
     if (!IsEnded(job->second.state)) return false;
+    const std::optional<TraceStatus>& trace = job->second.trace;
+    if (user->trace_acknowledged && !trace) {
+      Violation("the trace of job " + user->id + " that was asked for is forgotten");
+    }
+    if (trace && !trace->complete()) return false;
   }
   for (const auto& [id, job] : durable_jobs_) {
     if (job.state == SUCCEEDED && finished_[id] != job.attempt) {
@@ -256,6 +269,9 @@ void Simulator::ApplyMutated(const Event& event, const Answer& answer) {
     });
   }
   MutateQueue(event);
+  if (mutation_ == Mutation::kTracesStayOpen) {
+    for (const std::string& id : state_.traced) state_.jobs.at(id).trace_closes_at = 2 * kEnd;
+  }
   for (auto& [name, fleet] : state_.fleets) {
     if (mutation_ == Mutation::kLeavingIgnored) fleet.launch.leaving = false;
   }
@@ -296,6 +312,10 @@ void Simulator::Collect(Effects* effects, const Event& event, const Answer& answ
         !dirty_jobs_.contains(send.command.assignment().job_id())) {
       continue;
     }
+    if (mutation_ == Mutation::kTraceNotRepeated && send.command.has_trace() &&
+        std::holds_alternative<HelloEvent>(event)) {
+      continue;
+    }
     sends_.push_back(std::move(send));
   }
   closes_.insert(closes_.end(), effects->closes.begin(), effects->closes.end());
@@ -319,6 +339,7 @@ bool Simulator::WriteStore(std::vector<std::string>* stored) {
     const Job& job = state_.jobs.at(id);
     if (!job.durable) stored->push_back(id);
     if (mutation_ == Mutation::kAttemptsNotStored && job.state == RUNNING) continue;
+    if (mutation_ == Mutation::kTracesNotStored) state_.jobs.at(id).trace.reset();
     const auto old = durable_jobs_.find(id);
     if (old != durable_jobs_.end() && IsEnded(old->second.state) &&
         old->second.state != job.state) {
@@ -634,6 +655,7 @@ void Simulator::Connect(Launch* launch, uint32_t rank) {
   link->life = life_;
   link->launch = launch;
   link->rank = rank;
+  link->made_at = now_;
   links_[link->id] = link;
   process.link = link;
   WorkerMessage message;
@@ -686,6 +708,8 @@ void Simulator::Receive(const Link& link, const WorkerMessage& message) {
       return Deliver(CheckpointEvent{link->id, message.checkpoint()}, nullptr);
     case WorkerMessage::kEnded:
       return Deliver(AttemptEndedEvent{link->id, message.ended()}, nullptr);
+    case WorkerMessage::kTrace:
+      return Deliver(TraceReportEvent{link->id, message.trace()}, nullptr);
     case WorkerMessage::kStuck:
       return Deliver(StuckEvent{link->id, message.stuck()}, nullptr);
     default:
@@ -707,6 +731,7 @@ void Simulator::Obey(const Link& link, const WorkerCommand& command) {
   RankProcess& process = launch->ranks[link->rank];
   switch (command.command_case()) {
     case WorkerCommand::kWelcome:
+      if (process.trace_report.has_trace()) ToServer(link, process.trace_report);
       if (link->rank != 0) return;
       if (launch->checkpoint.has_checkpoint()) ToServer(link, launch->checkpoint);
       if (launch->ended.has_ended()) ToServer(link, launch->ended);
@@ -722,6 +747,8 @@ void Simulator::Obey(const Link& link, const WorkerCommand& command) {
         process.cancelled = true;
       }
       return;
+    case WorkerCommand::kTrace:
+      return TakeTrace(&process, command.trace());
     case WorkerCommand::kEndAcknowledged:
       if (launch->ended.ended().job_id() == command.end_acknowledged().job_id() &&
           launch->ended.ended().attempt() == command.end_acknowledged().attempt()) {
@@ -752,6 +779,8 @@ void Simulator::TakeAssignment(Launch* launch, uint32_t rank, const Assignment& 
   process.job = assignment.job_id();
   process.attempt = assignment.attempt();
   process.cancelled = false;
+  process.trace.clear();
+  process.trace_report.Clear();
   CheckGangs(process.job, launch, process.attempt);
   for (uint32_t r = 0; r < assignment.ranks(); ++r) {
     const RankProcess& other = launch->ranks[r];
@@ -823,12 +852,57 @@ void Simulator::Train(Launch* launch) {
     return EndAttempt(launch, ATTEMPT_SUCCEEDED);
   }
   if (launch->step % kCheckpointSteps == 0) SaveCheckpoint(launch);
+  RecordTraces(launch);
+  CheckTraceIsNotStuck(*launch);
   const double seconds = Uniform(1, 4);
   trained_[first.job] += seconds;
   if (Truth(job).spec->schedule().has_max_run_time() && trained_[first.job] > 120 + kRunTimeSlack) {
     Violation("job " + first.job + " trains on although its run time is over");
   }
   At(seconds, [this, launch] { Train(launch); });
+}
+
+void Simulator::TakeTrace(RankProcess* process, const TraceAttempt& asked) {
+  if (process->job != asked.job_id() || process->attempt != asked.attempt()) return;
+  if (process->trace == asked.request_id()) return;  // Told again.
+  process->trace = asked.request_id();
+  process->trace_ranks = asked.ranks();
+  process->traced = false;
+}
+
+void Simulator::RecordTraces(Launch* launch) {
+  uint32_t asked = 0;
+  for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
+    asked += launch->ranks[r].trace.empty() || launch->ranks[r].traced ? 0 : 1;
+  }
+  for (uint32_t r = 0; r < launch->gang_ranks; ++r) {
+    RankProcess& process = launch->ranks[r];
+    if (process.trace.empty() || process.traced || process.trace_ranks != asked) continue;
+    process.traced = true;
+    ++counts_["trace"];
+    // A request that was made another one has something behind its name.
+    const std::string wish = process.trace.substr(0, process.trace.find('#'));
+    if (!traced_.emplace(r, wish).second) Violation("trace " + wish + " is recorded twice");
+    TraceReport* report = process.trace_report.mutable_trace();
+    report->set_job_id(process.job);
+    report->set_attempt(process.attempt);
+    report->set_request_id(process.trace);
+    report->mutable_trace()->set_path(process.trace);
+    ToServer(process.link, process.trace_report);
+  }
+}
+
+void Simulator::CheckTraceIsNotStuck(const Launch& launch) {
+  const RankProcess& first = launch.ranks[0];
+  const std::optional<TraceStatus>& trace = durable_jobs_.at(first.job).trace;
+  if (!trace || trace->complete() || trace->attempt() != first.attempt) return;
+  double since = trace->requested_at();
+  for (uint32_t r = 0; r < launch.gang_ranks; ++r) {
+    const Link& link = launch.ranks[r].link;
+    if (!link || link->broken) return;
+    since = std::max(since, link->made_at);
+  }
+  if (now_ - since > kTraceSlack) Violation("trace " + trace->request_id() + " is stuck");
 }
 
 std::string Simulator::SaveCheckpoint(Launch* launch) {
@@ -949,7 +1023,25 @@ void Simulator::Use(UserJob* user) {
       user->cancel_acknowledged = reply.status.error_code() != grpc::StatusCode::UNAVAILABLE;
     });
   }
+  if (user->wants_trace && !user->trace_acknowledged) AskForTrace(user);
   again();
+}
+
+void Simulator::AskForTrace(UserJob* user) {
+  // Other wrong rules are to be caught by what is said of them.
+  if (mutation_ != Mutation::kNone && mutation_ < Mutation::kTraceNotRepeated) return;
+  TraceEvent event{user->id, user->submission_id, {}, 1};
+  if (user->of_first_rank) event.ranks = {0};
+  if (mutation_ == Mutation::kTraceRequestsNotKnownAgain) {
+    event.request_id += "#" + std::to_string(order_);
+  }
+  Call(event, [this, user](const Reply& reply) {
+    if (!reply.status.ok()) return;
+    user->trace_acknowledged = true;
+    if (!durable_jobs_.at(user->id).trace) {
+      Violation("the trace of job " + user->id + " that was asked for is forgotten");
+    }
+  });
 }
 
 void Simulator::InjectFaults() {

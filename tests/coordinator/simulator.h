@@ -57,6 +57,14 @@ enum class Mutation {
   kLeavingIgnored,
   // Hosts are left out even if a job then has no fleet that is large enough.
   kHostsLeftOutRegardless,
+  // A rank whose connection is new is not told again of the trace that it is asked for.
+  kTraceNotRepeated,
+  // Traces of attempts that are over stay open.
+  kTracesStayOpen,
+  // A request for a trace that comes again is another one.
+  kTraceRequestsNotKnownAgain,
+  // Requests for traces are not stored.
+  kTracesNotStored,
 };
 
 class Simulator {
@@ -77,6 +85,7 @@ class Simulator {
     uint64_t life = 0;  // of the coordinator
     Launch* launch = nullptr;
     uint32_t rank = 0;
+    double made_at = 0;
     bool broken = false;
     double to_server_at = 0;
     double to_client_at = 0;
@@ -90,6 +99,11 @@ class Simulator {
     uint32_t attempt = 0;
     bool cancelled = false;
     std::map<std::string, uint32_t> taken;  // newest attempt of each job that it took on
+    // The trace that it was asked for last, how many ranks were, and whether it has been recorded.
+    std::string trace;
+    uint32_t trace_ranks = 0;
+    bool traced = false;
+    WorkerMessage trace_report;  // What came of the last one; told again after reconnecting.
   };
   struct Launch {
     std::string id;
@@ -130,6 +144,10 @@ class Simulator {
     bool gave_up = false;
     bool wants_cancel = false;
     bool cancel_acknowledged = false;
+    // Of its ranks: of the first one alone, or of all.
+    bool wants_trace = false;
+    bool of_first_rank = false;
+    bool trace_acknowledged = false;
   };
   using Answer = std::function<void(const Reply&)>;
 
@@ -188,6 +206,11 @@ class Simulator {
   // Reports it too; its path.
   std::string SaveCheckpoint(Launch* launch);
   void GiveUp(Launch* launch);
+  void TakeTrace(RankProcess* process, const TraceAttempt& asked);
+  // At a step: the ranks record once all that are asked know of it.
+  void RecordTraces(Launch* launch);
+  void CheckTraceIsNotStuck(const Launch& launch);
+  void AskForTrace(UserJob* user);
   void EndAttempt(Launch* launch, AttemptOutcome outcome);
   void CheckGangs(const std::string& job, const Launch* launch, uint32_t attempt);
 
@@ -257,6 +280,8 @@ class Simulator {
   std::set<std::string> given_back_;
   // How often a job has stopped for that.
   std::map<std::string, uint32_t> gave_back_;
+  // Traces that were recorded, by rank and request.
+  std::set<std::pair<uint32_t, std::string>> traced_;
 };
 
 }  // namespace swinfleet::coordinator

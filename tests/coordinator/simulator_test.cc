@@ -32,7 +32,7 @@ TEST(Simulator, EveryScheduleKeepsTheInvariants) {
   for (const char* what :
        {"death", "fence", "coordinator crash", "full disk", "rejected", "second launch", "cut off",
         "SUCCEEDED", "FAILED", "CANCELLED", "preemption", "fewer ranks", "run time over",
-        "hosts left out", "given back"}) {
+        "hosts left out", "given back", "trace"}) {
     EXPECT_GT(counts[what], 0) << what;
   }
 }
@@ -133,6 +133,22 @@ TEST(Simulator, CatchesJobsOnFleetsThatAreGivenBack) {
 
 TEST(Simulator, CatchesHostsThatAreLeftOutRegardless) {
   EXPECT_GT(SchedulesUntilCaught(Mutation::kHostsLeftOutRegardless), 0);
+}
+
+TEST(Simulator, CatchesTracesThatAreNotRepeated) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kTraceNotRepeated), 0);
+}
+
+TEST(Simulator, CatchesTracesThatStayOpen) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kTracesStayOpen), 0);
+}
+
+TEST(Simulator, CatchesRequestsForTracesThatAreNotKnownAgain) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kTraceRequestsNotKnownAgain), 0);
+}
+
+TEST(Simulator, CatchesTracesThatAreNotStored) {
+  EXPECT_GT(SchedulesUntilCaught(Mutation::kTracesNotStored), 0);
 }
 
 TEST(Simulator, CatchesYieldersThatLoseTheirCheckpoint) {

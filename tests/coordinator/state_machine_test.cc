@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -1089,6 +1090,178 @@ TEST_F(Machine, OneJobMakesRoomForOneAndTheLeastImportantDoes) {
   End(zero["a"], low, 1, ATTEMPT_CANCELLED);
   EXPECT_EQ(job(high).fleet, "a");
   EXPECT_EQ(job(second).state, QUEUED);
+}
+
+// ---- Traces ----
+
+class Traces : public Machine {
+ protected:
+  // A job under way on two ranks, with its connections.
+  void SetUp() override {
+    id_ = Submit("/r");
+    for (uint32_t r = 0; r < 2; ++r) streams_.push_back(SayHello("l1", r, 2));
+    ASSERT_EQ(job(id_).state, RUNNING);
+    for (const uint64_t stream : streams_) Beat(stream, id_, 1);
+  }
+  Effects Ask(const std::string& request, std::set<uint32_t> ranks = {}) {
+    return Do(TraceEvent{id_, request, std::move(ranks), 3});
+  }
+  std::string Refusal(const std::string& request, std::set<uint32_t> ranks = {}) {
+    const Effects effects = Ask(request, std::move(ranks));
+    EXPECT_TRUE(effects.sends.empty());
+    return effects.reply->status.error_message();
+  }
+  Effects ReportTrace(uint64_t stream, const std::string& request, const std::string& path,
+                      const std::string& error = "", uint32_t attempt = 1) {
+    TraceReportEvent event{stream, {}};
+    event.report.set_job_id(id_);
+    event.report.set_attempt(attempt);
+    event.report.set_request_id(request);
+    event.report.mutable_trace()->set_path(path);
+    event.report.mutable_trace()->set_error(error);
+    event.report.mutable_trace()->set_rank(77);
+    return Do(event);
+  }
+  static std::vector<uint64_t> Asked(const Effects& effects) {
+    std::vector<uint64_t> streams;
+    for (const Send& send : effects.sends) {
+      if (send.command.has_trace()) streams.push_back(send.stream);
+    }
+    return streams;
+  }
+  const TraceStatus& trace() const { return *job(id_).trace; }
+  // The launch dies, and the job's next attempt is on another one.
+  void Relaunch() {
+    Report("l1", LAUNCH_ENDED);
+    Pass(2);
+    for (uint32_t r = 0; r < 2; ++r) streams_[r] = SayHello("l2", r, 2);
+    ASSERT_EQ(job(id_).attempt, 2u);
+  }
+
+  std::string id_;
+  std::vector<uint64_t> streams_;
+};
+
+TEST_F(Traces, AllRanksAreAskedAndTheirAnswersComplete) {
+  const Effects effects = Ask("t");
+  EXPECT_TRUE(effects.reply->status.ok());
+  // Durable before anybody is told.
+  EXPECT_TRUE(effects.store_jobs.contains(id_));
+  EXPECT_EQ(Asked(effects), streams_);
+  const TraceAttempt& asked = effects.sends[0].command.trace();
+  EXPECT_EQ(asked.job_id(), id_);
+  EXPECT_EQ(asked.attempt(), 1u);
+  EXPECT_EQ(asked.request_id(), "t");
+  EXPECT_EQ(asked.steps(), 3u);
+  EXPECT_EQ(asked.ranks(), 2u);
+  EXPECT_EQ(asked.origin(), wall_ + now_);
+  EXPECT_TRUE(ReportTrace(streams_[1], "t", "/t1").store_jobs.contains(id_));
+  EXPECT_FALSE(trace().complete());
+  ReportTrace(streams_[0], "t", "", "no room");
+  EXPECT_TRUE(trace().complete());
+  EXPECT_EQ(trace().ranks(0).error(), "no room");
+  EXPECT_EQ(trace().ranks(1).path(), "/t1");
+  EXPECT_EQ(trace().ranks(1).rank(), 1u);
+  // Told again on another connection; of another trace; of another attempt.
+  EXPECT_TRUE(ReportTrace(streams_[1], "t", "/t1").store_jobs.empty());
+  EXPECT_TRUE(ReportTrace(streams_[1], "x", "/x").store_jobs.empty());
+  EXPECT_TRUE(ReportTrace(streams_[1], "t", "/x", "", 2).store_jobs.empty());
+  EXPECT_EQ(trace().ranks(1).path(), "/t1");
+  const JobStatus status =
+      ViewJob(state_, settings_, job(id_), nullptr, now_, RankDetail::kWithRanks);
+  EXPECT_EQ(status.trace().ranks_size(), 2);
+  EXPECT_EQ(ViewJob(state_, settings_, job(id_), nullptr, now_, RankDetail::kWithoutRanks)
+                .trace()
+                .ranks_size(),
+            0);
+}
+
+TEST_F(Traces, ARepeatedRequestIsOneTrace) {
+  Ask("t");
+  const Effects again = Ask("t");
+  EXPECT_TRUE(again.reply->status.ok());
+  EXPECT_TRUE(again.sends.empty());
+  EXPECT_TRUE(again.store_jobs.empty());
+  EXPECT_THAT(Refusal("u"), HasSubstr("is being recorded already"));
+  for (const uint64_t stream : streams_) ReportTrace(stream, "t", "/t");
+  EXPECT_TRUE(Ask("t").sends.empty());
+  EXPECT_EQ(Asked(Ask("u")), streams_);
+}
+
+TEST_F(Traces, WhatCannotBeRecordedIsRefused) {
+  EXPECT_THAT(Refusal("t", {1, 2}), HasSubstr("there is no rank 2"));
+  EXPECT_EQ(Asked(Ask("t", {1})), std::vector<uint64_t>{streams_[1]});
+  ReportTrace(streams_[1], "t", "/t");
+  EXPECT_TRUE(trace().complete());
+  Do(StreamClosedEvent{streams_[0]});
+  EXPECT_THAT(Refusal("u"), HasSubstr("rank 0 can't be reached"));
+  EXPECT_EQ(Do(TraceEvent{"j9-none", "u", {}, 1}).reply->status.error_code(),
+            grpc::StatusCode::NOT_FOUND);
+  Do(CancelEvent{id_});
+  EXPECT_THAT(Refusal("u"), HasSubstr("is CANCELLING"));
+}
+
+TEST_F(Traces, ALargeAttemptNamesItsRanks) {
+  fleet_ = "large";
+  std::vector<uint64_t> streams;
+  for (uint32_t r = 0; r < 65; ++r) streams.push_back(SayHello("l9", r, 65));
+  id_ = Submit("/large", 65);
+  ASSERT_EQ(job(id_).state, RUNNING);
+  EXPECT_THAT(Refusal("t"), HasSubstr("has 65 ranks, and one trace is of at most 64"));
+  EXPECT_EQ(Asked(Ask("t", {64})), std::vector<uint64_t>{streams[64]});
+}
+
+TEST_F(Traces, ARankThatComesBackIsAskedAgainUntilItHasAnswered) {
+  Ask("t");
+  ReportTrace(streams_[0], "t", "/t0");
+  for (uint32_t r = 0; r < 2; ++r) streams_[r] = SayHello("l1", r, 2, id_, 1);
+  EXPECT_EQ(Asked(last_), std::vector<uint64_t>{streams_[1]});
+  RestartCoordinator(1);
+  streams_[0] = SayHello("l1", 0, 2, id_, 1);
+  EXPECT_TRUE(Asked(last_).empty());
+  streams_[1] = SayHello("l1", 1, 2, id_, 1);
+  EXPECT_EQ(Asked(last_), std::vector<uint64_t>{streams_[1]});
+  ReportTrace(streams_[1], "t", "/t1");
+  EXPECT_TRUE(trace().complete());
+}
+
+TEST_F(Traces, LastWordsCountAndThenTheTraceIsClosed) {
+  Ask("t");
+  End(streams_[0], id_, 1, ATTEMPT_SUCCEEDED);
+  EXPECT_EQ(job(id_).state, SUCCEEDED);
+  EXPECT_FALSE(trace().complete());
+  ReportTrace(streams_[1], "t", "/t1");
+  now_ += kTraceGrace - 1;
+  Do(TickEvent{});
+  EXPECT_FALSE(trace().complete());
+  EXPECT_TRUE(NeedsTicks(state_));
+  now_ += 2;
+  const Effects effects = Do(TickEvent{});
+  EXPECT_TRUE(effects.store_jobs.contains(id_));
+  EXPECT_TRUE(trace().complete());
+  EXPECT_THAT(trace().ranks(0).error(), HasSubstr("attempt 1 ended before"));
+  EXPECT_EQ(trace().ranks(1).path(), "/t1");
+}
+
+TEST_F(Traces, ATraceEndsWithItsAttempt) {
+  Ask("t");
+  Relaunch();
+  // Nobody is asked for a trace of an attempt that is over.
+  EXPECT_TRUE(Asked(last_).empty());
+  RestartCoordinator(1);
+  Pass(kTraceGrace - 1);
+  EXPECT_FALSE(trace().complete());
+  Pass(2);
+  EXPECT_TRUE(trace().complete());
+  EXPECT_TRUE(last_.store_jobs.contains(id_));
+}
+
+TEST_F(Traces, ANewAttemptNeedNotWaitForWordsOfTheOldOne) {
+  Ask("t");
+  Relaunch();
+  EXPECT_EQ(Asked(Ask("u")), streams_);
+  EXPECT_EQ(trace().request_id(), "u");
+  EXPECT_EQ(trace().attempt(), 2u);
 }
 
 TEST_F(Machine, FewerRanksAfterAWhileIfTheJobAllowsIt) {

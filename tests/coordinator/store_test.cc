@@ -76,6 +76,8 @@ TEST(JobStore, KeepsEverything) {
   job.clocked = 14;
   job.attempt_gap = 1000;
   job.skipped_attempts = 2000;
+  job.trace.emplace().set_request_id("t");
+  job.trace->add_ranks()->set_path("/t");
   Job first = MakeJob(1), second = MakeJob(2);
   for (Job* one : {&first, &second}) one->state = SUCCEEDED;
   Fleet fleet;
@@ -107,6 +109,9 @@ TEST(JobStore, KeepsEverything) {
   EXPECT_EQ(read.clocked, 14);
   EXPECT_EQ(read.attempt_gap, 1000u);
   EXPECT_EQ(read.skipped_attempts, 2000u);
+  ASSERT_TRUE(read.trace.has_value());
+  EXPECT_EQ(read.trace->SerializeAsString(), job.trace->SerializeAsString());
+  EXPECT_FALSE(contents.jobs[0].trace.has_value());
   EXPECT_EQ(read.number, 4u);
   EXPECT_EQ(read.spec->SerializeAsString(), job.spec->SerializeAsString());
   EXPECT_EQ(read.wanted_ranks, 3u);
@@ -305,7 +310,10 @@ TEST(JobStore, StoresOfBeforeTokensHaveNone) {
   {
     std::unique_ptr<Database> database;
     ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
-    ASSERT_TRUE(database->Run("DROP TABLE tokens; DROP TABLE audit; PRAGMA user_version=4").ok());
+    ASSERT_TRUE(database
+                    ->Run("DROP TABLE tokens; DROP TABLE audit; "
+                          "ALTER TABLE jobs DROP COLUMN trace; PRAGMA user_version=4")
+                    .ok());
   }
   // As they were; one that is newer is refused below.
   Open(folder.path());

@@ -57,10 +57,13 @@ TEST_F(PageTest, ShowsJobsFleetsAndOneJob) {
                     // What somebody wrote is text.
                     HasSubstr("b&lt;img src=x onerror"), Not(HasSubstr("<img"))));
   EXPECT_THAT(Document("#fleets"), AllOf(HasSubstr(">test</span>"), HasSubstr("2 of 2")));
-  EXPECT_THAT(Document("#job/" + job_id_),
-              AllOf(HasSubstr("<path class=\"curve\""), HasSubstr("Pictures a second"),
-                    HasSubstr("<ul class=\"chips\">"), HasSubstr("attempt-001/step-"),
-                    HasSubstr("[1.0] "), Not(HasSubstr("<img"))));
+  EXPECT_EQ(Swinfleet({"trace", job_id_}).Wait(), 0);
+  EXPECT_THAT(
+      Document("#job/" + job_id_),
+      AllOf(HasSubstr("/traces/attempt-001/step-"), HasSubstr("Complete: attempt 1"),
+            HasSubstr("<button id=\"trace\" type=\"button\">"), HasSubstr("<path class=\"curve\""),
+            HasSubstr("Pictures a second"), HasSubstr("<ul class=\"chips\">"),
+            HasSubstr("attempt-001/step-"), HasSubstr("[1.0] "), Not(HasSubstr("<img"))));
 }
 
 TEST_F(PageTest, AsksForATokenWhereThereAreTokens) {

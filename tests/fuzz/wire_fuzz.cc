@@ -9,6 +9,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,8 @@ namespace {
 // More says nothing new, and only takes longer.
 constexpr int kMaxRecords = 64;
 constexpr size_t kSlots = 4;
+// Behind all others, whose numbers earlier inputs have.
+constexpr uint8_t kTrace = 255;
 
 // Protobuf says for each text that is not UTF-8 that it is not.
 auto* const previous_handler = google::protobuf::SetLogHandler(nullptr);
@@ -34,6 +37,7 @@ auto* const previous_handler = google::protobuf::SetLogHandler(nullptr);
 class World {
  public:
   void Take(uint8_t kind, std::string_view bytes) {
+    if (kind == kTrace) return Trace(bytes);
     switch (kind % 9) {
       case 0:
         return Submit(bytes);
@@ -91,6 +95,13 @@ class World {
     if (!Parse(bytes, &request) || !CheckName("job id", request.job_id()).ok()) return;
     CHECK(Do(CancelEvent{request.job_id()}).reply.has_value());
   }
+  void Trace(std::string_view bytes) {
+    TraceJobRequest request;
+    if (!Parse(bytes, &request) || !CheckTrace(&request).ok()) return;
+    const std::set<uint32_t> ranks(request.ranks().begin(), request.ranks().end());
+    CHECK(Do(TraceEvent{request.job_id(), request.request_id(), ranks, request.steps()})
+              .reply.has_value());
+  }
   void Fence(std::string_view bytes) {
     FenceFleetRequest request;
     if (!Parse(bytes, &request) || !CheckName("fleet's name", request.name()).ok()) return;
@@ -122,6 +133,9 @@ class World {
         return;
       case WorkerMessage::kCheckpoint:
         Do(CheckpointEvent{stream, message.checkpoint()});
+        return;
+      case WorkerMessage::kTrace:
+        Do(TraceReportEvent{stream, message.trace()});
         return;
       case WorkerMessage::kEnded:
         Do(AttemptEndedEvent{stream, message.ended()});

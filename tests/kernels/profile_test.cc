@@ -135,6 +135,27 @@ TEST(ProfileTest, RecordsWorkAndPlacesAndChangesNoBits) {
   EXPECT_GT(profile.own_seconds(), 0);
 }
 
+TEST(ProfileTest, HasNoMoreRecordsThanItMay) {
+  Arena workspace = Arena::OnHost("workspace", 1 << 20);
+  Context context = MakeContext(&workspace);
+  SmallStep plain, profiled;
+  plain.Run(context);
+  Profile profile(CpuOps(), /*most_records=*/1);
+  context.ops = &ProfilingOps();
+  context.profile = &profile;
+  profiled.Run(context);
+  // Made, and not recorded.
+  EXPECT_EQ(plain.results(), profiled.results());
+  ASSERT_EQ(profile.calls().size(), 1u);
+  EXPECT_EQ(profile.left_out(), 2u);
+  ASSERT_EQ(profile.scopes().size(), 1u);
+  EXPECT_EQ(profile.scopes()[0].name, "forward");
+  // The scope within it, which was left, was not mistaken for it.
+  EXPECT_GE(profile.scopes()[0].seconds, profile.calls()[0].seconds);
+  { const ProfileScope later(context, "backward"); }
+  EXPECT_EQ(profile.scopes().size(), 1u);
+}
+
 TEST(ProfileTest, TheTablesProductIsPartOfItsCall) {
   Floats coords(2 * 9, 0.5f), w1(2 * 512, 0.1f), b1(512), w2(512, 0.01f), table(9);
   const PositionTableForwardArgs args = {.coords = ViewOf(coords.data(), {9, 2}),

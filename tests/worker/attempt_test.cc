@@ -13,6 +13,7 @@
 #include <fstream>
 #include <functional>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,9 +64,15 @@ class HookReporter : public Reporter {
   void ReportProgress(const TrainingProgress& progress) override { last = progress; }
   void ReportCheckpoint(const std::string&, int64_t) override {}
   bool CancelRequested() override { return false; }
+  std::optional<TraceRequest> TakeTraceRequest() override {
+    return std::exchange(trace, std::nullopt);
+  }
+  void ReportTrace(const TraceResult& result) override { traced.push_back(result); }
 
   std::function<void(int64_t)> at_step;
   TrainingProgress last;
+  std::optional<TraceRequest> trace;
+  std::vector<TraceResult> traced;
 };
 
 // Two epochs of four steps of two pictures.
@@ -191,6 +198,39 @@ TEST_F(AttemptTest, EachStepSaysHowLongItWaitedForOthers) {
 
 // With clipping, over two micro-batches, with a save that is written beside the training: weights
 // and moments of the last checkpoint are the same, and an attempt goes on from one to the bit.
+// Also that no tensor memory is taken for it, which each step checks.
+TEST_F(AttemptTest, ATraceChangesNoBit) {
+  options_.config.model.drop_path_rate = 0.1;
+  Run();
+  const double loss = reporter_.last.loss, norm = reporter_.last.grad_norm;
+  const double evaluated = reporter_.last.eval_loss;
+  fs::remove_all(options_.config.run_dir);
+  reporter_.at_step = [&](int64_t step) {
+    if (step == 2) reporter_.trace = TraceRequest{.id = "t", .steps = 3};
+  };
+  EXPECT_EQ(Run().outcome, Outcome::kSucceeded);
+  EXPECT_EQ(reporter_.last.loss, loss);
+  EXPECT_EQ(reporter_.last.grad_norm, norm);
+  EXPECT_EQ(reporter_.last.eval_loss, evaluated);
+  ASSERT_EQ(reporter_.traced.size(), 1u);
+  EXPECT_EQ(reporter_.traced[0].error, "");
+  EXPECT_EQ(reporter_.traced[0].first_step, 4);
+  EXPECT_EQ(reporter_.traced[0].steps, 3);
+  EXPECT_GT(fs::file_size(reporter_.traced[0].path), 10000u);
+}
+
+// The last step is recorded, and no step follows in which it could be written.
+TEST_F(AttemptTest, AnAttemptsEndWritesTheTraceThatThereIs) {
+  reporter_.at_step = [&](int64_t step) {
+    if (step == 6) reporter_.trace = TraceRequest{.id = "t", .steps = 3};
+  };
+  EXPECT_EQ(Run().outcome, Outcome::kSucceeded);
+  ASSERT_EQ(reporter_.traced.size(), 1u);
+  EXPECT_EQ(reporter_.traced[0].first_step, 8);
+  EXPECT_EQ(reporter_.traced[0].steps, 1);
+  EXPECT_TRUE(fs::exists(reporter_.traced[0].path));
+}
+
 TEST_F(AttemptTest, OffloadedStateChangesNoBit) {
   options_.config.train.micro_batch = 1;
   options_.config.train.clip_grad_norm = 0.1;

@@ -96,7 +96,7 @@ TEST_F(Confinement, LinksThatLeadOutAreNot) {
   config_.parallel.offload_dir.clear();
   EXPECT_THAT(Fault(Path("runs/link/c")), HasSubstr("the checkpoint is"));
   // A folder of the run's that was made a link.
-  for (const char* name : {"checkpoints", "metrics", "tensorboard", "flight"}) {
+  for (const char* name : {"checkpoints", "metrics", "tensorboard", "flight", "traces"}) {
     Link(std::string("runs/a/") + name, Path("out"));
     EXPECT_THAT(Fault(), HasSubstr(std::string("run_dir's ") + name)) << name;
     fs::remove(Path(std::string("runs/a/") + name));

@@ -205,6 +205,56 @@ TEST_F(ClientTest, CancellationIsOfOneAttempt) {
   EXPECT_FALSE(client_->CancelRequested());
 }
 
+TEST_F(ClientTest, ATraceIsAskedForOnceHoweverOftenItIsTold) {
+  Start();
+  ASSERT_TRUE(server_->WaitFor(IsHeartbeat));
+  client_->BeginAttempt("job-1", 2);
+  uint32_t assignments = 0;
+  // An assignment behind it shows that it was heard.
+  const auto tell = [&](const std::string& job_id, uint32_t attempt, const std::string& request) {
+    WorkerCommand command;
+    TraceAttempt* trace = command.mutable_trace();
+    trace->set_job_id(job_id);
+    trace->set_attempt(attempt);
+    trace->set_request_id(request);
+    trace->set_steps(3);
+    trace->set_ranks(2);
+    trace->set_origin(1000.5);
+    server_->Send(command);
+    server_->SendAssignment("job-9", ++assignments, JobSpec(), 4);
+    client_->WaitForEvent();
+  };
+  EXPECT_FALSE(client_->TakeTraceRequest().has_value());
+  tell("job-1", 1, "old");
+  EXPECT_FALSE(client_->TakeTraceRequest().has_value());
+  tell("job-2", 2, "other");
+  EXPECT_FALSE(client_->TakeTraceRequest().has_value());
+  tell("job-1", 2, "a");
+  tell("job-1", 2, "a");
+  const std::optional<TraceRequest> request = client_->TakeTraceRequest();
+  ASSERT_TRUE(request.has_value());
+  EXPECT_EQ(request->id, "a");
+  EXPECT_EQ(request->steps, 3);
+  EXPECT_EQ(request->ranks, 2);
+  EXPECT_EQ(request->origin, 1000.5);
+  tell("job-1", 2, "a");
+  EXPECT_FALSE(client_->TakeTraceRequest().has_value());
+  tell("job-1", 2, "b");
+  ASSERT_TRUE(client_->TakeTraceRequest().has_value());
+  client_->ReportTrace({.request_id = "b", .path = "/r/b", .first_step = 12, .steps = 3});
+  const auto is_report = [](const WorkerMessage& m) { return m.has_trace(); };
+  WorkerMessage message;
+  ASSERT_TRUE(server_->WaitFor(is_report, 0, &message));
+  EXPECT_EQ(message.trace().job_id(), "job-1");
+  EXPECT_EQ(message.trace().attempt(), 2u);
+  EXPECT_EQ(message.trace().request_id(), "b");
+  EXPECT_EQ(message.trace().trace().path(), "/r/b");
+  EXPECT_EQ(message.trace().trace().first_step(), 12u);
+  EXPECT_EQ(message.trace().trace().steps(), 3u);
+  Restart();
+  EXPECT_TRUE(server_->WaitFor(is_report));
+}
+
 TEST_F(ClientTest, TheEndIsRepeatedUntilAcknowledged) {
   Start();
   client_->BeginAttempt("job-1", 2);

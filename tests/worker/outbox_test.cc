@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ std::string Drain(Outbox* outbox, Time now) {
              : message.has_progress()  ? 'p'
              : message.has_ended()     ? 'e'
              : message.has_stuck()     ? 's'
+             : message.has_trace()     ? 't'
              : message.has_heartbeat() ? 'h'
                                        : '?';
   }
@@ -148,6 +150,33 @@ TEST(Outbox, AnotherConnectionHearsTheNewestOfAll) {
   ASSERT_TRUE(outbox.Next(kStart, &message));
   EXPECT_EQ(message.progress().progress().step(), 3u);
   EXPECT_EQ(message.progress().job_id(), "j");
+}
+
+TEST(Outbox, WhatATraceHasComeToIsToldBeforeTheRankIsIdleAndOnEachConnection) {
+  Outbox outbox = MakeOutbox();
+  outbox.OnWelcome(60);
+  outbox.BeginAttempt("j", 4);
+  EXPECT_EQ(Drain(&outbox, kStart), "h");
+  TraceReport report;
+  report.set_request_id("t");
+  report.mutable_trace()->set_path("/r/t");
+  outbox.SetTrace(report);
+  EXPECT_FALSE(outbox.AllOut());
+  // Its attempt ends before it went out.
+  outbox.EndAttempt(std::nullopt);
+  WorkerMessage message;
+  ASSERT_TRUE(outbox.Next(kStart, &message));
+  EXPECT_EQ(message.trace().job_id(), "j");
+  EXPECT_EQ(message.trace().attempt(), 4u);
+  EXPECT_EQ(message.trace().request_id(), "t");
+  EXPECT_EQ(message.trace().trace().path(), "/r/t");
+  EXPECT_EQ(Drain(&outbox, kStart), "h");
+  EXPECT_TRUE(outbox.AllOut());
+  outbox.OnDisconnected();
+  outbox.OnWelcome(60);
+  EXPECT_EQ(Drain(&outbox, kStart), "th");
+  outbox.BeginAttempt("j", 5);
+  EXPECT_EQ(Drain(&outbox, kStart), "h");
 }
 
 TEST(Outbox, LogLinesThatDidNotGoOutComeAgainFirst) {

@@ -7,29 +7,14 @@
 #include <string_view>
 
 #include "kernels/op_entries.h"
+#include "worker/trace.h"
 
 namespace swinfleet::bench {
 namespace {
 
-// The outermost scope of a call, such as "backward", and the innermost; empty without any.
-struct Place {
-  std::string pass;
-  std::string module;
-};
-
-Place PlaceOf(const Profile& profile, int scope) {
-  Place place;
-  if (scope < 0) return place;
-  const auto& scopes = profile.scopes();
-  place.module = scopes[scope].name;
-  while (scopes[scope].parent >= 0) scope = scopes[scope].parent;
-  place.pass = scopes[scope].name;
-  return place;
-}
-
 // What modules of one kind have in common: "stage 0 blocks attn, backward" of
 // layers.0.blocks.1.attn.
-std::string KindOf(const Place& place) {
+std::string KindOf(const ProfilePlace& place) {
   std::string kind;
   std::string_view container;
   for (std::string_view rest = place.module; !rest.empty();) {
@@ -47,37 +32,6 @@ std::string KindOf(const Place& place) {
 }
 
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
-
-// Rows of a trace.
-constexpr int kComputing = 1;
-constexpr int kCommunication = 2;
-
-nlohmann::json EventOf(const std::string& name, const char* category, double begin, double seconds,
-                       int row = kComputing) {
-  return {{"name", name},         {"cat", category}, {"ph", "X"}, {"ts", 1e6 * begin},
-          {"dur", 1e6 * seconds}, {"pid", 1},        {"tid", row}};
-}
-
-nlohmann::json NameOfRow(int row, const char* name) {
-  return {
-      {"name", "thread_name"}, {"ph", "M"}, {"pid", 1}, {"tid", row}, {"args", {{"name", name}}}};
-}
-
-void AddCollectives(const CollectiveRow& collectives, nlohmann::json* events) {
-  if (collectives.records.empty()) return;
-  events->push_back(NameOfRow(kComputing, "computing"));
-  events->push_back(NameOfRow(kCommunication, "communication"));
-  for (const CollectiveRecord& record : collectives.records) {
-    nlohmann::json event =
-        EventOf(record.name, "collective", record.started - collectives.profile_start,
-                record.ended - record.started, kCommunication);
-    event["args"] = {{"operation", record.operation},
-                     {"sequence", record.sequence},
-                     {"bytes", record.bytes},
-                     {"queued_us", 1e6 * (record.started - record.posted)}};
-    events->push_back(event);
-  }
-}
 
 }  // namespace
 
@@ -169,31 +123,6 @@ nlohmann::json ProfileReport::Json() const {
           {"add_call_s", limits_.add_call_seconds},
           {"operations", operations},
           {"modules", modules}};
-}
-
-void WriteTrace(const Profile& profile, const MachineLimits& limits,
-                const CollectiveRow& collectives, std::ostream* out) {
-  nlohmann::json events = nlohmann::json::array();
-  AddCollectives(collectives, &events);
-  for (const Profile::Scope& scope : profile.scopes()) {
-    events.push_back(EventOf(scope.name, "module", scope.begin, scope.seconds));
-  }
-  for (const Profile::Call& call : profile.calls()) {
-    nlohmann::json event = EventOf(kOpNames[call.op], "op", call.begin, call.seconds);
-    nlohmann::json tensors = nlohmann::json::array();
-    for (const TensorView& tensor : call.tensors) {
-      tensors.push_back(std::string(NameOf(tensor.dtype)) + " " + tensor.shape.ToString());
-    }
-    const Place place = PlaceOf(profile, call.scope);
-    event["args"] = {{"module", place.module},
-                     {"pass", place.pass},
-                     {"tensors", tensors},
-                     {"matrix_flops", call.matrix_flops},
-                     {"bytes", call.bytes},
-                     {"limit_us", 1e6 * limits.SecondsOf(call.matrix_flops, call.bytes)}};
-    events.push_back(event);
-  }
-  *out << nlohmann::json{{"displayTimeUnit", "ms"}, {"traceEvents", events}} << std::endl;
 }
 
 }  // namespace swinfleet::bench

@@ -1,14 +1,12 @@
-// What a profile of a step says: as tables, as JSON, and as a trace.
+// What a profile of a step says: as tables, and as JSON.
 #ifndef SWINFLEET_WORKER_BENCH_PROFILE_REPORT_H_
 #define SWINFLEET_WORKER_BENCH_PROFILE_REPORT_H_
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
-#include <ostream>
 #include <string>
 #include <vector>
 
-#include "distributed/communicator.h"
 #include "kernels/machine_limits.h"
 #include "kernels/profile.h"
 
@@ -51,19 +49,6 @@ class ProfileReport {
   std::vector<Row> modules_;
   Row all_;
 };
-
-// Collectives of the step, for a row of their own.
-struct CollectiveRow {
-  std::vector<CollectiveRecord> records;
-  // When the profile was made, in seconds since 1970.
-  double profile_start = 0;
-};
-
-// Writes the step as a Chrome trace (chrome://tracing, ui.perfetto.dev): modules, and in them the
-// calls of operations with their tensors, FLOPs, bytes and limit; beside them the thread that works
-// off collectives, if there are any.
-void WriteTrace(const Profile& profile, const MachineLimits& limits,
-                const CollectiveRow& collectives, std::ostream* out);
 
 }  // namespace swinfleet::bench
 

@@ -20,6 +20,7 @@
 #include "worker/compute_device.h"
 #include "worker/memory_budget.h"
 #include "worker/processor.h"
+#include "worker/trace.h"
 #include "worker/train_step.h"
 
 namespace swinfleet::bench {
@@ -83,7 +84,7 @@ class RanksRun {
   }
 
   // One more step, into the file of rank 0.
-  void Trace(std::ofstream* file);
+  void TraceStep(std::ofstream* file);
 
  private:
   Figures Step() {
@@ -108,12 +109,12 @@ class RanksRun {
   int64_t number_ = 0;
 };
 
-void RanksRun::Trace(std::ofstream* file) {
+void RanksRun::TraceStep(std::ofstream* file) {
   const uint64_t before = communicator_->position().sequence;
-  CollectiveRow row;
-  row.profile_start =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   Profile profile(CpuOps());
+  Trace trace = {.profile = &profile};
+  trace.profile_start = trace.origin =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   compute_.context.ops = &ProfilingOps();
   compute_.context.profile = &profile;
   Step();
@@ -124,7 +125,9 @@ void RanksRun::Trace(std::ofstream* file) {
   if (communicator_->rank() != 0) return;
   for (const CollectiveRecord& record : communicator_->recent()) {
     // Those that run under the step, also when an earlier one started them.
-    if (record.ended >= row.profile_start && record.name != "trace") row.records.push_back(record);
+    if (record.ended >= trace.profile_start && record.name != "trace") {
+      trace.collectives.push_back(record);
+    }
   }
   const uint64_t collectives = communicator_->position().sequence - before;
   if (collectives > FlightRecorder::kRecords) {
@@ -132,8 +135,10 @@ void RanksRun::Trace(std::ofstream* file) {
                  "of the step's %" PRIu64 " collectives the trace has the last %" PRIu64 "\n",
                  collectives - 1, FlightRecorder::kRecords - 1);
   }
-  WriteTrace(profile, MeasureMachineLimits(job_.train.dtype, job_.parallel.threads_per_rank), row,
-             file);
+  const MachineLimits limits =
+      MeasureMachineLimits(job_.train.dtype, job_.parallel.threads_per_rank);
+  trace.limits = &limits;
+  WriteTrace(trace, file);
 }
 
 const char* OverlapName(const JobConfig& job) { return job.parallel.overlap ? "on" : "off"; }
@@ -246,7 +251,7 @@ void RunRanks(const RanksCommand& command) {
   for (const JobConfig& job : jobs) {
     RanksRun run(job, communicator.get(), device.gpu.get());
     const Figures figures = run.Time(command.steps);
-    if (!command.trace.empty()) run.Trace(&trace);
+    if (!command.trace.empty()) run.TraceStep(&trace);
     if (!speaks) continue;
     PrintRow(job, run.plan(), figures);
     rows.push_back(JsonOf(job, run.plan(), figures));

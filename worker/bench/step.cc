@@ -14,6 +14,7 @@
 #include "worker/bench/profile_report.h"
 #include "worker/compute_device.h"
 #include "worker/memory_budget.h"
+#include "worker/trace.h"
 
 namespace swinfleet::bench {
 namespace {
@@ -127,7 +128,9 @@ void RunStep(const StepCommand& command) {
   if (profiles) {
     const ProfileReport report(profile, figures.profiled_seconds, *machine.limits);
     if (command.profile) report.Print();
-    if (!command.trace.empty()) WriteTrace(profile, *machine.limits, {}, &trace);
+    if (!command.trace.empty()) {
+      WriteTrace({.profile = &profile, .limits = &*machine.limits}, &trace);
+    }
     CheckTrace(command.trace, trace);
     line["profile"] = report.Json();
   }
