@@ -20,6 +20,10 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 // Seconds in which a new connection has to say Hello.
 constexpr double kHelloDeadline = 30;
 constexpr double kStoreRetry = 1;
+// Seconds of curves that a crash may cost; and how much of them is written at once, so that nobody
+// waits long for it. More is written a second later.
+constexpr double kHistoryInterval = 10;
+constexpr size_t kHistoryRows = 2000;
 // Least seconds between two writes of progress, and between two showings of it to a watcher.
 constexpr double kProgressInterval = 1;
 constexpr double kPublishInterval = 0.25;
@@ -56,6 +60,7 @@ grpc::Status ControlLoop::Start() {
   state_ = Restore(std::move(contents.jobs), std::move(contents.fleets), std::move(contents.hosts),
                    Now());
   progress_ = std::move(contents.progress);
+  if (grpc::Status status = jobs_->LoadHistories(&histories_); !status.ok()) return status;
   CheckInvariants(state_);
   LOG(INFO) << "the store holds " << state_.jobs.size() << " jobs, " << state_.open_jobs.size()
             << " of them not ended";
@@ -106,6 +111,7 @@ double ControlLoop::NextDeadline() const {
   if (!refusals_.empty()) deadline = std::min(deadline, refusals_at_);
   // While the store fails, retry_at_ is what progress waits for as well.
   if (!dirty_progress_.empty() && !Dirty()) deadline = std::min(deadline, progress_at_);
+  if (histories_.unstored()) deadline = std::min(deadline, histories_at_);
   if (!publish_soon_.empty() && !Dirty()) deadline = std::min(deadline, publish_at_);
   return deadline;
 }
@@ -139,6 +145,8 @@ void ControlLoop::Run() {
   KeepAudit(refusals_.TakeAll());
   Settle();
   WriteProgress();
+  while (histories_.unstored() && WriteHistories()) {
+  }
 }
 
 void ControlLoop::RunTimers() {
@@ -155,6 +163,7 @@ void ControlLoop::RunTimers() {
     for (const uint64_t stream : mute) RefuseConnection(stream, "no Hello came");
   }
   if (!dirty_progress_.empty() && uptime >= progress_at_ && !Dirty()) WriteProgress();
+  if (histories_.unstored() && uptime >= histories_at_) WriteHistories();
   if (!refusals_.empty() && uptime >= refusals_at_) {
     KeepAudit(refusals_.Expire(Now().unix_time));
     refusals_at_ = uptime + kRefusalInterval;
@@ -525,6 +534,18 @@ void ControlLoop::WriteProgress() {
   const grpc::Status status = jobs_->Write(batch);
   LOG_IF_EVERY_N(ERROR, !status.ok(), 30) << "progress is not stored: " << status.error_message();
   if (status.ok()) dirty_progress_.clear();
+}
+
+bool ControlLoop::WriteHistories() {
+  const HistoryChanges changes = histories_.Unstored(kHistoryRows);
+  JobStore::Batch batch;
+  batch.history = &changes;
+  const grpc::Status status = jobs_->Write(batch);
+  LOG_IF_EVERY_N(ERROR, !status.ok(), 30) << "curves are not stored: " << status.error_message();
+  if (status.ok()) histories_.Stored(changes);
+  const bool more = status.ok() && histories_.unstored();
+  histories_at_ = Now().uptime + (more ? kStoreRetry : kHistoryInterval);
+  return status.ok();
 }
 
 // ---- Watching ----

@@ -64,9 +64,9 @@ class ControlLoop {
   // These may be called from any thread; the functions are called on the control thread, once.
   // False: too much waits already, or the loop has stopped; the function will not be called.
 
-  // An event that is answered: Submit, Cancel, Trace, Fence, LaunchReport. With `audit` it is a change by
-  // somebody, which goes into the audit log: with the time, with what came of it, and with the job
-  // that it made.
+  // An event that is answered: Submit, Cancel, Trace, Fence, LaunchReport. With `audit` it is a
+  // change by somebody, which goes into the audit log: with the time, with what came of it, and
+  // with the job that it made.
   [[nodiscard]] bool Request(Event event, ReplyFunction reply,
                              std::optional<AuditEntry> audit = std::nullopt);
   [[nodiscard]] bool Query(QueryFunction query);
@@ -128,6 +128,7 @@ class ControlLoop {
   void Release();
   void AnswerQueries();
   void WriteProgress();
+  bool WriteHistories();
 
   // ---- Watching ----
   void Publish(const std::string& job_id);
@@ -182,6 +183,7 @@ class ControlLoop {
   double retry_at_ = 0;
   double tick_at_ = 0;
   double progress_at_ = 0;
+  double histories_at_ = 0;
   double publish_at_ = 0;
   double refusals_at_ = 0;
 };

@@ -1,6 +1,8 @@
 #include "coordinator/job_store.h"
 
+#include <algorithm>
 #include <iterator>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -146,6 +148,16 @@ BEGIN SELECT RAISE(ABORT, 'lines of the audit log are never deleted'); END)";
 // The last trace of a job, a TraceStatus.
 constexpr char kTraces[] = "ALTER TABLE jobs ADD COLUMN trace BLOB NOT NULL DEFAULT x''";
 
+// What jobs have reported: HistoryPoints by step, CheckpointRecords by number.
+constexpr char kHistory[] = R"(
+CREATE TABLE history (
+  job TEXT NOT NULL,
+  kind INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  record BLOB NOT NULL,
+  PRIMARY KEY (job, kind, number)
+) WITHOUT ROWID)";
+
 constexpr char kPutJob[] =
     "INSERT INTO jobs (id, number, submission_id, run_dir, spec, state, reason, attempt, "
     "attempt_open, fleet, launch_id, attempt_ranks, deaths, last_checkpoint, "
@@ -174,7 +186,7 @@ constexpr char kGetJobs[] =
     "FROM jobs ORDER BY number";
 
 std::vector<std::string> SchemaSteps() {
-  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess, kTraces};
+  return {kSchema, kScheduling, kHosts, kRunFolders, kAccess, kTraces, kHistory};
 }
 
 grpc::Status OpenAt(const std::string& path, bool migrate, std::unique_ptr<Database>* out) {
@@ -279,7 +291,11 @@ grpc::Status JobStore::PrepareStatements() {
        "INSERT OR REPLACE INTO hosts (name, failures, counted_at, left_out, last) "
        "VALUES (?,?,?,?,?)"},
       {&drop_host_, "DELETE FROM hosts WHERE name=?"},
-      {&put_audit_, kPutAudit}};
+      {&put_audit_, kPutAudit},
+      {&forget_history_, "DELETE FROM history WHERE job=?"},
+      {&drop_record_, "DELETE FROM history WHERE job=? AND kind=? AND number=?"},
+      {&put_record_,
+       "INSERT OR REPLACE INTO history (job, kind, number, record) VALUES (?,?,?,?)"}};
   for (const auto& [statement, sql] : statements) {
     *statement = std::make_unique<Statement>(database_.get(), sql);
     if (!(*statement)->status().ok()) return (*statement)->status();
@@ -372,6 +388,7 @@ grpc::Status JobStore::Write(const Batch& batch) {
   for (const AuditEntry* entry : batch.audit) {
     if (status.ok()) status = PutAudit(put_audit_.get(), *entry);
   }
+  if (status.ok() && batch.history != nullptr) status = WriteHistory(*batch.history);
   if (status.ok()) status = transaction.Commit();
   return status;
 }
@@ -484,6 +501,64 @@ grpc::Status JobStore::WriteHost(const Host& host) {
       .Bind(static_cast<int64_t>(host.left_out))
       .Bind(host.last)
       .Run();
+}
+
+grpc::Status JobStore::WriteHistory(const HistoryChanges& changes) {
+  grpc::Status status;
+  for (const std::string& job_id : changes.forgotten) {
+    if (status.ok()) status = forget_history_->Bind(job_id).Run();
+  }
+  const auto bind = [](Statement* statement, const HistoryChanges::Key& key) -> Statement& {
+    return statement->Bind(key.job_id)
+        .Bind(static_cast<int64_t>(key.kind))
+        .Bind(static_cast<int64_t>(key.number));
+  };
+  for (const HistoryChanges::Key& key : changes.deleted) {
+    if (status.ok()) status = bind(drop_record_.get(), key).Run();
+  }
+  for (const auto& [key, record] : changes.put) {
+    if (status.ok()) status = bind(put_record_.get(), key).BindBlob(record).Run();
+  }
+  return status;
+}
+
+grpc::Status JobStore::LoadHistories(JobHistories* out) {
+  struct Found {
+    JobHistory history;
+    uint64_t first_checkpoint = 0;
+    double time = 0;
+  };
+  std::map<std::string, Found> jobs;
+  Statement rows(database_.get(),
+                 "SELECT job, kind, number, record FROM history ORDER BY job, kind, number");
+  while (rows.Next()) {
+    const std::string job_id = rows.Text();
+    const int64_t kind = rows.Int();
+    const auto number = static_cast<uint64_t>(rows.Int());
+    const std::string record = rows.Text();
+    Found& found = jobs[job_id];
+    bool good = true;
+    if (kind == static_cast<int64_t>(HistoryChanges::Kind::kPoint)) {
+      HistoryPoint* point = found.history.add_points();
+      good = point->ParseFromString(record) && point->step() == number;
+      found.time = std::max(found.time, point->time());
+    } else {
+      if (found.history.checkpoints_size() == 0) found.first_checkpoint = number;
+      CheckpointRecord* checkpoint = found.history.add_checkpoints();
+      good = kind == static_cast<int64_t>(HistoryChanges::Kind::kCheckpoint) &&
+             checkpoint->ParseFromString(record);
+      found.time = std::max(found.time, checkpoint->time());
+    }
+    if (!good) return Damaged(*database_, "the history of job " + job_id);
+  }
+  if (!rows.status().ok()) return rows.status();
+  std::multimap<double, std::string> order;
+  for (const auto& [job_id, found] : jobs) order.emplace(found.time, job_id);
+  for (const auto& [time, job_id] : order) {
+    Found& found = jobs.at(job_id);
+    out->Restore(job_id, std::move(found.history), found.first_checkpoint);
+  }
+  return grpc::Status::OK;
 }
 
 grpc::Status JobStore::LoadHosts(Contents* out) {

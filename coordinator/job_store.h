@@ -1,5 +1,6 @@
-// The durable part of the control state: jobs, fleets and their closed launches, in SQLite; and the
-// audit log, whose lines are written with what they are about.
+// The durable part of the control state: jobs, fleets and their closed launches, in SQLite; the
+// audit log, whose lines are written with what they are about; and what jobs have reported, for
+// curves.
 #ifndef SWINFLEET_COORDINATOR_JOB_STORE_H_
 #define SWINFLEET_COORDINATOR_JOB_STORE_H_
 
@@ -13,6 +14,7 @@
 
 #include "coordinator/audit.h"
 #include "coordinator/control_state.h"
+#include "coordinator/job_history.h"
 #include "coordinator/sqlite.h"
 #include "proto/coordinator.pb.h"
 
@@ -30,9 +32,10 @@ class JobStore {
     // Job id and what its rank 0 last reported.
     std::vector<std::pair<std::string, const Progress*>> progress{};
     std::vector<const AuditEntry*> audit{};
+    const HistoryChanges* history = nullptr;
     bool empty() const {
       return jobs.empty() && fleets.empty() && dropped_fleets.empty() && hosts.empty() &&
-             dropped_hosts.empty() && progress.empty() && audit.empty();
+             dropped_hosts.empty() && progress.empty() && audit.empty() && history == nullptr;
     }
   };
   struct Contents {
@@ -57,6 +60,8 @@ class JobStore {
 
   // Everything that was written, checked against itself.
   grpc::Status Load(Contents* out);
+  // What jobs have reported, into histories that are empty: those last that reported last.
+  grpc::Status LoadHistories(JobHistories* out);
 
   // All of the batch or nothing. When it returns OK the batch survives a loss of power. A full disk
   // is RESOURCE_EXHAUSTED, every other failure UNAVAILABLE.
@@ -70,6 +75,7 @@ class JobStore {
   grpc::Status WriteFleet(const Fleet& fleet);
   grpc::Status DropFleet(const std::string& name);
   grpc::Status WriteHost(const Host& host);
+  grpc::Status WriteHistory(const HistoryChanges& changes);
   grpc::Status LoadHosts(Contents* out);
   grpc::Status LoadJobs(Contents* out);
   grpc::Status LoadFleets(Contents* out);
@@ -77,6 +83,7 @@ class JobStore {
   std::unique_ptr<Database> database_;
   std::unique_ptr<Statement> put_job_, put_progress_, put_fleet_, put_closed_;
   std::unique_ptr<Statement> drop_fleet_, drop_closed_, put_host_, drop_host_, put_audit_;
+  std::unique_ptr<Statement> forget_history_, drop_record_, put_record_;
 };
 
 // Adds a line to the audit log with a statement of kPutAudit. Its texts are tidied.

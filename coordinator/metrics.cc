@@ -19,13 +19,14 @@ using FleetSample = MetricsSnapshot::FleetSample;
 
 // ---- The snapshot ----
 
-// Since the last checkpoint, or without one since the job began; of what was before the coordinator
-// started nothing is known, and the age counts from there.
+// Since the last checkpoint, or without one since the job began. A coordinator that was killed may
+// not know when the last one came, and the age then counts from its start.
 double CheckpointAge(const ControlView& view, const Job& job, double unix_time) {
   double since = std::max(job.started_at, view.histories.since());
   const JobHistory* history = view.histories.Find(job.id);
   if (history != nullptr && history->checkpoints_size() > 0) {
-    since = history->checkpoints().rbegin()->time();
+    const CheckpointRecord& last = *history->checkpoints().rbegin();
+    if (last.path() == job.last_checkpoint) since = last.time();
   }
   return std::max(0.0, unix_time - since);
 }

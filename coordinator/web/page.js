@@ -282,8 +282,8 @@ function drawJob(job, history) {
   $('ranks').replaceChildren(job.ranks.length ? makeRanks(job.ranks) :
     make('p', {class: 'faint'}, 'No rank is at work on it.'));
   const known = history.checkpoints.slice().reverse();
-  if (known.length === 0 && job.last_checkpoint !== '') {
-    known.push({step: job.last_checkpoint_step, attempt: '', time: 0, path: job.last_checkpoint});
+  if (job.last_checkpoint !== '' && !(known.length && known[0].path === job.last_checkpoint)) {
+    known.unshift({step: job.last_checkpoint_step, attempt: '', time: 0, path: job.last_checkpoint});
   }
   $('checkpoints').replaceChildren(makeTable(CHECKPOINT_COLUMNS, known, 'There is none yet.'));
   $('spec').textContent = JSON.stringify(job.spec, null, 2);

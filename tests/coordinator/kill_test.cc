@@ -7,13 +7,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 
+#include "coordinator/job_store.h"
 #include "coordinator/server.h"
+#include "tests/coordinator/fake_worker.h"
 #include "tests/coordinator/kill_point.h"
 #include "tests/coordinator/nursery.h"
 #include "tests/coordinator/scripted_world.h"
@@ -156,6 +161,90 @@ TEST_P(Kill, AtEveryWriteEndsAsWithout) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shares, Kill, ::testing::Range<uint64_t>(0, kShares));
+
+// What jobs have reported, for curves: nothing of it is lost where the coordinator is stopped, and
+// no more than the last seconds where it is killed.
+class Curves : public ::testing::Test {
+ protected:
+  Curves() { kill_point->at = 0; }
+  void Begin() {
+    const std::optional<std::string> address = nursery->Begin(store_);
+    ASSERT_TRUE(address.has_value());
+    user_ = std::make_unique<FakeUser>(*address);
+    rank_ = std::make_unique<FakeRank>(*address, "f", "l1", 0, 1);
+    if (!id_.empty()) {
+      rank_->hello.set_job_id(id_);
+      rank_->hello.set_attempt(1);
+    }
+    rank_->Connect();
+    ASSERT_TRUE(rank_->Next().has_welcome());
+    if (!id_.empty()) return;
+    id_ = user_->Submit("/r");
+    ASSERT_TRUE(rank_->Next().has_assignment());
+  }
+  void End(int signal) {
+    // An idle client would not notice that it is to close its connection.
+    user_.reset();
+    rank_.reset();
+    nursery->Stop(signal);
+  }
+  void Report(uint64_t step) {
+    rank_->ReportProgress(id_, 1, step, 1.0 / static_cast<double>(step));
+    rank_->ReportCheckpoint(id_, 1, "/r/" + std::to_string(step), step);
+    user_->Await(id_, [&](const JobStatus& job) { return job.last_checkpoint_step() == step; });
+  }
+  JobHistory History() {
+    grpc::ClientContext context;
+    GetJobRequest request;
+    request.set_job_id(id_);
+    JobHistory history;
+    EXPECT_TRUE(user_->coordinator->GetHistory(&context, request, &history).ok());
+    return history;
+  }
+  // As somebody finds it who comes after a crash.
+  int StoredPoints() const {
+    std::unique_ptr<JobStore> store;
+    JobHistories histories(0);
+    if (!JobStore::Open(store_, &store).ok() || !store->LoadHistories(&histories).ok()) return 0;
+    const JobHistory* history = histories.Find(id_);
+    return history == nullptr ? 0 : history->points_size();
+  }
+
+  const TemporaryFolder folder_;
+  const std::string store_ = folder_.path() + "/store";
+  std::unique_ptr<FakeUser> user_;
+  std::unique_ptr<FakeRank> rank_;
+  std::string id_;
+};
+
+TEST_F(Curves, SurviveAStopOfTheCoordinator) {
+  Begin();
+  for (uint64_t step = 1; step <= 5; ++step) Report(step);
+  const std::string before = History().DebugString();
+  End(SIGTERM);
+  Begin();
+  EXPECT_EQ(History().DebugString(), before);
+  EXPECT_EQ(History().points_size(), 5);
+  // It goes on from there.
+  Report(6);
+  EXPECT_EQ(History().points_size(), 6);
+  EXPECT_EQ(History().checkpoints_size(), 6);
+  End(SIGKILL);
+}
+
+TEST_F(Curves, SurviveAKillOfTheCoordinator) {
+  Begin();
+  for (uint64_t step = 1; step <= 5; ++step) Report(step);
+  const std::string before = History().DebugString();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (StoredPoints() < 5 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  End(SIGKILL);
+  Begin();
+  EXPECT_EQ(History().DebugString(), before);
+  End(SIGKILL);
+}
 
 }  // namespace
 }  // namespace swinfleet::coordinator

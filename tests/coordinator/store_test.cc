@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <fstream>
 #include <future>
+#include <limits>
 #include <memory>
 #include <set>
 #include <string>
@@ -311,7 +313,7 @@ TEST(JobStore, StoresOfBeforeTokensHaveNone) {
     std::unique_ptr<Database> database;
     ASSERT_TRUE(Database::Open(folder.path() + "/jobs.sqlite", true, &database).ok());
     ASSERT_TRUE(database
-                    ->Run("DROP TABLE tokens; DROP TABLE audit; "
+                    ->Run("DROP TABLE tokens; DROP TABLE audit; DROP TABLE history; "
                           "ALTER TABLE jobs DROP COLUMN trace; PRAGMA user_version=4")
                     .ok());
   }
@@ -380,6 +382,52 @@ TEST(JobStore, KeepsHosts) {
   EXPECT_EQ(contents.hosts[0].counted_at, 77.5);
   EXPECT_TRUE(contents.hosts[0].left_out);
   EXPECT_EQ(contents.hosts[0].last, "attempt 2");
+}
+
+TEST(JobStore, KeepsHistories) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  using Kind = HistoryChanges::Kind;
+  HistoryPoint point;
+  point.set_step(7);
+  point.set_loss(std::numeric_limits<double>::quiet_NaN());
+  CheckpointRecord checkpoint;
+  checkpoint.set_path("/c");
+  HistoryChanges changes;
+  changes.put = {{{"j1", Kind::kCheckpoint, 12}, checkpoint.SerializeAsString()},
+                 {{"j1", Kind::kPoint, 7}, point.SerializeAsString()},
+                 {{"j2", Kind::kPoint, 7}, point.SerializeAsString()}};
+  point.set_step(1ull << 40);
+  changes.put.push_back({{"j1", Kind::kPoint, point.step()}, point.SerializeAsString()});
+  ASSERT_TRUE(store->Write({.history = &changes}).ok());
+  changes = HistoryChanges();
+  changes.forgotten = {"j2"};
+  changes.deleted = {{"j1", Kind::kPoint, 7}};
+  ASSERT_TRUE(store->Write({.history = &changes}).ok());
+  JobHistories histories(0);
+  ASSERT_TRUE(store->LoadHistories(&histories).ok());
+  EXPECT_EQ(histories.Find("j2"), nullptr);
+  const JobHistory* history = histories.Find("j1");
+  ASSERT_NE(history, nullptr);
+  ASSERT_EQ(history->points_size(), 1);
+  EXPECT_EQ(history->points(0).step(), 1ull << 40);
+  EXPECT_TRUE(std::isnan(history->points(0).loss()));
+  ASSERT_EQ(history->checkpoints_size(), 1);
+  EXPECT_EQ(history->checkpoints(0).path(), "/c");
+  // The next one gets the number after it.
+  histories.AddCheckpoint("j1", checkpoint);
+  ASSERT_EQ(histories.Unstored(10).put.size(), 1u);
+  EXPECT_EQ(histories.Unstored(10).put[0].first.number, 13u);
+}
+
+TEST(JobStore, AHistoryThatContradictsItselfIsDamage) {
+  const TemporaryFolder folder;
+  const auto store = Open(folder.path());
+  HistoryChanges changes;
+  changes.put = {{{"j1", HistoryChanges::Kind::kPoint, 7}, "nonsense"}};
+  ASSERT_TRUE(store->Write({.history = &changes}).ok());
+  JobHistories histories(0);
+  EXPECT_THAT(store->LoadHistories(&histories).error_message(), HasSubstr("the history of job j1"));
 }
 
 TEST(JobStore, AJobAfterOneThatIsNotThereIsDamage) {
