@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -14,7 +15,11 @@
 #include <vector>
 
 #include "coordinator/access_store.h"
+#include "coordinator/control_loop.h"
+#include "coordinator/http_api.h"
 #include "coordinator/http_server.h"
+#include "coordinator/job_store.h"
+#include "coordinator/log_store.h"
 #include "coordinator/server.h"
 #include "tests/coordinator/fake_worker.h"
 #include "tests/coordinator/guarded_server.h"
@@ -451,6 +456,33 @@ TEST_F(Http, BodiesHaveALimit) {
   connection.Send("\r\n0\r\n\r\n");
   EXPECT_EQ(ParseHttp(connection.ReadToEnd()).status, 0);
   EXPECT_EQ(Get("/healthz").status, 200);
+}
+
+// Kubernetes starts a coordinator again by this answer.
+TEST(HealthOverHttp, ComesFromTheThreadThatOwnsTheJobs) {
+  const TemporaryFolder folder;
+  std::unique_ptr<JobStore> jobs;
+  std::unique_ptr<LogStore> logs;
+  ASSERT_TRUE(JobStore::Open(folder.path(), &jobs).ok());
+  ASSERT_TRUE(LogStore::Open(folder.path(), {}, &logs).ok());
+  ControlLoop loop(jobs.get(), logs.get(), Settings());
+  ASSERT_TRUE(loop.Start().ok());
+  HttpApi api(nullptr, &loop, nullptr, {});
+  HttpRequest request;
+  request.method = "GET";
+  request.path = "/healthz";
+  std::promise<HttpResponse> answered;
+  std::promise<void> held;
+  ASSERT_TRUE(loop.Query([&](const ControlView&) { held.get_future().wait(); }));
+  api.Handle(request, [&](const HttpServer::Render& make) { answered.set_value(make()); });
+  std::future<HttpResponse> answer = answered.get_future();
+  EXPECT_EQ(answer.wait_for(std::chrono::milliseconds(200)), std::future_status::timeout);
+  held.set_value();
+  EXPECT_EQ(answer.get().status, 200);
+  loop.Stop();
+  int status = 0;
+  api.Handle(request, [&](const HttpServer::Render& make) { status = make().status; });
+  EXPECT_EQ(status, 503);
 }
 
 // A server of its own, whose limits are small; /large is more than any buffer on the way takes.
