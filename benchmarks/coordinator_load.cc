@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "proto/connection.h"
 #include "proto/coordinator.grpc.pb.h"
 
 namespace swinfleet {
@@ -29,6 +30,10 @@ using Clock = std::chrono::steady_clock;
 
 struct Arguments {
   std::string coordinator;
+  // Of users, and with another token of the ranks.
+  ConnectionOptions connection;
+  std::string fleet_token_file;
+  Credentials user, fleet;
   // The coordinator's process, on this machine.
   int pid = 0;
   uint32_t ranks = 0;
@@ -52,10 +57,17 @@ Clock::duration Duration(double seconds) {
 }
 
 // A connection of its own, as each process has one.
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
+std::shared_ptr<grpc::Channel> Connect(const std::string& address, const Credentials& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return credentials.Connect(address, arguments);
+}
+
+Credentials ReadCredentials(const ConnectionOptions& options, const std::string& address) {
+  Credentials credentials;
+  const std::string fault = Credentials::Read(options, address, &credentials);
+  if (!fault.empty()) Die(fault);
+  return credentials;
 }
 
 // Seconds that calls took.
@@ -133,7 +145,7 @@ void Submit(const Arguments& arguments, Submitted* submitted) {
   submitted->ids.resize(arguments.jobs);
   std::atomic<uint32_t> next{0};
   const auto work = [&] {
-    const auto stub = Coordinator::NewStub(Connect(arguments.coordinator));
+    const auto stub = Coordinator::NewStub(Connect(arguments.coordinator, arguments.user));
     for (uint32_t number; (number = next++) < arguments.jobs;) {
       grpc::ClientContext context;
       SubmitJobResponse response;
@@ -158,7 +170,7 @@ class RankStream final : public grpc::ClientBidiReactor<WorkerMessage, WorkerCom
  public:
   RankStream(const Arguments& arguments, uint32_t number)
       : number_(number % arguments.ranks_per_fleet),
-        stub_(FleetService::NewStub(Connect(arguments.coordinator))) {
+        stub_(FleetService::NewStub(Connect(arguments.coordinator, arguments.fleet))) {
     const uint32_t fleet = number / arguments.ranks_per_fleet;
     Hello* hello = Queue()->mutable_hello();
     hello->set_protocol_version(PROTOCOL_VERSION_CURRENT);
@@ -301,7 +313,7 @@ class Questioner {
       : arguments_(arguments),
         running_(std::move(running)),
         all_(std::move(all)),
-        stub_(Coordinator::NewStub(Connect(arguments.coordinator))) {}
+        stub_(Coordinator::NewStub(Connect(arguments.coordinator, arguments.user))) {}
 
   void AskUntil(Clock::time_point end) {
     const Clock::time_point began = Clock::now();
@@ -409,6 +421,10 @@ int Main(int argc, char** argv) {
   CLI::App app("Loads a coordinator with ranks, jobs and questions, and measures it.");
   app.add_option("--coordinator", arguments.coordinator, "HOST:PORT")->required();
   app.add_option("--pid", arguments.pid, "Of the coordinator, on this machine")->required();
+  for (const ConnectionFlag& flag : kConnectionFlags) {
+    app.add_option(flag.flag, arguments.connection.*flag.file, flag.help)->type_name("FILE");
+  }
+  app.add_option("--fleet-token-file", arguments.fleet_token_file, "Of the ranks, as --token-file");
   app.add_option("--ranks", arguments.ranks, "That are connected and beat once a second");
   app.add_option("--ranks-per-fleet", arguments.ranks_per_fleet)
       ->check(CLI::Range(1, 16384))
@@ -423,6 +439,10 @@ int Main(int argc, char** argv) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  arguments.user = ReadCredentials(arguments.connection, arguments.coordinator);
+  ConnectionOptions fleet = arguments.connection;
+  fleet.token_file = arguments.fleet_token_file;
+  arguments.fleet = ReadCredentials(fleet, arguments.coordinator);
   return Run(arguments);
 }
 
