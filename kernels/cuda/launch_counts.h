@@ -25,9 +25,12 @@ inline int64_t LaunchesOf(const LinearBackwardWeightArgs& args) {
   return args.dbias.empty() ? 1 : 2;
 }
 
-// Gradients of queries, of keys, and the former put in their place; of the biases; of the scale.
+// Gradients of queries, of keys, and the former put in their place, or all by one kernel; of the
+// biases, whose parts are added at the end; of the scale.
 inline int64_t LaunchesOf(const WindowAttentionBackwardArgs& args) {
-  return 3 + (args.bias.empty() ? 0 : 1) + (args.logit_scale.empty() ? 0 : 1);
+  const bool one = AttentionIsOneKernel(args.geometry, args.qkv.dtype);
+  const int64_t of_bias = args.bias.empty() ? 0 : one ? 1 : 2;
+  return (one ? 1 : 3) + of_bias + (args.logit_scale.empty() ? 0 : 1);
 }
 
 // What the sigmoid is of is computed again.

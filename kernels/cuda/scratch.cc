@@ -90,16 +90,48 @@ float* TakeScratch(const BiasScatterArgs& args, Context& context) {
       context.workspace->AllocateBytes(BiasParts(args) * args.dtable.Bytes()));
 }
 
+int64_t AttentionTile(const WindowGeometry& geometry, DType dtype) {
+  if (dtype == DType::kF32) return kPlainTile;
+  const int64_t n = geometry.WindowTokens(), tiles = (n + kMaxMmaTile - 1) / kMaxMmaTile;
+  return ((n + tiles - 1) / tiles + 15) / 16 * 16;
+}
+
+int64_t AttentionTiles(const WindowGeometry& geometry, DType dtype) {
+  const int64_t tile = AttentionTile(geometry, dtype);
+  return (geometry.WindowTokens() + tile - 1) / tile;
+}
+
+bool AttentionIsOneKernel(const WindowGeometry& geometry, DType dtype) {
+  return dtype != DType::kF32 && AttentionTiles(geometry, dtype) == 1;
+}
+
+int64_t AttentionGroups(const TensorView& bias) {
+  return bias.empty() || bias.shape.rank() < 4 ? 1 : bias.shape[0];
+}
+
 AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context) {
+  const auto take = [&](int64_t bytes) { return context.workspace->AllocateBytes(bytes); };
+  const int64_t windows = args.range.count > 0 ? args.range.count : args.geometry.Windows();
+  const int64_t tiles = AttentionTiles(args.geometry, args.qkv.dtype);
+  const int64_t groups = AttentionGroups(args.bias);
+  const bool one_kernel = AttentionIsOneKernel(args.geometry, args.qkv.dtype);
   AttentionScratch scratch;
-  scratch.delta = static_cast<float*>(context.workspace->AllocateBytes(args.lse.Bytes()));
-  if (!args.logit_scale.empty()) {
-    const int64_t windows = args.range.count > 0 ? args.range.count : args.geometry.Windows();
-    scratch.dscale = static_cast<double*>(
-        context.workspace->AllocateBytes(windows * args.heads * AttentionTiles(args.geometry) *
-                                         static_cast<int64_t>(sizeof(double))));
+  // So many blocks keep any device busy, and fewer windows are not worth the part that comes of
+  // them.
+  constexpr int64_t kBlocks = 1024, kWindowsOfPart = 4;
+  scratch.parts = std::max<int64_t>(1, std::min(kBlocks / (groups * args.heads * tiles * tiles),
+                                                windows / (kWindowsOfPart * groups)));
+  if (!args.bias.empty()) {
+    scratch.dbias = static_cast<float*>(take(scratch.parts * args.bias.Bytes()));
   }
-  scratch.dq = context.workspace->AllocateBytes(args.qkv.Bytes() / 3);
+  if (!args.logit_scale.empty()) {
+    scratch.scale_sums = one_kernel ? scratch.parts * groups : windows;
+    scratch.dscale = static_cast<double*>(
+        take(scratch.scale_sums * args.heads * tiles * static_cast<int64_t>(sizeof(double))));
+  }
+  if (one_kernel) return scratch;
+  scratch.delta = static_cast<float*>(take(args.lse.Bytes()));
+  scratch.dq = take(args.qkv.Bytes() / 3);
   return scratch;
 }
 

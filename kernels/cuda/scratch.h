@@ -53,14 +53,24 @@ float* TakeScratch(const PositionTableBackwardArgs& args, Context& context);
 int64_t BiasParts(const BiasScatterArgs& args);
 float* TakeScratch(const BiasScatterArgs& args, Context& context);
 
-// Tokens of a window that attention takes at once, and how many times.
-inline constexpr int kAttentionTile = 32;
-inline int64_t AttentionTiles(const WindowGeometry& geometry) {
-  return (geometry.WindowTokens() + kAttentionTile - 1) / kAttentionTile;
-}
+// Tokens of a window that attention takes at once, and how many times. In float32 a lane has one.
+// Tensor cores take 16 at a time, up to four times: tiles are as few as that allows, and alike.
+inline constexpr int kPlainTile = 32;
+inline constexpr int kMaxMmaTile = 64;
+int64_t AttentionTile(const WindowGeometry& geometry, DType dtype);
+int64_t AttentionTiles(const WindowGeometry& geometry, DType dtype);
+// Whether one kernel does all of backward: in 16 bits, where a window is one tile.
+bool AttentionIsOneKernel(const WindowGeometry& geometry, DType dtype);
+// How many groups of windows have biases of their own; 1 without.
+int64_t AttentionGroups(const TensorView& bias);
 struct AttentionScratch {
-  float* delta = nullptr;    // as lse
-  double* dscale = nullptr;  // (windows, heads, tiles), or null without logit_scale
+  // Parts of the windows that kernels go through one after the other, to sum over them.
+  int64_t parts = 1;
+  float* dbias = nullptr;    // (parts, biases), or null without bias
+  double* dscale = nullptr;  // (scale_sums, heads, tiles), or null without logit_scale
+  int64_t scale_sums = 0;
+  // Null where one kernel does all.
+  float* delta = nullptr;  // as lse
   // The gradients of queries, of qkv's dtype, (rows, C): dqkv may take the place of qkv, and all
   // keys of a window need its queries.
   void* dq = nullptr;

@@ -10,9 +10,10 @@ trap 'rm -rf "$work"' EXIT
 # Death leaves no core file. A test fails at its first race.
 ulimit -c 0
 export GTEST_FAIL_FAST=1
-# Tests of all kernels that wait, of attention with windows of several tiles.
+# Tests of all kernels that wait, of attention with windows of several tiles and of one.
 tests="Gelu.BackwardOfBias LayerNorm.Backward CrossEntropy.Hard PositionTable.UnitsAtTheKink
-  WindowAttention.SharpProbabilities BiasGather.OfWindows BiasGather.Scatter"
+  WindowAttention.SharpProbabilities WindowAttentionVariants.SixteenBitsInTiles
+  BiasGather.OfWindows BiasGather.Scatter"
 
 # run TEST: with the environment that is given. The shell has nothing to say about deaths.
 run() { { "$program" --gtest_brief=1 --gtest_filter="$1" >"$work/log" 2>&1; } 2>/dev/null; }

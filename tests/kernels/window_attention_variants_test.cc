@@ -28,6 +28,11 @@ Size Range(Size s, int64_t first, int64_t count, bool exclude_padding = true) {
   return s;
 }
 
+Size InBfloat16(Size s) {
+  s.dtype = DType::kBF16;
+  return s;
+}
+
 // Maps that windows do not divide, along one axis or both, shifted or not; also a map smaller than
 // its window.
 const std::vector<reference::Windows> kPadded = {
@@ -46,6 +51,8 @@ const std::vector<reference::Windows> kFewPadded = {
     {1, 7, 5, 4, 4, 2, 2}, {1, 5, 6, 6, 6, 3, 0}, {1, 3, 2, 4, 4, 1, 3}};
 const std::vector<reference::Windows> kFewClips = {{1, 3, 4, 3, 2, 0, 1, 5, 4, 2},
                                                    {1, 3, 4, 3, 4, 0, 0, 3, 4, 1}};
+
+constexpr DType kSixteenBits[] = {DType::kBF16, DType::kF16};
 
 TEST(WindowAttentionVariants, Plain) {
   for (int64_t dim :
@@ -132,6 +139,16 @@ TEST(WindowAttentionVariants, BiasForEachWindow) {
   }
 }
 
+// Most pairs, all of one query, all of one key.
+void ExcludePairs(const Size& s, AttentionData* data) {
+  const int64_t n = s.shape.windows.Tokens();
+  const Floats draw = Random(3).Uniform(static_cast<int64_t>(data->bias.size()), 0, 1);
+  for (size_t i = 0; i < draw.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) / n % n, column = static_cast<int64_t>(i) % n;
+    if (draw[i] < 0.6f || row == 1 || column == 2) data->bias[i] = kExcludedScore;
+  }
+}
+
 // Pairs that the bias excludes, up to tokens that attend to nobody or that nobody attends to.
 TEST(WindowAttentionVariants, ExcludedPairs) {
   for (bool cosine : {false, true}) {
@@ -141,12 +158,7 @@ TEST(WindowAttentionVariants, ExcludedPairs) {
       s.shape.biases = 2;
       CheckAttention(s, [&](AttentionData* data) {
         if (cosine) std::fill(data->logit_scale.begin(), data->logit_scale.end(), 10.f);
-        const int64_t n = windows.Tokens();
-        const Floats draw = Random(3).Uniform(static_cast<int64_t>(data->bias.size()), 0, 1);
-        for (size_t i = 0; i < draw.size(); ++i) {
-          const int64_t row = static_cast<int64_t>(i) / n % n, column = static_cast<int64_t>(i) % n;
-          if (draw[i] < 0.6f || row == 1 || column == 2) data->bias[i] = kExcludedScore;
-        }
+        ExcludePairs(s, data);
       });
     }
   }
@@ -166,18 +178,93 @@ TEST(WindowAttentionVariants, Ranges) {
 }
 
 TEST(WindowAttentionVariants, SixteenBits) {
-  for (DType dtype : {DType::kBF16, DType::kF16}) {
+  for (DType dtype : kSixteenBits) {
     for (bool cosine : {false, true}) {
+      // Of tensor cores: heads of every multiple of 16 dimensions, whole and not, of whole 16 bytes
+      // and not; tiles of 16, 32, 48 and 64 tokens, whole and not.
       std::vector<Size> sizes = SizesToRun<Size>(
           {Of({1, 8, 16, 8, 8, 4, 4}, 2, 32, cosine), Of(kPadded[1], 2, 21, cosine),
            Of(kClips[2], 1, 3, cosine), Range(Of(kPadded[1], 2, 16, cosine), 1, 2)},
           {Of({1, 6, 6, 6, 6, 3, 3}, 1, 16, cosine), Of(kFewPadded[2], 2, 35, cosine),
-           Range(Of(kFewPadded[0], 2, 16, cosine), 1, 2)});
+           Range(Of(kFewPadded[0], 2, 24, cosine), 1, 2), Of({1, 8, 16, 8, 8, 4, 4}, 1, 32, cosine),
+           Of({1, 8, 7, 8, 7, 0, 3}, 1, 48, cosine), Of({1, 5, 5, 5, 5, 0, 0}, 2, 64, cosine),
+           Of({2, 1, 3, 1, 1, 0, 0}, 2, 5, cosine), Of(kFewClips[0], 1, 33, cosine)});
       for (Size& s : sizes) {
         s.dtype = dtype;
         CheckAttention(s);
       }
     }
+  }
+}
+
+// Windows of one tile, one after the other in a block; tiles that pass through shared memory in
+// turn; and one that comes to where another one was.
+TEST(WindowAttentionVariants, SixteenBitsInTiles) {
+  CheckAttention(InBfloat16(Of({1, 5, 10, 5, 5, 0, 2}, 1, 16, true)));
+  CheckAttention(InBfloat16(Of({1, 5, 13, 5, 13, 0, 0}, 1, 16, true)));
+  Size three = Of({1, 11, 12, 11, 12, 0, 6}, 1, 40, false);
+  three.dtype = DType::kF16;
+  CheckAttention(three);
+}
+
+// Groups of windows whose biases are summed apart, of more windows than a block sums.
+TEST(WindowAttentionVariants, SixteenBitsWithBiasForEachWindow) {
+  for (DType dtype : kSixteenBits) {
+    Size s = Of({2, 7, 6, 2, 2, 1, 1}, 2, 8, dtype == DType::kF16);
+    s.dtype = dtype;
+    s.shape.biases = 3;
+    CheckAttention(s);
+    CheckAttention(Range(s, 3, 14, /*exclude_padding=*/false));
+  }
+}
+
+// Pairs that the bias excludes, a token that attends to nobody, one that nobody attends to.
+TEST(WindowAttentionVariants, SixteenBitsWithExcludedPairs) {
+  for (DType dtype : kSixteenBits) {
+    Size s = Of(kFewPadded[0], 2, 8, dtype == DType::kF16);
+    s.dtype = dtype;
+    s.shape.biases = 2;
+    CheckAttention(s, [&](AttentionData* data) { ExcludePairs(s, data); });
+  }
+}
+
+// With cosine attention the lengths of queries and keys do not matter, be they next to the ends of
+// the dtype's range, below the smallest length, or 0.
+TEST(WindowAttentionVariants, SixteenBitVectorsOfAllLengths) {
+  for (DType dtype : kSixteenBits) {
+    Size s = Of({1, 6, 6, 6, 6, 3, 3}, 1, 24, true);
+    s.dtype = dtype;
+    const auto change = [&](AttentionData* data) {
+      const float large = dtype == DType::kF16 ? 1e3f : 1e7f;
+      const float small = dtype == DType::kF16 ? 0x1p-9f : 1e-6f;
+      const float factors[] = {large, 1.0f, 16.0f, small, 0.125f};
+      for (size_t i = 0; i < data->qkv.size(); ++i) {
+        const size_t vector = i / 24;
+        if (vector % 3 < 2) data->qkv[i] *= factors[(vector + vector / 3) % 5];
+        // In float16 the gradient of a vector that is 0 is beyond its range.
+        if (dtype == DType::kBF16 && vector % 3 < 2 && vector % 11 == 4) data->qkv[i] *= 0;
+        if (dtype == DType::kBF16 && vector % 3 < 2 && vector % 11 == 6) data->qkv[i] *= 1e-19f;
+      }
+      data->qkv = Rounded(data->qkv, dtype);
+    };
+    CheckAttention(s, change);
+  }
+}
+
+// What a query of length 0 makes of its own gradient is beyond float16; that of the others, and
+// everybody's attention, is not.
+TEST(WindowAttentionVariants, ZeroVectorsInFloat16SpoilNobodyElse) {
+  Size s = Of({1, 4, 4, 4, 4, 0, 0}, 1, 16, true);
+  s.dtype = DType::kF16;
+  AttentionData data = MakeData(s, 1);
+  constexpr int64_t kZero = 5;
+  std::fill_n(data.qkv.begin() + kZero * 3 * 16, 2 * 16, 0.f);
+  CheckOp([&](uint64_t) { return AttentionForward(s, data); });
+  const OpCase backward = AttentionBackward(s, data);
+  const Floats dqkv = RunOp(backward)[0];
+  for (size_t i = 0; i < dqkv.size(); ++i) {
+    if (i / (3 * 16) == kZero && i % (3 * 16) < 2 * 16) continue;
+    EXPECT_NEAR(dqkv[i], backward.outputs[0].expected[i], 2e-3) << i;
   }
 }
 
@@ -192,25 +279,28 @@ TEST(WindowAttentionVariants, LargeWindows) {
 
 // NaN in rows of excluded padding reaches nothing.
 TEST(WindowAttentionVariants, PaddingIsNeverRead) {
-  const Size s = Range(Of({1, 5, 4, 4, 4, 2, 0}, 2, 8, true), 1, 1);
-  const AttentionData data = MakeData(s, 1);
-  AttentionData spoilt = data;
-  const Vec padding = reference::PaddingOfWindows(s.shape.windows);
-  const int64_t n = s.shape.windows.Tokens(), c = s.shape.heads * s.shape.dim;
-  for (int64_t row = 0; row < n; ++row) {
-    if (padding[n + row] == 0) continue;
-    std::fill_n(spoilt.qkv.begin() + row * 3 * c, 3 * c, std::numeric_limits<float>::quiet_NaN());
-    std::fill_n(spoilt.dout.begin() + row * c, c, std::numeric_limits<float>::quiet_NaN());
+  for (DType dtype : kFloating) {
+    Size s = Range(Of({1, 5, 4, 4, 4, 2, 0}, 2, 8, true), 1, 1);
+    s.dtype = dtype;
+    const AttentionData data = MakeData(s, 1);
+    AttentionData spoilt = data;
+    const Vec padding = reference::PaddingOfWindows(s.shape.windows);
+    const int64_t n = s.shape.windows.Tokens(), c = s.shape.heads * s.shape.dim;
+    for (int64_t row = 0; row < n; ++row) {
+      if (padding[n + row] == 0) continue;
+      std::fill_n(spoilt.qkv.begin() + row * 3 * c, 3 * c, std::numeric_limits<float>::quiet_NaN());
+      std::fill_n(spoilt.dout.begin() + row * c, c, std::numeric_limits<float>::quiet_NaN());
+    }
+    OpCase forward = AttentionForward(s, data);
+    const std::vector<Floats> clean = RunOp(forward);
+    forward.inputs[0].values = spoilt.qkv;
+    EXPECT_EQ(RunOp(forward), clean);
+    OpCase backward = AttentionBackward(s, data);
+    const std::vector<Floats> clean_gradients = RunOp(backward);
+    backward.inputs[0].values = spoilt.qkv;
+    backward.inputs[4].values = spoilt.dout;
+    EXPECT_EQ(RunOp(backward), clean_gradients);
   }
-  OpCase forward = AttentionForward(s, data);
-  const std::vector<Floats> clean = RunOp(forward);
-  forward.inputs[0].values = spoilt.qkv;
-  EXPECT_EQ(RunOp(forward), clean);
-  OpCase backward = AttentionBackward(s, data);
-  const std::vector<Floats> clean_gradients = RunOp(backward);
-  backward.inputs[0].values = spoilt.qkv;
-  backward.inputs[4].values = spoilt.dout;
-  EXPECT_EQ(RunOp(backward), clean_gradients);
 }
 
 // Rows [begin, begin + count) windows of a tensor of windows.
@@ -222,9 +312,12 @@ void Append(const Floats& part, Floats* all) { all->insert(all->end(), part.begi
 
 // Window by window, by twos, and so on: the same bits as all at once on the map.
 TEST(WindowAttentionVariants, RangesGiveTheBatchedResult) {
-  for (const reference::Windows& w : SizesToRun<reference::Windows>(
-           {kPadded[1], kClips[2], reference::Windows{2, 8, 8, 4, 4, 2, 2}}, {kFewPadded[0]})) {
-    Size s = Of(w, 2, 16, true);
+  for (const Size& of : SizesToRun<Size>(
+           {Of(kPadded[1], 2, 16, true), Of(kClips[2], 2, 16, true),
+            Of({2, 8, 8, 4, 4, 2, 2}, 2, 16, true)},
+           {Of(kFewPadded[0], 2, 16, true), InBfloat16(Of(kFewPadded[0], 2, 16, true))})) {
+    Size s = of;
+    const reference::Windows& w = s.shape.windows;
     s.shape.biases = 3;
     const AttentionData data = MakeData(s, 4);
     const auto windows = [&](const Floats& x, int64_t channels) {
