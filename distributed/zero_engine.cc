@@ -72,8 +72,9 @@ struct ZeroEngine::Impl {
   // Zeros in the open gradient: where no product has written its weight yet, or everywhere else.
   void ZeroGradient(int unit, bool unwritten_weights);
   double Norm();
-  // Whether no value is infinite or NaN.
-  bool AllFiniteOf(const TensorView& values);
+  // Begins to find out whether no value is infinite or NaN; the answer may be asked for after
+  // FinishCopies.
+  std::function<bool()> LookForNonfinite(const TensorView& values);
   // The first parameter of which a rank's part has an element that is not finite; empty when all
   // are. `part` gives the part that this rank saves. Collective.
   std::string FirstNonfinite(
@@ -392,6 +393,7 @@ double ZeroEngine::Impl::Norm() {
     const TensorView shard = sums->OwnShard(static_cast<int>(u));
     context->ops->sum_of_squares({.x = shard, .sums = own_sums + units[u].first_chunk}, *context);
   }
+  FinishCopies(*context);
   const int ranks = layout.ranks();
   if (ranks > 1) {
     communicator->AllGather(std::span<const double>(own_sums, own_chunks),
@@ -413,11 +415,14 @@ double ZeroEngine::Impl::Norm() {
   return std::sqrt(sum);
 }
 
-bool ZeroEngine::Impl::AllFiniteOf(const TensorView& values) {
-  if (context->device == Device::kCpu) return dry || AllFinite(values);
+std::function<bool()> ZeroEngine::Impl::LookForNonfinite(const TensorView& values) {
+  if (context->device == Device::kCpu) {
+    const bool finite = dry || AllFinite(values);
+    return [finite] { return finite; };
+  }
   // The square of a float32 number is one in float64 too: a sum is finite if all its elements are.
   const int64_t n = values.NumElements();
-  std::vector<double> sums((n + kNormChunk - 1) / kNormChunk);
+  const auto sums = std::make_shared<std::vector<double>>((n + kNormChunk - 1) / kNormChunk);
   for (int64_t done = 0; done < n; done += kReadChunk) {
     ArenaScope scope(&workspace);
     TensorView piece = Slice(values, done, std::min(kReadChunk, n - done));
@@ -426,9 +431,10 @@ bool ZeroEngine::Impl::AllFiniteOf(const TensorView& values) {
       context->ops->cast({.x = piece, .y = wide}, *context);
       piece = wide;
     }
-    context->ops->sum_of_squares({.x = piece, .sums = sums.data() + done / kNormChunk}, *context);
+    context->ops->sum_of_squares({.x = piece, .sums = sums->data() + done / kNormChunk}, *context);
   }
-  return std::ranges::all_of(sums, [](double sum) { return std::isfinite(sum); });
+  return
+      [sums] { return std::ranges::all_of(*sums, [](double sum) { return std::isfinite(sum); }); };
 }
 
 std::string ZeroEngine::Impl::FirstNonfinite(
@@ -436,17 +442,25 @@ std::string ZeroEngine::Impl::FirstNonfinite(
     const std::string& name) {
   const auto none = static_cast<double>(table.parameters().size());
   double first = none;
+  // All are asked before the first answer is needed, and what is in order is asked once: a GPU
+  // takes its time to answer.
+  std::vector<std::function<bool()>> finite(units.size());
   for (size_t u = 0; u < units.size(); ++u) {
     const std::vector<ShardLayout::Segment>& saved = units[u].saved;
     if (saved.empty()) continue;
-    // One question for what is in order, since a GPU takes its time to answer. Between parameters
-    // there are zeros.
+    // Between parameters there are zeros.
     ShardLayout::Segment whole = saved.front();
     whole.size = saved.back().unit_begin + saved.back().size - whole.unit_begin;
-    if (AllFiniteOf(part(static_cast<int>(u), whole))) continue;
-    for (const ShardLayout::Segment& segment : saved) {
+    finite[u] = LookForNonfinite(part(static_cast<int>(u), whole));
+  }
+  FinishCopies(*context);
+  for (size_t u = 0; u < units.size(); ++u) {
+    if (finite[u] == nullptr || finite[u]()) continue;
+    for (const ShardLayout::Segment& segment : units[u].saved) {
       if (segment.parameter >= first) continue;
-      if (!AllFiniteOf(part(static_cast<int>(u), segment))) first = segment.parameter;
+      const auto of_segment = LookForNonfinite(part(static_cast<int>(u), segment));
+      FinishCopies(*context);
+      if (!of_segment()) first = segment.parameter;
     }
   }
   std::vector<double> of_ranks(layout.ranks(), first);

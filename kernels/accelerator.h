@@ -85,10 +85,24 @@ class Accelerator {
   virtual void Free(void* memory) = 0;
   // From the host's memory to the device's. The host's may be used for something else at once.
   virtual void CopyIn(const void* from, void* to, size_t bytes) = 0;
-  // From the device's memory to the host's; there when it returns.
-  virtual void CopyOut(const void* from, void* to, size_t bytes) = 0;
+  // From the device's memory to the host's: there after the next Wait, and nobody looks at it
+  // before.
+  virtual void CopyOutLater(const void* from, void* to, size_t bytes) = 0;
+  // The same, there when it returns.
+  void CopyOut(const void* from, void* to, size_t bytes) {
+    CopyOutLater(from, to, bytes);
+    Wait();
+  }
   // Returns when all that was called is done.
   virtual void Wait() = 0;
+
+  // For memory that takes turns in bringing in what is computed on: as CopyIn, but beside all that
+  // was called since the last NoteUse of the same turn. What is called from here on finds the copy.
+  static constexpr int kTurns = 2;
+  virtual void CopyInBeside(int turn, const void* from, void* to, size_t bytes) = 0;
+  // Nothing that was called so far uses the turn's memory any more once it is done; the next
+  // CopyInBeside of the turn waits for that.
+  virtual void NoteUse(int turn) = 0;
 
   // Of one process, for all that Join with it. Throws Error.
   virtual CollectivesId NewCollectivesId() = 0;

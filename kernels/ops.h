@@ -493,7 +493,7 @@ struct FillArgs {
 inline constexpr int64_t kNormChunk = 4096;
 struct SumOfSquaresArgs {
   TensorView x;  // (n)
-  // (ceil(n / 4096)), host memory; there when the operation returns, whatever the device.
+  // (ceil(n / 4096)), host memory, whatever the device: of a GPU there after its next Wait.
   double* sums = nullptr;
 };
 

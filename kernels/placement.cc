@@ -49,13 +49,22 @@ TensorView ConstantTables::Find(const TensorView& host, const Context& context) 
 }
 
 void CopyToHost(const TensorView& from, void* to, const Context& context) {
+  CopyToHostLater(from, to, context);
+  if (from.device == Device::kCuda) FinishCopies(context);
+}
+
+void FinishCopies(const Context& context) {
+  if (context.accelerator != nullptr) context.accelerator->Wait();
+}
+
+void CopyToHostLater(const TensorView& from, void* to, const Context& context) {
   if (from.device == Device::kDryRun) return;
   if (from.device == Device::kCpu) {
     std::memcpy(to, from.data, from.Bytes());
     return;
   }
   CHECK(context.accelerator != nullptr);
-  context.accelerator->CopyOut(from.data, to, from.Bytes());
+  context.accelerator->CopyOutLater(from.data, to, from.Bytes());
 }
 
 void CopyFromHost(const void* from, const TensorView& to, const Context& context) {

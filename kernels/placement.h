@@ -35,6 +35,11 @@ TensorView ConstantOnDevice(const TensorView& host, const Context& context);
 // may be the host's too.
 void CopyToHost(const TensorView& from, void* to, const Context& context);
 void CopyFromHost(const void* from, const TensorView& to, const Context& context);
+// The first, but the buffer, which has to stay, is only of use after FinishCopies: so several are
+// waited for at once.
+void CopyToHostLater(const TensorView& from, void* to, const Context& context);
+// Also for what else operations leave on the host.
+void FinishCopies(const Context& context);
 
 // The constants of modules that are on a device. On the dry-run device it counts them.
 class ConstantTables {

@@ -19,13 +19,13 @@ DryRun::DryRun(const JobConfig& job,
       model(MakeModel(config.model, config.pretrain, config.memory)),
       communicator(communicate(this)),
       engine(model->parameters(), communicator.get(), ZeroOptionsFor(config, model->parameters()),
-             &memory, &context) {
+             &memory, &context),
+      step(config, /*steps_per_epoch=*/1, model.get(), &engine, &memory, &context) {
   // Preparing the engine is no part of a step.
   work = {};
 }
 
 StepResult DryRun::Step() {
-  TrainStep step(config, /*steps_per_epoch=*/1, model.get(), &engine, &memory, &context);
   const Batch batch = DryBatch(config, config.train.micro_batch);
   return step.Run(0, 0, {}, [&] { return &batch; });
 }

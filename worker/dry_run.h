@@ -39,6 +39,7 @@ struct DryRun {
   std::unique_ptr<Model> model;
   std::unique_ptr<Communicator> communicator;
   ZeroEngine engine;
+  TrainStep step;
 };
 
 // The job with `leaves` micro-batches for every rank.

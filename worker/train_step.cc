@@ -7,6 +7,7 @@
 #include "core/optim/optimizer.h"
 #include "core/optim/schedule.h"
 #include "core/rng/counter_rng.h"
+#include "kernels/placement.h"
 #include "kernels/profile.h"
 #include "worker/follow.h"
 #include "worker/memory_plan.h"
@@ -70,6 +71,8 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* mo
                                     communicator_->size(), config.train.micro_batches())),
       hypers_(GroupsOf(config, model->parameters())),
       rates_(hypers_.size()),
+      inputs_(config, config.train.micro_batch, &memory->activations, *context),
+      picture_losses_(leaves_.count * config.train.micro_batch),
       losses_(config.train.micro_batches() + kFlags),
       loss_scaler_(config.train.dtype) {}
 
@@ -92,9 +95,13 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
     }
     const Batch& batch = Checked(next_batch());
     // All-gather and reduce-scatter of units, overlapped.
-    losses_[leaves_[pass]] = ForwardBackward(batch, step);
+    ForwardBackward(batch, step, LossesOf(pass));
   }
-  const GradientNorm gradient = engine_->FinishReduction();   // all-gather of the chunks' norms
+  const GradientNorm gradient = engine_->FinishReduction();  // all-gather of the chunks' norms
+  FinishCopies(*context_);
+  for (int64_t pass = 0; pass < leaves_.count; ++pass) {
+    losses_[leaves_[pass]] = SumOfLosses(LossesOf(pass));
+  }
   Reduce(flags, &result);                                     // all-reduce
   result.nonfinite_weight = engine_->FirstNonfiniteWeight();  // all-gather of a number
   result.exposed_seconds = communicator_->wait_seconds() - waited;
@@ -135,11 +142,12 @@ const Batch& TrainStep::Checked(const Batch* batch) {
   return stand_in_;
 }
 
-double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
+void TrainStep::ForwardBackward(const Batch& batch, int64_t step, std::span<float> losses) {
   Arena& activations = memory_->activations;
   ArenaScope scope(&activations);
+  CHECK_EQ(batch.pictures, std::ssize(losses));
   const DType dtype = config_.train.dtype;
-  const ModelInput input = InputOf(batch, config_, activations, *context_);
+  const ModelInput input = inputs_.Begin(batch);
   const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
   const TensorView doutput = activations.Allocate(output.shape, dtype);
   ForwardOptions options;
@@ -151,14 +159,18 @@ double TrainStep::ForwardBackward(const Batch& batch, int64_t step) {
     const ProfileScope profile(*context_, "forward");
     model_->Forward(input, output, options, *engine_, activations, *context_);
   }
-  double loss = 0;
   {
     const ProfileScope profile(*context_, "loss");
-    loss = objective_->Compute(batch, input, output, doutput, scale, activations, *context_);
+    objective_->Start(batch, input, output, doutput, scale, losses, activations, *context_);
   }
   const ProfileScope profile(*context_, "backward");
   model_->Backward(doutput, {}, *engine_, activations, *context_);
-  return loss;
+  inputs_.Done();
+}
+
+std::span<float> TrainStep::LossesOf(int64_t pass) {
+  return std::span(picture_losses_)
+      .subspan(pass * config_.train.micro_batch, config_.train.micro_batch);
 }
 
 std::function<float(int, int, int64_t)> TrainStep::DropPathFactor(const Batch& batch,

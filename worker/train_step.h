@@ -86,8 +86,10 @@ class TrainStep {
  private:
   // The batch, or what stands for one that isn't there.
   const Batch& Checked(const Batch* batch);
-  // The sum of the micro-batch's losses; its gradients go to the engine.
-  double ForwardBackward(const Batch& batch, int64_t step);
+  // Its gradients go to the engine. Losses, (B), are there after FinishCopies.
+  void ForwardBackward(const Batch& batch, int64_t step, std::span<float> losses);
+  // Of the pictures of this rank's micro-batch.
+  std::span<float> LossesOf(int64_t pass);
   // Drop path's factors for a micro-batch, or nothing when the model drops none.
   std::function<float(int, int, int64_t)> DropPathFactor(const Batch& batch, int64_t step) const;
   // Sums over ranks: the losses of all leaves, and the flags.
@@ -106,6 +108,9 @@ class TrainStep {
   const int64_t passes_;
   const std::vector<ParameterHyper> hypers_;
   std::vector<double> rates_;
+  InputBuffers inputs_;
+  // Of the pictures of this rank's micro-batches.
+  std::vector<float> picture_losses_;
   // Of the step's micro-batches, those of other ranks zero until they are reduced; then the flags.
   std::vector<double> losses_;
   // Of this rank's micro-batches of the step.

@@ -18,9 +18,9 @@ class SimMimObjective : public Objective {
   SimMimObjective(const ModelConfig& model, const PretrainConfig& pretrain)
       : channels_(model.in_chans), pretrain_(pretrain) {}
 
-  double Compute(const Batch&, const ModelInput& input, const TensorView& output,
-                 const TensorView& doutput, float grad_scale, Arena& activations,
-                 Context& context) override {
+  void Start(const Batch&, const ModelInput& input, const TensorView& output,
+             const TensorView& doutput, float grad_scale, std::span<float> losses,
+             Arena& activations, Context& context) override {
     ArenaScope scope(&activations);
     const int64_t pictures = output.shape[0], unit = pretrain_.mask_unit;
     const TensorView loss = activations.Allocate({pictures});
@@ -43,7 +43,7 @@ class SimMimObjective : public Objective {
                             .dprediction = doutput,
                             .grad_scale = grad_scale},
                            context);
-    return SumOfLosses(loss, context);
+    CopyToHostLater(loss, losses.data(), context);
   }
 
  private:
@@ -60,9 +60,9 @@ class PatchObjective : public Objective {
         units_w_(model.image_w / unit_),
         normalise_(pretrain.norm_target) {}
 
-  double Compute(const Batch&, const ModelInput& input, const TensorView& output,
-                 const TensorView& doutput, float grad_scale, Arena& activations,
-                 Context& context) override {
+  void Start(const Batch&, const ModelInput& input, const TensorView& output,
+             const TensorView& doutput, float grad_scale, std::span<float> losses,
+             Arena& activations, Context& context) override {
     ArenaScope scope(&activations);
     const int64_t pictures = output.shape[0];
     const TensorView loss = activations.Allocate({pictures});
@@ -79,7 +79,7 @@ class PatchObjective : public Objective {
                              .dprediction = doutput,
                              .grad_scale = grad_scale},
                             context);
-    return SumOfLosses(loss, context);
+    CopyToHostLater(loss, losses.data(), context);
   }
 
  private:

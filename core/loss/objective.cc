@@ -15,9 +15,9 @@ class CrossEntropyObjective : public Objective {
  public:
   explicit CrossEntropyObjective(double smoothing) : smoothing_(smoothing) {}
 
-  double Compute(const Batch& batch, const ModelInput&, const TensorView& logits,
-                 const TensorView& dlogits, float grad_scale, Arena& activations,
-                 Context& context) override {
+  void Start(const Batch& batch, const ModelInput&, const TensorView& logits,
+             const TensorView& dlogits, float grad_scale, std::span<float> losses,
+             Arena& activations, Context& context) override {
     ArenaScope scope(&activations);
     const int64_t pictures = logits.shape[0], classes = logits.shape[1];
     const TensorView target = activations.Allocate({pictures, classes});
@@ -28,7 +28,7 @@ class CrossEntropyObjective : public Objective {
       values.Publish();
     }
     context.ops->cross_entropy({logits, target, loss, dlogits, grad_scale}, context);
-    return SumOfLosses(loss, context);
+    CopyToHostLater(loss, losses.data(), context);
   }
 
  private:
@@ -46,12 +46,19 @@ class CrossEntropyObjective : public Objective {
 
 }  // namespace
 
-double SumOfLosses(const TensorView& loss, const Context& context) {
-  if (loss.device == Device::kDryRun) return 0;
-  const ElementsOnHost<float> losses(loss, context);
+double SumOfLosses(std::span<const float> losses) {
   double sum = 0;
-  for (const float value : losses.span()) sum += value;
+  for (const float loss : losses) sum += loss;
   return sum;
+}
+
+double Objective::Compute(const Batch& batch, const ModelInput& input, const TensorView& output,
+                          const TensorView& doutput, float grad_scale, Arena& activations,
+                          Context& context) {
+  std::vector<float> losses(output.shape[0]);
+  Start(batch, input, output, doutput, grad_scale, losses, activations, context);
+  FinishCopies(context);
+  return SumOfLosses(losses);
 }
 
 std::unique_ptr<Objective> MakeObjective(const JobConfig& config, bool training) {
@@ -59,18 +66,58 @@ std::unique_ptr<Objective> MakeObjective(const JobConfig& config, bool training)
   return std::make_unique<CrossEntropyObjective>(training ? config.train.label_smoothing : 0);
 }
 
+namespace {
+
+TensorView ImageOf(const Batch& batch, const JobConfig& config, Device host) {
+  return ViewOf(const_cast<float*>(batch.image.data()), config.model.ImageShape(batch.pictures),
+                host);
+}
+
+TensorView MaskOf(const Batch& batch, const JobConfig& config, Device host) {
+  if (!config.pretrain.on()) return {};
+  return ViewOf(const_cast<int32_t*>(batch.mask.data()),
+                MaskShape(MaskConfigFor(config.model, config.pretrain), batch.pictures), host);
+}
+
+Device HostOf(const Arena& activations) {
+  return activations.device() == Device::kDryRun ? Device::kDryRun : Device::kCpu;
+}
+
+}  // namespace
+
 ModelInput InputOf(const Batch& batch, const JobConfig& config, Arena& activations,
                    const Context& context) {
-  const Device host = activations.device() == Device::kDryRun ? Device::kDryRun : Device::kCpu;
-  const TensorView image =
-      ViewOf(const_cast<float*>(batch.image.data()), config.model.ImageShape(batch.pictures), host);
-  ModelInput input = {.image = OnDevice(image, &activations, context), .mask = {}};
-  if (config.pretrain.on()) {
-    input.mask =
-        ViewOf(const_cast<int32_t*>(batch.mask.data()),
-               MaskShape(MaskConfigFor(config.model, config.pretrain), batch.pictures), host);
+  const Device host = HostOf(activations);
+  return {.image = OnDevice(ImageOf(batch, config, host), &activations, context),
+          .mask = MaskOf(batch, config, host)};
+}
+
+InputBuffers::InputBuffers(const JobConfig& config, int64_t pictures, Arena* activations,
+                           const Context& context)
+    : config_(config), activations_(activations), context_(context), scope_(activations) {
+  if (context.device == Device::kCpu) return;
+  for (int turn = 0; turn < Accelerator::kTurns; ++turn) {
+    images_[turn] = activations->Allocate(config.model.ImageShape(pictures));
+    // What had the memory before.
+    if (context.accelerator != nullptr) context.accelerator->NoteUse(turn);
+  }
+}
+
+ModelInput InputBuffers::Begin(const Batch& batch) {
+  const Device host = HostOf(*activations_);
+  ModelInput input = {.image = ImageOf(batch, config_, host), .mask = MaskOf(batch, config_, host)};
+  if (context_.device == Device::kCpu) return input;
+  const TensorView from = input.image;
+  input.image = images_[turn_].Rows(0, batch.pictures);
+  if (context_.accelerator != nullptr) {
+    context_.accelerator->CopyInBeside(turn_, from.data, input.image.data, from.Bytes());
   }
   return input;
+}
+
+void InputBuffers::Done() {
+  if (context_.accelerator != nullptr) context_.accelerator->NoteUse(turn_);
+  turn_ = (turn_ + 1) % Accelerator::kTurns;
 }
 
 }  // namespace swinfleet

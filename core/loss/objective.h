@@ -2,11 +2,15 @@
 #ifndef SWINFLEET_CORE_LOSS_OBJECTIVE_H_
 #define SWINFLEET_CORE_LOSS_OBJECTIVE_H_
 
+#include <array>
+#include <cstdint>
 #include <memory>
+#include <span>
 
 #include "core/config/job_config.h"
 #include "core/data/loader.h"
 #include "core/nn/model.h"
+#include "kernels/accelerator.h"
 #include "kernels/arena.h"
 #include "kernels/ops.h"
 
@@ -16,12 +20,17 @@ class Objective {
  public:
   virtual ~Objective() = default;
 
-  // The sum of the pictures' losses (a mean over pictures is the loss of the official code), and
-  // doutput = grad_scale * its derivative. `batch` holds the targets, `input` what the model was
-  // given. On the dry-run device nothing is touched, and the result is 0.
-  virtual double Compute(const Batch& batch, const ModelInput& input, const TensorView& output,
-                         const TensorView& doutput,  // as the output
-                         float grad_scale, Arena& activations, Context& context) = 0;
+  // The pictures' losses, (B) (their mean is the loss of the official code), into memory of the
+  // host where they are after FinishCopies, and doutput = grad_scale * the derivative of their sum.
+  // `batch` holds the targets, `input` what the model was given. On the dry-run device nothing is
+  // touched.
+  virtual void Start(const Batch& batch, const ModelInput& input, const TensorView& output,
+                     const TensorView& doutput,  // as the output
+                     float grad_scale, std::span<float> losses, Arena& activations,
+                     Context& context) = 0;
+  // The same, and the sum of the losses; 0 on the dry-run device.
+  double Compute(const Batch& batch, const ModelInput& input, const TensorView& output,
+                 const TensorView& doutput, float grad_scale, Arena& activations, Context& context);
 };
 
 // Cross entropy of classification, or the loss of the job's pre-training. Evaluation smooths no
@@ -33,8 +42,33 @@ std::unique_ptr<Objective> MakeObjective(const JobConfig& config, bool training)
 ModelInput InputOf(const Batch& batch, const JobConfig& config, Arena& activations,
                    const Context& context);
 
-// The sum of losses, f32 (B); 0 on the dry-run device.
-double SumOfLosses(const TensorView& loss, const Context& context);
+// Where the host does not compute, pictures of one batch are copied there while another is computed
+// on, each in its turn.
+class InputBuffers {
+ public:
+  // Takes room for batches of so many pictures from `activations`, where the host does not compute,
+  // until it ends.
+  InputBuffers(const JobConfig& config, int64_t pictures, Arena* activations,
+               const Context& context);
+  InputBuffers(const InputBuffers&) = delete;
+  InputBuffers& operator=(const InputBuffers&) = delete;
+
+  // As InputOf; it holds until the next but one is begun. `Done` has been called of the last one.
+  ModelInput Begin(const Batch& batch);
+  // All that uses it has been called.
+  void Done();
+
+ private:
+  const JobConfig& config_;
+  Arena* activations_;
+  const Context& context_;
+  ArenaScope scope_;
+  std::array<TensorView, Accelerator::kTurns> images_;
+  int turn_ = 0;
+};
+
+// The sum of losses, in their order.
+double SumOfLosses(std::span<const float> losses);
 
 }  // namespace swinfleet
 

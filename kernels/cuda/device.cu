@@ -1,5 +1,6 @@
 // GPUs and their memory: what the backend is besides its operations.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -18,12 +19,6 @@ namespace {
 // The oldest that the sources are compiled for.
 constexpr int kLeastMajor = 8;
 
-// Copies pass through pinned memory of this size, in pieces where they are larger: without it the
-// driver would copy beside the stream, in an order that it alone knows.
-constexpr size_t kStagingBytes = size_t{8} << 20;
-// Of a piece's start there.
-constexpr size_t kStagingAlignment = 64;
-
 std::string MiB(size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 std::string UuidText(const cudaUUID_t& uuid) {
@@ -36,17 +31,121 @@ std::string UuidText(const cudaUUID_t& uuid) {
   return text;
 }
 
+// Pinned memory that copies on one stream pass through, in pieces where they are larger: without it
+// the driver would copy beside the stream, in an order that it alone knows. It is used in turn, a
+// part of it again when the copies through it are done.
+class Staging {
+ public:
+  explicit Staging(cudaStream_t stream) : stream_(stream) {
+    void* memory = nullptr;
+    CheckCuda(cudaMallocHost(&memory, kParts * kPartBytes), "taking pinned memory");
+    memory_ = static_cast<char*>(memory);
+    for (Part& part : parts_) {
+      CheckCuda(cudaEventCreateWithFlags(&part.passed, cudaEventDisableTiming), "making an event");
+    }
+  }
+  ~Staging() {
+    for (const Part& part : parts_) cudaEventDestroy(part.passed);
+    cudaFreeHost(memory_);
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  void CopyIn(const void* from, void* to, size_t bytes) {
+    for (size_t done = 0; done < bytes;) {
+      const size_t size = std::min(bytes - done, kPartBytes);
+      char* place = Take(size);
+      std::memcpy(place, static_cast<const char*>(from) + done, size);
+      CheckCuda(cudaMemcpyAsync(static_cast<char*>(to) + done, place, size, cudaMemcpyHostToDevice,
+                                stream_),
+                "a copy to the GPU");
+      done += size;
+    }
+  }
+  // There at the next Land.
+  void CopyOut(const void* from, void* to, size_t bytes) {
+    for (size_t done = 0; done < bytes;) {
+      const size_t size = std::min(bytes - done, kPartBytes);
+      char* place = Take(size);
+      CheckCuda(cudaMemcpyAsync(place, static_cast<const char*>(from) + done, size,
+                                cudaMemcpyDeviceToHost, stream_),
+                "a copy from the GPU");
+      parts_[part_].reads.push_back({place, static_cast<char*>(to) + done, size});
+      done += size;
+    }
+  }
+  // All that was put on the stream is done.
+  void Land() {
+    for (Part& part : parts_) Land(&part);
+  }
+
+ private:
+  static constexpr int kParts = 4;
+  static constexpr size_t kPartBytes = size_t{2} << 20;
+  // Of a copy's start there.
+  static constexpr size_t kAlignment = 64;
+
+  // What has been copied from the GPU, and where it goes from here.
+  struct Read {
+    const char* place;
+    char* to;
+    size_t bytes;
+  };
+  struct Part {
+    cudaEvent_t passed = nullptr;
+    std::vector<Read> reads;
+  };
+
+  static void Land(Part* part) {
+    for (const Read& read : part->reads) std::memcpy(read.to, read.place, read.bytes);
+    part->reads.clear();
+  }
+
+  // Pinned memory that no copy under way uses.
+  char* Take(size_t bytes) {
+    if (used_ + bytes > kPartBytes) {
+      CheckCuda(cudaEventRecord(parts_[part_].passed, stream_), "recording an event");
+      part_ = (part_ + 1) % kParts;
+      used_ = 0;
+      WaitOnHost(parts_[part_].passed);
+      Land(&parts_[part_]);
+    }
+    char* place = memory_ + part_ * kPartBytes + used_;
+    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return place;
+  }
+
+  cudaStream_t stream_;
+  char* memory_ = nullptr;
+  std::array<Part, kParts> parts_;
+  // The part that copies pass through at present, and what of it they have been given.
+  int part_ = 0;
+  size_t used_ = 0;
+};
+
+cudaStream_t MakeStream() {
+  cudaStream_t stream = nullptr;
+  CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  return stream;
+}
+
 class OpenGpu final : public Accelerator {
  public:
   explicit OpenGpu(const Gpu& gpu) : name_(gpu.name), number_(gpu.number) {
     CheckCuda(cudaSetDevice(gpu.number), ("opening GPU " + std::to_string(gpu.number)).c_str());
-    CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-    void* staging = nullptr;
-    CheckCuda(cudaMallocHost(&staging, kStagingBytes), "taking pinned memory");
-    staging_ = static_cast<char*>(staging);
+    stream_ = MakeStream();
+    copies_ = MakeStream();
+    staging_ = std::make_unique<Staging>(stream_);
+    beside_ = std::make_unique<Staging>(copies_);
+    for (cudaEvent_t* event : {&used_[0], &used_[1], &copied_}) {
+      CheckCuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "making an event");
+    }
   }
   ~OpenGpu() override {
-    cudaFreeHost(staging_);
+    staging_.reset();
+    beside_.reset();
+    for (const cudaEvent_t event : {used_[0], used_[1], copied_}) cudaEventDestroy(event);
+    cudaStreamDestroy(copies_);
     cudaStreamDestroy(stream_);
   }
 
@@ -74,34 +173,25 @@ class OpenGpu final : public Accelerator {
   }
 
   void CopyIn(const void* from, void* to, size_t bytes) override {
-    for (size_t done = 0; done < bytes;) {
-      const size_t size = std::min(bytes - done, kStagingBytes);
-      char* place = TakeStaging(size);
-      std::memcpy(place, static_cast<const char*>(from) + done, size);
-      CheckCuda(cudaMemcpyAsync(static_cast<char*>(to) + done, place, size, cudaMemcpyHostToDevice,
-                                stream_),
-                "a copy to the GPU");
-      done += size;
-    }
+    staging_->CopyIn(from, to, bytes);
   }
-
-  void CopyOut(const void* from, void* to, size_t bytes) override {
-    for (size_t done = 0; done < bytes;) {
-      const size_t size = std::min(bytes - done, kStagingBytes);
-      char* place = TakeStaging(size);
-      CheckCuda(cudaMemcpyAsync(place, static_cast<const char*>(from) + done, size,
-                                cudaMemcpyDeviceToHost, stream_),
-                "a copy from the GPU");
-      Wait();
-      std::memcpy(static_cast<char*>(to) + done, place, size);
-      done += size;
-    }
+  void CopyOutLater(const void* from, void* to, size_t bytes) override {
+    staging_->CopyOut(from, to, bytes);
   }
-
   void Wait() override {
     CheckCuda(cudaStreamSynchronize(stream_), "computing on the GPU");
-    staged_ = 0;
+    staging_->Land();
     if (aborted_) throw Error("what the GPU has computed means nothing: its exchange was given up");
+  }
+
+  void CopyInBeside(int turn, const void* from, void* to, size_t bytes) override {
+    WaitForEvent(copies_, used_[turn]);
+    beside_->CopyIn(from, to, bytes);
+    CheckCuda(cudaEventRecord(copied_, copies_), "recording an event");
+    WaitForEvent(stream_, copied_);
+  }
+  void NoteUse(int turn) override {
+    CheckCuda(cudaEventRecord(used_[turn], stream_), "recording an event");
   }
 
   CollectivesId NewCollectivesId() override { return NewNcclId(); }
@@ -113,20 +203,14 @@ class OpenGpu final : public Accelerator {
   }
 
  private:
-  // Pinned memory that no copy under way uses.
-  char* TakeStaging(size_t bytes) {
-    if (staged_ + bytes > kStagingBytes) Wait();
-    char* place = staging_ + staged_;
-    staged_ += (bytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
-    return place;
-  }
-
   const std::string name_;
   const int number_;
   cudaStream_t stream_ = nullptr;
-  char* staging_ = nullptr;
-  // Of it, what copies may still be under way from.
-  size_t staged_ = 0;
+  cudaStream_t copies_ = nullptr;
+  std::unique_ptr<Staging> staging_, beside_;
+  // Of the turns; and the last copy beside.
+  std::array<cudaEvent_t, kTurns> used_{};
+  cudaEvent_t copied_ = nullptr;
   // By another thread.
   std::atomic<bool> aborted_ = false;
 };

@@ -65,6 +65,15 @@ inline void WaitForEvent(cudaStream_t stream, cudaEvent_t event SWINFLEET_SITE_P
 #endif
 }
 
+// The host waits for it.
+inline void WaitOnHost(cudaEvent_t event SWINFLEET_SITE_PARAMETER) {
+#ifdef __CUDACC__
+  CheckCuda(cudaEventSynchronize(event), "waiting for a copy");
+#else
+  CheckCuda(emulator::WaitOnHost(event SWINFLEET_SITE), "waiting for a copy");
+#endif
+}
+
 // Cuts the block's dynamic shared memory into arrays, one after the other; every thread cuts alike.
 class SharedCarver {
  public:

@@ -6,6 +6,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kernels/accelerator.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/scratch.h"
@@ -299,9 +300,7 @@ void SumOfSquares(const SumOfSquaresArgs& args, Context& context) {
   } else {
     run(Elements<__nv_bfloat16>(args.x));
   }
-  CheckCuda(cudaStreamSynchronize(StreamOf(context)), "waiting for sums of squares");
-  CheckCuda(cudaMemcpy(args.sums, sums, chunks * sizeof(double), cudaMemcpyDeviceToHost),
-            "a copy of sums of squares");
+  context.accelerator->CopyOutLater(sums, args.sums, chunks * sizeof(double));
 }
 
 }  // namespace swinfleet::cuda

@@ -1,25 +1,27 @@
 // The CUDA backend under the harness, on the device that is linked (test_device.h).
-#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
 
+#include "kernels/accelerator.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "tests/cuda/test_device.h"
 #include "tests/kernels/op_backend.h"
 #include "tests/kernels/op_check.h"
 
+// Of the library that programs open.
+extern "C" const swinfleet::CudaBackend* SwinfleetCudaBackend();
+
 namespace swinfleet::testing {
 namespace {
 
 // Made when first needed, for the process's life.
-cudaStream_t TheStream() {
-  static cudaStream_t stream = [] {
-    cudaStream_t made = nullptr;
-    CHECK_EQ(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), cudaSuccess);
-    return made;
+Accelerator* TheGpu() {
+  static Accelerator* const gpu = [] {
+    const CudaBackend* backend = SwinfleetCudaBackend();
+    return backend->Open(backend->Gpus().front()).release();
   }();
-  return stream;
+  return gpu;
 }
 
 class HostMemory : public TensorMemory {
@@ -81,19 +83,18 @@ Workspace::Workspace(size_t bytes) {
 Workspace::~Workspace() = default;
 Context Workspace::MakeContext(int threads) {
   Context context;
-  context.ops = &cuda::Ops();
+  context.ops = &TheGpu()->ops();
   context.workspace = &parts_->arena;
   context.threads = threads;
-  context.stream = TheStream();
+  context.stream = TheGpu()->stream();
   context.device = Device::kCuda;
+  context.accelerator = TheGpu();
   return context;
 }
 
 int64_t BackendLaunches() { return DeviceLaunches(); }
 
-void WaitForBackend(const Context& context) {
-  CHECK_EQ(cudaStreamSynchronize(static_cast<cudaStream_t>(context.stream)), cudaSuccess);
-}
+void WaitForBackend(const Context& context) { context.accelerator->Wait(); }
 
 std::vector<int64_t> InstructionSets() { return {1}; }
 

@@ -72,6 +72,8 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
 
 // cudaStreamWaitEvent, called at this line.
 cudaError_t WaitForEvent(cudaStream_t stream, cudaEvent_t event, Site site);
+// cudaEventSynchronize.
+cudaError_t WaitOnHost(cudaEvent_t event, Site site);
 
 // ---- Barriers and warp operations ----
 

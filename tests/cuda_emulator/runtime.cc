@@ -288,6 +288,11 @@ cudaError_t WaitForEvent(cudaStream_t stream, cudaEvent_t event, Site site) {
 
 int64_t Launches() { return TheRuntime().launches; }
 
+cudaError_t WaitOnHost(cudaEvent_t event, Site site) {
+  const Lock lock;
+  return Skipped(site) ? cudaSuccess : cudaEventSynchronize(event);
+}
+
 cudaError_t AllowShared(void (*kernel)(), int bytes) {
   if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;
   TheRuntime().shared_limits[kernel] = bytes;

@@ -24,8 +24,10 @@ class FakeGpu : public Accelerator {
   void* Allocate(size_t) override { return nullptr; }
   void Free(void*) override {}
   void CopyIn(const void*, void*, size_t) override {}
-  void CopyOut(const void*, void*, size_t) override {}
+  void CopyOutLater(const void*, void*, size_t) override {}
   void Wait() override {}
+  void CopyInBeside(int, const void*, void*, size_t) override {}
+  void NoteUse(int) override {}
   CollectivesId NewCollectivesId() override { return {}; }
   std::unique_ptr<DeviceCollectives> Join(const CollectivesId&, int, int) override {
     return nullptr;
