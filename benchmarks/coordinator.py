@@ -158,7 +158,7 @@ def run_secure(args):
         rows.append(((*row, "no"), measure(*row, args)))
         rows.append(((*row, "yes"), measure(*row, args, secrets)))
     text = figures.paragraph(
-        f"The same with TLS 1.3 (ECDSA, P-256) and a token in every request, and each row once more"
+        f"The same with TLS (ECDSA, P-256) and a token in every request, and each row once more"
         f" without, right before it. {about(args)} They encrypt too.")
     text += "\n\n" + table(["ranks", "jobs", "TLS and tokens"], rows)
     figures.write_section(PAGE, SECURE_SECTION, text)
