@@ -366,20 +366,21 @@ __device__ void AddWindowQueries(const ScoreTerms& terms, const WarpRows<kDim>& 
                                  float (&dq)[kDim / 8][4], WindowSums* sums) {
   const uint32_t token = WarpToken() + LaneRow();
   QueryNumbers numbers = {{queries.lse[token], queries.lse[token + 8]}, {0, 0}};
-  QueryBlock<T, kDim> pairs[kMaxTileBlocks];
-#pragma unroll
-  for (uint32_t b = 0; b < kMaxTileBlocks; ++b) {
-    if (b >= blocks) continue;
-    pairs[b].Find(terms, rows, WarpToken(), keys, b * 16, b * 16, numbers);
-    pairs[b].AddToDelta(&numbers);
+  // Computed twice, 16 keys at a time: registers don't hold what there is of all of them.
+  for (uint32_t b = 0; b < blocks; ++b) {
+    QueryBlock<T, kDim> pairs;
+    pairs.Find(terms, rows, WarpToken(), keys, b * 16, b * 16, numbers);
+    pairs.AddToDelta(&numbers);
   }
   for (float& delta : numbers.delta) delta = RowSum(delta);
   float dscale = 0;
 #pragma unroll
   for (uint32_t b = 0; b < kMaxTileBlocks; ++b) {
     if (b >= blocks) continue;
+    QueryBlock<T, kDim> pairs;
+    pairs.Find(terms, rows, WarpToken(), keys, b * 16, b * 16, numbers);
     uint32_t packed[4];
-    PackRows<T>(pairs[b].weight, packed);
+    PackRows<T>(pairs.weight, packed);
     room.weights.Put(packed, b * 16);
     float of_key[2][4], of_query[2][4];
 #pragma unroll
@@ -388,9 +389,9 @@ __device__ void AddWindowQueries(const ScoreTerms& terms, const WarpRows<kDim>& 
       LoadFloats<2>(keys.factor + b * 16 + 8 * n + LaneColumn(), factor);
 #pragma unroll
       for (uint32_t c = 0; c < 4; ++c) {
-        const float dscore = pairs[b].DScore(n, c, numbers);
+        const float dscore = pairs.DScore(n, c, numbers);
         sums->dbias[b][n][c] += dscore;
-        dscale += dscore * pairs[b].product[n][c];
+        dscale += dscore * pairs.product[n][c];
         of_key[n][c] = dscore * factor[c % 2];
         of_query[n][c] = dscore * rows.factor[c / 2];
       }
