@@ -37,14 +37,10 @@ class Plan:
     environment: dict
 
 
-ABOUT_OTHER_THINGS = ("*.Reference*:PositionTable.Coordinates*:SumOfSquares.DoNotDependOnTheShard:"
-                      "SumOfSquares.ShowsNaNAndInfinity:Linear.BlocksInTwoDirections")
-
-
 def on_gpus(build, count):
     return Plan(
         bin=f"{build}/bin",
-        kernels_test=[f"{build}/tests/cuda_gpu_test", f"--gtest_filter=-{ABOUT_OTHER_THINGS}"],
+        kernels_test=[f"{build}/tests/cuda_gpu_test"],
         # Those of single operations are for the CPU.
         goldens=[path for path in sorted(glob.glob("tests/golden/data/*.safetensors"))
                  if not os.path.basename(path).startswith("ops_")],

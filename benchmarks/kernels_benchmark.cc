@@ -35,7 +35,6 @@ constexpr int kCallsAtOnce = 16;
 struct Flags {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   size_t cold_mib = 256;
-  bool cuda = false;
 };
 
 Flags& GlobalFlags() {
@@ -46,7 +45,7 @@ Flags& GlobalFlags() {
 // Opened when the first benchmark asks for it; null: the CPU computes.
 Accelerator* TheGpu() {
   static const std::unique_ptr<Accelerator> gpu = [] {
-    if (!GlobalFlags().cuda) return std::unique_ptr<Accelerator>();
+    if (TheDevice() == Device::kCpu) return std::unique_ptr<Accelerator>();
     const CudaBackend& backend = OpenCudaBackend();
     return backend.Open(backend.Gpus().front());
   }();
@@ -75,7 +74,7 @@ Needs NeedsOf(const OpEntry<Args>& entry, const Site& site, DType dtype) {
   Args args;
   SetUp(site, tensors, &args);
   Arena workspace = Arena::DryRun("workspace");
-  const OpTable& dry = GlobalFlags().cuda ? CudaDryRunOps() : DryRunOps();
+  const OpTable& dry = TheDevice() == Device::kCuda ? CudaDryRunOps() : DryRunOps();
   Context context = {
       .ops = &dry, .workspace = &workspace, .threads = GlobalFlags().threads, .count = &needs.work};
   (dry.*entry.function)(args, context);
@@ -107,14 +106,13 @@ void Run(benchmark::State& state, const OpEntry<Args>& entry, const Site& site, 
   const size_t touched = std::min(needs.tensors, static_cast<size_t>(needs.work.bytes));
   const bool cold = !site.warm && cold_bytes > 0 && copies * touched > cold_bytes / 3;
   Arena memory = ReserveArena("tensors", copies * needs.tensors, TheGpu());
-  Arena host = Arena::OnHost("tensors of the host", needs.tensors);
+  Arena host = Arena::OnHost("tensors of the host", TheGpu() == nullptr ? 0 : needs.tensors);
   std::vector<Args> calls(copies);
   for (Args& args : calls) {
     args = ArgsIn<Args>(static_cast<char*>(memory.AllocateBytes(needs.tensors)),
                         static_cast<char*>(host.AllocateBytes(0)), site, needs, dtype);
   }
-  Arena workspace =
-      ReserveArena("workspace", std::max(needs.workspace, Arena::kAlignment), TheGpu());
+  Arena workspace = ReserveArena("workspace", needs.workspace, TheGpu());
   Context context = ContextOn(TheGpu(), GlobalFlags().threads, &workspace);
   const int calls_at_once = TheGpu() == nullptr ? 1 : kCallsAtOnce;
   size_t next = 0;
@@ -172,9 +170,8 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option_function<std::string>(
          "--device",
-         [&flags](const std::string& device) {
-           flags.cuda = device == "cuda";
-           TheDevice() = flags.cuda ? Device::kCuda : Device::kCpu;
+         [](const std::string& device) {
+           TheDevice() = device == "cuda" ? Device::kCuda : Device::kCpu;
          },
          "what computes: cpu, or cuda for the first GPU")
       ->check(CLI::IsMember({"cpu", "cuda"}));
@@ -191,7 +188,7 @@ int Main(int argc, char** argv) {
   benchmark::AddCustomContext("threads", std::to_string(flags.threads));
   benchmark::AddCustomContext("instruction_set", CpuInstructionSet());
   try {
-    if (flags.cuda) benchmark::AddCustomContext("gpu", TheGpu()->name());
+    if (TheGpu() != nullptr) benchmark::AddCustomContext("gpu", TheGpu()->name());
   } catch (const Error& error) {
     std::fprintf(stderr, "kernels_benchmark: %s\n", error.what());
     return 1;

@@ -36,9 +36,7 @@ struct Machine {
   int threads = 1;
   Accelerator* gpu = nullptr;
 
-  Arena Reserve(const char* name, size_t bytes) const {
-    return ReserveArena(name, std::max(bytes, Arena::kAlignment), gpu);
-  }
+  Arena Reserve(const char* name, size_t bytes) const { return ReserveArena(name, bytes, gpu); }
   // Calls of operations return before they are done.
   void Wait() const {
     if (gpu != nullptr) gpu->Wait();

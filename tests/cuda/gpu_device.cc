@@ -85,6 +85,8 @@ bool DeviceTakesFewSizes() { return false; }
 
 // Without a GPU there is nothing to test, which ctest is to know.
 int main(int argc, char** argv) {
+  // Without a filter on the command line all but what is about something else.
+  ::testing::GTEST_FLAG(filter) = "-" SWINFLEET_NOT_OF_DEVICES;
   ::testing::InitGoogleTest(&argc, argv);
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

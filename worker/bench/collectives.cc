@@ -70,14 +70,11 @@ class CollectivesRun {
         gpu_(gpu),
         repeats_(repeats),
         memory_(ReserveArena("buffer", most_bytes, gpu)),
-        scratch_(ReserveArena(
-            "scratch",
-            gpu == nullptr ? 0 : NcclCommunicator::ScratchBytes(most_bytes, host->size()), gpu)),
+        scratch_(ReserveArena("scratch", ScratchBytes(most_bytes), gpu)),
         workspace_(ReserveArena("workspace", Arena::kAlignment, gpu)),
         context_(ContextOn(gpu, /*threads=*/1, &workspace_)) {
     if (gpu == nullptr) return;
-    const auto elements = static_cast<int64_t>(
-        NcclCommunicator::ScratchBytes(most_bytes, host->size()) / sizeof(float));
+    const auto elements = static_cast<int64_t>(ScratchBytes(most_bytes) / sizeof(float));
     nccl_ = std::make_unique<NcclCommunicator>(host, scratch_.Allocate({elements}), &context_);
     nccl_->Connect();
   }
@@ -108,6 +105,9 @@ class CollectivesRun {
   }
 
  private:
+  size_t ScratchBytes(size_t most_bytes) const {
+    return gpu_ == nullptr ? 0 : NcclCommunicator::ScratchBytes(most_bytes, host_->size());
+  }
   Communicator* communicator() { return nccl_ == nullptr ? host_ : nccl_.get(); }
 
   void Run(Operation operation, const TensorView& buffer) {
