@@ -25,6 +25,10 @@ constexpr int64_t kPieceRows = 1024;
 constexpr int64_t kPieceInner = 2048;
 // Parts are cut at multiples of this.
 constexpr int64_t kGrain = 16;
+// Threads' pads are a multiple of this apart, which what oneDNN asks for fits into but for very
+// wide layers. So they stay in place from one product to the next: where they moved with each
+// product's size, threads took each other's lines out of their caches.
+constexpr size_t kPadStep = 320 * 1024;
 // Rows of the result that a thread must have to be worth splitting by rows where columns are many.
 constexpr int64_t kRowsOfThread = 64;
 
@@ -179,8 +183,7 @@ LinearScratch TakeProductScratch(const MatrixProduct& p, Context& context) {
                          });
     });
   }
-  constexpr size_t kAlignment = Arena::kAlignment;
-  scratch.pad_bytes = (scratch.pad_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  scratch.pad_bytes = (scratch.pad_bytes + kPadStep - 1) / kPadStep * kPadStep;
   if (scratch.pad_bytes > 0) {
     scratch.pad =
         static_cast<char*>(context.workspace->AllocateBytes(split.parts() * scratch.pad_bytes));

@@ -10,7 +10,7 @@
 namespace swinfleet {
 
 struct LinearScratch {
-  // Of each thread's products: (threads, pad_bytes).
+  // Of each thread's products: (parts, pad_bytes).
   size_t pad_bytes = 0;
   char* pad = nullptr;
   // Of weight gradients with a bias: (threads, N).

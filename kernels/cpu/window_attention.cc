@@ -342,10 +342,15 @@ int64_t WindowsOf(const WindowGeometry& geometry, const WindowRange& range) {
   return range.count > 0 ? range.count : geometry.Windows();
 }
 
-// Whether each thread takes heads of its own, and so its own part of the bias's gradient. Otherwise
-// windows are split too, for an even load, and each thread needs a gradient of its own.
+// The largest gradient of a bias of which each thread has one of its own, in floats.
+constexpr int64_t kThreadBias = 256 * 1024;
+
+// Whether each thread takes heads of its own, and so its own part of the bias's gradient, where that
+// is large. Otherwise threads take windows: they find the tokens that they have made before in their
+// own caches, which matters most where threads have no cache in common.
 bool SplitsHeads(const WindowAttentionBackwardArgs& args, const Context& context) {
-  return !args.dbias.empty() && args.heads % context.threads == 0;
+  return !args.dbias.empty() && args.dbias.NumElements() > kThreadBias &&
+         args.heads % context.threads == 0;
 }
 
 float* TakeFloats(int64_t floats, Context& context) {
@@ -383,6 +388,9 @@ namespace {
 HWY_EXPORT(ForwardWindows);
 HWY_EXPORT(BackwardWindows);
 HWY_EXPORT(AddSums);
+
+// Elements of the bias's gradient that a thread adds up, at least.
+constexpr int64_t kSumGrain = 4096;
 
 // All threads' work, with sums of each thread's own where they share a gradient.
 void RunBackward(const WindowAttentionBackwardArgs& args, const WindowAttentionScratch& scratch,
@@ -439,9 +447,13 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& args, Context& c
   }
   if (scratch.dscale != nullptr) std::fill_n(scratch.dscale, context.threads * args.heads, 0.0);
   RunBackward(args, scratch, context);
-  for (int thread = 1; scratch.dbias != nullptr && thread < context.threads; ++thread) {
-    HWY_DYNAMIC_DISPATCH(AddSums)
-    (scratch.dbias + (thread - 1) * bias_size, args.dbias.f32(), bias_size);
+  if (scratch.dbias != nullptr) {
+    ParallelFor(context.threads, bias_size, kSumGrain, [&](int64_t begin, int64_t end, int) {
+      for (int thread = 1; thread < context.threads; ++thread) {
+        HWY_DYNAMIC_DISPATCH(AddSums)
+        (scratch.dbias + (thread - 1) * bias_size + begin, args.dbias.f32() + begin, end - begin);
+      }
+    });
   }
   for (int64_t i = 0; scratch.dscale != nullptr && i < context.threads * args.heads; ++i) {
     args.dlogit_scale.f32()[i % args.heads] += static_cast<float>(scratch.dscale[i]);
