@@ -25,7 +25,7 @@ SETTINGS = {
         "MALLOC_TOP_PAD_": str(1 << 26),
     },
 }
-COLUMNS = 8
+COLUMNS = 9
 LEGEND = """
 Images a second: medians, with the smallest and the largest; the best step or run of each process
 counts. PyTorch runs twice in each pair, as it is and with glibc told never to give memory back; the
@@ -33,6 +33,8 @@ faster setting is shown. Ratio: the median of the pairs' own. Memory beyond stat
 largest size (of PyTorch what it grew by after its imports, in the setting that takes less), less 16
 bytes a parameter; of ranks the whole process of rank 0 (of PyTorch's again what it grew by). Products:
 the share of Swinfleet's step that its matrix products would take at the peak measured beside it, %.
+Handover: what a line of the cache takes from one thread to the other after Swinfleet's step, ns: several
+times as long while the machine has put them on cores without a cache in common.
 """
 NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
 RANKS = 2
@@ -171,7 +173,9 @@ def cells(row, rounds):
     if row.kind != "step":
         return line
     shares = [100 * share for share in figures.one_of(rounds, OURS, "gemm_share")]
-    return line + memory_cells(rounds, rounds[0]["default"]["parameters"]) + [figures.spread(shares, 0)]
+    return line + memory_cells(rounds, rounds[0]["default"]["parameters"]) + [
+        figures.spread(shares, 0),
+        figures.spread(figures.one_of(rounds, OURS, "handover_ns"), 0)]
 
 
 def section(args, host):
@@ -198,8 +202,8 @@ def section(args, host):
         figures.paragraph(LEGEND),
         "",
         "| | Swinfleet, images/s | PyTorch, images/s | ratio | memory | PyTorch's | share |"
-        " products |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        " products | handover |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *lines,
     ])
 

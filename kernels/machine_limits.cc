@@ -1,6 +1,9 @@
 #include "kernels/machine_limits.h"
 
+#include <omp.h>
+
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <vector>
 
@@ -146,6 +149,39 @@ double AddCallSeconds(const Machine& machine, int calls) {
          calls;
 }
 
+// The first and the last thread give each other a number, over and over. Two that have one
+// processor between them take turns in long slices: the time is limited, not only the rounds.
+double HandoverSeconds(int threads) {
+  constexpr int64_t kRounds = 20000, kOver = -1;
+  constexpr std::chrono::milliseconds kLongest{50};
+  // A cache fetches lines in pairs.
+  struct alignas(128) Line {
+    std::atomic<int64_t> turn = 0;
+  } line;
+  double seconds = 0;
+#pragma omp parallel num_threads(threads)
+  if (omp_get_num_threads() == threads) {
+    if (omp_get_thread_num() == 0) {
+      const auto begin = std::chrono::steady_clock::now();
+      int64_t round = 0;
+      std::chrono::duration<double> taken{};
+      for (; round < kRounds && taken < kLongest; ++round) {
+        line.turn = 2 * round + 1;
+        while (line.turn != 2 * round + 2) {
+        }
+        taken = std::chrono::steady_clock::now() - begin;
+      }
+      line.turn = kOver;
+      seconds = taken.count() / static_cast<double>(2 * round);
+    } else if (omp_get_thread_num() == threads - 1) {
+      for (int64_t turn = 0; turn != kOver; turn = line.turn) {
+        if (turn % 2 == 1) line.turn = turn + 1;
+      }
+    }
+  }
+  return seconds;
+}
+
 }  // namespace
 
 MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu) {
@@ -154,7 +190,8 @@ MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu) {
   return {.flops = gpu == nullptr ? Peak(machine, dtype) : GpuPeak(machine, dtype),
           .bandwidth = gpu == nullptr ? Bandwidth(threads) : GpuBandwidth(machine),
           .linear_call_seconds = ProductSeconds(machine, dtype, 1, 5, kCalls),
-          .add_call_seconds = AddCallSeconds(machine, kCalls)};
+          .add_call_seconds = AddCallSeconds(machine, kCalls),
+          .handover_seconds = gpu == nullptr && threads > 1 ? HandoverSeconds(threads) : 0};
 }
 
 }  // namespace swinfleet

@@ -21,6 +21,11 @@ struct MachineLimits {
   double linear_call_seconds = 0;
   double add_call_seconds = 0;
 
+  // Seconds that a line of the cache takes from the first thread to the last: several times as long
+  // where they have no cache in common, which costs every operation that follows another one. 0 of
+  // one thread, and of a GPU.
+  double handover_seconds = 0;
+
   // The least time in which the work can be done.
   double SecondsOf(double matrix_flops, double bytes) const {
     const double computing = matrix_flops / flops, moving = bytes / bandwidth;

@@ -2,18 +2,21 @@
 # Installs what is missing, builds, and runs every test: the fast ones first.
 #   tests/run.sh          release build, in build/
 #   tests/run.sh --asan   with AddressSanitizer and UndefinedBehaviorSanitizer, in build-asan/
+#   tests/run.sh --no-cuda   in build/ too, as on a machine without the CUDA toolkit
 # What follows "--" goes to ctest, e.g. tests/run.sh -- -R window_attention
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=release
 build=build
+settings=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --asan) preset=asan; build=build-asan ;;
+    --no-cuda) settings=(-DSWINFLEET_CUDA=OFF) ;;
     --) shift; break ;;
-    -h|--help) sed -n '2,6p' "$0"; exit 0 ;;
-    *) echo "tests/run.sh: unknown option $1; there are --asan and -- CTEST-OPTIONS" >&2; exit 2 ;;
+    -h|--help) sed -n '2,7p' "$0"; exit 0 ;;
+    *) echo "tests/run.sh: unknown option $1; there are --asan, --no-cuda and -- CTEST-OPTIONS" >&2; exit 2 ;;
   esac
   shift
 done
@@ -27,7 +30,9 @@ fi
 
 tests/check_arrows.sh
 tests/check_no_shell.sh
-cmake --preset "$preset"
+cmake --preset "$preset" "${settings[@]}"
+# What another setting had built there would be found by the programs.
+ninja -C "$build" -t cleandead
 cmake --build "$build"
 cd "$build"
 jobs=$(nproc)

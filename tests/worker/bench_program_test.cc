@@ -109,6 +109,19 @@ constexpr char kSmallJob[] =
     "  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n  window_size: 4\n"
     "train:\n  epochs: 2\n  global_batch: 16\n  micro_batch: 4\n";
 
+TEST_F(BenchProgramTest, AStepIsHeldAgainstTheMachine) {
+  const std::string job = folder_ + "/job.yaml";
+  std::ofstream(job) << kSmallJob;
+  const auto pair = BenchJson({"step", "--job", job, "--steps", "3", "--threads", "2"});
+  EXPECT_EQ(pair.at("batch"), 4);
+  EXPECT_GE(pair.at("step_s_median"), pair.at("step_s"));
+  EXPECT_GT(pair.at("gemm_share"), 0);
+  EXPECT_LT(pair.at("gemm_share"), 1);
+  // More than light takes across a chip, less than any queue of threads that have a core each.
+  EXPECT_GT(pair.at("handover_ns"), 1);
+  EXPECT_LT(pair.at("handover_ns"), 1e8);
+}
+
 TEST_F(BenchProgramTest, AJobsRowIsAsTheJobIs) {
   const std::string job = folder_ + "/job.yaml";
   std::ofstream(job) << kSmallJob << "parallel: {zero_stage: 2, overlap: false}\n";

@@ -352,6 +352,24 @@ TEST_F(ProgramsTest, WorkerNamesWhatIsWrongWithAJobFile) {
   EXPECT_THAT(path.Err(), HasSubstr(folder_ + "/data"));
 }
 
+// On a machine without a GPU, by a build without the CUDA backend too: an error with the reason where
+// one is asked for, the CPU and a line with the same reason where it is left open.
+TEST_F(ProgramsTest, WorkerSaysWhyThereIsNoGpu) {
+  if (fs::exists("/dev/nvidiactl")) GTEST_SKIP() << "this machine has a GPU";
+  WriteData();
+  const bool has_backend = fs::exists(std::string(SWINFLEET_BIN_DIR) + "/libswinfleet_cuda.so");
+  const std::string reason = has_backend ? "there is no NVIDIA driver on this machine"
+                                         : "build with the CUDA toolkit, or install the library";
+  const std::string job = Write("job.yaml", JobText());
+  Child cuda = Run({Program("worker"), "--job", job, "--device", "cuda"});
+  EXPECT_EQ(cuda.Wait(), 1);
+  EXPECT_THAT(cuda.Err(), HasSubstr("--device cuda: "));
+  EXPECT_THAT(cuda.Err(), HasSubstr(reason));
+  Child open = Run({Program("worker"), "--job", job, "--device", "auto"});
+  EXPECT_EQ(open.Wait(), 0) << open.Err();
+  EXPECT_THAT(open.Err(), HasSubstr(reason));
+}
+
 // Without it the run would be another one, which its folder is not for.
 TEST_F(ProgramsTest, WorkerGoesOnWithARunThatHasASettingWithoutEffect) {
   WriteData();

@@ -75,6 +75,7 @@ nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepF
   if (!machine.limits) return line;
   line["gemm_share"] = figures.matrix_flops / machine.limits->flops / figures.best_seconds;
   line["gemm_peak_gflops"] = machine.limits->flops / 1e9;
+  line["handover_ns"] = machine.limits->handover_seconds * 1e9;
   return line;
 }
 
@@ -96,6 +97,10 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
                 dtype.c_str(), machine.limits->flops / 1e9,
                 100 * figures.matrix_flops / machine.limits->flops / figures.best_seconds,
                 figures.peak_bytes >> 20, figures.planned_bytes >> 20);
+    if (job.parallel.threads_per_rank > 1) {
+      std::printf("a line of the cache goes from the first thread to the last in %.0f ns\n",
+                  machine.limits->handover_seconds * 1e9);
+    }
   } else {
     std::printf("GPU memory %zu MiB\n", figures.gpu_bytes >> 20);
   }
