@@ -384,6 +384,7 @@ inline std::span<const Site> SitesOf(const MaskedL1Args*) { return kModel; }
 inline std::span<const Site> SitesOf(const MaskedMseArgs*) { return kModel; }
 inline std::span<const Site> SitesOf(const NormTargetsArgs*) { return kModel; }
 inline std::span<const Site> SitesOf(const PatchTargetsArgs*) { return kModel; }
+inline std::span<const Site> SitesOf(const MixPicturesArgs*) { return kModel; }
 inline void SetUp(const Site&, Tensors& t, CrossEntropyArgs* a) {
   const Shape logits = {kBatch, kClasses};
   *a = {.logits = t.Values(logits),
@@ -435,6 +436,13 @@ inline void SetUp(const Site&, Tensors& t, PatchTargetsArgs* a) {
   a->patch = kMaePatch;
   a->normalise = true;
   a->y = t.Floats({kBatch, kMaePatches, kMaeValues});
+}
+// Boxes of whole pictures: numbers stay as large as they are.
+inline void SetUp(const Site&, Tensors& t, MixPicturesArgs* a) {
+  const Shape pictures = Pictures();
+  a->image = t.Floats(pictures);
+  a->weight = t.Floats({pictures[0], 2});
+  a->box = t.Ints({pictures[0], 4}, [&](int64_t i) { return i % 2 * pictures[2 + i % 4 / 2]; });
 }
 
 // ---- Sums, the optimizer ----

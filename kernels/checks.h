@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 
+#include "kernels/ops.h"
 #include "kernels/tensor.h"
 
 namespace swinfleet {
@@ -24,6 +25,15 @@ inline bool IsFloating(DType dtype) {
 inline void CheckFloating(DType dtype, std::initializer_list<TensorView> tensors) {
   CHECK(IsFloating(dtype)) << NameOf(dtype) << " where a floating dtype is needed";
   CheckDtype(dtype, tensors);
+}
+
+inline void CheckMix(const MixPicturesArgs& args) {
+  const Shape& shape = args.image.shape;
+  CHECK_EQ(shape.rank(), 4) << shape;
+  CHECK(args.weight.shape == Shape({shape[0], 2}) && args.box.shape == Shape({shape[0], 4}))
+      << args.weight.shape << " and " << args.box.shape << " for " << shape;
+  CheckDtype(DType::kF32, {args.image, args.weight});
+  CheckDtype(DType::kI32, {args.box});
 }
 
 }  // namespace swinfleet

@@ -53,6 +53,7 @@ inline constexpr std::tuple kOpEntries = {
     OpEntry{"masked_mse", &OpTable::masked_mse},
     OpEntry{"norm_targets", &OpTable::norm_targets},
     OpEntry{"patch_targets", &OpTable::patch_targets},
+    OpEntry{"mix_pictures", &OpTable::mix_pictures},
     OpEntry{"add", &OpTable::add},
     OpEntry{"add_broadcast", &OpTable::add_broadcast},
     OpEntry{"sum_broadcast", &OpTable::sum_broadcast},

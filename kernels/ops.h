@@ -465,6 +465,16 @@ struct PatchTargetsArgs {
   TensorView y;  // f32 (B, L, patch * patch * channels)
 };
 
+// Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) as timm.data.Mixup does them, in place:
+// picture i of B is mixed with picture B - 1 - i, both as they were; the middle one of an odd number
+// stays. In its box a picture has its partner's pixels, elsewhere weight[0] * its own + weight[1] *
+// its partner's, or its own where weight[1] is 0.
+struct MixPicturesArgs {
+  TensorView image;   // f32 (B, planes, H, W), channels times frames of planes
+  TensorView weight;  // f32 (B, 2)
+  TensorView box;     // i32 (B, 4): the first row and the one past the last, then columns
+};
+
 // y += x.
 struct AddArgs {
   TensorView x;  // (n)
@@ -591,6 +601,7 @@ struct OpTable {
   void (*masked_mse)(const MaskedMseArgs&, Context&);
   void (*norm_targets)(const NormTargetsArgs&, Context&);
   void (*patch_targets)(const PatchTargetsArgs&, Context&);
+  void (*mix_pictures)(const MixPicturesArgs&, Context&);
   void (*add)(const AddArgs&, Context&);
   void (*add_broadcast)(const AddBroadcastArgs&, Context&);
   void (*sum_broadcast)(const SumBroadcastArgs&, Context&);

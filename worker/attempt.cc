@@ -141,7 +141,7 @@ class Attempt {
   // Saves what there is, one try, on all ranks.
   void KeepState();
   // This rank's next micro-batch. Null when it can't be had for good; then input_problem_ says why.
-  const Batch* NextBatch();
+  Batch* NextBatch();
   // Counts a step that took so many seconds. Fails the job after too many in a row that are not
   // finite.
   void Account(const StepResult& result, double seconds);
@@ -708,7 +708,7 @@ void Attempt::Report() {
   reporter_->ReportProgress(progress_);
 }
 
-const Batch* Attempt::NextBatch() {
+Batch* Attempt::NextBatch() {
   tracer_->Note();
   try {
     return loader_->Next();

@@ -26,7 +26,7 @@ DryRun::DryRun(const JobConfig& job,
 }
 
 StepResult DryRun::Step() {
-  const Batch batch = DryBatch(config, config.train.micro_batch);
+  Batch batch = DryBatch(config, config.train.micro_batch);
   return step.Run(0, 0, {}, [&] { return &batch; });
 }
 

@@ -213,6 +213,12 @@ Batch DryBatch(const JobConfig& config, int64_t pictures) {
   batch.pictures = pictures;
   // An address that is not null: the dry run looks at no more.
   batch.image.resize(1);
+  if (config.train.mix.on()) {
+    // Nothing is mixed.
+    for (int64_t row = 0; row < pictures; ++row)
+      batch.mix_weight.insert(batch.mix_weight.end(), {1, 0});
+    batch.mix_box.resize(4 * pictures);
+  }
   const MaskConfig mask = MaskConfigFor(config.model, config.pretrain);
   if (!mask.on()) return batch;
   batch.mask.resize(pictures * mask.units());

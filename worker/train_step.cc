@@ -71,13 +71,13 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* mo
                                     communicator_->size(), config.train.micro_batches())),
       hypers_(GroupsOf(config, model->parameters())),
       rates_(hypers_.size()),
-      inputs_(config, config.train.micro_batch, &memory->activations, *context),
+      inputs_(config, config.train.micro_batch, &memory->activations, context),
       picture_losses_(leaves_.count * config.train.micro_batch),
       losses_(config.train.micro_batches() + kFlags),
       loss_scaler_(config.train.dtype) {}
 
 StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
-                          const std::function<const Batch*()>& next_batch) {
+                          const std::function<Batch*()>& next_batch) {
   std::optional<NothingReserved> nothing_reserved;
   if (steps_begun_++ > 0) nothing_reserved.emplace(step);
   StepResult result;
@@ -93,7 +93,7 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
       FollowTraining(config_, model_, engine_);
       continue;
     }
-    const Batch& batch = Checked(next_batch());
+    Batch& batch = Checked(next_batch());
     // All-gather and reduce-scatter of units, overlapped.
     ForwardBackward(batch, step, LossesOf(pass));
   }
@@ -126,7 +126,7 @@ StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
   return result;
 }
 
-const Batch& TrainStep::Checked(const Batch* batch) {
+Batch& TrainStep::Checked(Batch* batch) {
   if (batch != nullptr) {
     replaced_pictures_ += static_cast<int64_t>(batch->broken.size());
     return *batch;
@@ -142,12 +142,12 @@ const Batch& TrainStep::Checked(const Batch* batch) {
   return stand_in_;
 }
 
-void TrainStep::ForwardBackward(const Batch& batch, int64_t step, std::span<float> losses) {
+void TrainStep::ForwardBackward(Batch& batch, int64_t step, std::span<float> losses) {
   Arena& activations = memory_->activations;
   ArenaScope scope(&activations);
   CHECK_EQ(batch.pictures, std::ssize(losses));
   const DType dtype = config_.train.dtype;
-  const ModelInput input = inputs_.Begin(batch);
+  const ModelInput input = inputs_.Begin(&batch);
   const TensorView output = activations.Allocate(model_->OutputShape(batch.pictures), dtype);
   const TensorView doutput = activations.Allocate(output.shape, dtype);
   ForwardOptions options;

@@ -72,11 +72,11 @@ class TrainStep {
             MemoryClasses* memory, Context* context);
 
   // Step `step` (0 is the first) of the job, the `updates`-th that changes the weights.
-  // `next_batch` gives this rank's micro-batches in order; null when it can't. Collective: also a
-  // rank without input takes part to the end. From the second step on no tensor memory and no
-  // scratch is taken from the system; that it isn't is checked.
+  // `next_batch` gives this rank's micro-batches in order, each to be used up; null when it can't.
+  // Collective: also a rank without input takes part to the end. From the second step on no tensor
+  // memory and no scratch is taken from the system; that it isn't is checked.
   StepResult Run(int64_t step, int64_t updates, const StepFlags& flags,
-                 const std::function<const Batch*()>& next_batch);
+                 const std::function<Batch*()>& next_batch);
 
   // This rank's micro-batches of a step.
   const ShardLayout::Leaves& leaves() const { return leaves_; }
@@ -85,9 +85,9 @@ class TrainStep {
 
  private:
   // The batch, or what stands for one that isn't there.
-  const Batch& Checked(const Batch* batch);
+  Batch& Checked(Batch* batch);
   // Its gradients go to the engine. Losses, (B), are there after FinishCopies.
-  void ForwardBackward(const Batch& batch, int64_t step, std::span<float> losses);
+  void ForwardBackward(Batch& batch, int64_t step, std::span<float> losses);
   // Of the pictures of this rank's micro-batch.
   std::span<float> LossesOf(int64_t pass);
   // Drop path's factors for a micro-batch, or nothing when the model drops none.

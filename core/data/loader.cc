@@ -77,7 +77,6 @@ struct Loader::Impl {
     int64_t epoch = -1;
     std::optional<KeyedPermutation> order;
     std::vector<MixEntry> mix;
-    std::vector<float> mix_rows;
     std::vector<int64_t> units;
   };
   // Where a micro-batch lies in the run. Of evaluation `step` counts the batches of the split.
@@ -109,7 +108,7 @@ struct Loader::Impl {
   void FillTargets(const Position& position, Scratch* scratch, Batch* batch) const;
   void FillMasks(const Position& position, Scratch* scratch, Batch* batch) const;
   void Account(const Batch& batch);
-  const Batch* Next();
+  Batch* Next();
 
   const Dataset* dataset;
   LoaderOptions options;
@@ -250,6 +249,10 @@ void Loader::Impl::Size(int64_t pictures, Batch* batch) const {
   batch->label.resize(pictures);
   batch->sample.resize(pictures);
   if (options.training) batch->target.resize(pictures * options.num_classes);
+  if (options.training && options.num_classes > 0 && options.mix.on()) {
+    batch->mix_weight.resize(2 * pictures);
+    batch->mix_box.resize(4 * pictures);
+  }
   if (options.mask.on()) batch->mask.resize(pictures * options.mask.units());
 }
 
@@ -286,8 +289,7 @@ void Loader::Impl::FillTargets(const Position& position, Scratch* scratch, Batch
           CounterRng(options.seed, RandomPurpose::kMixing, static_cast<uint64_t>(position.step),
                      static_cast<uint32_t>(position.leaf)),
           scratch->mix);
-  MixPictures(scratch->mix, options.in_chans * options.frames, options.image_h, options.image_w,
-              &scratch->mix_rows, batch->image);
+  DescribeMix(scratch->mix, batch->mix_weight, batch->mix_box);
   MixTargets(scratch->mix, batch->label, options.num_classes, options.label_smoothing,
              batch->target);
 }
@@ -325,7 +327,7 @@ void Loader::Impl::Account(const Batch& batch) {
   }
 }
 
-const Batch* Loader::Impl::Next() {
+Batch* Loader::Impl::Next() {
   std::unique_lock lock(mutex);
   // The batch of the call before goes back to the threads.
   kept = next;
@@ -349,7 +351,7 @@ Loader::Loader(const Dataset* dataset, const LoaderOptions& options)
 
 Loader::~Loader() = default;
 
-const Batch* Loader::Next() { return impl_->Next(); }
+Batch* Loader::Next() { return impl_->Next(); }
 
 const BrokenPictures& Loader::broken() const { return impl_->broken; }
 

@@ -35,6 +35,10 @@ struct Batch {
   std::vector<int64_t> sample;  // (B)
   // Of training with classes: smoothed, and where pictures are mixed, mixed.
   std::vector<float> target;  // (B, num_classes)
+  // How pictures are to be mixed, which the step does: `image` is as it was before. Empty where
+  // nothing is mixed. As MixPicturesArgs has them.
+  std::vector<float> mix_weight;  // (B, 2)
+  std::vector<int32_t> mix_box;   // (B, 4)
   // Of masked image modelling: 1 = masked. GreenMIM has one mask for all pictures of a micro-batch.
   std::vector<int32_t> mask;  // (B, units_h * units_w)
   // Those that others stand for, in the order in which they were met.
@@ -118,7 +122,7 @@ class Loader {
   // its share. Throws OutOfMemoryError when there is no memory for a picture, Error when one can't
   // be had otherwise or a label lies beyond the classes, and again at each further call. Called by
   // one thread.
-  const Batch* Next();
+  Batch* Next();
   // Of the batches that Next has returned. Called by the same thread.
   const BrokenPictures& broken() const;
   // Seconds that Next has waited for pictures in all.

@@ -63,20 +63,6 @@ MixEntry DrawEntry(const MixConfig& config, int64_t height, int64_t width, Count
   return entry;
 }
 
-// One row of a picture, from its own and its partner's as they were.
-void MixRow(const MixEntry& entry, int64_t y, const float* own, const float* partner, int64_t width,
-            float* out) {
-  if (!entry.cutmix) {
-    if (entry.lam == 1) return;
-    const auto lam = static_cast<float>(entry.lam);
-    const auto rest = static_cast<float>(1 - entry.lam);
-    for (int64_t x = 0; x < width; ++x) out[x] = own[x] * lam + partner[x] * rest;
-    return;
-  }
-  if (y < entry.box.y0 || y >= entry.box.y1) return;
-  std::copy(partner + entry.box.x0, partner + entry.box.x1, out + entry.box.x0);
-}
-
 }  // namespace
 
 double BetaSample(double alpha, CounterRng* rng) {
@@ -121,24 +107,17 @@ void DrawMix(const MixConfig& config, int64_t height, int64_t width, CounterRng 
   }
 }
 
-void MixPictures(std::span<const MixEntry> entries, int64_t planes, int64_t height, int64_t width,
-                 std::vector<float>* scratch, std::span<float> image) {
-  const auto count = static_cast<int64_t>(entries.size());
-  CHECK_EQ(static_cast<int64_t>(image.size()), count * planes * height * width);
-  scratch->resize(2 * width);
-  float* first = scratch->data();
-  float* second = first + width;
-  // Partners are each other's, so that pair by pair nothing is overwritten that is still needed.
-  for (int64_t i = 0; i < count / 2; ++i) {
-    const int64_t j = count - 1 - i;
-    for (int64_t row = 0; row < planes * height; ++row) {
-      float* own = image.data() + (i * planes * height + row) * width;
-      float* partner = image.data() + (j * planes * height + row) * width;
-      std::copy_n(own, width, first);
-      std::copy_n(partner, width, second);
-      MixRow(entries[i], row % height, first, second, width, own);
-      MixRow(entries[j], row % height, second, first, width, partner);
-    }
+void DescribeMix(std::span<const MixEntry> entries, std::span<float> weight,
+                 std::span<int32_t> box) {
+  CHECK_EQ(weight.size(), 2 * entries.size());
+  CHECK_EQ(box.size(), 4 * entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const double lam = entries[i].cutmix ? 1 : entries[i].lam;
+    weight[2 * i] = static_cast<float>(lam);
+    weight[2 * i + 1] = static_cast<float>(1 - lam);
+    const MixBox inside = entries[i].cutmix ? entries[i].box : MixBox{};
+    const int64_t sides[] = {inside.y0, inside.y1, inside.x0, inside.x1};
+    for (size_t side = 0; side < 4; ++side) box[4 * i + side] = static_cast<int32_t>(sides[side]);
   }
 }
 

@@ -44,10 +44,9 @@ double LamOutside(const MixBox& box, int64_t height, int64_t width);
 void DrawMix(const MixConfig& config, int64_t height, int64_t width, CounterRng rng,
              std::span<MixEntry> entries);  // (B)
 
-// Mixes in place. A picture is `planes` planes of height x width: channels, times frames.
-void MixPictures(std::span<const MixEntry> entries, int64_t planes, int64_t height, int64_t width,
-                 std::vector<float>* scratch,
-                 std::span<float> image);  // (B, planes, height, width)
+// The entries as MixPicturesArgs has them.
+void DescribeMix(std::span<const MixEntry> entries, std::span<float> weight,  // (B, 2)
+                 std::span<int32_t> box);                                     // (B, 4)
 
 // target = lam * own + (1 - lam) * the partner's, each smoothed as by SmoothedTargets.
 void MixTargets(std::span<const MixEntry> entries, std::span<const int64_t> labels,

@@ -6,6 +6,7 @@
 #include "core/loss/masked.h"
 #include "core/loss/targets.h"
 #include "kernels/placement.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 namespace {
@@ -93,26 +94,45 @@ ModelInput InputOf(const Batch& batch, const JobConfig& config, Arena& activatio
 }
 
 InputBuffers::InputBuffers(const JobConfig& config, int64_t pictures, Arena* activations,
-                           const Context& context)
-    : config_(config), activations_(activations), context_(context), scope_(activations) {
-  if (context.device == Device::kCpu) return;
+                           Context* context)
+    : config_(config), activations_(activations), context_(*context), scope_(activations) {
+  if (context_.device == Device::kCpu) return;
   for (int turn = 0; turn < Accelerator::kTurns; ++turn) {
     images_[turn] = activations->Allocate(config.model.ImageShape(pictures));
     // What had the memory before.
-    if (context.accelerator != nullptr) context.accelerator->NoteUse(turn);
+    if (context_.accelerator != nullptr) context_.accelerator->NoteUse(turn);
   }
 }
 
-ModelInput InputBuffers::Begin(const Batch& batch) {
+ModelInput InputBuffers::Begin(Batch* batch) {
   const Device host = HostOf(*activations_);
-  ModelInput input = {.image = ImageOf(batch, config_, host), .mask = MaskOf(batch, config_, host)};
-  if (context_.device == Device::kCpu) return input;
-  const TensorView from = input.image;
-  input.image = images_[turn_].Rows(0, batch.pictures);
-  if (context_.accelerator != nullptr) {
-    context_.accelerator->CopyInBeside(turn_, from.data, input.image.data, from.Bytes());
+  ModelInput input = {.image = ImageOf(*batch, config_, host),
+                      .mask = MaskOf(*batch, config_, host)};
+  if (context_.device != Device::kCpu) {
+    const TensorView from = input.image;
+    input.image = images_[turn_].Rows(0, batch->pictures);
+    if (context_.accelerator != nullptr) {
+      context_.accelerator->CopyInBeside(turn_, from.data, input.image.data, from.Bytes());
+    }
   }
+  if (!batch->mix_weight.empty()) Mix(*batch, input.image);
   return input;
+}
+
+void InputBuffers::Mix(const Batch& batch, const TensorView& image) {
+  const ProfileScope profile(context_, "mixing");
+  const Device host = HostOf(*activations_);
+  const int64_t pictures = batch.pictures;
+  const TensorView weight =
+      ViewOf(const_cast<float*>(batch.mix_weight.data()), {pictures, 2}, host);
+  const TensorView box = ViewOf(const_cast<int32_t*>(batch.mix_box.data()), {pictures, 4}, host);
+  const int64_t height = config_.model.image_h, width = config_.model.image_w;
+  context_.ops->mix_pictures(
+      {.image = image.Reshape(
+           {pictures, image.NumElements() / (pictures * height * width), height, width}),
+       .weight = OnDevice(weight, activations_, context_),
+       .box = OnDevice(box, activations_, context_)},
+      context_);
 }
 
 void InputBuffers::Done() {

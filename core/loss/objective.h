@@ -48,20 +48,23 @@ class InputBuffers {
  public:
   // Takes room for batches of so many pictures from `activations`, where the host does not compute,
   // until it ends.
-  InputBuffers(const JobConfig& config, int64_t pictures, Arena* activations,
-               const Context& context);
+  InputBuffers(const JobConfig& config, int64_t pictures, Arena* activations, Context* context);
   InputBuffers(const InputBuffers&) = delete;
   InputBuffers& operator=(const InputBuffers&) = delete;
 
-  // As InputOf; it holds until the next but one is begun. `Done` has been called of the last one.
-  ModelInput Begin(const Batch& batch);
+  // As InputOf, with pictures mixed as the batch says: on the host where they are, so that a batch
+  // is of use once. It holds until the next but one is begun. `Done` has been called of the last
+  // one. Takes from the top of `activations` what describes the mixing.
+  ModelInput Begin(Batch* batch);
   // All that uses it has been called.
   void Done();
 
  private:
+  void Mix(const Batch& batch, const TensorView& image);
+
   const JobConfig& config_;
   Arena* activations_;
-  const Context& context_;
+  Context& context_;
   ArenaScope scope_;
   std::array<TensorView, Accelerator::kTurns> images_;
   int turn_ = 0;

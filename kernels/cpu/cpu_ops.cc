@@ -54,6 +54,7 @@ const OpTable& CpuOps() {
       .masked_mse = cpu::MaskedMse,
       .norm_targets = cpu::NormTargets,
       .patch_targets = cpu::PatchTargets,
+      .mix_pictures = cpu::MixPictures,
       .add = cpu::Add,
       .add_broadcast = cpu::AddBroadcast,
       .sum_broadcast = cpu::SumBroadcast,

@@ -40,6 +40,7 @@ void MaskedL1(const MaskedL1Args& args, Context& context);
 void MaskedMse(const MaskedMseArgs& args, Context& context);
 void NormTargets(const NormTargetsArgs& args, Context& context);
 void PatchTargets(const PatchTargetsArgs& args, Context& context);
+void MixPictures(const MixPicturesArgs& args, Context& context);
 void Add(const AddArgs& args, Context& context);
 void AddBroadcast(const AddBroadcastArgs& args, Context& context);
 void SumBroadcast(const SumBroadcastArgs& args, Context& context);

@@ -255,6 +255,37 @@ void GeluBiasGradient(const GeluBackwardArgs& args, Context& context) {
   ForEach(c, AddParts{sums, parts, c, Elements<float>(args.dbias)}, context);
 }
 
+// Pixel by pixel of pairs of pictures.
+struct MixPairs {
+  float* image;
+  const float* weight;  // (batch, 2)
+  const int32_t* box;   // (batch, 4)
+  int64_t batch, pixels;
+  uint32_t height, width;  // `pixels` are those of all planes
+
+  __device__ float Of(int64_t picture, int32_t row, int32_t column, float own,
+                      float partner) const {
+    const int32_t* inside = box + 4 * picture;
+    if (row >= inside[0] && row < inside[1] && column >= inside[2] && column < inside[3]) {
+      return partner;
+    }
+    const float of_partner = weight[2 * picture + 1];
+    return of_partner == 0 ? own : weight[2 * picture] * own + of_partner * partner;
+  }
+
+  __device__ void operator()(int64_t i) const {
+    const int64_t first = i / pixels, second = batch - 1 - first;
+    const auto pixel = static_cast<uint32_t>(i % pixels);
+    const auto row = static_cast<int32_t>(pixel / width % height);
+    const auto column = static_cast<int32_t>(pixel % width);
+    float* one = image + first * pixels + pixel;
+    float* two = image + second * pixels + pixel;
+    const float a = *one, b = *two;
+    *one = Of(first, row, column, a, b);
+    *two = Of(second, row, column, b, a);
+  }
+};
+
 }  // namespace
 
 void GeluForward(const GeluForwardArgs& args, Context& context) {
@@ -301,6 +332,17 @@ void Cast(const CastArgs& args, Context& context) {
   CHECK(IsFloating(args.x.dtype) && IsFloating(args.y.dtype))
       << NameOf(args.x.dtype) << " to " << NameOf(args.y.dtype);
   RunConvert(args.x, args.y, false, context);
+}
+
+void MixPictures(const MixPicturesArgs& args, Context& context) {
+  CheckMix(args);
+  const Shape& shape = args.image.shape;
+  const int64_t pixels = Narrow(shape[1] * shape[2] * shape[3]);
+  ForEach(
+      shape[0] / 2 * pixels,
+      MixPairs{Elements<float>(args.image), Elements<float>(args.weight),
+               Elements<int32_t>(args.box), shape[0], pixels, Narrow(shape[2]), Narrow(shape[3])},
+      context);
 }
 
 void Add(const AddArgs& args, Context& context) {

@@ -33,6 +33,9 @@ inline int64_t LaunchesOf(const WindowAttentionBackwardArgs& args) {
   return (one ? 1 : 3) + of_bias + (args.logit_scale.empty() ? 0 : 1);
 }
 
+// A picture alone has no partner.
+inline int64_t LaunchesOf(const MixPicturesArgs& args) { return args.image.shape[0] > 1 ? 1 : 0; }
+
 // What the sigmoid is of is computed again.
 inline int64_t LaunchesOf(const PositionTableBackwardArgs& /*args*/) { return 2; }
 

@@ -41,6 +41,7 @@ constexpr OpTable kTable = {
     .masked_mse = MaskedMse,
     .norm_targets = NormTargets,
     .patch_targets = PatchTargets,
+    .mix_pictures = MixPictures,
     .add = Add,
     .add_broadcast = AddBroadcast,
     .sum_broadcast = SumBroadcast,

@@ -127,6 +127,7 @@ void CountOf(const MaskedMseArgs& a, Context& c) {
 }
 void CountOf(const NormTargetsArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }
 void CountOf(const PatchTargetsArgs& a, Context& c) { Count(c, 0, {&a.image, &a.y}); }
+void CountOf(const MixPicturesArgs& a, Context& c) { Count(c, 0, {&a.image, &a.image}); }
 void CountOf(const AddArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y, &a.y}); }
 void CountOf(const AddBroadcastArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y, &a.y}); }
 void CountOf(const SumBroadcastArgs& a, Context& c) { Count(c, 0, {&a.dy, &a.dx}); }

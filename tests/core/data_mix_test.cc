@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/loss/targets.h"
+#include "kernels/ops.h"
 
 namespace swinfleet {
 namespace {
@@ -127,6 +128,17 @@ TEST(Mix, MinMaxBoxesLieWithinAndHaveTheirSides) {
   EXPECT_EQ(entries[0].box.y1 - entries[0].box.y0, 16);
 }
 
+void Mix(const std::vector<MixEntry>& entries, const Shape& shape, std::vector<float>* image) {
+  std::vector<float> weight(2 * entries.size());
+  std::vector<int32_t> box(4 * entries.size());
+  DescribeMix(entries, weight, box);
+  Context context{.ops = &CpuOps(), .workspace = nullptr, .threads = 2};
+  context.ops->mix_pictures({.image = ViewOf(image->data(), shape, Device::kCpu),
+                             .weight = ViewOf(weight.data(), {shape[0], 2}, Device::kCpu),
+                             .box = ViewOf(box.data(), {shape[0], 4}, Device::kCpu)},
+                            context);
+}
+
 // timm's formulas, picture by picture on copies.
 TEST(Mix, PicturesAndTargetsAreTheDefinition) {
   constexpr int64_t kPlanes = 6, kH = 5, kW = 7, kClasses = 4;
@@ -144,8 +156,7 @@ TEST(Mix, PicturesAndTargetsAreTheDefinition) {
         const std::vector<float> original = image;
         std::vector<int64_t> labels;
         for (int64_t b = 0; b < batch; ++b) labels.push_back(b * 3 % kClasses);
-        std::vector<float> scratch;
-        MixPictures(entries, kPlanes, kH, kW, &scratch, image);
+        Mix(entries, {batch, kPlanes, kH, kW}, &image);
         std::vector<float> target(batch * kClasses);
         MixTargets(entries, labels, kClasses, 0.1, target);
         std::vector<float> smooth(batch * kClasses);

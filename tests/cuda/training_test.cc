@@ -108,7 +108,11 @@ TEST(CudaTraining, SwinV1) {
 
 TEST(CudaTraining, SwinV2) { ExpectTrainsAsCpu(Short(SmallJob(Architecture::kSwinV2)), {3}); }
 
-TEST(CudaTraining, VideoSwin) { ExpectTrainsAsCpu(Short(SmallJob(Architecture::kVideoSwin)), {1}); }
+TEST(CudaTraining, VideoSwinOfMixedClips) {
+  JobConfig job = Short(SmallJob(Architecture::kVideoSwin));
+  job.train.mix.mixup_alpha = 0.8;
+  ExpectTrainsAsCpu(job, {1});
+}
 
 TEST(CudaTraining, SimMim) { ExpectTrainsAsCpu(Short(SmallPretraining(Method::kSimMim)), {2}); }
 

@@ -59,7 +59,7 @@ std::vector<MixEntry> ParseMix(const Json& entry, size_t batch, int64_t height, 
 
 }  // namespace
 
-void CheckMixup(const Golden& golden, const OpRunner&, Comparison& comparison) {
+void CheckMixup(const Golden& golden, const OpRunner& runner, Comparison& comparison) {
   const Json& config = golden.config();
   const std::array<int64_t, 2> size = Pair(config.at("img_size"));
   const auto classes = config.at("num_classes").get<int64_t>();
@@ -80,12 +80,15 @@ void CheckMixup(const Golden& golden, const OpRunner&, Comparison& comparison) {
   for (const Json& entry : config.at("entries")) {
     const std::string tag = entry.at("tag").get<std::string>();
     const std::vector<MixEntry> mix = ParseMix(entry, labels.size(), size[0], size[1]);
-    std::vector<float> mixed = image.values;
-    std::vector<float> scratch;
-    MixPictures(mix, image.shape[1], size[0], size[1], &scratch, mixed);
+    Tensor mixed = image, weight = Tensor::Zeros({batch, 2});
+    std::vector<int32_t> box(4 * batch);
+    DescribeMix(mix, weight.values, box);
+    runner.Run(&OpTable::mix_pictures, {.image = mixed.View(),
+                                        .weight = weight.View(),
+                                        .box = ViewOf(box.data(), {batch, 4}, Device::kCpu)});
     std::vector<float> target(batch * classes);
     MixTargets(mix, labels, classes, entry.at("smoothing").get<double>(), target);
-    comparison.Compare("output/" + tag + ".image", std::span<const float>(mixed));
+    comparison.Compare("output/" + tag + ".image", std::span<const float>(mixed.values));
     comparison.Compare("output/" + tag + ".target", std::span<const float>(target));
   }
 }

@@ -301,6 +301,12 @@ Vec NormTargets(const Picture& p, int64_t window, const Vec& x);
 // patchify of MAE: (B, L, patch * patch * channels), each patch normalised or as it is.
 Vec PatchTargets(const Picture& p, int64_t patch, bool normalise, const Vec& image);
 
+// ---- mix_pictures.cc ----
+
+// Pictures (B, channels, H, W) mixed with their partners; weight (B, 2), box (B, 4).
+Vec MixPictures(const Picture& p, const Vec& weight, const std::vector<int64_t>& box,
+                const Vec& image);
+
 // ---- mean_pool.cc ----
 
 // y (B, C) from x (B, L, C).

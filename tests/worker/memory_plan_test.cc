@@ -49,7 +49,7 @@ MemoryClasses Run(const JobConfig& job, const MemoryPlan& plan) {
                     ZeroOptionsFor(job, model->parameters()), &memory, &context);
   engine.Initialize(1);
   TrainStep step(job, /*steps_per_epoch=*/10, model.get(), &engine, &memory, &context);
-  const Batch batch = RandomBatch(job, job.train.micro_batch);
+  Batch batch = RandomBatch(job, job.train.micro_batch);
   for (int i = 0; i < 2; ++i) step.Run(i, i, {}, [&] { return &batch; });
   EvaluateBatch(job, RandomBatch(job, job.train.eval_batch), model.get(), &engine, &memory,
                 &context);

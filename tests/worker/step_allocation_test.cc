@@ -201,7 +201,7 @@ TEST(StepAllocation, NoneInPretraining) {
 TEST(StepAllocationDeathTest, AStepThatTakesSomethingDies) {
   const JobConfig job = TwoLeaves(SmallJob(Architecture::kSwinV2));
   Trainer trainer(job);
-  const Batch batch = RandomBatch(job, 0), other = RandomBatch(job, 1);
+  Batch batch = RandomBatch(job, 0), other = RandomBatch(job, 1);
   trainer.Step(0, {&batch, &other});
   EXPECT_DEATH(trainer.Step(1, {&batch, &other}, [] { Arena::OnHost("another", 1); }),
                "step 1 reserved tensor memory");

@@ -11,11 +11,11 @@ namespace swinfleet {
 namespace {
 
 void ExpectHarmless(const JobConfig& job) {
-  const Batch first = RandomBatch(job, 0), second = RandomBatch(job, 1);
+  Batch first = RandomBatch(job, 0), second = RandomBatch(job, 1);
   Trainer trainer(job), undisturbed(job);
   const std::vector<float> before = trainer.Weights();
-  for (const std::vector<const Batch*>& batches :
-       {std::vector<const Batch*>{nullptr, nullptr}, {&first, nullptr}, {nullptr, &second}}) {
+  for (const std::vector<Batch*>& batches :
+       {std::vector<Batch*>{nullptr, nullptr}, {&first, nullptr}, {nullptr, &second}}) {
     EXPECT_EQ(trainer.Step(0, batches).without_input, 1);
     EXPECT_EQ(trainer.Weights(), before);
   }
@@ -48,6 +48,36 @@ TEST(TrainStep, WithoutInputChangesNothingInPretraining) {
                             PretrainConfig::Method::kGreenMim}) {
     SCOPED_TRACE(static_cast<int>(method));
     ExpectHarmless(TwoLeaves(SmallPretraining(method)));
+  }
+}
+
+// The same as pictures that were mixed before.
+TEST(TrainStep, MixesPictures) {
+  for (const Architecture arch : {Architecture::kSwinV2, Architecture::kVideoSwin}) {
+    SCOPED_TRACE(ArchitectureName(arch));
+    const JobConfig plain = TwoLeaves(SmallJob(arch));
+    JobConfig job = plain;
+    job.train.mix.mixup_alpha = 0.8;
+    Batch first = RandomBatch(job, 0), second = RandomBatch(job, 1);
+    Batch mixed = RandomBatch(plain, 0), second_again = RandomBatch(job, 1);
+    const int64_t pictures = mixed.pictures, area = job.model.image_h * job.model.image_w;
+    const auto pixels = static_cast<int64_t>(mixed.image.size()) / pictures;
+    const std::vector<MixEntry> entries = SomeMix(job);
+    for (int64_t i = 0; i < pictures * pixels; ++i) {
+      const MixEntry& entry = entries[i / pixels];
+      const float own = first.image[i];
+      const float other = first.image[(pictures - 1 - i / pixels) * pixels + i % pixels];
+      const int64_t row = i % area / job.model.image_w, column = i % job.model.image_w;
+      const MixBox& box = entry.box;
+      const bool inside = row >= box.y0 && row < box.y1 && column >= box.x0 && column < box.x1;
+      mixed.image[i] = entry.cutmix ? (inside ? other : own)
+                                    : own * float{0.7} + other * static_cast<float>(0.3);
+    }
+    Trainer trainer(job), expected(job);
+    const StepResult result = trainer.Step(0, {&first, &second});
+    EXPECT_EQ(result.loss, expected.Step(0, {&mixed, &second_again}).loss);
+    EXPECT_EQ(first.image, mixed.image);
+    EXPECT_EQ(trainer.Weights(), expected.Weights());
   }
 }
 

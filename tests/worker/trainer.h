@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/data/mix.h"
 #include "core/memory/compute.h"
 #include "core/optim/parameter_groups.h"
 #include "core/rng/counter_rng.h"
@@ -39,7 +40,7 @@ class Trainer {
   // A job of two micro-batches a step; null stands for one that can't be had.
   // `aside` is called with each of them.
   StepResult Step(
-      int64_t step, std::vector<const Batch*> batches, const std::function<void()>& aside = [] {}) {
+      int64_t step, std::vector<Batch*> batches, const std::function<void()>& aside = [] {}) {
     auto next = batches.begin();
     return step_.Run(step, step, {}, [&] {
       aside();
@@ -70,12 +71,22 @@ class Trainer {
   TrainStep step_;
 };
 
+// Where the job mixes: each picture in one of the two ways.
+inline std::vector<MixEntry> SomeMix(const JobConfig& job) {
+  std::vector<MixEntry> entries(job.train.micro_batch);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i] = {.lam = 0.7, .cutmix = i % 2 == 1, .box = {1, job.model.image_h, 2, 5}};
+  }
+  return entries;
+}
+
 // The micro-batch of that number: noise, and labels and samples that follow it.
 inline Batch RandomBatch(const JobConfig& job, uint64_t number) {
   CounterRng random(0, RandomPurpose::kBenchmarkData, number);
   Batch batch = DryBatch(job, job.train.micro_batch);
   batch.image.resize(job.model.ImageShape(batch.pictures).NumElements());
   for (float& value : batch.image) value = static_cast<float>(random.Normal());
+  if (job.train.mix.on()) DescribeMix(SomeMix(job), batch.mix_weight, batch.mix_box);
   for (int64_t i = 0; i < batch.pictures; ++i) {
     const int64_t sample = static_cast<int64_t>(number) * batch.pictures + i;
     batch.label.push_back(sample % job.model.num_classes);

@@ -153,7 +153,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
                     ZeroOptionsFor(job, model->parameters()), &memory, &context);
   engine.Initialize(0);
   TrainStep step(job, /*steps_per_epoch=*/1000, model.get(), &engine, &memory, &context);
-  const Batch batch = RandomBatch(job, job.train.micro_batch, 0);
+  Batch batch = RandomBatch(job, job.train.micro_batch, 0);
   int64_t number = 0;
   const auto run = [&] {
     return SecondsOf([&] {

@@ -105,7 +105,7 @@ class RanksRun {
   ZeroEngine engine_;
   Communicator* const communicator_;
   TrainStep step_;
-  const Batch batch_;
+  Batch batch_;
   int64_t number_ = 0;
 };
 
