@@ -11,7 +11,6 @@ import machine
 
 PAGE = "docs/performance.md"
 SECTION = "benchmarks/bf16_accuracy.sh"
-RANKS = 2
 DTYPES = ["fp32", "bf16"]
 # The quick start's widths with more blocks, so that more is added to the residual stream. In V2
 # every branch is normalised before it is added; in V1 the stream grows.
@@ -67,7 +66,7 @@ def train(name, dtype, seed, args):
         path = folder + ".yaml"
         with open(path, "w", encoding="utf-8") as file:
             file.write(job(MODELS[name], dtype, seed, args.epochs, folder))
-        machine.output(*machine.mpirun(RANKS), "build/bin/swinfleet-worker", "--job", path)
+        machine.output(*machine.mpirun(args.ranks), "build/bin/swinfleet-worker", "--job", path)
         top1 = last_evaluation(folder)
     print(f"{name}, {dtype}, seed {seed}: {100 * top1:.2f}%", flush=True)
     return top1
@@ -88,10 +87,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--ranks", type=int, default=2)
     args = parser.parse_args()
     args.out = machine.output_folder("bf16_accuracy")
     results = {(name, dtype, seed): train(name, dtype, seed, args)
-               for seed in args.seeds for name in MODELS for dtype in DTYPES}
+               for name in MODELS for seed in args.seeds for dtype in DTYPES}
     text = figures.paragraph(
         f"{machine.describe()['name']}; Swinfleet at {machine.commit()}. Depths"
         f" {', '.join(map(str, DEPTHS))} of 32, 64 and 128 channels, {args.epochs} epochs of"
