@@ -12,8 +12,8 @@
 #include <functional>
 #include <span>
 
-#include "core/nn/chunks.h"
 #include "kernels/arena.h"
+#include "kernels/chunks.h"
 #include "kernels/ops.h"
 
 namespace swinfleet::benchmarks {
@@ -338,6 +338,23 @@ inline void SetUp(const Site&, Tensors& t, PatchScatterArgs* a) {
   a->rows = t.Values(Patches());
   a->patch_h = a->patch_w = kPatch;
   a->image = t.Values(Pictures());
+}
+inline std::span<const Site> SitesOf(const PatchEmbeddingForwardArgs*) { return kModel; }
+inline std::span<const Site> SitesOf(const PatchEmbeddingBackwardArgs*) { return kModel; }
+inline Shape PatchFilters(const Site& s) { return {s.channels, 3, kPatch, kPatch}; }
+inline void SetUp(const Site& s, Tensors& t, PatchEmbeddingForwardArgs* a) {
+  *a = {.image = t.Floats(Pictures()),
+        .weight = t.Values(PatchFilters(s)),
+        .bias = t.Values({s.channels}),
+        .y = t.Values({s.Rows(), s.channels})};
+}
+inline void SetUp(const Site& s, Tensors& t, PatchEmbeddingBackwardArgs* a) {
+  *a = {.image = t.Floats(Pictures()),
+        .weight = t.Values(PatchFilters(s)),
+        .dy = t.Values({s.Rows(), s.channels}),
+        .dweight = t.Floats(PatchFilters(s)),
+        .dbias = t.Floats({s.channels}),
+        .dimage = {}};
 }
 inline void SetUp(const Site& s, Tensors& t, MergeGatherArgs* a) {
   *a = {.x = t.Values({kBatch, s.side, s.side, s.channels}),

@@ -38,6 +38,8 @@ inline constexpr std::tuple kOpEntries = {
     OpEntry{"gelu_backward", &OpTable::gelu_backward},
     OpEntry{"patch_gather", &OpTable::patch_gather},
     OpEntry{"patch_scatter", &OpTable::patch_scatter},
+    OpEntry{"patch_embedding_forward", &OpTable::patch_embedding_forward},
+    OpEntry{"patch_embedding_backward", &OpTable::patch_embedding_backward},
     OpEntry{"merge_gather", &OpTable::merge_gather},
     OpEntry{"merge_scatter", &OpTable::merge_scatter},
     OpEntry{"pad", &OpTable::pad},

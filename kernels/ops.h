@@ -342,6 +342,27 @@ struct PatchScatterArgs {
   int64_t patch_t = 1;
 };
 
+// Patches to tokens, a convolution whose stride is its kernel (PatchEmbed of the official code,
+// PatchEmbed3D of Video Swin): y = patches weight^T + bias, of patches as patch_gather makes them,
+// rounded to y's dtype, which is that of the call. Their size is the weight's.
+struct PatchEmbeddingForwardArgs {
+  TensorView image;   // f32 (B, channels, H, W) or (B, channels, T, H, W)
+  TensorView weight;  // (C, channels, patch_h, patch_w) or (C, channels, patch_t, patch_h, patch_w)
+  TensorView bias;    // (C), also f32
+  TensorView y;       // (M, C), M = B ceil(T / patch_t) ceil(H / patch_h) ceil(W / patch_w)
+};
+
+// dweight += dy^T patches, dbias += column sums of dy, and dimage = dy weight, each patch in its
+// place in the picture.
+struct PatchEmbeddingBackwardArgs {
+  TensorView image;    // as in PatchEmbeddingForwardArgs
+  TensorView weight;   // likewise; read if there is dimage
+  TensorView dy;       // (M, C)
+  TensorView dweight;  // as weight
+  TensorView dbias;    // (C)
+  TensorView dimage;   // f32, as image; or absent
+};
+
 // Patch merging's neighbours: row (b, i, j) is x at (2i, 2j), (2i+1, 2j), (2i, 2j+1), (2i+1, 2j+1),
 // zero outside of the map. Rows [first_row, first_row + rows) of the B ceil(H/2) ceil(W/2). Frames
 // of clips are pictures here.
@@ -586,6 +607,8 @@ struct OpTable {
   void (*gelu_backward)(const GeluBackwardArgs&, Context&);
   void (*patch_gather)(const PatchGatherArgs&, Context&);
   void (*patch_scatter)(const PatchScatterArgs&, Context&);
+  void (*patch_embedding_forward)(const PatchEmbeddingForwardArgs&, Context&);
+  void (*patch_embedding_backward)(const PatchEmbeddingBackwardArgs&, Context&);
   void (*merge_gather)(const MergeGatherArgs&, Context&);
   void (*merge_scatter)(const MergeScatterArgs&, Context&);
   void (*pad)(const PadArgs&, Context&);

@@ -28,8 +28,6 @@ class PatchEmbedding {
                 ParameterAccess& access, Context& context);
 
  private:
-  // What reads patches from `row` on into `rows`.
-  PatchGatherArgs Patches(int64_t row, const TensorView& rows) const;
   // The patches, before normalisation, as tokens_.
   void Project(const AcquiredUnit& unit, Context& context) const;
 

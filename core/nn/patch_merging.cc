@@ -1,6 +1,6 @@
 #include "core/nn/patch_merging.h"
 
-#include "core/nn/chunks.h"
+#include "kernels/chunks.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {

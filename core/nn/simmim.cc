@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "core/data/mask.h"
-#include "core/nn/chunks.h"
+#include "kernels/chunks.h"
 #include "kernels/placement.h"
 #include "kernels/profile.h"
 

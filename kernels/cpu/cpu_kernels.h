@@ -25,6 +25,8 @@ void GeluForward(const GeluForwardArgs& args, Context& context);
 void GeluBackward(const GeluBackwardArgs& args, Context& context);
 void PatchGather(const PatchGatherArgs& args, Context& context);
 void PatchScatter(const PatchScatterArgs& args, Context& context);
+void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& context);
+void PatchEmbeddingBackward(const PatchEmbeddingBackwardArgs& args, Context& context);
 void MergeGather(const MergeGatherArgs& args, Context& context);
 void MergeScatter(const MergeScatterArgs& args, Context& context);
 void Pad(const PadArgs& args, Context& context);

@@ -39,6 +39,8 @@ const OpTable& CpuOps() {
       .gelu_backward = cpu::GeluBackward,
       .patch_gather = cpu::PatchGather,
       .patch_scatter = cpu::PatchScatter,
+      .patch_embedding_forward = cpu::PatchEmbeddingForward,
+      .patch_embedding_backward = cpu::PatchEmbeddingBackward,
       .merge_gather = cpu::MergeGather,
       .merge_scatter = cpu::MergeScatter,
       .pad = cpu::Pad,

@@ -20,6 +20,11 @@ LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
 LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context);
 LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context);
 
+// A chunk of patches and what their products take, chunk after chunk: for a dry run, which keeps
+// none of it.
+void TakeScratch(const PatchEmbeddingForwardArgs& args, Context& context);
+void TakeScratch(const PatchEmbeddingBackwardArgs& args, Context& context);
+
 struct WindowAttentionScratch {
   // One thread's floats, and all threads' block of them.
   int64_t floats_per_thread = 0;

@@ -25,6 +25,8 @@ void GeluForward(const GeluForwardArgs& args, Context& context);
 void GeluBackward(const GeluBackwardArgs& args, Context& context);
 void PatchGather(const PatchGatherArgs& args, Context& context);
 void PatchScatter(const PatchScatterArgs& args, Context& context);
+void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& context);
+void PatchEmbeddingBackward(const PatchEmbeddingBackwardArgs& args, Context& context);
 void MergeGather(const MergeGatherArgs& args, Context& context);
 void MergeScatter(const MergeScatterArgs& args, Context& context);
 void Pad(const PadArgs& args, Context& context);
@@ -50,9 +52,10 @@ void AdamW(const AdamWArgs& args, Context& context);
 void Sgd(const SgdArgs& args, Context& context);
 void AddCompensated(const AddCompensatedArgs& args, Context& context);
 
-// From here on linear layers in float32 may round their factors to the 10 bits of TF32, which tensor
-// cores multiply, or, as at first, may not.
+// From here on linear layers and convolutions in float32 may round their factors to the 10 bits of
+// TF32, which tensor cores multiply, or, as at first, may not.
 void UseTf32(bool use);
+bool UsesTf32();
 
 const OpTable& Ops();
 

@@ -10,8 +10,9 @@
 
 namespace swinfleet::cuda {
 
-// Of a call that has something to do. A product of cuBLASLt counts as one kernel: it may be two
-// where the library cuts a long sum into parts.
+// Of a call that has something to do. A product of cuBLASLt and a convolution of cuDNN count as
+// one kernel: they may be more where the library cuts a long sum into parts, or first brings
+// tensors into another layout.
 template <typename Args>
 int64_t LaunchesOf(const Args& /*args*/) {
   return 1;
@@ -38,6 +39,24 @@ inline int64_t LaunchesOf(const MixPicturesArgs& args) { return args.image.shape
 
 // What the sigmoid is of is computed again.
 inline int64_t LaunchesOf(const PositionTableBackwardArgs& /*args*/) { return 2; }
+
+// How many times some pictures are taken.
+template <typename Args>
+int64_t PictureChunks(const Args& args) {
+  const int64_t at_once = PicturesAtOnce(args);
+  return (args.image.shape[0] + at_once - 1) / at_once;
+}
+// Filters are brought into the convolution's layout, and so are pictures; the bias is added.
+inline int64_t LaunchesOf(const PatchEmbeddingForwardArgs& args) {
+  return 1 + 3 * PictureChunks(args);
+}
+// Pictures and gradients of tokens are brought into the convolution's layout, and its result is
+// added; gradients of pictures need the filters, the convolution and a way back. The bias's sums
+// are made in parts.
+inline int64_t LaunchesOf(const PatchEmbeddingBackwardArgs& args) {
+  const bool of_pictures = !args.dimage.empty();
+  return (of_pictures ? 1 : 0) + (of_pictures ? 6 : 4) * PictureChunks(args) + 2;
+}
 
 // Sums of blocks are added at the end; for gamma and for beta.
 inline int64_t LaunchesOf(const BiasScatterArgs& /*args*/) { return 2; }

@@ -147,6 +147,7 @@ void Run(const Product& p, const LinearScratch& scratch, const Context& context)
 }  // namespace
 
 void UseTf32(bool use) { use_tf32 = use; }
+bool UsesTf32() { return use_tf32; }
 
 void LinearForward(const LinearForwardArgs& args, Context& context) {
   const int64_t m = args.x.shape[0], k = args.x.shape[1], n = args.weight.shape[0];

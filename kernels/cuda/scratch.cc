@@ -12,20 +12,26 @@ constexpr size_t kMaxShared = 80 << 10;
 // A warp moves up to 8 elements a lane.
 constexpr int64_t kColumnsAtOnce = 32 * 8;
 
-// What cuBLASLt may use to cut sums into parts, and the alignment that it wants.
+// The alignment that NVIDIA's libraries want at most.
+constexpr size_t kLibraryAlignment = 256;
+// What cuBLASLt may use to cut sums into parts.
 constexpr size_t kMaxLinearWorkspace = size_t{32} << 20;
 constexpr int64_t kPartsOfSum = 16;
-constexpr size_t kLinearAlignment = 256;
+
+// Memory that starts at a multiple of what NVIDIA's libraries want at most.
+void* TakeAligned(int64_t bytes, Context& context) {
+  const auto start = reinterpret_cast<uintptr_t>(
+      context.workspace->AllocateBytes(bytes + static_cast<int64_t>(kLibraryAlignment)));
+  return reinterpret_cast<void*>((start + kLibraryAlignment - 1) / kLibraryAlignment *
+                                 kLibraryAlignment);
+}
 
 LinearScratch TakeLinear(const TensorView& result, size_t vector_bytes, Context& context) {
   LinearScratch scratch;
   const size_t parts = kPartsOfSum * result.NumElements() * sizeof(float);
   scratch.workspace_bytes = std::min(
-      kMaxLinearWorkspace, (parts + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
-  const auto start = reinterpret_cast<uintptr_t>(
-      context.workspace->AllocateBytes(scratch.workspace_bytes + kLinearAlignment));
-  scratch.workspace =
-      reinterpret_cast<void*>((start + kLinearAlignment - 1) / kLinearAlignment * kLinearAlignment);
+      kMaxLinearWorkspace, (parts + kLibraryAlignment - 1) / kLibraryAlignment * kLibraryAlignment);
+  scratch.workspace = TakeAligned(static_cast<int64_t>(scratch.workspace_bytes), context);
   if (vector_bytes > 0) scratch.vector = context.workspace->AllocateBytes(vector_bytes);
   return scratch;
 }
@@ -132,6 +138,100 @@ AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& c
   if (one_kernel) return scratch;
   scratch.delta = static_cast<float*>(take(args.lse.Bytes()));
   scratch.dq = take(args.qkv.Bytes() / 3);
+  return scratch;
+}
+
+namespace {
+
+int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// The elements of a patch embedding's tensors.
+struct PatchSizes {
+  int64_t pixels = 1;  // of a picture, filled up to whole patches
+  int64_t patches = 1;
+  int64_t patch = 1;  // pixels of one
+  int64_t channels, filters;
+
+  PatchSizes(const TensorView& image, const TensorView& weight)
+      : channels(weight.shape[1]), filters(weight.shape[0]) {
+    for (int i = 2; i < image.shape.rank(); ++i) {
+      const int64_t size = weight.shape[i], count = (image.shape[i] + size - 1) / size;
+      patches *= count;
+      patch *= size;
+    }
+    pixels = patches * patch;
+  }
+  int64_t Weights() const { return filters * patch * channels; }
+
+  int64_t AtOnce(DType dtype, int64_t batch) const {
+    const int64_t picture = (pixels * channels + patches * filters) * Bytes(dtype);
+    return std::clamp(picture_bytes / picture, int64_t{1}, std::max(batch, int64_t{1}));
+  }
+  // What cuDNN may use: a copy of all that it reads and writes in another layout, channels filled
+  // up to 16 bytes; and, for gradients of filters, parts of sums over the tokens, in whole tiles.
+  int64_t WorkspaceBytes(DType dtype, int64_t pictures) const {
+    constexpr int64_t kSmallThings = 1 << 20, kMostPartBytes = int64_t{64} << 20;
+    constexpr int64_t kTokensOfPart = 32, kMostParts = 160, kTile = 128;
+    const int64_t fill = 16 / Bytes(dtype);
+    const int64_t filled = RoundUp(channels, fill), outputs = RoundUp(filters, fill);
+    const int64_t copies =
+        pictures * (pixels * filled + patches * outputs) + outputs * patch * filled;
+    const int64_t parts = std::clamp(pictures * patches / kTokensOfPart, int64_t{1}, kMostParts);
+    const int64_t tiles = RoundUp(filters, kTile) * RoundUp(patch * channels, kTile);
+    return RoundUp(copies * Bytes(dtype), static_cast<int64_t>(kLibraryAlignment)) +
+           std::min(parts * tiles * Bytes(DType::kF32), kMostPartBytes) + kSmallThings;
+  }
+
+  static int64_t Bytes(DType dtype) { return static_cast<int64_t>(SizeOf(dtype)); }
+};
+
+// The convolution's part of the scratch.
+PatchEmbeddingScratch TakeConvolution(const PatchSizes& sizes, DType dtype, int64_t pictures,
+                                      bool filters, Context& context) {
+  const auto take = [&](int64_t elements) {
+    return TakeAligned(elements * PatchSizes::Bytes(dtype), context);
+  };
+  PatchEmbeddingScratch scratch;
+  scratch.pictures = take(pictures * sizes.pixels * sizes.channels);
+  if (filters) scratch.filters = take(sizes.Weights());
+  scratch.tokens = take(pictures * sizes.patches * sizes.filters);
+  scratch.workspace_bytes = static_cast<size_t>(sizes.WorkspaceBytes(dtype, pictures));
+  scratch.workspace = TakeAligned(static_cast<int64_t>(scratch.workspace_bytes), context);
+  return scratch;
+}
+
+}  // namespace
+
+int64_t PatchBiasParts(int64_t rows) {
+  constexpr int64_t kRowsOfPart = 64, kMostParts = 512;
+  return std::clamp(rows / kRowsOfPart, int64_t{1}, kMostParts);
+}
+
+int64_t PicturesAtOnce(const PatchEmbeddingForwardArgs& args) {
+  return PatchSizes(args.image, args.weight).AtOnce(args.y.dtype, args.image.shape[0]);
+}
+
+int64_t PicturesAtOnce(const PatchEmbeddingBackwardArgs& args) {
+  return PatchSizes(args.image, args.weight).AtOnce(DType::kF32, args.image.shape[0]);
+}
+
+PatchEmbeddingScratch TakeScratch(const PatchEmbeddingForwardArgs& args, Context& context) {
+  return TakeConvolution(PatchSizes(args.image, args.weight), args.y.dtype, PicturesAtOnce(args),
+                         /*filters=*/true, context);
+}
+
+PatchEmbeddingScratch TakeScratch(const PatchEmbeddingBackwardArgs& args, Context& context) {
+  const PatchSizes sizes(args.image, args.weight);
+  const int64_t pictures = PicturesAtOnce(args);
+  const bool of_pictures = !args.dimage.empty();
+  const auto take = [&](int64_t elements) {
+    return static_cast<float*>(TakeAligned(elements * PatchSizes::Bytes(DType::kF32), context));
+  };
+  PatchEmbeddingScratch scratch =
+      TakeConvolution(sizes, DType::kF32, pictures, of_pictures, context);
+  scratch.dfilters = take(sizes.Weights());
+  scratch.bias_parts = take(PatchBiasParts(args.dy.shape[0]) * sizes.filters);
+  if (of_pictures) scratch.dpictures = take(pictures * sizes.pixels * sizes.channels);
   return scratch;
 }
 

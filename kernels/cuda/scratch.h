@@ -77,6 +77,32 @@ struct AttentionScratch {
 };
 AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
 
+// Blocks of rows that share the gradient of the patch embedding's bias.
+int64_t PatchBiasParts(int64_t rows);
+// How a patch embedding goes through a batch: as many pictures at a time as these bytes hold, with
+// their tokens. A GPU's cache holds them; tests make do with fewer. The same on every device, for
+// the order of sums follows from it.
+inline int64_t picture_bytes = int64_t{32} << 20;
+int64_t PicturesAtOnce(const PatchEmbeddingForwardArgs& args);
+int64_t PicturesAtOnce(const PatchEmbeddingBackwardArgs& args);
+// What a convolution reads and writes, aligned for cuDNN; layouts are (B, [T,] H, W, channels).
+struct PatchEmbeddingScratch {
+  // Pictures filled up to whole patches, and all filters: of the call's dtype in forward, else
+  // float32. Filters are absent where nothing needs them.
+  void* pictures = nullptr;
+  void* filters = nullptr;
+  // Of the pictures: the result without the bias, of the call's dtype, or its gradient in float32.
+  void* tokens = nullptr;
+  // Of backward, float32. The gradient of pictures is absent where it is not asked for.
+  float* dfilters = nullptr;
+  float* dpictures = nullptr;
+  float* bias_parts = nullptr;  // (PatchBiasParts, C)
+  void* workspace = nullptr;
+  size_t workspace_bytes = 0;
+};
+PatchEmbeddingScratch TakeScratch(const PatchEmbeddingForwardArgs& args, Context& context);
+PatchEmbeddingScratch TakeScratch(const PatchEmbeddingBackwardArgs& args, Context& context);
+
 // The sums before they go to the host: (ceil(n / 4096)).
 double* TakeScratch(const SumOfSquaresArgs& args, Context& context);
 

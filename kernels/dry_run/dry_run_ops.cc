@@ -106,6 +106,15 @@ void CountOf(const GeluBackwardArgs& a, Context& c) {
 }
 void CountOf(const PatchGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void CountOf(const PatchScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
+// The first tensor is of the call's dtype.
+void CountOf(const PatchEmbeddingForwardArgs& a, Context& c) {
+  Count(c, Product(a.y, a.weight), {&a.y, &a.image, &a.weight, &a.bias});
+}
+void CountOf(const PatchEmbeddingBackwardArgs& a, Context& c) {
+  const double product = Product(a.dy, a.dweight);
+  if (a.dimage.empty()) return Count(c, product, {&a.dy, &a.image, &a.dweight, &a.dbias});
+  Count(c, 2 * product, {&a.dy, &a.image, &a.weight, &a.dweight, &a.dbias, &a.dimage});
+}
 void CountOf(const MergeGatherArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void CountOf(const MergeScatterArgs& a, Context& c) { Count(c, 0, {&a.rows, &a.rows}); }
 void CountOf(const PadArgs& a, Context& c) { Count(c, 0, {&a.x, &a.y}); }

@@ -48,5 +48,11 @@ TEST(CudaLibrary, IsRefusedWhereItIsNone) {
   EXPECT_THAT(ProblemOf(SWINFLEET_NO_BACKEND_LIBRARY), HasSubstr("has no SwinfleetCudaInterface"));
 }
 
+// As the real one where cuBLASLt or cuDNN is not installed.
+TEST(CudaLibrary, SaysWhichLibraryItMisses) {
+  EXPECT_THAT(ProblemOf(SWINFLEET_NEEDS_ABSENT_LIBRARY),
+              testing::AllOf(HasSubstr("can't be opened"), HasSubstr("libcuda_absent.so")));
+}
+
 }  // namespace
 }  // namespace swinfleet

@@ -254,17 +254,15 @@ void CheckPatchEmbed(const Golden& golden, const OpRunner& runner, Comparison& c
     throw Error(golden.path() + ": input/x " + x.shape.ToString() + " can't be cut into patches");
   }
   const int64_t tokens = (size[0] / patch[0]) * (size[1] / patch[1]);
-  const int64_t width = chans * patch[0] * patch[1];
   Linear projection(golden, "proj", Shape{dim, chans, patch[0], patch[1]});
-  Tensor rows = Tensor::Zeros(Shape{x.shape[0] * tokens, width});
-  PatchGatherArgs gather;
-  gather.image = x.View();
-  gather.patch_h = patch[0];
-  gather.patch_w = patch[1];
-  gather.rows = rows.View();
-  runner.Run(&OpTable::patch_gather, gather);
-  Tensor projected = projection.Forward(runner, rows);
-  const Shape y_shape{x.shape[0], tokens, dim};
+  const Shape y_shape{x.shape[0], tokens, dim}, rows{x.shape[0] * tokens, dim};
+  Tensor projected = Tensor::Zeros(y_shape);
+  PatchEmbeddingForwardArgs forward;
+  forward.image = x.View();
+  forward.weight = projection.weight.View();
+  forward.bias = projection.bias.View();
+  forward.y = projected.View(rows);
+  runner.Run(&OpTable::patch_embedding_forward, forward);
   Tensor dprojected;
   if (config.value("patch_norm", true)) {
     Norm norm(golden, "norm.", dim, config.value("eps", 1e-5));
@@ -275,14 +273,15 @@ void CheckPatchEmbed(const Golden& golden, const OpRunner& runner, Comparison& c
   } else {
     dprojected = CompareOutput(golden, projected, y_shape, comparison);
   }
-  Tensor drows = projection.Backward(runner, rows, dprojected);
   Tensor dx = Tensor::Zeros(x.shape);
-  PatchScatterArgs scatter;
-  scatter.rows = drows.View();
-  scatter.patch_h = patch[0];
-  scatter.patch_w = patch[1];
-  scatter.image = dx.View();
-  runner.Run(&OpTable::patch_scatter, scatter);
+  PatchEmbeddingBackwardArgs backward;
+  backward.image = forward.image;
+  backward.weight = forward.weight;
+  backward.dy = dprojected.View(rows);
+  backward.dweight = projection.dweight.View();
+  backward.dbias = projection.dbias.View();
+  backward.dimage = dx.View();
+  runner.Run(&OpTable::patch_embedding_backward, backward);
   CompareInputGradient(dx, comparison);
   projection.CompareGradients(comparison);
 }

@@ -250,6 +250,44 @@ void AddPatches(std::vector<BadCall>* calls) {
                                         c);
                     }});
   calls->push_back(
+      {"patch embedding forward, channels", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_forward(
+             {.image = t({1, 3, 4, 4}), .weight = t({5, 2, 2, 2}), .bias = t({5}), .y = t({4, 5})},
+             c);
+       }});
+  calls->push_back(
+      {"patch embedding forward, tokens", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_forward(
+             {.image = t({1, 3, 4, 5}), .weight = t({5, 3, 2, 2}), .bias = t({5}), .y = t({4, 5})},
+             c);
+       }});
+  calls->push_back(
+      {"patch embedding forward, bias", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_forward(
+             {.image = t({1, 3, 4, 4}), .weight = t({5, 3, 2, 2}), .bias = t({4}), .y = t({4, 5})},
+             c);
+       }});
+  calls->push_back(
+      {"patch embedding backward, dweight", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_backward({.image = t({1, 3, 4, 4}),
+                                       .weight = t({5, 3, 2, 2}),
+                                       .dy = t({4, 5}),
+                                       .dweight = t({5, 3, 4}),
+                                       .dbias = t({5}),
+                                       .dimage = {}},
+                                      c);
+       }});
+  calls->push_back(
+      {"patch embedding backward, dimage", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_backward({.image = t({1, 3, 4, 4}),
+                                       .weight = t({5, 3, 2, 2}),
+                                       .dy = t({4, 5}),
+                                       .dweight = t({5, 3, 2, 2}),
+                                       .dbias = t({5}),
+                                       .dimage = t({1, 3, 4, 5})},
+                                      c);
+       }});
+  calls->push_back(
       {"merge gather, row length", [](const OpTable& ops, Block& t, Context& c) {
          ops.merge_gather({.x = t({1, 3, 4, 2}), .first_row = 0, .rows = t({2, 7})}, c);
        }});
@@ -378,6 +416,14 @@ void AddDtypes(std::vector<BadCall>* calls) {
                                         .rows = t({4, 8})},
                                        c);
                     }});
+  calls->push_back(
+      {"patch embedding of an image in 16 bits", [](const OpTable& ops, Block& t, Context& c) {
+         ops.patch_embedding_forward({.image = As(t({1, 3, 4, 4}), kHalf),
+                                      .weight = As(t({5, 3, 2, 2}), kHalf),
+                                      .bias = t({5}),
+                                      .y = As(t({4, 5}), kHalf)},
+                                     c);
+       }});
   calls->push_back({"fill of integers", [](const OpTable& ops, Block& t, Context& c) {
                       ops.fill({.x = As(t({5}), DType::kI32), .value = 1}, c);
                     }});

@@ -217,7 +217,7 @@ Vec GeluBackward(const Vec& x, const Vec& dy);
 // The gradient of a bias that rows of `columns` had added to them, from that of the rows.
 Vec ColumnSums(const Vec& x, int64_t columns);
 
-// ---- patch.cc, merge.cc ----
+// ---- patch.cc, patch_embedding.cc, merge.cc ----
 
 struct Picture {
   int64_t batch = 0;
@@ -234,6 +234,23 @@ Vec PatchGather(const Picture& p, int64_t patch_h, int64_t patch_w, const Vec& i
 // The padding's elements are dropped.
 Vec PatchScatter(const Picture& p, int64_t patch_h, int64_t patch_w, const Vec& rows,
                  int64_t patch_t = 1);
+// torch.nn.functional.conv3d of the image, padded likewise, with the patch as kernel and stride:
+// weight (filters, channels, patch_t, patch_h, patch_w), bias (filters) -> (B T' H' W', filters).
+struct PatchSize {
+  int64_t t = 1;
+  int64_t h = 0;
+  int64_t w = 0;
+};
+Vec PatchEmbeddingForward(const Picture& p, const PatchSize& patch, int64_t filters,
+                          const Vec& image, const Vec& weight, const Vec& bias);
+struct PatchEmbeddingGradients {
+  Vec dweight;
+  Vec dbias;
+  Vec dimage;
+};
+PatchEmbeddingGradients PatchEmbeddingBackward(const Picture& p, const PatchSize& patch,
+                                               int64_t filters, const Vec& image, const Vec& weight,
+                                               const Vec& dy);
 // x (B, H, W, C), padded with zeros to even H and W -> (B (H / 2) (W / 2), 4 C), as torch.cat of
 // x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2].
 Vec MergeGather(const Picture& p, const Vec& x);

@@ -1,6 +1,6 @@
 // Tokens in chunks that stay in the caches.
-#ifndef SWINFLEET_CORE_NN_CHUNKS_H_
-#define SWINFLEET_CORE_NN_CHUNKS_H_
+#ifndef SWINFLEET_KERNELS_CHUNKS_H_
+#define SWINFLEET_KERNELS_CHUNKS_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -34,4 +34,4 @@ void ForEachChunk(int64_t total, int64_t chunk, const Body& body) {
 
 }  // namespace swinfleet
 
-#endif  // SWINFLEET_CORE_NN_CHUNKS_H_
+#endif  // SWINFLEET_KERNELS_CHUNKS_H_
