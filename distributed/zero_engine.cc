@@ -7,12 +7,14 @@
 #include <cmath>
 #include <functional>
 
+#include "core/checkpoint/async_saver.h"
 #include "core/optim/optimizer.h"
 #include "distributed/gathered_units.h"
 #include "distributed/gradient_sums.h"
 #include "distributed/master_weights.h"
 #include "distributed/nccl_communicator.h"
 #include "distributed/offload_files.h"
+#include "kernels/accelerator.h"
 #include "kernels/error.h"
 #include "kernels/placement.h"
 #include "kernels/profile.h"
@@ -146,7 +148,7 @@ struct ZeroEngine::Impl {
     unit->published->Wait();
     unit->published.reset();
   }
-  // Parameters are about to be written.
+  // Parameters and the optimizer's state are about to be written.
   void BeforeWriting();
   // The moments of the configured optimizer and the prefix of their tensors' names.
   std::vector<std::pair<std::string, TensorView>> States(const OptimizerState& state) const;
@@ -161,6 +163,8 @@ struct ZeroEngine::Impl {
   // The part of a parameter's moments that is in memory, for a checkpoint.
   TensorPiece PieceOf(const std::string& tensor, const Shape& shape,
                       const ShardLayout::Segment& segment, const TensorView& moments) const;
+  // What CopyState does on a GPU.
+  std::vector<TensorPiece> CopyBeside(std::span<float> buffer);
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
   void SetWeights(int parameter, int64_t begin, std::span<const float> masters);
   // The tensor is there with this shape; throws Error.
@@ -528,6 +532,8 @@ void ZeroEngine::Impl::BeforeWriting() {
   FinishUpdate();
   for (UnitState& unit : units) WaitForParameters(&unit);
   if (gathered != nullptr) gathered->Forget();
+  // The last copy for a checkpoint may still be under way.
+  if (context->accelerator != nullptr) context->accelerator->ComputeAfterCopies();
 }
 
 std::vector<std::pair<std::string, TensorView>> ZeroEngine::Impl::States(
@@ -576,6 +582,52 @@ TensorPiece ZeroEngine::Impl::PieceOf(const std::string& tensor, const Shape& sh
     return std::span<const float>(scratch);
   };
   return {tensor, shape, segment.parameter_begin, segment.size, copied};
+}
+
+std::vector<TensorPiece> ZeroEngine::Impl::CopyBeside(std::span<float> buffer) {
+  Accelerator* gpu = context->accelerator;
+  std::vector<TensorPiece> pieces;
+  std::vector<DeviceRead> reads;
+  const auto copy = [&](const TensorView& tensor, void* to) -> TensorView {
+    reads.push_back({.from = tensor.data, .to = to, .bytes = tensor.Bytes()});
+    return {to, tensor.shape, tensor.dtype, Device::kCpu};
+  };
+  // Values in float32, or weights in 16 bits and what they lack of their masters, which take as
+  // many bytes together and are joined when they are read.
+  const auto add = [&](const std::string& prefix, const ShardLayout::Segment& segment,
+                       const TensorView& values, const TensorView& lacking) {
+    const ParameterInfo& info = table.parameters()[segment.parameter];
+    CHECK_LE(segment.size, std::ssize(buffer)) << prefix << info.name;
+    const TensorView here = copy(values, buffer.data());
+    const TensorView rest =
+        lacking.empty() ? lacking : copy(lacking, here.u16() + here.NumElements());
+    buffer = buffer.subspan(segment.size);
+    const auto read = [gpu, here, rest](int64_t first,
+                                        std::span<float> scratch) -> std::span<const float> {
+      gpu->WaitForCopies();
+      const TensorView part = here.Rows(first, std::ssize(scratch));
+      if (rest.empty()) return part.span();
+      RestoreMasters(part, rest.Rows(first, std::ssize(scratch)), scratch);
+      return scratch;
+    };
+    pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, segment.size, read});
+  };
+  for (const UnitState& unit : units) {
+    const TensorView& master = unit.optimizer.master;
+    for (const ShardLayout::Segment& segment : unit.saved) {
+      const auto part = [&](const TensorView& owned) {
+        return OfOwned(unit, owned, segment.unit_begin, segment.size);
+      };
+      // Beside weights in float16 there are whole masters.
+      add("param/", segment, part(options.dtype == DType::kF16 ? master : OwnedValues(unit)),
+          options.dtype == DType::kBF16 ? part(master) : TensorView());
+      for (const auto& [prefix, moments] : States(unit.optimizer)) {
+        add(prefix, segment, part(moments), {});
+      }
+    }
+  }
+  gpu->CopyOutBeside(reads);
+  return pieces;
 }
 
 void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const float> masters) {
@@ -874,6 +926,11 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
     }
   }
   return pieces;
+}
+
+std::vector<TensorPiece> ZeroEngine::CopyState(std::span<float> buffer) {
+  if (impl_->context->accelerator != nullptr) return impl_->CopyBeside(buffer);
+  return CopyPieces(OwnedState(), buffer);
 }
 
 std::optional<SharedShard> ZeroEngine::PinState() {

@@ -182,6 +182,12 @@ class ZeroEngine : public ParameterAccess {
   // they are read. Valid until the next Update. Of a dry run only the sizes mean something. Of
   // offloaded state only the parameters are here.
   std::vector<TensorPiece> OwnedState();
+  // A copy of it as it is now, in a buffer that is large enough (CHECK); of use, to one other
+  // thread too, as long as the buffer is not changed. On a GPU this returns before the copy is
+  // there: it is made beside what comes next, as far as the next Update, and the buffer is pinned
+  // (Accelerator::Pin). Pieces wait for it when they are read, and throw Error when it failed.
+  // Throws Error.
+  std::vector<TensorPiece> CopyState(std::span<float> buffer);
   // Offloaded moments for a checkpoint, as they are now: what comes after writes other files.
   // Nothing where there are none, or where another rank has them to give.
   std::optional<SharedShard> PinState();

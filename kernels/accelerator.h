@@ -27,6 +27,13 @@ struct DeviceExchange {
   size_t receive_bytes = 0;
 };
 
+// What is copied out at once: from the GPU's memory to the host's.
+struct DeviceRead {
+  const void* from = nullptr;
+  void* to = nullptr;
+  size_t bytes = 0;
+};
+
 // Collectives between the GPUs of several processes, a GPU each (NCCL). They have a stream of their
 // own beside the accelerator's, and every call that starts one returns before it is done. All
 // processes start the same ones in the same order. Calls come from the accelerator's thread, but
@@ -45,7 +52,7 @@ class DeviceCollectives {
   // Within a collective. Operations on this stream take their turn there.
   virtual void* stream() const = 0;
   virtual void Exchange(std::span<const DeviceExchange> exchanges) = 0;
-  // Each process's shard of `data`, as many bytes, in the order of their places, goes to all.
+  // To all goes each one's shard of `data`, of equal size, in order of places; it is only read.
   virtual void AllGather(void* data, size_t shard_bytes) = 0;
   // Sums in an order of the library's own: afterwards this process's shard holds the sum.
   virtual void ReduceScatter(float* data, size_t shard) = 0;
@@ -61,14 +68,14 @@ class DeviceCollectives {
   // From any thread: what has gone wrong beside the calls; empty when nothing is known.
   virtual std::string failure() = 0;
   // From any thread: ends what waits for other processes, for good. From then on the accelerator's
-  // Wait and CopyOut throw Error, since what collectives leave behind means nothing.
+  // Wait, WaitForCopies and CopyOut throw Error, since what collectives leave behind means nothing.
   virtual void Abort() = 0;
   // From any thread: seconds that the accelerator's stream has waited for collectives.
   virtual double waited_seconds() = 0;
 };
 
-// One device, opened. All calls come from the thread that opened it. What goes wrong on the device
-// throws Error, in whatever call comes next.
+// One device, opened. All calls come from the thread that opened it, but for the one that says
+// otherwise. What goes wrong on the device throws Error, in whatever call comes next.
 class Accelerator {
  public:
   virtual ~Accelerator() = default;
@@ -103,6 +110,22 @@ class Accelerator {
   // Nothing that was called so far uses the turn's memory any more once it is done; the next
   // CopyInBeside of the turn waits for that.
   virtual void NoteUse(int turn) = 0;
+
+  // For memory that is copied out while computing goes on: of the host's memory these bytes, which
+  // are pinned until Unpin. Throws Error when the system refuses to.
+  virtual void Pin(void* memory, size_t bytes) = 0;
+  // Waits until no copy uses it, and never throws.
+  virtual void Unpin(void* memory) = 0;
+  // From the device's memory to pinned memory of the host, as CopyOutLater, but beside all that is
+  // called from here on: nothing waits for it by itself. Whoever reads the host's memory calls
+  // WaitForCopies before, and whoever writes the device's, ComputeAfterCopies. One CopyOutBeside at
+  // a time: the next one comes when nobody waits for this one any more. Where it throws, some of it
+  // may be under way, as if it had not.
+  virtual void CopyOutBeside(std::span<const DeviceRead> reads) = 0;
+  // What is called from here on begins when the last CopyOutBeside is done. The host does not wait.
+  virtual void ComputeAfterCopies() = 0;
+  // From any thread: returns when the last CopyOutBeside is there. Throws Error when it failed.
+  virtual void WaitForCopies() = 0;
 
   // Of one process, for all that Join with it. Throws Error.
   virtual CollectivesId NewCollectivesId() = 0;

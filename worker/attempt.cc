@@ -479,7 +479,7 @@ void Attempt::RestoreState() {
   });
   checkpointer_ =
       std::make_unique<Checkpointer>(config_, options_.attempt, steps_per_epoch_, save_copy_bytes_,
-                                     communicator_, engine_.get(), reporter_);
+                                     communicator_, engine_.get(), gpu_, reporter_);
   checkpointer_->SetLast(dir);
   if (leader() && step_ > 0 && dir != options_.resume_from) {
     reporter_->ReportCheckpoint(dir, step_);

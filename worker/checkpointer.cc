@@ -25,7 +25,7 @@ constexpr int kFinalTries = 8;
 
 Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch,
                            size_t copy_bytes, Communicator* communicator, ZeroEngine* engine,
-                           Reporter* reporter)
+                           Accelerator* gpu, Reporter* reporter)
     : config_(config),
       attempt_(attempt),
       every_(config.checkpoint.every_steps > 0 ? config.checkpoint.every_steps : steps_per_epoch),
@@ -34,16 +34,24 @@ Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t ste
       reporter_(reporter) {
   if (!config.checkpoint.asynchronous) return;
   try {
-    copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
+    MakeSaver(copy_bytes, gpu);
   } catch (const Error& error) {
+    copy_.reset();
     LOG(WARNING) << error.what() << ": each save holds the training";
-    return;
   }
-  const TensorView buffer = copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))});
-  saver_ = std::make_unique<AsyncSaver>(buffer.span());
 }
 
 Checkpointer::~Checkpointer() = default;
+
+void Checkpointer::MakeSaver(size_t copy_bytes, Accelerator* gpu) {
+  copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
+  buffer_ = copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))}).span();
+  if (gpu != nullptr && !buffer_.empty()) {
+    gpu->Pin(buffer_.data(), buffer_.size_bytes());
+    pinned_ = std::shared_ptr<void>(buffer_.data(), [gpu](void* pinned) { gpu->Unpin(pinned); });
+  }
+  saver_ = std::make_unique<AsyncSaver>();
+}
 
 bool Checkpointer::Due(int64_t step) const {
   return step % every_ == 0 || (retry_step_ > 0 && step >= retry_step_);
@@ -68,17 +76,19 @@ void Checkpointer::Begin(const CheckpointMeta& meta) {
 }
 
 void Checkpointer::WritePart() {
-  const std::vector<TensorPiece> pieces = engine_->OwnedState();
+  // An update that fails is no failed save.
+  engine_->FinishUpdate();
   std::optional<SharedShard> shared = engine_->PinState();
   SaveOutcome outcome;
   outcome.dir = dir_;
   try {
     if (saver_ != nullptr) {
-      saver_->Begin(dir_, communicator_->rank(), communicator_->size(), pieces, std::move(shared));
+      saver_->Begin(dir_, communicator_->rank(), communicator_->size(), engine_->CopyState(buffer_),
+                    std::move(shared));
       return;
     }
-    outcome.records =
-        swinfleet::WritePart(dir_, communicator_->rank(), communicator_->size(), pieces, shared);
+    outcome.records = swinfleet::WritePart(dir_, communicator_->rank(), communicator_->size(),
+                                           engine_->OwnedState(), shared);
   } catch (const Error& error) {
     outcome.error = error.what();
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "core/checkpoint/async_saver.h"
@@ -12,21 +13,24 @@
 #include "core/config/job_config.h"
 #include "distributed/communicator.h"
 #include "distributed/zero_engine.h"
+#include "kernels/accelerator.h"
 #include "kernels/arena.h"
 #include "worker/reporter.h"
 
 namespace swinfleet {
 
-// Saves run beside the training: Begin copies, a thread writes, and when every rank's part is
-// written (each says so in its step's flags) all ranks call Finish, and rank 0 commits the
-// manifest. A save that fails on any rank is a warning; it is tried again some steps later. All
-// ranks take the same decisions at the same steps.
+// Saves run beside the training: Begin copies (or has a GPU copy, beside the next step), a thread
+// writes, and when every rank's part is written (each says so in its step's flags) all ranks call
+// Finish, and rank 0 commits the manifest. A save that fails on any rank is a warning; it is tried
+// again some steps later. All ranks take the same decisions at the same steps.
 class Checkpointer {
  public:
-  // `copy_bytes`: the most that this rank's part takes. Without that much free memory, or when the
-  // job asks for it, saves hold the step until they are written.
+  // `copy_bytes`: the most that this rank's part takes, of pinned memory where a GPU copies.
+  // Without that much free memory, or when the job asks for it, saves hold the step until they are
+  // written.
   Checkpointer(const JobConfig& config, int64_t attempt, int64_t steps_per_epoch, size_t copy_bytes,
-               Communicator* communicator, ZeroEngine* engine, Reporter* reporter);
+               Communicator* communicator, ZeroEngine* engine, Accelerator* gpu,
+               Reporter* reporter);
   ~Checkpointer();
 
   // Whether a save begins after `step` steps.
@@ -50,6 +54,8 @@ class Checkpointer {
   const std::string& failure() const { return failure_; }
 
  private:
+  // Memory for copies, and who writes from it. Throws Error when there is too little.
+  void MakeSaver(size_t copy_bytes, Accelerator* gpu);
   void WritePart();
   // Puts the parts of all ranks together; true when the checkpoint exists. Collective.
   bool Commit();
@@ -64,6 +70,9 @@ class Checkpointer {
   ZeroEngine* engine_;
   Reporter* reporter_;
   std::unique_ptr<Arena> copy_;
+  // Keeps the copy pinned.
+  std::shared_ptr<void> pinned_;
+  std::span<float> buffer_;
   std::unique_ptr<AsyncSaver> saver_;
   bool in_flight_ = false;
   std::string dir_;

@@ -17,8 +17,21 @@ int64_t SaveBufferElements(std::span<const TensorPiece> pieces) {
   return elements;
 }
 
-AsyncSaver::AsyncSaver(std::span<float> buffer, FileOps& ops)
-    : buffer_(buffer), ops_(ops), thread_([this] { Run(); }) {}
+std::vector<TensorPiece> CopyPieces(std::span<const TensorPiece> pieces, std::span<float> buffer) {
+  CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer.size()));
+  std::vector<TensorPiece> copies;
+  copies.reserve(pieces.size());
+  for (const TensorPiece& piece : pieces) {
+    const std::span<float> copy = buffer.first(piece.size);
+    const std::span<const float> data = piece.elements(0, copy);
+    if (data.data() != copy.data()) std::copy(data.begin(), data.end(), copy.begin());
+    copies.push_back(PieceInMemory(piece.tensor, piece.shape, piece.begin, copy));
+    buffer = buffer.subspan(copy.size());
+  }
+  return copies;
+}
+
+AsyncSaver::AsyncSaver(FileOps& ops) : ops_(ops), thread_([this] { Run(); }) {}
 
 AsyncSaver::~AsyncSaver() {
   {
@@ -29,20 +42,11 @@ AsyncSaver::~AsyncSaver() {
   thread_.join();
 }
 
-void AsyncSaver::Begin(const std::string& dir, int rank, int ranks,
-                       std::span<const TensorPiece> pieces, std::optional<SharedShard> shared) {
+void AsyncSaver::Begin(const std::string& dir, int rank, int ranks, std::vector<TensorPiece> pieces,
+                       std::optional<SharedShard> shared) {
   CHECK(!in_flight_) << "a save is in flight; its outcome has to be taken first";
-  CHECK_LE(SaveBufferElements(pieces), static_cast<int64_t>(buffer_.size()));
   // The thread is idle: until begun_ is set, all of this is the owner's.
-  pieces_.clear();
-  std::span<float> free = buffer_;
-  for (const TensorPiece& piece : pieces) {
-    const std::span<float> copy = free.first(piece.size);
-    const std::span<const float> data = piece.elements(0, copy);
-    if (data.data() != copy.data()) std::copy(data.begin(), data.end(), copy.begin());
-    pieces_.push_back(PieceInMemory(piece.tensor, piece.shape, piece.begin, copy));
-    free = free.subspan(copy.size());
-  }
+  pieces_ = std::move(pieces);
   dir_ = dir;
   rank_ = rank;
   ranks_ = ranks;

@@ -24,23 +24,26 @@ struct SaveOutcome {
   double seconds = 0;
 };
 
-// The elements of all pieces: what the buffer of an AsyncSaver has to hold.
+// The elements of all pieces: what a buffer for their copies has to hold.
 int64_t SaveBufferElements(std::span<const TensorPiece> pieces);
+
+// Copies the pieces into a buffer that is large enough (CHECK); returns the pieces of the copies,
+// of use as long as the buffer is not changed. Throws Error when elements can't be read.
+std::vector<TensorPiece> CopyPieces(std::span<const TensorPiece> pieces, std::span<float> buffer);
 
 // One save in flight at most. All methods are for one thread, the owner's.
 class AsyncSaver {
  public:
-  // `buffer` is the caller's and outlives the saver. The thread is started here.
-  explicit AsyncSaver(std::span<float> buffer, FileOps& ops = FileOps::System());
+  // The thread is started here.
+  explicit AsyncSaver(FileOps& ops = FileOps::System());
   // Waits for a save in flight.
   ~AsyncSaver();
   AsyncSaver(const AsyncSaver&) = delete;
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
-  // Copies the pieces into the buffer, which is large enough (CHECK), and starts to write them as
-  // WritePart does. The caller may change them as soon as this returns. None is in flight (CHECK).
-  // Throws Error, with no save in flight, when elements can't be read.
-  void Begin(const std::string& dir, int rank, int ranks, std::span<const TensorPiece> pieces,
+  // Starts to write the pieces as WritePart does. The thread reads them: what they are of stays as
+  // it is until the save has ended. None is in flight (CHECK).
+  void Begin(const std::string& dir, int rank, int ranks, std::vector<TensorPiece> pieces,
              std::optional<SharedShard> shared = std::nullopt);
   // A save was begun whose outcome has not been taken.
   bool InFlight() const { return in_flight_; }
@@ -53,7 +56,6 @@ class AsyncSaver {
   void Run();
   SaveOutcome Save();
 
-  std::span<float> buffer_;
   FileOps& ops_;
   bool in_flight_ = false;
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -135,16 +136,24 @@ class OpenGpu final : public Accelerator {
     CheckCuda(cudaSetDevice(gpu.number), ("opening GPU " + std::to_string(gpu.number)).c_str());
     stream_ = MakeStream();
     copies_ = MakeStream();
+    copies_out_ = MakeStream();
     staging_ = std::make_unique<Staging>(stream_);
     beside_ = std::make_unique<Staging>(copies_);
-    for (cudaEvent_t* event : {&used_[0], &used_[1], &copied_}) {
+    for (cudaEvent_t* event : {&used_[0], &used_[1], &copied_, &computed_}) {
       CheckCuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "making an event");
     }
+    // Who waits for it on the host leaves the processor to others: it may take seconds.
+    CheckCuda(
+        cudaEventCreateWithFlags(&copied_out_, cudaEventDisableTiming | cudaEventBlockingSync),
+        "making an event");
   }
   ~OpenGpu() override {
     staging_.reset();
     beside_.reset();
-    for (const cudaEvent_t event : {used_[0], used_[1], copied_}) cudaEventDestroy(event);
+    for (const cudaEvent_t event : {used_[0], used_[1], copied_, computed_, copied_out_}) {
+      cudaEventDestroy(event);
+    }
+    cudaStreamDestroy(copies_out_);
     cudaStreamDestroy(copies_);
     cudaStreamDestroy(stream_);
   }
@@ -159,8 +168,7 @@ class OpenGpu final : public Accelerator {
     if (error == cudaSuccess) return memory;
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    // The next call is not to report this one's error.
-    cudaGetLastError();
+    ForgetError();
     throw Error(MiB(bytes) + " of memory needed on the GPU, which has " + MiB(free) + " free of " +
                 MiB(total) + " (" + cudaGetErrorString(error) +
                 "); use a smaller model or micro-batch, more ranks with a higher ZeRO stage, or " +
@@ -169,6 +177,7 @@ class OpenGpu final : public Accelerator {
   void Free(void* memory) override {
     // A GPU that has failed has said so to somebody else.
     cudaStreamSynchronize(stream_);
+    cudaStreamSynchronize(copies_out_);
     cudaFree(memory);
   }
 
@@ -181,7 +190,7 @@ class OpenGpu final : public Accelerator {
   void Wait() override {
     CheckCuda(cudaStreamSynchronize(stream_), "computing on the GPU");
     staging_->Land();
-    if (aborted_) throw Error("what the GPU has computed means nothing: its exchange was given up");
+    RequireExchange();
   }
 
   void CopyInBeside(int turn, const void* from, void* to, size_t bytes) override {
@@ -194,6 +203,38 @@ class OpenGpu final : public Accelerator {
     CheckCuda(cudaEventRecord(used_[turn], stream_), "recording an event");
   }
 
+  void Pin(void* memory, size_t bytes) override {
+    const cudaError_t error = cudaHostRegister(memory, bytes, cudaHostRegisterDefault);
+    if (error == cudaSuccess) return;
+    ForgetError();
+    throw Error(MiB(bytes) + " of the host's memory can't be pinned for copies from the GPU (" +
+                cudaGetErrorString(error) + ")");
+  }
+  void Unpin(void* memory) override {
+    cudaStreamSynchronize(copies_out_);
+    cudaHostUnregister(memory);
+  }
+  void CopyOutBeside(std::span<const DeviceRead> reads) override {
+    CheckCuda(cudaEventRecord(computed_, stream_), "recording an event");
+    WaitForEvent(copies_out_, computed_);
+    cudaError_t error = cudaSuccess;
+    for (size_t i = 0; i < reads.size() && error == cudaSuccess; ++i) {
+      error = cudaMemcpyAsync(reads[i].to, reads[i].from, reads[i].bytes, cudaMemcpyDeviceToHost,
+                              copies_out_);
+    }
+    if (error != cudaSuccess) ForgetError();
+    // After those that were begun before one failed too.
+    CheckCuda(cudaEventRecord(copied_out_, copies_out_), "recording an event");
+    CheckCuda(error, "a copy from the GPU");
+  }
+  void ComputeAfterCopies() override { WaitForEvent(stream_, copied_out_); }
+  void WaitForCopies() override {
+    // A thread that has never said so would wake up the first GPU.
+    CheckCuda(cudaSetDevice(number_), "choosing a GPU");
+    WaitOnHost(copied_out_);
+    RequireExchange();
+  }
+
   CollectivesId NewCollectivesId() override { return NewNcclId(); }
   std::unique_ptr<DeviceCollectives> Join(const CollectivesId& id, int place,
                                           int processes) override {
@@ -203,14 +244,26 @@ class OpenGpu final : public Accelerator {
   }
 
  private:
+  // The next call is not to report this one's error. One that the GPU can't recover from comes
+  // again by itself.
+  static void ForgetError() { cudaGetLastError(); }
+  void RequireExchange() const {
+    if (aborted_) throw Error("what the GPU has computed means nothing: its exchange was given up");
+  }
+
   const std::string name_;
   const int number_;
   cudaStream_t stream_ = nullptr;
+  // Of copies beside computing, to the GPU and from it: it does both at once.
   cudaStream_t copies_ = nullptr;
+  cudaStream_t copies_out_ = nullptr;
   std::unique_ptr<Staging> staging_, beside_;
   // Of the turns; and the last copy beside.
   std::array<cudaEvent_t, kTurns> used_{};
   cudaEvent_t copied_ = nullptr;
+  // What CopyOutBeside waits for, and its end.
+  cudaEvent_t computed_ = nullptr;
+  cudaEvent_t copied_out_ = nullptr;
   // By another thread.
   std::atomic<bool> aborted_ = false;
 };

@@ -1,6 +1,7 @@
 // Saving in the background.
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "core/checkpoint/async_saver.h"
 #include "tests/core/checkpoint_test_util.h"
@@ -38,10 +39,10 @@ TEST(AsyncSaver, TheStepMayGoOnAfterTheCopy) {
   std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
   EXPECT_EQ(buffer.size(), 3U * (96 + 192 + 2 + 10));
   GatedOps ops;
-  AsyncSaver saver(buffer, ops);
+  AsyncSaver saver(ops);
   const std::string dir = CheckpointDir(run.path(), 1, 1);
   EXPECT_FALSE(saver.InFlight());
-  saver.Begin(dir, 0, 1, tensors.Whole());
+  saver.Begin(dir, 0, 1, CopyPieces(tensors.Whole(), buffer));
   EXPECT_TRUE(saver.InFlight());
   EXPECT_FALSE(saver.Poll().has_value());
   // Training goes on and changes everything while nothing has been written.
@@ -61,13 +62,12 @@ TEST(AsyncSaver, TheStepMayGoOnAfterTheCopy) {
 TEST(AsyncSaver, AFailedSaveIsReportedAndTheNextOneWorks) {
   TempFolder run;
   const Tensors tensors = Tensors::Make(SmallModel(), 1);
-  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
   FaultyOps ops;
   std::atomic<bool> full = true;
   ops.on_write = [&](const std::string&, uint64_t offset) {
     return full && offset > 0 ? -ENOSPC : 0;
   };
-  AsyncSaver saver(buffer, ops);
+  AsyncSaver saver(ops);
   const std::string dir = CheckpointDir(run.path(), 1, 1);
   saver.Begin(dir, 0, 1, tensors.Whole());
   const SaveOutcome failed = saver.Wait();
@@ -84,33 +84,45 @@ TEST(AsyncSaver, AFailedSaveIsReportedAndTheNextOneWorks) {
   }
 }
 
+// As of a copy that a GPU is still making.
+TEST(AsyncSaver, ReadsPiecesOnItsThreadAndReportsWhatTheyThrow) {
+  TempFolder run;
+  const Tensors tensors = Tensors::Make(SmallModel(), 1);
+  const std::thread::id owner = std::this_thread::get_id();
+  std::vector<TensorPiece> pieces = tensors.Whole();
+  pieces.back().elements = [&](int64_t, std::span<float>) -> std::span<const float> {
+    EXPECT_NE(std::this_thread::get_id(), owner);
+    throw Error("the copy failed");
+  };
+  AsyncSaver saver;
+  saver.Begin(CheckpointDir(run.path(), 1, 1), 0, 1, pieces);
+  const SaveOutcome outcome = saver.Wait();
+  EXPECT_TRUE(outcome.records.empty());
+  EXPECT_EQ(outcome.error, "the copy failed");
+  EXPECT_THAT(NamesOf(CheckpointDir(run.path(), 1, 1)), IsEmpty());
+}
+
 TEST(AsyncSaver, DestructionFinishesWhatWasBegun) {
   TempFolder run;
   const Tensors tensors = Tensors::Make(SmallModel(), 1);
-  std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
   const std::string dir = CheckpointDir(run.path(), 1, 1);
   {
-    AsyncSaver saver(buffer);
+    AsyncSaver saver;
     saver.Begin(dir, 0, 1, tensors.Whole());
   }
   EXPECT_EQ(NamesOf(dir).size(), 1U);
 }
 
-TEST(AsyncSaverDeath, OneAtATimeAndWithinTheBuffer) {
+TEST(AsyncSaverDeath, OneAtATimeAndCopiesWithinTheBuffer) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   TempFolder run;
   const Tensors tensors = Tensors::Make(SmallModel(), 1);
   std::vector<float> buffer(SaveBufferElements(tensors.Whole()));
   const std::string dir = CheckpointDir(run.path(), 1, 1);
+  EXPECT_DEATH(CopyPieces(tensors.Whole(), std::span<float>(buffer).first(10)), "Check failed");
   EXPECT_DEATH(
       {
-        AsyncSaver saver(std::span<float>(buffer).first(10));
-        saver.Begin(dir, 0, 1, tensors.Whole());
-      },
-      "Check failed");
-  EXPECT_DEATH(
-      {
-        AsyncSaver saver(buffer);
+        AsyncSaver saver;
         saver.Begin(dir, 0, 1, tensors.Whole());
         saver.Begin(dir, 0, 1, tensors.Whole());
       },

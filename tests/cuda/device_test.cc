@@ -1,10 +1,16 @@
 // The GPU's memory, and copies to and from it beside what is computed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <memory>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "kernels/accelerator.h"
+#include "kernels/arena.h"
+#include "kernels/error.h"
 #include "kernels/ops.h"
 #include "tests/cuda/test_device.h"
 
@@ -35,6 +41,13 @@ class CudaDevice : public ::testing::TestWithParam<int64_t> {
   void Add(const TensorView& x, const TensorView& y) {
     context_.ops->add({.x = x, .y = y}, context_);
   }
+  void Fill(const TensorView& x, float value) {
+    context_.ops->fill({.x = x, .value = value}, context_);
+  }
+  void CopyOutBeside(const TensorView& from, std::span<float> to) {
+    const DeviceRead read = {.from = from.data, .to = to.data(), .bytes = from.Bytes()};
+    gpu_->CopyOutBeside({&read, 1});
+  }
 
   const std::unique_ptr<Accelerator> gpu_;
   Context context_;
@@ -46,6 +59,35 @@ std::vector<float> Numbers(size_t n, float first) {
   for (size_t i = 0; i < n; ++i) numbers[i] = first + static_cast<float>(i % 4099);
   return numbers;
 }
+
+// What copies go out to beside computing.
+class PinnedMemory {
+ public:
+  PinnedMemory(Accelerator* gpu, int64_t n)
+      : gpu_(gpu),
+        arena_(Arena::OnHost("copies", n * sizeof(float))),
+        values_(arena_.Allocate({n}).span()) {
+    std::ranges::fill(values_, -1.0f);
+    gpu_->Pin(values_.data(), values_.size_bytes());
+  }
+  ~PinnedMemory() { Unpin(); }
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  void Unpin() {
+    if (gpu_ != nullptr) gpu_->Unpin(values_.data());
+    gpu_ = nullptr;
+  }
+  std::span<float> values() const { return values_; }
+  bool HoldsOnly(float value) const {
+    return std::ranges::all_of(values_, [value](float v) { return v == value; });
+  }
+
+ private:
+  Accelerator* gpu_;
+  Arena arena_;
+  std::span<float> values_;
+};
 
 // More than what copies pass through, so that each part of that is used several times.
 TEST_P(CudaDevice, LargeCopiesArriveWhole) {
@@ -96,6 +138,87 @@ TEST_P(CudaDevice, CopiesBesideComputingWaitForTheirTurn) {
     gpu_->CopyOut(sums[i].data, sum.data(), n * sizeof(float));
     EXPECT_EQ(sum, expected) << i;
   }
+}
+
+// One after the other into the same memory, each of what was there when it was called: a thread
+// that has put nothing on the device waits for it.
+TEST_P(CudaDevice, CopiesOutBesideComputingAreOfTheirTime) {
+  const int64_t n = 50000;
+  const TensorView first = Take(n), second = Take(n);
+  const PinnedMemory copy(gpu_.get(), 2 * n);
+  for (int time = 0; time < 3; ++time) {
+    const auto value = static_cast<float>(time);
+    // As an update does, and what comes after it.
+    gpu_->ComputeAfterCopies();
+    Fill(first, value);
+    Fill(second, 10 + value);
+    const DeviceRead reads[] = {
+        {first.data, copy.values().data(), first.Bytes()},
+        {second.data, copy.values().data() + n, second.Bytes()},
+    };
+    gpu_->CopyOutBeside(reads);
+    gpu_->ComputeAfterCopies();
+    Fill(second, -2);
+    Fill(first, -2);
+    std::thread([&] {
+      gpu_->WaitForCopies();
+      const auto holds = [](std::span<const float> part, float wanted) {
+        return std::ranges::all_of(part, [wanted](float v) { return v == wanted; });
+      };
+      EXPECT_TRUE(holds(copy.values().first(n), value)) << copy.values()[0];
+      EXPECT_TRUE(holds(copy.values().subspan(n), 10 + value)) << copy.values()[n];
+    }).join();
+  }
+}
+
+// The emulator runs nothing before the host waits for something.
+TEST_P(CudaDevice, TheHostDoesNotWaitForCopiesOut) {
+  if (DeviceLaunches() < 0) GTEST_SKIP() << "a GPU may have copied by then";
+  const TensorView memory = Take(1000);
+  Fill(memory, 1);
+  const PinnedMemory copy(gpu_.get(), 1000);
+  CopyOutBeside(memory, copy.values());
+  gpu_->ComputeAfterCopies();
+  Fill(memory, 2);
+  EXPECT_TRUE(copy.HoldsOnly(-1));
+  gpu_->WaitForCopies();
+  EXPECT_TRUE(copy.HoldsOnly(1));
+}
+
+TEST_P(CudaDevice, MemoryStaysPinnedUntilCopiesOutAreDone) {
+  const TensorView memory = Take(5000);
+  Fill(memory, 3);
+  PinnedMemory copy(gpu_.get(), 5000);
+  CopyOutBeside(memory, copy.values());
+  copy.Unpin();
+  EXPECT_TRUE(copy.HoldsOnly(3));
+}
+
+// And the next ones succeed.
+TEST_P(CudaDevice, CopiesOutThatFailAreErrors) {
+  if (DeviceLaunches() < 0) GTEST_SKIP() << "errors of the emulator's";
+  const auto ask = [](const char* fault) { setenv("SWINFLEET_CUDA_FAULT", fault, 1); };
+  const TensorView memory = Take(100);
+  Fill(memory, 4);
+  ask("pinning");
+  EXPECT_THROW(PinnedMemory(gpu_.get(), 100), Error);
+  const PinnedMemory copy(gpu_.get(), 100);
+  ask("copying");
+  const DeviceRead read = {memory.data, copy.values().data(), memory.Bytes()};
+  const DeviceRead reads[] = {read, read};
+  EXPECT_THROW(gpu_->CopyOutBeside(reads), Error);
+  // Operations are not told of it, and wait for what was begun.
+  gpu_->ComputeAfterCopies();
+  Fill(memory, 5);
+  gpu_->Wait();
+  ask("copy");
+  CopyOutBeside(memory, copy.values());
+  EXPECT_THROW(gpu_->WaitForCopies(), Error);
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  EXPECT_TRUE(copy.HoldsOnly(4));
+  CopyOutBeside(memory, copy.values());
+  gpu_->WaitForCopies();
+  EXPECT_TRUE(copy.HoldsOnly(5));
 }
 
 INSTANTIATE_TEST_SUITE_P(Orders, CudaDevice, ::testing::Values(1, 2, 3));

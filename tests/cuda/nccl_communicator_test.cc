@@ -271,13 +271,18 @@ TEST_F(NcclCommunicatorTest, SmallThingsAreTheHosts) {
   EXPECT_EQ(ranks_->recent().size(), 3u);
 }
 
-// A rank does not come, and another thread ends the waiting.
+// A rank does not come, and another thread ends the waiting, also of a copy that comes after.
 TEST_F(NcclCommunicatorTest, CanBeGivenUp) {
   ranks_->Connect();
   const OnGpu<float> values(Values(1000));
+  std::vector<float> copy(1000);
+  TheGpu()->Pin(copy.data(), copy.size() * sizeof(float));
   if (Rank() != 0) {
     const auto handle = ranks_->AllReduce(values.span(), "without rank 0");
     handle->Wait();
+    const DeviceRead read = {values.view().data, copy.data(), values.view().Bytes()};
+    TheGpu()->CopyOutBeside({&read, 1});
+    std::thread reader([] { EXPECT_THROW(TheGpu()->WaitForCopies(), Error); });
     std::thread other([&] {
       std::this_thread::sleep_for(milliseconds(200));
       EXPECT_TRUE(ranks_->position().in_progress);
@@ -285,11 +290,13 @@ TEST_F(NcclCommunicatorTest, CanBeGivenUp) {
     });
     EXPECT_THROW(TheGpu()->Wait(), Error);
     other.join();
+    reader.join();
     EXPECT_THROW(ranks_->AllReduce(values.span(), "more"), Error);
     EXPECT_THROW(ranks_->Barrier("more"), Error);
   } else {
     ranks_->GiveUp();
   }
+  TheGpu()->Unpin(copy.data());
   TestWorld().Barrier("given up");
   // Another group is of use again.
   ranks_.reset();

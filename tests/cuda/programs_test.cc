@@ -165,6 +165,69 @@ TEST_F(CudaProgramsTest, ResumesFromTheOtherDevice) {
   }
 }
 
+// The state of a step is copied beside the next ones, and yet none of theirs.
+TEST_F(CudaProgramsTest, ResumesToTheBit) {
+  const struct {
+    int ranks;
+    int stage;
+    std::string dtype;
+  } cases[] = {{1, 0, "fp32"}, {1, 1, "bf16"}, {2, 0, "bf16"},
+               {2, 1, "fp32"}, {2, 2, "fp16"}, {2, 3, "bf16"}};
+  for (const auto& c : cases) {
+    const std::string run = c.dtype + "_" + std::to_string(c.ranks) + std::to_string(c.stage);
+    SCOPED_TRACE(run);
+    const std::string job =
+        WriteJob(run, 2,
+                 "  dtype: " + c.dtype + "\nparallel: {zero_stage: " + std::to_string(c.stage) +
+                     "}\ncheckpoint: {every_steps: 1}\n");
+    Child whole = Train(job, "cuda", c.ranks);
+    ASSERT_EQ(whole.Wait(120), 0) << whole.Err();
+    const std::string checkpoints = folder_ + "/" + run + "/checkpoints/attempt-001";
+    ASSERT_TRUE(fs::exists(checkpoints + "/step-00000002/manifest.json")) << whole.Err();
+    // As if it had ended there.
+    for (const auto& entry : fs::directory_iterator(checkpoints)) {
+      if (entry.path().filename() != "step-00000002") fs::remove_all(entry.path());
+    }
+    Child resumed = Train(job, "cuda", c.ranks);
+    ASSERT_EQ(resumed.Wait(120), 0) << resumed.Err();
+    const std::vector<double> losses = Losses(run, /*attempt=*/2), expected = Losses(run);
+    ASSERT_EQ(expected.size(), 4u);
+    EXPECT_EQ(losses, (std::vector<double>{expected[2], expected[3]}));
+  }
+}
+
+// Whether the call fails, or the copy itself.
+TEST_F(CudaProgramsTest, ACopyThatFailsIsASaveThatFails) {
+  for (const std::string fault : {"copying", "copy"}) {
+    SCOPED_TRACE(fault);
+    setenv("SWINFLEET_CUDA_FAULT", fault.c_str(), 1);
+    Child training = Train(WriteJob(fault, 2, "checkpoint: {every_steps: 1}\n"), "cuda");
+    const int code = training.Wait();
+    unsetenv("SWINFLEET_CUDA_FAULT");
+    ASSERT_EQ(code, 0) << training.Err();
+    EXPECT_THAT(training.Err(),
+                HasSubstr("the checkpoint of step 1 was not saved: rank 0: CUDA: "));
+    EXPECT_THAT(training.Err(), Not(HasSubstr("the checkpoint of step 2 was not saved")));
+    const std::string checkpoints = folder_ + "/" + fault + "/checkpoints/attempt-001";
+    EXPECT_FALSE(fs::exists(checkpoints + "/step-00000001"));
+    EXPECT_TRUE(fs::exists(checkpoints + "/step-00000004/manifest.json"));
+  }
+}
+
+TEST_F(CudaProgramsTest, WithoutPinnedMemorySavesHoldTheTraining) {
+  setenv("SWINFLEET_CUDA_FAULT", "pinning", 1);
+  Child training = Train(WriteJob("unpinned", 1, "checkpoint: {every_steps: 1}\n"), "cuda");
+  const int code = training.Wait();
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  ASSERT_EQ(code, 0) << training.Err();
+  EXPECT_THAT(training.Err(), HasSubstr("can't be pinned for copies from the GPU"));
+  EXPECT_THAT(training.Err(), HasSubstr("each save holds the training"));
+  for (const char* step : {"1", "2"}) {
+    EXPECT_TRUE(fs::exists(folder_ + "/unpinned/checkpoints/attempt-001/step-0000000" + step +
+                           "/manifest.json"));
+  }
+}
+
 TEST_F(CudaProgramsTest, RanksTakeGpusOfTheirOwn) {
   const std::string extra = "parallel: {zero_stage: 3}\n";
   Child gpus = Train(WriteJob("gpus", 1, extra), "auto", 2);
@@ -225,7 +288,8 @@ TEST_F(CudaProgramsTest, AStoppedRankEndsARunWhichThenGoesOn) {
 }
 
 TEST_F(CudaProgramsTest, ARankThatDiesEndsARunWhichThenGoesOn) {
-  const std::string job = WriteJob("died", 300, "checkpoint: {every_steps: 4}\n");
+  // Nearly always beside a save.
+  const std::string job = WriteJob("died", 300, "checkpoint: {every_steps: 1}\n");
   Child training = Train(job, "cuda", 2);
   ASSERT_TRUE(HaveSteps("died", 1, 6)) << training.Err();
   const std::vector<pid_t> workers = WorkersOf(training.pid());

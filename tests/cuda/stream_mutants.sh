@@ -13,7 +13,8 @@ trap 'rm -rf "$work"' EXIT
 ulimit -c 0
 export TMPDIR=$work GTEST_FAIL_FAST=1
 
-run() { { timeout 120 "$@" >"$work/log" 2>&1; } 2>/dev/null; }
+# Launchers read what they can, and would leave none of the lines below.
+run() { { timeout 120 "$@" </dev/null >"$work/log" 2>&1; } 2>/dev/null; }
 run_copies() { run "$copies" --gtest_brief=1 --gtest_filter='*CudaDevice*'; }
 run_ranks() { run "$@" --gtest_brief=1; }
 

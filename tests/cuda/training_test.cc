@@ -3,9 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "core/checkpoint/async_saver.h"
+#include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
 #include "tests/worker/trainer.h"
 #include "worker/compute_device.h"
@@ -36,6 +40,8 @@ class RankTrainer : public Trainer {
       return &batch;
     });
   }
+  ZeroEngine& engine() { return engine_; }
+  size_t save_copy_bytes() const { return plan_.save_copy_bytes; }
   // Everything is as large as the dry run said, on the GPU and beside it.
   void ExpectPlannedMemory() const {
     const MemoryClasses& planned = plan_.memory;
@@ -164,6 +170,66 @@ TEST(CudaTraining, NamesWeightsThatAreNotFinite) {
     RankTrainer trainer(job, &TestWorld(), TheGpu());
     EXPECT_EQ(trainer.RunStep(0).nonfinite_weight, "");
     EXPECT_NE(trainer.RunStep(1).nonfinite_weight, "");
+  }
+}
+
+// As much pinned memory as was planned.
+class PinnedCopy {
+ public:
+  explicit PinnedCopy(size_t bytes)
+      : arena_(Arena::OnHost("copy", bytes)),
+        buffer_(arena_.Allocate({static_cast<int64_t>(bytes / sizeof(float))}).span()) {
+    if (!buffer_.empty()) TheGpu()->Pin(buffer_.data(), buffer_.size_bytes());
+  }
+  ~PinnedCopy() {
+    if (!buffer_.empty()) TheGpu()->Unpin(buffer_.data());
+  }
+  PinnedCopy(const PinnedCopy&) = delete;
+  PinnedCopy& operator=(const PinnedCopy&) = delete;
+  std::span<float> buffer() const { return buffer_; }
+
+ private:
+  Arena arena_;
+  std::span<float> buffer_;
+};
+
+// What the rank has of each tensor.
+std::map<std::string, std::vector<float>> ElementsIn(const std::vector<TensorPiece>& pieces) {
+  std::map<std::string, std::vector<float>> elements;
+  for (const TensorPiece& piece : pieces) elements[piece.tensor] = ElementsOf(piece);
+  return elements;
+}
+
+// Whatever has been updated before somebody reads them, and one save after the other.
+void ExpectCopiesOfTheirStep(int stage, DType dtype) {
+  JobConfig job = WithStage(Short(SmallJob(Architecture::kSwinV1)), stage);
+  // A unit that is large enough for both ranks to have a part of it.
+  job.model.embed_dim = 16;
+  job.model.depths = {1, 1};
+  job.train.dtype = dtype;
+  RankTrainer trainer(job, &TestWorld(), TheGpu());
+  const PinnedCopy copy(trainer.save_copy_bytes());
+  for (int save = 0; save < 2; ++save) {
+    EXPECT_FALSE(trainer.RunStep(2 * save).skipped);
+    const auto expected = ElementsIn(trainer.engine().OwnedState());
+    const std::vector<TensorPiece> pieces = trainer.engine().CopyState(copy.buffer());
+    EXPECT_FALSE(trainer.RunStep(2 * save + 1).skipped);
+    std::thread([&] { EXPECT_EQ(ElementsIn(pieces), expected); }).join();
+    EXPECT_NE(ElementsIn(trainer.engine().OwnedState()), expected);
+  }
+}
+
+TEST(CudaTraining, CopiesOfTheStateAreOfTheirStep) {
+  for (const int stage : TestWorld().size() == 1 ? std::vector<int>{0} : std::vector{0, 1, 2, 3}) {
+    SCOPED_TRACE("stage " + std::to_string(stage));
+    ExpectCopiesOfTheirStep(stage, DType::kF32);
+  }
+}
+
+TEST(CudaTraining, CopiesOfMastersAreOfTheirStep) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    SCOPED_TRACE(NameOf(dtype));
+    ExpectCopiesOfTheirStep(3, dtype);
   }
 }
 

@@ -67,6 +67,3 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = *total - emulator::AllocatedBytes();
   return cudaSuccess;
 }
-
-// Faults end the process, so that no error waits to be asked for.
-cudaError_t cudaGetLastError() { return cudaSuccess; }

@@ -41,6 +41,10 @@ bool ChecksAccesses();
 // SWINFLEET_CUDA_SKIP nothing waits: what lanes would have exchanged there stays where it is. Both
 // as FILE:LINE, without folders.
 
+// SWINFLEET_CUDA_FAULT names what fails, once while it does: "pinning" of the host's memory;
+// "copying", the second call of a copy into memory that was pinned so; "copy", the first of these
+// copies when it runs, which its stream's next event tells.
+
 // SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc), and SWINFLEET_CUDA_ORDER the order
 // that SetOrder sets, from the beginning.
 

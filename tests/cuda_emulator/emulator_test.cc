@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdlib>
+#include <thread>
 
 #include "kernels/error.h"
 #include "tests/cuda_emulator/device_buffer.h"
@@ -283,6 +284,20 @@ TEST_F(EmulatorDeathTest, MissingStreamWait) {
   EXPECT_TRUE(wrong);
 }
 
+// Both streams' work comes from one thread, and another one waits for the first stream's.
+TEST_F(EmulatorDeathTest, WhatAnotherThreadWaitsForOrdersNothing) {
+  SKIP_WITHOUT_RACE_CHECKER();
+  const DeviceBuffer<float> from(Values(64, 1)), to(Values(64, 0));
+  const auto run = [&] {
+    const Stream first, second;
+    AddTo(from.data(), 41, 64, first);
+    std::thread([&] { first.Wait(); }).join();
+    Mirror(from.data(), to.data(), 1, Fault::kNone, second);
+    second.Wait();
+  };
+  EXPECT_DEATH(run(), "race in global memory.*that nothing orders");
+}
+
 // The host reads a result that it has not waited for.
 TEST_F(EmulatorTest, WorkIsDeferredUntilTheHostWaits) {
   const DeviceBuffer<float> x(Values(64, 1));
@@ -311,6 +326,77 @@ TEST_F(EmulatorTest, AsynchronousCopiesTakeWhatIsThereWhenTheyRun) {
   *host = 2;  // too early: the copy has not run
   EXPECT_EQ(x.Read(), Values{2});
   EXPECT_EQ(cudaFreeHost(host), cudaSuccess);
+}
+
+TEST_F(EmulatorTest, CopiesGoToMemoryThatWasPinnedLater) {
+  const DeviceBuffer<float> x(Values{1, 2, 3});
+  const Stream stream;
+  Values host(4);
+  ASSERT_EQ(cudaHostRegister(host.data(), 4 * sizeof(float), cudaHostRegisterDefault), cudaSuccess);
+  ASSERT_EQ(
+      cudaMemcpyAsync(host.data() + 1, x.data(), 3 * sizeof(float), cudaMemcpyDeviceToHost, stream),
+      cudaSuccess);
+  EXPECT_EQ(host, Values(4));
+  stream.Wait();
+  EXPECT_EQ(host, (Values{0, 1, 2, 3}));
+  EXPECT_EQ(cudaHostUnregister(host.data()), cudaSuccess);
+}
+
+TEST_F(EmulatorDeathTest, CopiesToMemoryThatIsNoLongerPinned) {
+  const DeviceBuffer<float> x(Values{1});
+  const Stream stream;
+  float host = 0;
+  const auto copy = [&] {
+    cudaMemcpyAsync(&host, x.data(), sizeof(float), cudaMemcpyDeviceToHost, stream);
+  };
+  cudaHostRegister(&host, sizeof(float), cudaHostRegisterDefault);
+  EXPECT_DEATH(
+      {
+        copy();
+        cudaHostUnregister(&host);
+        stream.Wait();
+      },
+      "no longer pinned");
+  cudaHostUnregister(&host);
+  EXPECT_DEATH(copy(), "not pinned");
+  EXPECT_DEATH(cudaHostUnregister(&host), "was not registered");
+}
+
+// Each of them once, and whoever launches something is told of what nobody has asked for.
+TEST_F(EmulatorTest, ErrorsThatWereAskedFor) {
+  const DeviceBuffer<float> x(Values(64, 1));
+  const Stream stream;
+  cudaEvent_t event = nullptr;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  Values host(1);
+  const auto copy = [&] {
+    return cudaMemcpyAsync(host.data(), x.data(), sizeof(float), cudaMemcpyDeviceToHost, stream);
+  };
+  const auto pin = [&] {
+    return cudaHostRegister(host.data(), sizeof(float), cudaHostRegisterDefault);
+  };
+  setenv("SWINFLEET_CUDA_FAULT", "pinning", 1);
+  EXPECT_EQ(pin(), cudaErrorLaunchFailure);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorLaunchFailure);
+  EXPECT_EQ(pin(), cudaSuccess);
+  setenv("SWINFLEET_CUDA_FAULT", "copying", 1);
+  EXPECT_EQ(copy(), cudaSuccess);
+  EXPECT_EQ(copy(), cudaErrorLaunchFailure);
+  EXPECT_THROW(AddTo(x.data(), 1, 64, stream), Error);
+  AddTo(x.data(), 1, 64, stream);
+  setenv("SWINFLEET_CUDA_FAULT", "copy", 1);
+  EXPECT_EQ(copy(), cudaSuccess);
+  cudaEventRecord(event, stream);
+  EXPECT_EQ(cudaEventSynchronize(event), cudaErrorLaunchFailure);
+  // Of the first copy.
+  EXPECT_EQ(host, Values{1});
+  EXPECT_EQ(copy(), cudaSuccess);
+  cudaEventRecord(event, stream);
+  EXPECT_EQ(cudaEventSynchronize(event), cudaSuccess);
+  EXPECT_EQ(host, Values{2});
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  cudaHostUnregister(host.data());
+  cudaEventDestroy(event);
 }
 
 TEST_F(EmulatorTest, EventsLetTheHostWait) {

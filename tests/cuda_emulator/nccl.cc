@@ -200,9 +200,10 @@ struct OpenGroup {
   Operation operation;
 };
 
+// A thread's, as NCCL's are.
 OpenGroup& TheOpenGroup() {
-  static auto* open = new OpenGroup;
-  return *open;
+  thread_local OpenGroup open;
+  return open;
 }
 
 // Those that there are, and those that there were.
@@ -572,7 +573,11 @@ ncclResult_t ncclAllGather(const void* send, void* receive, size_t count, ncclDa
   emulator::CheckOverlap(from, call.bytes(), to, group->ranks * call.bytes(),
                          from == to + group->mailbox.rank() * call.bytes());
   const auto sent = [=](int) { return Part{.place = from, .bytes = call.bytes()}; };
-  return emulator::Collective(call, sent, [to, call](const std::vector<std::string>& all) {
-    for (size_t r = 0; r < all.size(); ++r) emulator::Store(to + r * call.bytes(), all[r]);
+  return emulator::Collective(call, sent, [to, from, call](const std::vector<std::string>& all) {
+    for (size_t r = 0; r < all.size(); ++r) {
+      char* place = to + r * call.bytes();
+      // What is in its place already is only read.
+      if (place != from) emulator::Store(place, all[r]);
+    }
   });
 }

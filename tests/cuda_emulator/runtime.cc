@@ -3,17 +3,21 @@
 // Who is before whom is known when something is put on a stream: each kernel or copy has a number
 // on its stream, and a clock, which says for every stream up to which number all is over before it
 // begins. The clock joins what was on the stream before, the events that the stream was told to
-// wait for, and what the host had waited for.
+// wait for, and what the host's thread had waited for: what another one has waited for orders
+// nothing.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
+#include <utility>
 
 #include "tests/cuda_emulator/internal.h"
 
@@ -33,6 +37,8 @@ uint32_t At(const Clock& clock, size_t stream) { return stream < clock.size() ? 
 // One recording of an event.
 struct EventRecord {
   bool passed = false;
+  // Of what was on the stream before it.
+  cudaError_t error = cudaSuccess;
   std::chrono::steady_clock::time_point time;
   Clock clock;
 };
@@ -53,6 +59,8 @@ struct CUstream_st {
   size_t index = 0;
   std::deque<StreamEntry> queue;
   Clock clock;
+  // Of what has run, until somebody is told.
+  cudaError_t error = cudaSuccess;
 };
 
 namespace swinfleet::emulator {
@@ -69,10 +77,14 @@ struct OperationInfo {
 struct Runtime {
   std::vector<CUstream_st*> streams;
   size_t streams_made = 0;
-  Clock host;
+  // Operations of the host's own.
+  uint32_t host_operations = 0;
   std::vector<OperationInfo> operations{{}};  // number 0 is none
   uint32_t current = 0;
-  std::map<const char*, size_t> pinned;
+  // From cudaMallocHost, and by cudaHostRegister.
+  std::map<const char*, size_t> pinned, registered;
+  // Calls of what was asked to fail.
+  std::map<std::string, int> asked;
   std::map<void (*)(), int> shared_limits;
   int64_t launches = 0;
 };
@@ -86,6 +98,9 @@ std::recursive_mutex& Mutex() {
   static auto* mutex = new std::recursive_mutex;
   return *mutex;
 }
+
+// What this thread has waited for.
+thread_local Clock host;
 
 thread_local int locks = 0;
 
@@ -114,7 +129,7 @@ void Push(cudaStream_t stream, std::function<bool()> run, bool is_kernel = false
   NoteCall();
   Runtime& r = TheRuntime();
   Checked(stream);
-  Join(&stream->clock, r.host);
+  Join(&stream->clock, host);
   const uint32_t number = At(stream->clock, stream->index) + 1;
   stream->clock.resize(std::max(stream->clock.size(), stream->index + 1));
   stream->clock[stream->index] = number;
@@ -172,12 +187,34 @@ void RunUntil(const Done& done) {
   NoteCall();
 }
 
-bool IsPinned(const void* address, size_t bytes) {
+bool IsWithin(const std::map<const char*, size_t>& memory, const void* address, size_t bytes) {
   const auto* at = static_cast<const char*>(address);
-  for (const auto& [start, size] : TheRuntime().pinned) {
-    if (at >= start && at + bytes <= start + size) return true;
+  return std::any_of(memory.begin(), memory.end(), [&](const auto& piece) {
+    return at >= piece.first && at + bytes <= piece.first + piece.second;
+  });
+}
+
+bool IsRegistered(const void* address, size_t bytes) {
+  return IsWithin(TheRuntime().registered, address, bytes);
+}
+
+void CheckPinned(const void* to, const void* from, size_t bytes, const char* problem) {
+  for (const void* memory : {to, from}) {
+    if (InArena(memory) || IsRegistered(memory, bytes)) continue;
+    if (!IsWithin(TheRuntime().pinned, memory, bytes)) Fail(problem);
   }
-  return false;
+}
+
+// What cudaGetLastError tells.
+thread_local cudaError_t last_error = cudaSuccess;
+
+// The error that SWINFLEET_CUDA_FAULT asks for, at the call of that number since it does.
+cudaError_t AskedError(const char* name, int call) {
+  const Lock lock;
+  const char* asked = std::getenv("SWINFLEET_CUDA_FAULT");
+  if (asked == nullptr) TheRuntime().asked.clear();
+  if (asked == nullptr || std::strcmp(asked, name) != 0) return cudaSuccess;
+  return ++TheRuntime().asked[name] == call ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 void CheckDirection(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -208,11 +245,10 @@ void Fill(void* to, int value, size_t bytes) {
 void RunOnHost(const std::function<void()>& run) {
   Runtime& r = TheRuntime();
   // Streams that nobody made have no number; the host's operations have a stream of their own, 0.
-  const uint32_t number = At(r.host, 0) + 1;
-  r.host.resize(std::max<size_t>(r.host.size(), 1));
-  r.host[0] = number;
+  host.resize(std::max<size_t>(host.size(), 1));
+  host[0] = ++r.host_operations;
   r.current = static_cast<uint32_t>(r.operations.size());
-  r.operations.push_back({0, number, r.host});
+  r.operations.push_back({0, host[0], host});
   run();
   r.current = 0;
 }
@@ -265,6 +301,8 @@ bool IsBeforeCurrent(uint32_t operation) {
 }
 
 cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
+  // Whoever launches asks for the last error, whoever made it.
+  if (last_error != cudaSuccess) return cudaGetLastError();
   const cudaError_t error = CheckLaunch(launch);
   if (error != cudaSuccess) return error;
   ++TheRuntime().launches;
@@ -325,8 +363,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const emulator::Lock lock;
   emulator::Checked(stream);
   emulator::RunUntil([&] { return stream->queue.empty(); });
-  Join(&emulator::TheRuntime().host, stream->clock);
-  return cudaSuccess;
+  Join(&emulator::host, stream->clock);
+  return std::exchange(stream->error, cudaSuccess);
 }
 
 cudaError_t cudaDeviceSynchronize() {
@@ -354,8 +392,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   record->clock = stream->clock;
   event->record = record;
   stream->queue.push_back({0,
-                           [record] {
+                           [record, stream] {
                              record->passed = true;
+                             record->error = std::exchange(stream->error, cudaSuccess);
                              record->time = std::chrono::steady_clock::now();
                              return true;
                            },
@@ -377,15 +416,15 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->record == nullptr) return cudaSuccess;
   const auto record = event->record;
   emulator::RunUntil([&] { return record->passed; });
-  Join(&emulator::TheRuntime().host, record->clock);
-  return cudaSuccess;
+  Join(&emulator::host, record->clock);
+  return record->error;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const emulator::Lock lock;
   if (event->record == nullptr) return cudaSuccess;
   if (!event->record->passed) return cudaErrorNotReady;
-  Join(&emulator::TheRuntime().host, event->record->clock);
+  Join(&emulator::host, event->record->clock);
   return cudaSuccess;
 }
 
@@ -418,6 +457,27 @@ cudaError_t cudaFreeHost(void* pointer) {
   return cudaSuccess;
 }
 
+cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned int) {
+  const emulator::Lock lock;
+  if (bytes == 0) return cudaErrorInvalidValue;
+  if (emulator::IsRegistered(pointer, 1)) return cudaErrorHostMemoryAlreadyRegistered;
+  const cudaError_t error = emulator::AskedError("pinning", 1);
+  if (error != cudaSuccess) return emulator::last_error = error;
+  emulator::TheRuntime().registered[static_cast<char*>(pointer)] = bytes;
+  return cudaSuccess;
+}
+
+// Waits for nothing: what still uses the memory then fails.
+cudaError_t cudaHostUnregister(void* pointer) {
+  const emulator::Lock lock;
+  if (emulator::TheRuntime().registered.erase(static_cast<char*>(pointer)) == 0) {
+    emulator::Fail("cudaHostUnregister of what was not registered");
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return std::exchange(emulator::last_error, cudaSuccess); }
+
 // The host waits for this copy and for nothing else.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const emulator::Lock lock;
@@ -429,12 +489,21 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   emulator::CheckDirection(to, from, bytes, kind);
-  for (const void* host : {static_cast<const void*>(to), from}) {
-    if (!emulator::InArena(host) && !emulator::IsPinned(host, bytes)) {
-      emulator::Fail("an asynchronous copy with host memory that is not pinned");
-    }
+  const emulator::Lock lock;
+  emulator::CheckPinned(to, from, bytes,
+                        "an asynchronous copy with host memory that is not pinned");
+  cudaError_t later = cudaSuccess;
+  if (emulator::IsRegistered(to, bytes)) {
+    const cudaError_t now = emulator::AskedError("copying", 2);
+    if (now != cudaSuccess) return emulator::last_error = now;
+    later = emulator::AskedError("copy", 1);
   }
-  emulator::Push(stream, emulator::AtOnce([=] { emulator::Copy(to, from, bytes); }));
+  emulator::Push(stream, emulator::AtOnce([=] {
+                   emulator::CheckPinned(to, from, bytes,
+                                         "a copy's host memory is no longer pinned");
+                   if (later == cudaSuccess) emulator::Copy(to, from, bytes);
+                   if (later != cudaSuccess) stream->error = later;
+                 }));
   return cudaSuccess;
 }
 
@@ -461,6 +530,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid configuration argument";
     case cudaErrorInvalidValue:
       return "invalid argument";
+    case cudaErrorLaunchFailure:
+      return "unspecified launch failure";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
     default:

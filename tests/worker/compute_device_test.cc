@@ -28,6 +28,11 @@ class FakeGpu : public Accelerator {
   void Wait() override {}
   void CopyInBeside(int, const void*, void*, size_t) override {}
   void NoteUse(int) override {}
+  void Pin(void*, size_t) override {}
+  void Unpin(void*) override {}
+  void CopyOutBeside(std::span<const DeviceRead>) override {}
+  void ComputeAfterCopies() override {}
+  void WaitForCopies() override {}
   CollectivesId NewCollectivesId() override { return {}; }
   std::unique_ptr<DeviceCollectives> Join(const CollectivesId&, int, int) override {
     return nullptr;
