@@ -487,9 +487,9 @@ struct PatchTargetsArgs {
 };
 
 // Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) as timm.data.Mixup does them, in place:
-// picture i of B is mixed with picture B - 1 - i, both as they were; the middle one of an odd number
-// stays. In its box a picture has its partner's pixels, elsewhere weight[0] * its own + weight[1] *
-// its partner's, or its own where weight[1] is 0.
+// picture i of B is mixed with picture B - 1 - i, both as they were; the middle one of an odd
+// number stays. In its box a picture has its partner's pixels, elsewhere weight[0] * its own +
+// weight[1] * its partner's, or its own where weight[1] is 0.
 struct MixPicturesArgs {
   TensorView image;   // f32 (B, planes, H, W), channels times frames of planes
   TensorView weight;  // f32 (B, 2)

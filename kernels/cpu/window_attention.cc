@@ -345,9 +345,9 @@ int64_t WindowsOf(const WindowGeometry& geometry, const WindowRange& range) {
 // The largest gradient of a bias of which each thread has one of its own, in floats.
 constexpr int64_t kThreadBias = 256 * 1024;
 
-// Whether each thread takes heads of its own, and so its own part of the bias's gradient, where that
-// is large. Otherwise threads take windows: they find the tokens that they have made before in their
-// own caches, which matters most where threads have no cache in common.
+// Whether each thread takes heads of its own, and so its own part of the bias's gradient, where
+// that is large. Otherwise threads take windows: they find the tokens that they have made before in
+// their own caches, which matters most where threads have no cache in common.
 bool SplitsHeads(const WindowAttentionBackwardArgs& args, const Context& context) {
   return !args.dbias.empty() && args.dbias.NumElements() > kThreadBias &&
          args.heads % context.threads == 0;

@@ -352,8 +352,8 @@ TEST_F(ProgramsTest, WorkerNamesWhatIsWrongWithAJobFile) {
   EXPECT_THAT(path.Err(), HasSubstr(folder_ + "/data"));
 }
 
-// On a machine without a GPU, by a build without the CUDA backend too: an error with the reason where
-// one is asked for, the CPU and a line with the same reason where it is left open.
+// On a machine without a GPU, by a build without the CUDA backend too: an error with the reason
+// where one is asked for, the CPU and a line with the same reason where it is left open.
 TEST_F(ProgramsTest, WorkerSaysWhyThereIsNoGpu) {
   if (fs::exists("/dev/nvidiactl")) GTEST_SKIP() << "this machine has a GPU";
   WriteData();
