@@ -50,10 +50,9 @@ TEST_F(KernelsBenchmarkTest, EveryOperationRuns) {
     if (name.find("/bf16") != std::string::npos) in_bf16.insert(operation);
     EXPECT_GT(one.at("GB/s").get<double>(), 0) << name;
     EXPECT_GT(one.at("limit").get<double>(), 0) << name;
-    const bool product = operation.starts_with("linear") ||
-                         operation.starts_with("window_attention") ||
-                         operation.starts_with("position_table") ||
-                         operation.starts_with("patch_embedding");
+    const bool product =
+        operation.starts_with("linear") || operation.starts_with("window_attention") ||
+        operation.starts_with("position_table") || operation.starts_with("patch_embedding");
     EXPECT_EQ(one.at("GFLOP/s").get<double>() > 0, product) << name;
   }
   EXPECT_EQ(operations, std::set<std::string>(kOpNames.begin(), kOpNames.end()));
