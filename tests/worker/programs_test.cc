@@ -357,7 +357,8 @@ TEST_F(ProgramsTest, WorkerNamesWhatIsWrongWithAJobFile) {
 TEST_F(ProgramsTest, WorkerSaysWhyThereIsNoGpu) {
   if (fs::exists("/dev/nvidiactl")) GTEST_SKIP() << "this machine has a GPU";
   WriteData();
-  const bool has_backend = fs::exists(std::string(SWINFLEET_BIN_DIR) + "/libswinfleet_cuda.so");
+  const bool has_backend =
+      fs::exists(std::string(SWINFLEET_BIN_DIR) + "/../lib/libswinfleet_cuda.so");
   const std::string reason = has_backend ? "there is no NVIDIA driver on this machine"
                                          : "build with the CUDA toolkit, or install the library";
   const std::string job = Write("job.yaml", JobText());
