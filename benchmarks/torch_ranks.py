@@ -42,7 +42,7 @@ def over_ranks(mode, model):
 
 def main():
     args = parse()
-    args.dtype = "fp32"
+    args.dtype, args.device = "fp32", "cpu"
     torch.set_num_threads(args.threads)
     dist.init_process_group("gloo")
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def main():
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size = model.pretrained_cfg["input_size"][-1]
     step = torch_step.training(args, over_ranks(args.mode, model), (args.batch, 3, size, size))
-    seconds = torch_step.timed(step, args.steps)
+    seconds = torch_step.timed(step, args.steps, args.device)
     if dist.get_rank() == 0:
         print(json.dumps({
             "peer": f"torch {torch.__version__}, timm {timm.__version__}",
