@@ -249,10 +249,6 @@ void Loader::Impl::Size(int64_t pictures, Batch* batch) const {
   batch->label.resize(pictures);
   batch->sample.resize(pictures);
   if (options.training) batch->target.resize(pictures * options.num_classes);
-  if (options.training && options.num_classes > 0 && options.mix.on()) {
-    batch->mix_weight.resize(2 * pictures);
-    batch->mix_box.resize(4 * pictures);
-  }
   if (options.mask.on()) batch->mask.resize(pictures * options.mask.units());
 }
 
@@ -289,6 +285,8 @@ void Loader::Impl::FillTargets(const Position& position, Scratch* scratch, Batch
           CounterRng(options.seed, RandomPurpose::kMixing, static_cast<uint64_t>(position.step),
                      static_cast<uint32_t>(position.leaf)),
           scratch->mix);
+  batch->mix_weight.resize(2 * position.pictures);
+  batch->mix_box.resize(4 * position.pictures);
   DescribeMix(scratch->mix, batch->mix_weight, batch->mix_box);
   MixTargets(scratch->mix, batch->label, options.num_classes, options.label_smoothing,
              batch->target);

@@ -115,17 +115,16 @@ ModelInput InputBuffers::Begin(Batch* batch) {
       context_.accelerator->CopyInBeside(turn_, from.data, input.image.data, from.Bytes());
     }
   }
-  if (!batch->mix_weight.empty()) Mix(*batch, input.image);
+  if (!batch->mix_weight.empty()) Mix(batch, input.image);
   return input;
 }
 
-void InputBuffers::Mix(const Batch& batch, const TensorView& image) {
+void InputBuffers::Mix(Batch* batch, const TensorView& image) {
   const ProfileScope profile(context_, "mixing");
   const Device host = HostOf(*activations_);
-  const int64_t pictures = batch.pictures;
-  const TensorView weight =
-      ViewOf(const_cast<float*>(batch.mix_weight.data()), {pictures, 2}, host);
-  const TensorView box = ViewOf(const_cast<int32_t*>(batch.mix_box.data()), {pictures, 4}, host);
+  const int64_t pictures = batch->pictures;
+  const TensorView weight = ViewOf(batch->mix_weight.data(), {pictures, 2}, host);
+  const TensorView box = ViewOf(batch->mix_box.data(), {pictures, 4}, host);
   const int64_t height = config_.model.image_h, width = config_.model.image_w;
   context_.ops->mix_pictures(
       {.image = image.Reshape(

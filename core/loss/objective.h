@@ -60,7 +60,7 @@ class InputBuffers {
   void Done();
 
  private:
-  void Mix(const Batch& batch, const TensorView& image);
+  void Mix(Batch* batch, const TensorView& image);
 
   const JobConfig& config_;
   Arena* activations_;

@@ -1,40 +1,11 @@
 // The convolution that makes tokens of patches: a product of gathered patches, a chunk at a time.
-#include "kernels/checks.h"
 #include "kernels/chunks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/patch_embedding_checks.h"
 
 namespace swinfleet {
 namespace {
-
-void CheckShapes(const TensorView& image, const TensorView& weight, const TensorView& tokens,
-                 const TensorView& bias) {
-  CHECK(image.shape.rank() == weight.shape.rank() && image.shape[1] == weight.shape[1])
-      << image.shape << " by filters of " << weight.shape;
-  CHECK(tokens.shape.rank() == 2 && tokens.shape[1] == weight.shape[0])
-      << tokens.shape << " of filters of " << weight.shape;
-  CHECK_EQ(bias.NumElements(), weight.shape[0]) << bias.shape;
-  CheckDtype(DType::kF32, {image});
-  int64_t rows = image.shape[0];
-  for (int i = 2; i < image.shape.rank(); ++i) {
-    CHECK_GT(weight.shape[i], 0) << weight.shape;
-    rows *= (image.shape[i] + weight.shape[i] - 1) / weight.shape[i];
-  }
-  CHECK_EQ(tokens.shape[0], rows) << image.shape << " by filters of " << weight.shape;
-}
-
-void CheckArgs(const PatchEmbeddingForwardArgs& a) {
-  CheckShapes(a.image, a.weight, a.y, a.bias);
-  CheckFloating(a.y.dtype, {a.weight});
-}
-
-void CheckArgs(const PatchEmbeddingBackwardArgs& a) {
-  CheckShapes(a.image, a.dweight, a.dy, a.dbias);
-  CheckFloating(a.dy.dtype, {a.weight});
-  CheckDtype(DType::kF32, {a.dweight, a.dbias, a.dimage});
-  CHECK(a.weight.shape == a.dweight.shape) << a.weight.shape << " and " << a.dweight.shape;
-  CHECK(a.dimage.empty() || a.dimage.shape == a.image.shape) << a.dimage.shape << a.image.shape;
-}
 
 // Filters as the rows of a matrix.
 TensorView Matrix(const TensorView& weight) {

@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/scratch.h"
 #include "kernels/cuda/window_map.h"
+#include "kernels/patch_embedding_checks.h"
 
 namespace swinfleet::cuda {
 namespace {
@@ -135,18 +136,8 @@ struct Embedding {
   }
 };
 
-void CheckShapes(const TensorView& image, const TensorView& weight, const TensorView& bias) {
-  const Shape& shape = image.shape;
-  CHECK(shape.rank() == 4 || shape.rank() == 5) << shape;
-  CHECK(weight.shape.rank() == shape.rank() && weight.shape[1] == shape[1])
-      << shape << " by filters of " << weight.shape;
-  for (int i = 2; i < shape.rank(); ++i) CHECK_GT(weight.shape[i], 0) << weight.shape;
-  CHECK_EQ(bias.NumElements(), weight.shape[0]) << bias.shape;
-  CheckDtype(DType::kF32, {image});
-}
-
-Embedding EmbeddingOf(const TensorView& image, const TensorView& weight, const TensorView& tokens,
-                      DType dtype, bool tf32, int64_t at_once) {
+Embedding EmbeddingOf(const TensorView& image, const TensorView& weight, DType dtype, bool tf32,
+                      int64_t at_once) {
   Embedding e = {.convolution = {.dtype = dtype,
                                  .tf32 = tf32,
                                  .spatial = image.shape.rank() - 2,
@@ -173,8 +164,6 @@ Embedding EmbeddingOf(const TensorView& image, const TensorView& weight, const T
   const uint32_t channels = Narrow(image.shape[1]);
   e.pictures = {channels, {size[0], size[1], size[2]}, {whole[0], whole[1], whole[2]}};
   e.filters = {channels, Narrow(patch)};
-  CHECK(tokens.shape == Shape({e.batch * e.tokens, weight.shape[0]}))
-      << tokens.shape << " of " << image.shape << " by filters of " << weight.shape;
   Narrow(e.Weights());
   Narrow(at_once * std::max(e.Pixels(), e.tokens * weight.shape[0]));
   return e;
@@ -229,11 +218,9 @@ void BiasGradient(const PatchEmbeddingBackwardArgs& args, float* sums, const Con
 }  // namespace
 
 void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& context) {
-  CheckShapes(args.image, args.weight, args.bias);
-  CheckFloating(args.y.dtype, {args.weight});
-  if (args.bias.dtype != DType::kF32) CheckFloating(args.y.dtype, {args.bias});
+  CheckArgs(args);
   const Embedding e =
-      EmbeddingOf(args.image, args.weight, args.y, args.y.dtype, UsesTf32(), PicturesAtOnce(args));
+      EmbeddingOf(args.image, args.weight, args.y.dtype, UsesTf32(), PicturesAtOnce(args));
   ArenaScope scope(context.workspace);
   const PatchEmbeddingScratch scratch = TakeScratch(args, context);
   if (e.batch == 0) return;
@@ -251,16 +238,11 @@ void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& conte
 }
 
 void PatchEmbeddingBackward(const PatchEmbeddingBackwardArgs& args, Context& context) {
-  CheckShapes(args.image, args.dweight, args.dbias);
-  CheckFloating(args.dy.dtype, {args.weight});
-  CheckDtype(DType::kF32, {args.dweight, args.dbias, args.dimage});
-  CHECK(args.weight.shape == args.dweight.shape) << args.weight.shape << args.dweight.shape;
-  CHECK(args.dimage.empty() || args.dimage.shape == args.image.shape)
-      << args.dimage.shape << args.image.shape;
+  CheckArgs(args);
   // Numbers of 16 bits are none that TF32 would round.
   const bool tf32 = UsesTf32() || args.dy.dtype != DType::kF32;
   const Embedding e =
-      EmbeddingOf(args.image, args.dweight, args.dy, DType::kF32, tf32, PicturesAtOnce(args));
+      EmbeddingOf(args.image, args.dweight, DType::kF32, tf32, PicturesAtOnce(args));
   ArenaScope scope(context.workspace);
   const PatchEmbeddingScratch scratch = TakeScratch(args, context);
   const ConvolutionWorkspace workspace = {scratch.workspace, scratch.workspace_bytes};
