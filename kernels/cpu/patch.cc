@@ -1,8 +1,12 @@
 // Patches of a picture or clip, gathered into rows and scattered back.
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
 #include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
-#include "kernels/cpu/element.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/cpu/rows.h"
 
 namespace swinfleet::cpu {
 namespace {
@@ -13,6 +17,9 @@ struct PatchGrid {
   int64_t patch_t, patch_h, patch_w;
   int64_t grid_t, grid_h, grid_w;
   int64_t first_row, rows;
+
+  // Of one patch.
+  int64_t RowElements() const { return channels * patch_t * patch_h * patch_w; }
 };
 
 template <typename Args>
@@ -37,8 +44,7 @@ PatchGrid GridOf(const Args& args) {
   g.grid_t = (g.frames + g.patch_t - 1) / g.patch_t;
   g.grid_h = (g.height + g.patch_h - 1) / g.patch_h;
   g.grid_w = (g.width + g.patch_w - 1) / g.patch_w;
-  CHECK(args.rows.shape == Shape({g.rows, g.channels * g.patch_t * g.patch_h * g.patch_w}))
-      << args.rows.shape << " of " << image;
+  CHECK(args.rows.shape == Shape({g.rows, g.RowElements()})) << args.rows.shape << " of " << image;
   CHECK(g.first_row >= 0 && g.first_row + g.rows <= image[0] * g.grid_t * g.grid_h * g.grid_w)
       << g.first_row << "+" << g.rows << " of " << image;
   CHECK(IsFloating(args.rows.dtype) &&
@@ -47,29 +53,47 @@ PatchGrid GridOf(const Args& args) {
   return g;
 }
 
-// Calls move(element of the rows, pixel, pixels) for each line of each patch: patch_w elements, of
-// which so many are in the image. Goes along the axes, for divisions would take longer than a line.
+// Pixels of a strip: they are converted together, which is faster than a patch's few by themselves.
+constexpr int64_t kStripPixels = 1024;
+
+// A line of pixels through patches that are neighbours.
+struct Strip {
+  int64_t patches;
+  // Of the rows, where the first patch has its part of the line. A patch has patch_w elements.
+  int64_t element;
+  // Of the image, where the line begins, and how much of it is there.
+  int64_t pixel, pixels;
+};
+
+// Calls move(strip) for each line of all patches. Goes along the axes, for divisions would take
+// longer than a line.
 template <typename Move>
-void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
+void ForEachStrip(const PatchGrid& g, int threads, const Move& move) {
+  const int64_t most = std::max<int64_t>(kStripPixels / g.patch_w, 1);
   ParallelFor(threads, g.rows, 16, [&](int64_t begin, int64_t end, int) {
-    int64_t element = begin * g.channels * g.patch_t * g.patch_h * g.patch_w;
     const int64_t first = g.first_row + begin;
     int64_t at_w = first % g.grid_w, at_h = first / g.grid_w % g.grid_h;
     int64_t at_t = first / (g.grid_w * g.grid_h) % g.grid_t;
     int64_t b = first / (g.grid_w * g.grid_h * g.grid_t);
-    for (int64_t patch = begin; patch < end; ++patch) {
+    for (int64_t patch = begin; patch < end;) {
+      const int64_t patches = std::min({most, end - patch, g.grid_w - at_w});
       const int64_t column = at_w * g.patch_w, top = at_h * g.patch_h, start = at_t * g.patch_t;
-      const int64_t inside = std::min(g.patch_w, g.width - column);
+      const int64_t inside = std::min(patches * g.patch_w, g.width - column);
+      int64_t element = patch * g.RowElements();
       for (int64_t channel = b * g.channels; channel < (b + 1) * g.channels; ++channel) {
         for (int64_t frame = start; frame < start + g.patch_t; ++frame) {
           for (int64_t row = top; row < top + g.patch_h; ++row, element += g.patch_w) {
-            const int64_t pixel =
-                ((channel * g.frames + frame) * g.height + row) * g.width + column;
-            move(element, pixel, row < g.height && frame < g.frames ? inside : 0);
+            const bool there = row < g.height && frame < g.frames;
+            move({.patches = patches,
+                  .element = element,
+                  .pixel = ((channel * g.frames + frame) * g.height + row) * g.width + column,
+                  .pixels = there ? inside : 0});
           }
         }
       }
-      if (++at_w < g.grid_w) continue;
+      patch += patches;
+      at_w += patches;
+      if (at_w < g.grid_w) continue;
       at_w = 0;
       if (++at_h < g.grid_h) continue;
       at_h = 0;
@@ -80,46 +104,61 @@ void ForEachLine(const PatchGrid& g, int threads, const Move& move) {
   });
 }
 
-// The usual sizes by themselves: a loop of a known length becomes a few vectors.
-template <typename From, typename To>
-void CopyLine(const From* from, To* to, int64_t n) {
-  const auto copy = [&](int64_t i) { to[i] = FromFloat<To>(ToFloat(from[i])); };
-  if (n == 4) {
-    for (int64_t i = 0; i < 4; ++i) copy(i);
-  } else if (n == 2) {
-    for (int64_t i = 0; i < 2; ++i) copy(i);
+// The usual sizes by themselves: a copy of a known length is an instruction or two.
+void CopyBytes(const std::byte* from, std::byte* to, size_t bytes) {
+  if (bytes == 8) {
+    std::memcpy(to, from, 8);
+  } else if (bytes == 16) {
+    std::memcpy(to, from, 16);
   } else {
-    for (int64_t i = 0; i < n; ++i) copy(i);
+    std::memcpy(to, from, bytes);
   }
+}
+
+std::byte* ElementAt(const TensorView& tensor, int64_t element) {
+  return static_cast<std::byte*>(tensor.data) + element * SizeOf(tensor.dtype);
 }
 
 }  // namespace
 
 void PatchGather(const PatchGatherArgs& args, Context& context) {
   const PatchGrid g = GridOf(args);
-  DispatchDType(args.image.dtype, [&](auto image_tag) {
-    DispatchDType(args.rows.dtype, [&](auto rows_tag) {
-      const auto* image = Elements<decltype(image_tag)>(args.image);
-      auto* rows = Elements<decltype(rows_tag)>(args.rows);
-      ForEachLine(g, context.threads, [&](int64_t element, int64_t pixel, int64_t n) {
-        CopyLine(image + pixel, rows + element, n);
-        std::fill(rows + element + n, rows + element + g.patch_w,
-                  FromFloat<decltype(rows_tag)>(0.0f));
-      });
-    });
+  const size_t size = SizeOf(args.rows.dtype);
+  ForEachStrip(g, context.threads, [&](const Strip& strip) {
+    std::byte* to = ElementAt(args.rows, strip.element);
+    const std::byte* from = ElementAt(args.image, strip.pixel);
+    const size_t line = g.patch_w * size, step = g.RowElements() * size;
+    if (g.patch_w > kStripPixels) {
+      ConvertElements(from, args.image.dtype, to, args.rows.dtype, strip.pixels);
+      std::fill(to + strip.pixels * size, to + line, std::byte{0});
+      return;
+    }
+    // All bits of a zero are zero.
+    alignas(64) std::byte pixels[kStripPixels * sizeof(float)];
+    ConvertElements(from, args.image.dtype, pixels, args.rows.dtype, strip.pixels);
+    std::fill(pixels + strip.pixels * size, pixels + strip.patches * line, std::byte{0});
+    for (int64_t patch = 0; patch < strip.patches; ++patch) {
+      CopyBytes(pixels + patch * line, to + patch * step, line);
+    }
   });
 }
 
 void PatchScatter(const PatchScatterArgs& args, Context& context) {
   const PatchGrid g = GridOf(args);
-  DispatchDType(args.image.dtype, [&](auto image_tag) {
-    DispatchDType(args.rows.dtype, [&](auto rows_tag) {
-      auto* image = Elements<decltype(image_tag)>(args.image);
-      const auto* rows = Elements<decltype(rows_tag)>(args.rows);
-      ForEachLine(g, context.threads, [&](int64_t element, int64_t pixel, int64_t n) {
-        CopyLine(rows + element, image + pixel, n);
-      });
-    });
+  const size_t size = SizeOf(args.rows.dtype);
+  ForEachStrip(g, context.threads, [&](const Strip& strip) {
+    const std::byte* from = ElementAt(args.rows, strip.element);
+    std::byte* to = ElementAt(args.image, strip.pixel);
+    const size_t line = g.patch_w * size, step = g.RowElements() * size;
+    if (g.patch_w > kStripPixels) {
+      ConvertElements(from, args.rows.dtype, to, args.image.dtype, strip.pixels);
+      return;
+    }
+    alignas(64) std::byte pixels[kStripPixels * sizeof(float)];
+    for (int64_t patch = 0; patch < strip.patches; ++patch) {
+      CopyBytes(from + patch * step, pixels + patch * line, line);
+    }
+    ConvertElements(pixels, args.rows.dtype, to, args.image.dtype, strip.pixels);
   });
 }
 

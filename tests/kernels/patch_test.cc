@@ -21,7 +21,7 @@ struct Size {
 };
 
 // {{batch, channels, height, width, frames}, patch_h, patch_w, first_row, rows, patch_t}. The last
-// ones have patches that the picture does not fill.
+// ones have patches that the picture does not fill, and long lines.
 const std::vector<Size> kSizes = {
     {{2, 3, 8, 12}, 4, 4, 0, 0},       {{1, 1, 28, 28}, 2, 2, 0, 0},
     {{2, 3, 6, 10}, 3, 5, 0, 0},       {{1, 2, 4, 4}, 1, 1, 0, 0},
@@ -29,7 +29,8 @@ const std::vector<Size> kSizes = {
     {{2, 3, 8, 12}, 4, 4, 11, 1},      {{2, 2, 32, 32}, 16, 16, 0, 0},
     {{2, 3, 8, 12, 4}, 4, 4, 0, 0, 2}, {{1, 2, 4, 6, 3}, 2, 3, 2, 7, 1},
     {{2, 3, 7, 10}, 4, 4, 0, 0},       {{1, 2, 3, 5}, 4, 8, 0, 0},
-    {{2, 2, 5, 7, 5}, 4, 3, 0, 0, 2},  {{2, 2, 5, 7, 5}, 4, 3, 7, 20, 2}};
+    {{2, 2, 5, 7, 5}, 4, 3, 0, 0, 2},  {{2, 2, 5, 7, 5}, 4, 3, 7, 20, 2},
+    {{1, 2, 3, 1100}, 2, 3, 0, 0},     {{1, 1, 2, 2100}, 1, 1030, 0, 0}};
 
 // image, rows: the image may be float32 beside rows of another dtype.
 struct Dtypes {
