@@ -11,11 +11,11 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "kernels/bf16_master.h"
 #include "kernels/checks.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/vector-inl.h"
 
 #ifndef SWINFLEET_KERNELS_CPU_OPTIMIZER_FACTORS_
 #define SWINFLEET_KERNELS_CPU_OPTIMIZER_FACTORS_
@@ -23,8 +23,7 @@ namespace swinfleet::cpu {
 
 // What a step of AdamW multiplies with, rounded once from float64.
 struct AdamWFactors {
-  float decay, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, step_size, inverse_root;
-  float grad_scale;
+  float decay, one_minus_beta1, beta2, one_minus_beta2, eps, step_size, inverse_root, grad_scale;
 };
 
 struct SgdFactors {
@@ -38,44 +37,92 @@ inline constexpr int64_t kMostDrawn = 2 * kMostLanes;
 }  // namespace swinfleet::cpu
 #endif
 
-HWY_BEFORE_NAMESPACE();
+SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
 
-// Never inlined: the master weights of 16 bits must go through the very instructions that float32
-// weights go through.
-HWY_NOINLINE void AdamWStep(float* __restrict param, const float* __restrict grad,
-                            float* __restrict m, float* __restrict v, int64_t n,
-                            const AdamWFactors& f) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float g = grad[i] * f.grad_scale;
-    m[i] += (g - m[i]) * f.one_minus_beta1;
-    v[i] = v[i] * f.beta2 + g * g * f.one_minus_beta2;
-    const float denominator = std::sqrt(v[i]) * f.inverse_root + f.eps;
-    param[i] = param[i] * f.decay - f.step_size * (m[i] / denominator);
+// The float32 weights behind each kind of parameter, as AdamWArgs says.
+struct Float32Weights {
+  float* param;
+
+  HWY_INLINE V Load(int64_t i, int64_t count) const { return LoadPart(param + i, count); }
+  HWY_INLINE void Store(V weight, int64_t i, int64_t count) const {
+    StorePart(weight, param + i, count);
   }
+};
+
+struct Bfloat16Weights {
+  uint16_t* param;
+  uint16_t* remainder;
+
+  // kernels/bf16_master.h's.
+  HWY_INLINE V Load(int64_t i, int64_t count) const {
+    const DU du;
+    const auto low = hn::PromoteTo(du, LoadHalves(remainder + i, count));
+    const auto high = hn::ShiftLeft<16>(hn::PromoteTo(du, LoadHalves(param + i, count)));
+    const auto rounded_up = hn::ShiftLeft<1>(hn::And(low, hn::Set(du, 0x8000)));
+    return hn::BitCast(D(), hn::Sub(hn::Or(high, low), rounded_up));
+  }
+  HWY_INLINE void Store(V weight, int64_t i, int64_t count) const {
+    const DU du;
+    const auto bits = hn::BitCast(du, weight);
+    StoreHalves(Halves(hn::ShiftRight<16>(hn::Add(bits, hn::Set(du, 0x8000)))), param + i, count);
+    StoreHalves(Halves(hn::And(bits, hn::Set(du, 0xffff))), remainder + i, count);
+  }
+};
+
+// Every product and sum is written as the instruction that it is, so that weights of all kinds go
+// through the same roundings, which are those of kernels/cuda/optimizer.cu.
+template <typename Weights>
+HWY_NOINLINE void AdamWStep(const Weights& weights, const float* grad, float* m, float* v,
+                            int64_t n, const AdamWFactors& f) {
+  const D d;
+  const V decay = hn::Set(d, f.decay), step_size = hn::Set(d, f.step_size);
+  const V one_minus_beta1 = hn::Set(d, f.one_minus_beta1), beta2 = hn::Set(d, f.beta2);
+  const V one_minus_beta2 = hn::Set(d, f.one_minus_beta2), eps = hn::Set(d, f.eps);
+  const V inverse_root = hn::Set(d, f.inverse_root), grad_scale = hn::Set(d, f.grad_scale);
+  ForEachVector(n, [&](int64_t i, int64_t count) {
+    const V g = hn::Mul(LoadPart(grad + i, count), grad_scale);
+    const V before = LoadPart(m + i, count);
+    const V mean = hn::MulAdd(hn::Sub(g, before), one_minus_beta1, before);
+    const V square =
+        hn::MulAdd(hn::Mul(g, g), one_minus_beta2, hn::Mul(LoadPart(v + i, count), beta2));
+    StorePart(mean, m + i, count);
+    StorePart(square, v + i, count);
+    const V denominator = hn::MulAdd(hn::Sqrt(square), inverse_root, eps);
+    const V decayed = hn::Mul(weights.Load(i, count), decay);
+    weights.Store(hn::NegMulAdd(step_size, hn::Div(mean, denominator), decayed), i, count);
+  });
 }
 
-HWY_NOINLINE void SgdStep(float* __restrict param, const float* __restrict grad,
-                          float* __restrict momentum, int64_t n, const SgdFactors& f) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float g = grad[i] * f.grad_scale + f.weight_decay * param[i];
-    momentum[i] = f.momentum * momentum[i] + g;
-    param[i] -= f.learning_rate * (g + f.momentum * momentum[i]);
-  }
+template <typename Weights>
+HWY_NOINLINE void SgdStep(const Weights& weights, const float* grad, float* momentum, int64_t n,
+                          const SgdFactors& f) {
+  const D d;
+  const V learning_rate = hn::Set(d, f.learning_rate), factor = hn::Set(d, f.momentum);
+  const V weight_decay = hn::Set(d, f.weight_decay), grad_scale = hn::Set(d, f.grad_scale);
+  ForEachVector(n, [&](int64_t i, int64_t count) {
+    const V weight = weights.Load(i, count);
+    const V g = hn::MulAdd(weight_decay, weight, hn::Mul(LoadPart(grad + i, count), grad_scale));
+    const V sum = hn::MulAdd(factor, LoadPart(momentum + i, count), g);
+    StorePart(sum, momentum + i, count);
+    weights.Store(hn::NegMulAdd(learning_rate, hn::MulAdd(factor, sum, g), weight), i, count);
+  });
 }
 
-void JoinMasters(const uint16_t* __restrict param, const uint16_t* __restrict remainder,
-                 uint32_t* __restrict master, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) master[i] = JoinMaster(param[i], remainder[i]);
+void AdamWFloat32(float* param, const float* grad, float* m, float* v, int64_t n,
+                  const AdamWFactors& f) {
+  AdamWStep(Float32Weights{param}, grad, m, v, n, f);
 }
-
-void SplitMasters(const uint32_t* __restrict master, uint16_t* __restrict param,
-                  uint16_t* __restrict remainder, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    param[i] = Bf16OfMaster(master[i]);
-    remainder[i] = RemainderOfMaster(master[i]);
-  }
+void AdamWBfloat16(uint16_t* param, uint16_t* remainder, const float* grad, float* m, float* v,
+                   int64_t n, const AdamWFactors& f) {
+  AdamWStep(Bfloat16Weights{param, remainder}, grad, m, v, n, f);
+}
+void SgdFloat32(float* param, const float* grad, float* momentum, int64_t n, const SgdFactors& f) {
+  SgdStep(Float32Weights{param}, grad, momentum, n, f);
+}
+void SgdBfloat16(uint16_t* param, uint16_t* remainder, const float* grad, float* momentum,
+                 int64_t n, const SgdFactors& f) {
+  SgdStep(Bfloat16Weights{param, remainder}, grad, momentum, n, f);
 }
 
 // numbers = the blocks [first, first + blocks) of a stream, 4 numbers each, and up to kMostDrawn -
@@ -153,16 +200,16 @@ HWY_AFTER_NAMESPACE();
 namespace swinfleet::cpu {
 namespace {
 
-HWY_EXPORT(AdamWStep);
-HWY_EXPORT(SgdStep);
-HWY_EXPORT(JoinMasters);
-HWY_EXPORT(SplitMasters);
+HWY_EXPORT(AdamWFloat32);
+HWY_EXPORT(AdamWBfloat16);
+HWY_EXPORT(SgdFloat32);
+HWY_EXPORT(SgdBfloat16);
 HWY_EXPORT(DrawBlocks);
 HWY_EXPORT(RoundMoments);
 
 constexpr int64_t kGrain = 16384;
-// Weights whose masters, or float32 gradients or moments, are on the stack.
-constexpr int64_t kMasters = 1024;
+// Weights whose float32 gradients or moments are on the stack, or that are rounded at once.
+constexpr int64_t kAtOnce = 1024;
 
 void CheckWeights(const TensorView& param, const TensorView& master) {
   CheckFloating(param.dtype, {});
@@ -172,26 +219,16 @@ void CheckWeights(const TensorView& param, const TensorView& master) {
   CheckDtype(param.dtype == DType::kBF16 ? DType::kU16 : DType::kF32, {master});
 }
 
-// Calls step(weights in float32, first, count) over weights [begin, end), and keeps what it makes
-// of them as AdamWArgs says.
+// Calls step(first, count) over weights [begin, end). Those in float16 are rounded from their
+// masters after each call.
 template <typename Step>
 void UpdateWeights(const TensorView& param, const TensorView& master, int64_t begin, int64_t end,
                    const Step& step) {
-  if (param.dtype == DType::kF32) return step(param.f32() + begin, begin, end - begin);
-  for (int64_t i = begin; i < end; i += kMasters) {
-    const int64_t n = std::min(kMasters, end - i);
-    if (param.dtype == DType::kF16) {
-      step(master.f32() + i, i, n);
-      ConvertElements(master.f32() + i, DType::kF32, param.u16() + i, DType::kF16, n);
-      continue;
-    }
-    uint32_t bits[kMasters];
-    float weights[kMasters];
-    HWY_DYNAMIC_DISPATCH(JoinMasters)(param.u16() + i, master.u16() + i, bits, n);
-    std::memcpy(weights, bits, n * sizeof(float));
-    step(weights, i, n);
-    std::memcpy(bits, weights, n * sizeof(float));
-    HWY_DYNAMIC_DISPATCH(SplitMasters)(bits, param.u16() + i, master.u16() + i, n);
+  if (param.dtype != DType::kF16) return step(begin, end - begin);
+  for (int64_t i = begin; i < end; i += kAtOnce) {
+    const int64_t n = std::min(kAtOnce, end - i);
+    step(i, n);
+    ConvertElements(master.f32() + i, DType::kF32, param.u16() + i, DType::kF16, n);
   }
 }
 
@@ -209,9 +246,9 @@ void CheckMoments(std::span<const TensorView> moments, const StochasticRounding&
 template <typename Step>
 void UpdateByGradients(const TensorView& grad, int64_t begin, int64_t end, const Step& step) {
   if (grad.dtype == DType::kF32) return step(grad.f32() + begin, begin, end - begin);
-  for (int64_t i = begin; i < end; i += kMasters) {
-    const int64_t n = std::min(kMasters, end - i);
-    float wide[kMasters];
+  for (int64_t i = begin; i < end; i += kAtOnce) {
+    const int64_t n = std::min(kAtOnce, end - i);
+    float wide[kAtOnce];
     ConvertElements(grad.u16() + i, DType::kBF16, wide, DType::kF32, n);
     step(wide, i, n);
   }
@@ -232,11 +269,11 @@ void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRou
     for (size_t k = 0; k < N; ++k) wide[k] = moments[k].f32() + begin;
     return step(wide, begin, n);
   }
-  float memory[N][kMasters];
+  float memory[N][kAtOnce];
   // A block before the first whole one, and what DrawBlocks may make too many.
-  uint32_t numbers[kMasters + 4 * (1 + kMostDrawn)];
-  for (int64_t i = begin; i < begin + n; i += kMasters) {
-    const int64_t count = std::min(kMasters, begin + n - i);
+  uint32_t numbers[kAtOnce + 4 * (1 + kMostDrawn)];
+  for (int64_t i = begin; i < begin + n; i += kAtOnce) {
+    const int64_t count = std::min(kAtOnce, begin + n - i);
     for (size_t k = 0; k < N; ++k) {
       wide[k] = memory[k];
       ConvertElements(moments[k].u16() + i, DType::kBF16, wide[k], DType::kF32, count);
@@ -253,6 +290,23 @@ void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRou
   }
 }
 
+// Calls step(first, count, float32 gradients, float32 moments), which updates these weights and
+// moments, until all are updated.
+template <size_t N, typename Step>
+void ForEachUpdate(const TensorView& param, const TensorView& master, const TensorView& grad,
+                   const std::array<TensorView, N>& moments, const StochasticRounding& rounding,
+                   const Context& context, const Step& step) {
+  ParallelFor(context.threads, param.NumElements(), kGrain, [&](int64_t begin, int64_t end, int) {
+    UpdateByGradients(grad, begin, end, [&](const float* wide, int64_t first, int64_t number) {
+      UpdateWeights(param, master, first, first + number, [&](int64_t i, int64_t count) {
+        UpdateMoments(moments, rounding, i, count, [&](const auto& at, int64_t j, int64_t size) {
+          step(j, size, wide + (j - first), at);
+        });
+      });
+    });
+  });
+}
+
 }  // namespace
 
 void AdamW(const AdamWArgs& args, Context& context) {
@@ -266,7 +320,6 @@ void AdamW(const AdamWArgs& args, Context& context) {
   const double correction2 = 1 - std::pow(args.beta2, args.step);
   const AdamWFactors factors = {
       .decay = static_cast<float>(1 - args.learning_rate * args.weight_decay),
-      .beta1 = static_cast<float>(args.beta1),
       .one_minus_beta1 = static_cast<float>(1 - args.beta1),
       .beta2 = static_cast<float>(args.beta2),
       .one_minus_beta2 = static_cast<float>(1 - args.beta2),
@@ -275,18 +328,19 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .inverse_root = static_cast<float>(1 / std::sqrt(correction2)),
       .grad_scale = args.grad_scale,
   };
-  ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    UpdateByGradients(args.grad, begin, end, [&](const float* grad, int64_t first, int64_t number) {
-      const auto step = [&](float* w, int64_t i, int64_t count) {
-        UpdateMoments(moments, args.rounding, i, count,
-                      [&](const auto& wide, int64_t j, int64_t size) {
-                        HWY_DYNAMIC_DISPATCH(AdamWStep)
-                        (w + (j - i), grad + (j - first), wide[0], wide[1], size, factors);
-                      });
-      };
-      UpdateWeights(args.param, args.master, first, first + number, step);
-    });
-  });
+  const bool paired = args.param.dtype == DType::kBF16;
+  float* weights = paired ? nullptr : (args.master.empty() ? args.param : args.master).f32();
+  ForEachUpdate(args.param, args.master, args.grad, moments, args.rounding, context,
+                [&](int64_t i, int64_t count, const float* grad, const auto& moments) {
+                  if (paired) {
+                    HWY_DYNAMIC_DISPATCH(AdamWBfloat16)
+                    (args.param.u16() + i, args.master.u16() + i, grad, moments[0], moments[1],
+                     count, factors);
+                  } else {
+                    HWY_DYNAMIC_DISPATCH(AdamWFloat32)
+                    (weights + i, grad, moments[0], moments[1], count, factors);
+                  }
+                });
 }
 
 void Sgd(const SgdArgs& args, Context& context) {
@@ -301,18 +355,17 @@ void Sgd(const SgdArgs& args, Context& context) {
       .weight_decay = static_cast<float>(args.weight_decay),
       .grad_scale = args.grad_scale,
   };
-  ParallelFor(context.threads, n, kGrain, [&](int64_t begin, int64_t end, int) {
-    UpdateByGradients(args.grad, begin, end, [&](const float* grad, int64_t first, int64_t number) {
-      const auto step = [&](float* w, int64_t i, int64_t count) {
-        UpdateMoments(moments, args.rounding, i, count,
-                      [&](const auto& wide, int64_t j, int64_t size) {
-                        HWY_DYNAMIC_DISPATCH(SgdStep)
-                        (w + (j - i), grad + (j - first), wide[0], size, factors);
-                      });
-      };
-      UpdateWeights(args.param, args.master, first, first + number, step);
-    });
-  });
+  const bool paired = args.param.dtype == DType::kBF16;
+  float* weights = paired ? nullptr : (args.master.empty() ? args.param : args.master).f32();
+  ForEachUpdate(args.param, args.master, args.grad, moments, args.rounding, context,
+                [&](int64_t i, int64_t count, const float* grad, const auto& moments) {
+                  if (paired) {
+                    HWY_DYNAMIC_DISPATCH(SgdBfloat16)
+                    (args.param.u16() + i, args.master.u16() + i, grad, moments[0], count, factors);
+                  } else {
+                    HWY_DYNAMIC_DISPATCH(SgdFloat32)(weights + i, grad, moments[0], count, factors);
+                  }
+                });
 }
 
 }  // namespace swinfleet::cpu

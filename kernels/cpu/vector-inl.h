@@ -196,6 +196,26 @@ HWY_INLINE void StorePart(V v, T* p, int64_t count) {
   std::memcpy(p, buffer, count * sizeof(T));
 }
 
+// The same of integers in 16 bits.
+HWY_INLINE hn::Vec<D16> LoadHalves(const uint16_t* p, int64_t count) {
+  const D16 d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, p);
+  HWY_ALIGN uint16_t buffer[hn::MaxLanes(d)] = {};
+  std::memcpy(buffer, p, count * sizeof(uint16_t));
+  return hn::LoadU(d, buffer);
+}
+
+HWY_INLINE void StoreHalves(hn::Vec<D16> v, uint16_t* p, int64_t count) {
+  const D16 d;
+  if (count == static_cast<int64_t>(hn::Lanes(d))) {
+    hn::StoreU(v, d, p);
+    return;
+  }
+  HWY_ALIGN uint16_t buffer[hn::MaxLanes(d)];
+  hn::StoreU(v, d, buffer);
+  std::memcpy(p, buffer, count * sizeof(uint16_t));
+}
+
 // exp(x) for x that is not much larger than 0: a relative error of 2e-7 and of 1e-8 for each unit
 // of x, and 0 below -87. 2^n 2^r with r in [-1/2, 1/2] and a polynomial of degree 5, fitted to the
 // least relative error.
