@@ -17,9 +17,6 @@ benchmark_programs
 rehearse=
 for argument in "${arguments[@]}"; do [ "$argument" = --rehearse ] && rehearse=yes; done
 if [ -n "$rehearse" ]; then
-  . deploy/packages.sh
-  # shellcheck disable=SC2086
-  swinfleet_install $swinfleet_cuda_test_packages
   cmake --build build --target cuda_programs cuda_kernels_test_plain >&2
   exec python3 benchmarks/gpu.py "${arguments[@]}"
 fi

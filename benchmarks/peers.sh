@@ -21,8 +21,7 @@ benchmark_arguments() {
 # Debian's packages, and the programs in build/bin.
 benchmark_programs() {
   . deploy/packages.sh
-  # shellcheck disable=SC2086
-  swinfleet_install $swinfleet_build_packages python3-venv
+  swinfleet_install_for_build python3-venv
   cmake --preset release >/dev/null
   cmake --build build --target programs >&2
 }

@@ -20,8 +20,7 @@ seeds=${SEEDS:-1 2 3}
 pictures=/usr/share/datasets/fashion-mnist
 
 . deploy/packages.sh
-# shellcheck disable=SC2086
-swinfleet_install $swinfleet_build_packages python3
+swinfleet_install_for_build
 cmake --preset release >/dev/null
 cmake --build build --target programs
 mkdir -p "$work"

@@ -11,12 +11,26 @@ swinfleet_build_packages="g++ cmake ninja-build ccache pkg-config libdnnl-dev li
 # start, which runs nothing by itself.
 swinfleet_test_packages="prometheus slurmctld slurmd slurm-client munge"
 # Where the CUDA toolkit is, the tests run kernels on fibers.
-swinfleet_cuda_test_packages="libboost-context-dev"
+swinfleet_cuda_packages="libboost-context-dev"
 
 # What the built programs need to run, and mpirun to start them on other hosts.
 swinfleet_run_packages="libdnnl2 libgnutls30 libgomp1 libhwy1 libgoogle-glog0v6 libgrpc++1.51
   libmicrohttpd12 libopenmpi3 openmpi-bin libprometheus-cpp-core1.0 libprotobuf32 libsqlite3-0 libssl3
   liburing2 libvips42 libxxhash0 libyaml-cpp0.7 zlib1g openssh-client openssh-server"
+
+# Whether the build finds a CUDA toolkit, where cmake/cuda.cmake looks for it.
+swinfleet_has_cuda_toolkit() {
+  command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-}/bin/nvcc" ] || [ -x "${CUDA_PATH:-}/bin/nvcc" ] ||
+    [ -x /usr/local/cuda/bin/nvcc ]
+}
+
+# swinfleet_install_for_build [PACKAGE...]: what building needs, and these.
+swinfleet_install_for_build() {
+  local packages
+  read -r -d '' -a packages <<<"$swinfleet_build_packages" || true
+  if swinfleet_has_cuda_toolkit; then packages+=("$swinfleet_cuda_packages"); fi
+  swinfleet_install "${packages[@]}" "$@"
+}
 
 # swinfleet_install PACKAGE...
 swinfleet_install() {

@@ -25,8 +25,7 @@ esac
 
 say "packages"
 . deploy/packages.sh
-# shellcheck disable=SC2086
-swinfleet_install $swinfleet_build_packages
+swinfleet_install_for_build
 
 say "building the programs (build/bin)"
 cmake --preset release >/dev/null

@@ -23,10 +23,7 @@ done
 
 . deploy/packages.sh
 # shellcheck disable=SC2086
-swinfleet_install $swinfleet_build_packages $swinfleet_test_packages
-if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
-  swinfleet_install $swinfleet_cuda_test_packages
-fi
+swinfleet_install_for_build $swinfleet_test_packages
 
 tests/check_arrows.sh
 tests/check_no_shell.sh
