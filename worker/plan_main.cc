@@ -130,10 +130,22 @@ size_t LimitOf(const Arguments& arguments, const JobConfig& config) {
   return static_cast<size_t>(limit);
 }
 
-// Of a rank, by --compute-gflops or by a step of one micro-batch; 0: not known.
-double FlopsPerSecond(const LinkArguments& links, const MemoryPlan& plan) {
-  if (links.step_seconds == 0) return 1e9 * links.compute_gflops;
-  return plan.step.matrix_flops / static_cast<double>(plan.leaves) / links.step_seconds;
+// Of a rank, by --compute-gflops or by a step of one micro-batch, which may be a roofline's; 0: not
+// known.
+double FlopsPerSecond(const LinkArguments& links, const Planned& job) {
+  if (links.compute_gflops > 0) return 1e9 * links.compute_gflops;
+  const double seconds = links.step_seconds > 0 ? links.step_seconds : job.roofline.all.seconds;
+  if (seconds == 0) return 0;
+  return job.plan.step.matrix_flops / static_cast<double>(job.plan.leaves) / seconds;
+}
+
+// What keeps a step from being faster, of one that has a roofline.
+std::string StepBound(const Planned& job) {
+  const CommunicationPlan& plan = job.communication;
+  if (plan.time.has_value() && plan.communication_seconds > plan.time->compute_seconds) {
+    return "exchanges";
+  }
+  return NameOf(job.roofline.all.bound());
 }
 
 // Plans the job, for the ranks it is to have: for one when nobody says how many, or for as many as
@@ -164,16 +176,16 @@ void PlanJob(const Arguments& arguments, Planned* job) {
   job->choice = ResolveBudget(&config, job->planned_ranks);
   const int rank = BusiestRank(config, job->planned_ranks);
   job->plan = PlanMemory(config, rank, job->planned_ranks, options);
-  if (!arguments.check) {
-    job->communication =
-        PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
-                          FlopsPerSecond(arguments.links, job->plan));
-  }
   const auto known = std::ranges::find(KnownGpus(), arguments.roofline, &GpuLimits::name);
   if (!arguments.check && known != KnownGpus().end()) {
     job->gpu = &*known;
     job->roofline =
         RooflineOf(config, rank, job->planned_ranks, *known, 1e-6 * arguments.launch_us);
+  }
+  if (!arguments.check) {
+    job->communication =
+        PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
+                          FlopsPerSecond(arguments.links, *job));
   }
   // Builds the table of parameters; no memory is reserved for them.
   job->model = MakeModel(config.model, config.pretrain, config.memory);
@@ -259,7 +271,9 @@ nlohmann::json DescribeRow(const RooflineRow& row) {
           {"bound", NameOf(row.bound())}};
 }
 
-nlohmann::json DescribeRoofline(const GpuLimits& gpu, const Roofline& roofline) {
+nlohmann::json DescribeRoofline(const Planned& job) {
+  const GpuLimits& gpu = *job.gpu;
+  const Roofline& roofline = job.roofline;
   nlohmann::json operations = nlohmann::json::array();
   for (const RooflineRow& row : roofline.operations) operations.push_back(DescribeRow(row));
   return {{"gpu", gpu.full_name},
@@ -268,7 +282,8 @@ nlohmann::json DescribeRoofline(const GpuLimits& gpu, const Roofline& roofline) 
           {"bandwidth", gpu.bandwidth},
           {"operations", operations},
           {"all", DescribeRow(roofline.all)},
-          {"share_of_peak", roofline.ShareOfPeak()}};
+          {"share_of_peak", roofline.ShareOfPeak()},
+          {"step_bound", StepBound(job)}};
 }
 
 nlohmann::json Describe(const Arguments& arguments, const Planned& job,
@@ -310,7 +325,7 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
     plan["largest_micro_batch"] = job.largest_micro_batch;
     plan["largest_micro_batch_limit_bytes"] = job.micro_batch_limit;
   }
-  if (job.gpu != nullptr) plan["roofline"] = DescribeRoofline(*job.gpu, job.roofline);
+  if (job.gpu != nullptr) plan["roofline"] = DescribeRoofline(job);
   nlohmann::json units = nlohmann::json::array();
   for (const Unit& unit : job.table().units()) {
     units.push_back({{"name", unit.name},
@@ -411,7 +426,9 @@ void PrintCommunication(const LinkArguments& links, const Planned& job) {
               text(traffic.host_sent).c_str(), text(traffic.host_received).c_str());
   std::printf("exchanges   take %.3f s, one after the other\n", plan.communication_seconds);
   if (!plan.time.has_value()) {
-    std::printf("step time   --compute-gflops or --step-seconds says what it can be told from\n");
+    std::printf(
+        "step time   --compute-gflops, --step-seconds or --roofline says what it can be told "
+        "from\n");
     return;
   }
   std::printf("step time   %.3f s: computing %.3f s, waiting for exchanges %.3f s%s\n",
@@ -455,14 +472,15 @@ void PrintRooflineRow(const RooflineRow& row) {
 void PrintRoofline(const Arguments& arguments, const Planned& job) {
   std::printf(
       "roofline    of one micro-batch on %s: %g TFLOP/s of 16-bit products, %g of float32, %g "
-      "GB/s, %g us a launch; exchanges left out\n"
+      "GB/s, %g us a launch; without exchanges\n"
       "  %-26s %7s %8s %11s %9s %9s  %s\n",
       job.gpu->full_name.c_str(), job.gpu->half_flops / 1e12, job.gpu->float_flops / 1e12,
       job.gpu->bandwidth / 1e9, arguments.launch_us, "operation", "calls", "launches", "GFLOP",
       "GB", "ms", "held back by");
   for (const RooflineRow& row : job.roofline.operations) PrintRooflineRow(row);
   PrintRooflineRow(job.roofline.all);
-  std::printf("  at most %.0f%% of the products' peak\n", 100 * job.roofline.ShareOfPeak());
+  std::printf("  at most %.0f%% of the products' peak; a step is held back by %s\n",
+              100 * job.roofline.ShareOfPeak(), StepBound(job).c_str());
   std::fflush(stdout);
 }
 
@@ -496,9 +514,11 @@ void AddRooflineOptions(CLI::App* app, Arguments* arguments) {
   std::vector<std::string> names;
   for (const GpuLimits& gpu : KnownGpus()) names.push_back(gpu.name);
   CLI::Option* roofline =
-      app->add_option("--roofline", arguments->roofline,
-                      "With --device cuda: each operation of a step against the limits of such a\n"
-                      "GPU, by its maker's figures")
+      app->add_option(
+             "--roofline", arguments->roofline,
+             "With --device cuda: each operation of a step against the limits of such a\n"
+             "GPU, by its maker's figures; and a step's time from these, where nothing else\n"
+             "says how fast a rank computes")
           ->check(CLI::IsMember(names));
   app->add_option("--launch-us", arguments->launch_us,
                   "What the start of a kernel takes on it where nothing hides it")

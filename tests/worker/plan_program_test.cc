@@ -124,6 +124,29 @@ TEST_F(PlanProgramTest, OperationsAreHeldAgainstAGpu) {
   EXPECT_THAT(text.Out(), HasSubstr("window_attention_backward"));
 }
 
+TEST_F(PlanProgramTest, AStepOfARooflineWaitsForExchanges) {
+  const auto plan = [&, job = Write(kTiny)](const std::string& gbit_per_s) {
+    return PlanJson({job, "--ranks", "2", "--device", "cuda", "--roofline", "h100",
+                     "--link-gbit-per-s", gbit_per_s, "--link-latency-us", "0.001"});
+  };
+  const auto fast = plan("1000000"), slow = plan("0.1");
+  // Of a rank's 4 micro-batches, as long as the roofline says.
+  const double computing = 4 * fast.at("roofline").at("all").at("seconds").get<double>();
+  for (const auto& one : {fast, slow}) {
+    const auto& exchanges = one.at("communication");
+    EXPECT_NEAR(exchanges.at("compute_seconds"), computing, 1e-9 * computing);
+    EXPECT_DOUBLE_EQ(exchanges.at("step_seconds").get<double>(),
+                     exchanges.at("compute_seconds").get<double>() +
+                         exchanges.at("exposed_communication_seconds").get<double>());
+  }
+  EXPECT_EQ(fast.at("roofline").at("step_bound"), fast.at("roofline").at("all").at("bound"));
+  EXPECT_EQ(slow.at("roofline").at("step_bound"), "exchanges");
+  // What somebody measured counts for more.
+  const auto measured = PlanJson({Write(kTiny), "--ranks", "2", "--device", "cuda", "--roofline",
+                                  "h100", "--step-seconds", "0.5"});
+  EXPECT_NEAR(measured.at("communication").at("compute_seconds"), 2.0, 1e-9);
+}
+
 TEST_F(PlanProgramTest, ARooflineIsOfAGpuThatIsKnown) {
   const std::string job = Write(kTiny);
   Child on_cpu = Plan({job, "--roofline", "h100"});
@@ -233,7 +256,7 @@ TEST_F(PlanProgramTest, TextTellsTheTimeOfAStep) {
        {"in a host   2 ranks: 5 GB/s and 2 us; the rank sends ",
         "link        10 Gbit/s, 0.55 of it each way at once, 50 us\n            the rank sends ",
         "the busiest host sends ", "exchanges   take ",
-        "step time   --compute-gflops or --step-seconds"}) {
+        "step time   --compute-gflops, --step-seconds or --roofline"}) {
     EXPECT_THAT(plan.Out(), HasSubstr(part));
   }
   Child timed = Plan({job, "--ranks", "4", "--compute-gflops", "100"});
