@@ -293,8 +293,7 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context
   Run(product, scratch, context);
   if (args.dbias.empty()) return;
   // The library overwrites.
-  ForEach(n, AddParts{static_cast<float*>(scratch.vector), 1, n, Elements<float>(args.dbias)},
-          context);
+  AddParts({static_cast<float*>(scratch.vector), 1, n, n}, Elements<float>(args.dbias), context);
 }
 
 }  // namespace swinfleet::cuda
