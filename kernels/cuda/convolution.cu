@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/convolution.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/plan_cache.h"
 
 namespace swinfleet::cuda {
 namespace {
@@ -148,23 +150,42 @@ Found Choose(const std::vector<Found>& found, std::initializer_list<Algorithm> a
   throw Error(text + ". Train on the CPU (--device cpu), or with another version of cuDNN");
 }
 
-// An algorithm is found for a kind of arithmetic, which is to be said again with it; but it never
-// widens what may round.
-void Use(cudnnMathType_t math, const Convolution& c, const Descriptors& descriptors) {
-  if (MathOf(c) == CUDNN_FMA_MATH) return;
-  CheckDnn(cudnnSetConvolutionMathType(descriptors.convolution, math), "the choice of arithmetic");
-}
+// What the library is told of a convolution, and what it has chosen; Found is its answer's type.
+template <typename Found>
+struct ConvolutionPlan {
+  Descriptors d;
+  Found chosen;
 
-// Asks one of cudnnGetConvolution*Algorithm_v7.
-template <typename Found, typename Ask>
-std::vector<Found> Find(const Ask& ask, const Convolution& c, const char* what) {
-  // More than there are, twice: with tensor cores and without.
-  constexpr int kMost = 2 * CUDNN_CONVOLUTION_FWD_ALGO_COUNT;
-  std::vector<Found> found(kMost);
-  int count = 0;
-  CheckDnn(ask(kMost, &count, found.data()), "looking for an algorithm for the " + NameOf(c, what));
-  found.resize(count);
-  return found;
+  // ask(descriptors, most, count, to) calls one of cudnnGetConvolution*Algorithm_v7.
+  template <typename Ask, typename Algorithm>
+  ConvolutionPlan(const Convolution& c, const char* what, const ConvolutionWorkspace& workspace,
+                  const std::initializer_list<Algorithm>& allowed, const Ask& ask)
+      : d(c) {
+    // More than there are, twice: with tensor cores and without.
+    constexpr int kMost = 2 * CUDNN_CONVOLUTION_FWD_ALGO_COUNT;
+    std::vector<Found> found(kMost);
+    int count = 0;
+    CheckDnn(ask(d, kMost, &count, found.data()),
+             "looking for an algorithm for the " + NameOf(c, what));
+    found.resize(count);
+    chosen = Choose(found, allowed, c, what, workspace);
+    // An algorithm is found for a kind of arithmetic, which is to be said again with it; but it
+    // never widens what may round.
+    if (MathOf(c) == CUDNN_FMA_MATH) return;
+    CheckDnn(cudnnSetConvolutionMathType(d.convolution, chosen.mathType),
+             "the choice of arithmetic");
+  }
+};
+
+// The plan for these sizes and for so much workspace; one kind of convolution has one type Found.
+template <typename Found, typename Algorithm, typename Ask>
+const ConvolutionPlan<Found>& PlanOf(const Convolution& c, const char* what,
+                                     const ConvolutionWorkspace& workspace,
+                                     const std::initializer_list<Algorithm>& allowed,
+                                     const Ask& ask) {
+  // Of the one thread that computes.
+  static PlanCache<std::pair<Convolution, size_t>, ConvolutionPlan<Found>> plans;
+  return plans.Get({c, workspace.bytes}, c, what, workspace, allowed, ask);
 }
 
 constexpr float kOne = 1, kZero = 0;
@@ -173,61 +194,56 @@ constexpr float kOne = 1, kZero = 0;
 
 void ConvolutionForward(const Convolution& c, const void* x, const void* w, void* y,
                         const ConvolutionWorkspace& workspace, const Context& context) {
+  using Found = cudnnConvolutionFwdAlgoPerf_t;
   constexpr char kWhat[] = "convolution";
   const cudnnHandle_t handle = TheHandle(context);
-  const Descriptors d(c);
-  const auto found = Find<cudnnConvolutionFwdAlgoPerf_t>(
-      [&](int most, int* count, cudnnConvolutionFwdAlgoPerf_t* to) {
-        return cudnnGetConvolutionForwardAlgorithm_v7(handle, d.x, d.w, d.convolution, d.y, most,
-                                                      count, to);
-      },
-      c, kWhat);
-  const auto algorithm = Choose(
-      found,
-      {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM},
-      c, kWhat, workspace);
-  Use(algorithm.mathType, c, d);
-  CheckDnn(cudnnConvolutionForward(handle, &kOne, d.x, x, d.w, w, d.convolution, algorithm.algo,
+  const auto& [d, chosen] =
+      PlanOf<Found>(c, kWhat, workspace,
+                    std::initializer_list<cudnnConvolutionFwdAlgo_t>{
+                        CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+                        CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM},
+                    [handle](const Descriptors& of, int most, int* count, Found* to) {
+                      return cudnnGetConvolutionForwardAlgorithm_v7(
+                          handle, of.x, of.w, of.convolution, of.y, most, count, to);
+                    });
+  CheckDnn(cudnnConvolutionForward(handle, &kOne, d.x, x, d.w, w, d.convolution, chosen.algo,
                                    workspace.data, workspace.bytes, &kZero, d.y, y),
            "the " + NameOf(c, kWhat));
 }
 
 void ConvolutionBackwardFilters(const Convolution& c, const void* x, const void* dy, void* dw,
                                 const ConvolutionWorkspace& workspace, const Context& context) {
+  using Found = cudnnConvolutionBwdFilterAlgoPerf_t;
   constexpr char kWhat[] = "filters' gradient of the convolution";
   const cudnnHandle_t handle = TheHandle(context);
-  const Descriptors d(c);
-  const auto found = Find<cudnnConvolutionBwdFilterAlgoPerf_t>(
-      [&](int most, int* count, cudnnConvolutionBwdFilterAlgoPerf_t* to) {
-        return cudnnGetConvolutionBackwardFilterAlgorithm_v7(handle, d.x, d.y, d.convolution, d.w,
-                                                             most, count, to);
-      },
-      c, kWhat);
-  const auto algorithm = Choose(found, {CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1}, c, kWhat, workspace);
-  Use(algorithm.mathType, c, d);
+  const auto& [d, chosen] = PlanOf<Found>(
+      c, kWhat, workspace,
+      std::initializer_list<cudnnConvolutionBwdFilterAlgo_t>{CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1},
+      [handle](const Descriptors& of, int most, int* count, Found* to) {
+        return cudnnGetConvolutionBackwardFilterAlgorithm_v7(handle, of.x, of.y, of.convolution,
+                                                             of.w, most, count, to);
+      });
   CheckDnn(
-      cudnnConvolutionBackwardFilter(handle, &kOne, d.x, x, d.y, dy, d.convolution, algorithm.algo,
+      cudnnConvolutionBackwardFilter(handle, &kOne, d.x, x, d.y, dy, d.convolution, chosen.algo,
                                      workspace.data, workspace.bytes, &kZero, d.w, dw),
       "the " + NameOf(c, kWhat));
 }
 
 void ConvolutionBackwardInput(const Convolution& c, const void* dy, const void* w, void* dx,
                               const ConvolutionWorkspace& workspace, const Context& context) {
+  using Found = cudnnConvolutionBwdDataAlgoPerf_t;
   constexpr char kWhat[] = "input's gradient of the convolution";
   const cudnnHandle_t handle = TheHandle(context);
-  const Descriptors d(c);
-  const auto found = Find<cudnnConvolutionBwdDataAlgoPerf_t>(
-      [&](int most, int* count, cudnnConvolutionBwdDataAlgoPerf_t* to) {
-        return cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, d.w, d.y, d.convolution, d.x,
+  const auto& [d, chosen] = PlanOf<Found>(
+      c, kWhat, workspace,
+      std::initializer_list<cudnnConvolutionBwdDataAlgo_t>{CUDNN_CONVOLUTION_BWD_DATA_ALGO_1},
+      [handle](const Descriptors& of, int most, int* count, Found* to) {
+        return cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, of.w, of.y, of.convolution, of.x,
                                                            most, count, to);
-      },
-      c, kWhat);
-  const auto algorithm = Choose(found, {CUDNN_CONVOLUTION_BWD_DATA_ALGO_1}, c, kWhat, workspace);
-  Use(algorithm.mathType, c, d);
-  CheckDnn(
-      cudnnConvolutionBackwardData(handle, &kOne, d.w, w, d.y, dy, d.convolution, algorithm.algo,
-                                   workspace.data, workspace.bytes, &kZero, d.x, dx),
-      "the " + NameOf(c, kWhat));
+      });
+  CheckDnn(cudnnConvolutionBackwardData(handle, &kOne, d.w, w, d.y, dy, d.convolution, chosen.algo,
+                                        workspace.data, workspace.bytes, &kZero, d.x, dx),
+           "the " + NameOf(c, kWhat));
 }
 
 }  // namespace swinfleet::cuda

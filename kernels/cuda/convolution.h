@@ -3,6 +3,7 @@
 #define SWINFLEET_KERNELS_CUDA_CONVOLUTION_H_
 
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,6 +20,8 @@ struct Convolution {
   int spatial = 2;  // dimensions: 2, or 3 for clips; what follows begins with the depth of clips
   std::array<int64_t, 3> map = {}, kernel = {};
   int64_t batch = 0, channels = 0, filters = 0;
+
+  auto operator<=>(const Convolution&) const = default;
 };
 
 // What cuDNN may take beside the tensors.
@@ -30,7 +33,8 @@ struct ConvolutionWorkspace {
 // y (B, map / kernel, K) from x (B, map, C) and w (K, kernel, C). Overwrites y; x, w and y start at
 // multiples of 16 bytes, here and below. All three take the fastest algorithm of the library's
 // whose bits are the same in every run and that the workspace suffices for; where there is none,
-// Error says for which convolution.
+// Error says for which convolution. The library is asked once for each convolution and size of the
+// workspace.
 void ConvolutionForward(const Convolution& c, const void* x, const void* w, void* y,
                         const ConvolutionWorkspace& workspace, const Context& context);
 // dw from x and dy.

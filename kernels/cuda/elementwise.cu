@@ -252,7 +252,7 @@ void GeluBiasGradient(const GeluBackwardArgs& args, Context& context) {
                 c, sums);
     });
   });
-  ForEach(c, AddParts{sums, parts, c, Elements<float>(args.dbias)}, context);
+  AddParts({sums, parts, c, c}, Elements<float>(args.dbias), context);
 }
 
 // Pixel by pixel of pairs of pictures.

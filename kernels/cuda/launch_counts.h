@@ -60,6 +60,7 @@ inline int64_t LaunchesOf(const PatchEmbeddingBackwardArgs& args) {
 
 // Sums of blocks are added at the end; for gamma and for beta.
 inline int64_t LaunchesOf(const BiasScatterArgs& /*args*/) { return 2; }
+inline int64_t LaunchesOf(const MaskTokensBackwardArgs& /*args*/) { return 2; }
 inline int64_t LaunchesOf(const LayerNormBackwardArgs& /*args*/) { return 3; }
 inline int64_t LaunchesOf(const GeluBackwardArgs& args) { return args.dbias.empty() ? 1 : 2; }
 

@@ -225,7 +225,7 @@ void LayerNormBackward(const LayerNormBackwardArgs& args, Context& context) {
     });
   });
   for (const auto& [first, to] : {std::pair(0, args.dgamma), std::pair(1, args.dbeta)}) {
-    ForEach(c, AddParts{sums + first * c, parts.parts, 2 * c, Elements<float>(to)}, context);
+    AddParts({sums + first * c, parts.parts, 2 * c, c}, Elements<float>(to), context);
   }
 }
 

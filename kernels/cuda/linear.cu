@@ -4,10 +4,14 @@
 // for that, forward is y^T = weight x^T, and so on.
 #include <cublasLt.h>
 
+#include <array>
+#include <compare>
 #include <memory>
+#include <sstream>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/plan_cache.h"
 #include "kernels/cuda/scratch.h"
 
 namespace swinfleet::cuda {
@@ -15,14 +19,14 @@ namespace {
 
 void CheckLt(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(std::string("cuBLASLt: ") + what + " failed: " + cublasLtGetStatusString(status));
+  throw Error(std::string("cuBLASLt: the ") + what + " failed: " + cublasLtGetStatusString(status));
 }
 
 // Of the device that is current at the first call, for the process's life.
 cublasLtHandle_t TheHandle() {
   static const cublasLtHandle_t handle = [] {
     cublasLtHandle_t made = nullptr;
-    CheckLt(cublasLtCreate(&made), "its beginning");
+    CheckLt(cublasLtCreate(&made), "beginning");
     return made;
   }();
   return handle;
@@ -66,82 +70,158 @@ struct Matrix {
 
 // d = op(a) op(b), or d += that.
 struct Product {
+  const char* what;  // for messages
   Matrix a, b, d;
   bool accumulate = false;
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  // The bias, or where its gradient goes; of d's type.
+  // The bias, or where its gradient goes; of d's type, at a multiple of 16 bytes.
   void* vector = nullptr;
+
+  int64_t Inner() const { return a.transposed ? a.Rows() : a.Columns(); }
 };
+
+// All that an algorithm is chosen by. Not whether the product is added to what is there, which the
+// library is told when it computes, and no address: the same layer must have the same bits wherever
+// its tensors lie, which depends on stages of ZeRO and on ranks.
+struct ProductKey {
+  int64_t rows, columns, inner;
+  DType factors, result;
+  bool a_transposed, b_transposed, tf32;
+  cublasLtEpilogue_t epilogue;
+  std::array<uint32_t, 3> alignment;  // bytes, of a, b and d
+  size_t workspace_bytes;
+
+  auto operator<=>(const ProductKey&) const = default;
+};
+
+// What an address is a multiple of, as far as algorithms make a difference: 16 bytes are what a
+// thread moves at once.
+uint32_t AlignmentOf(const Matrix& matrix) {
+  const auto at = reinterpret_cast<uintptr_t>(matrix.view.data);
+  return static_cast<uint32_t>(std::min<uintptr_t>(16, at & -at));
+}
+
+ProductKey KeyOf(const Product& p, const LinearScratch& scratch) {
+  return {.rows = p.d.Rows(),
+          .columns = p.d.Columns(),
+          .inner = p.Inner(),
+          .factors = p.a.view.dtype,
+          .result = p.d.view.dtype,
+          .a_transposed = p.a.transposed,
+          .b_transposed = p.b.transposed,
+          .tf32 = use_tf32 && p.a.view.dtype == DType::kF32,
+          .epilogue = p.epilogue,
+          .alignment = {AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.d)},
+          .workspace_bytes = scratch.workspace_bytes};
+}
 
 Layout LayoutOf(const Matrix& matrix) {
   cublasLtMatrixLayout_t layout = nullptr;
   CheckLt(cublasLtMatrixLayoutCreate(&layout, TypeOf(matrix.view.dtype), matrix.Rows(),
                                      matrix.Columns(), matrix.Rows()),
-          "the layout of a matrix");
+          "layout of a matrix");
   return Layout(layout);
 }
 
-Description Describe(const Product& p) {
+template <typename T>
+void Set(const Description& description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+  CheckLt(cublasLtMatmulDescSetAttribute(description.get(), attribute, &value, sizeof(value)),
+          "attribute of a product");
+}
+
+Description Describe(const ProductKey& key) {
   cublasLtMatmulDesc_t made = nullptr;
-  const bool fast = use_tf32 && p.a.view.dtype == DType::kF32;
-  CheckLt(cublasLtMatmulDescCreate(&made, fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
-                                   CUDA_R_32F),
-          "the description of a product");
+  CheckLt(cublasLtMatmulDescCreate(
+              &made, key.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F),
+          "description of a product");
   Description description(made);
-  const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
-    CheckLt(cublasLtMatmulDescSetAttribute(made, attribute, &value, sizeof(value)),
-            "an attribute of a product");
-  };
-  set(CUBLASLT_MATMUL_DESC_TRANSA, p.a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(CUBLASLT_MATMUL_DESC_TRANSB, p.b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue);
-  if (p.vector != nullptr) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.vector);
+  Set(description, CUBLASLT_MATMUL_DESC_TRANSA, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  Set(description, CUBLASLT_MATMUL_DESC_TRANSB, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  Set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
   return description;
 }
 
 // What an algorithm may rely on.
-Preference PreferenceFor(const Product& p, const LinearScratch& scratch) {
+Preference PreferenceFor(const ProductKey& key) {
   cublasLtMatmulPreference_t made = nullptr;
-  CheckLt(cublasLtMatmulPreferenceCreate(&made), "a preference");
+  CheckLt(cublasLtMatmulPreferenceCreate(&made), "preference");
   Preference preference(made);
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     CheckLt(cublasLtMatmulPreferenceSetAttribute(made, attribute, &value, sizeof(value)),
-            "an attribute of a preference");
+            "attribute of a preference");
   };
-  const auto alignment = [](const Matrix& matrix) {
-    const auto at = reinterpret_cast<uintptr_t>(matrix.view.data);
-    return static_cast<uint32_t>(std::min<uintptr_t>(256, at & -at));
-  };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{scratch.workspace_bytes});
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(p.a));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(p.b));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(p.d));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(p.d));
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{key.workspace_bytes});
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignment[0]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignment[1]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignment[2]);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignment[2]);
   // Parts of a sum are kept and added in float32, in a fixed order.
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   return preference;
 }
 
-void Run(const Product& p, const LinearScratch& scratch, const Context& context) {
-  const Layout a = LayoutOf(p.a), b = LayoutOf(p.b), d = LayoutOf(p.d);
-  const Description description = Describe(p);
-  const Preference preference = PreferenceFor(p, scratch);
-  cublasLtMatmulHeuristicResult_t found = {};
-  int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(TheHandle(), description.get(), a.get(), b.get(), d.get(),
-                                     d.get(), preference.get(), 1, &found, &count);
-  if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
-    throw Error(std::string("cuBLASLt has no algorithm for a product of ") +
-                NameOf(p.a.view.dtype) + " " + std::to_string(p.d.Rows()) + " x " +
-                std::to_string(p.d.Columns()) + ": " + cublasLtGetStatusString(status));
+const char* NameOf(cublasLtEpilogue_t epilogue) {
+  switch (epilogue) {
+    case CUBLASLT_EPILOGUE_BIAS:
+      return "BIAS";
+    case CUBLASLT_EPILOGUE_BGRADB:
+      return "BGRADB";
+    default:
+      return "DEFAULT";
   }
+}
+
+[[noreturn]] void FailWithoutAlgorithm(const ProductKey& key, const char* what,
+                                       cublasStatus_t status) {
+  const auto [a, b, d] = key.alignment;
+  std::ostringstream text;
+  text << "cuBLASLt " << cublasLtGetVersion() << " has no algorithm for the " << what << ": "
+       << NameOf(key.result) << " " << key.columns << " x " << key.rows << " of sums over "
+       << key.inner << " products of " << NameOf(key.factors) << (key.tf32 ? " in TF32" : "")
+       << ", epilogue " << NameOf(key.epilogue) << ", factors at multiples of " << b << " and " << a
+       << " bytes, the result of " << d << ", in a workspace of " << key.workspace_bytes
+       << " bytes: " << cublasLtGetStatusString(status)
+       << ". Train on the CPU (--device cpu), or with another version of cuBLASLt";
+  throw Error(text.str());
+}
+
+// What the library is told of a product, and what it has chosen.
+struct ProductPlan {
+  Layout a, b, d;
+  Description description;
+  cublasLtMatmulAlgo_t algorithm;
+
+  ProductPlan(const ProductKey& key, const Product& p)
+      : a(LayoutOf(p.a)), b(LayoutOf(p.b)), d(LayoutOf(p.d)), description(Describe(key)) {
+    SetVector(p);
+    const Preference preference = PreferenceFor(key);
+    cublasLtMatmulHeuristicResult_t found = {};
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(TheHandle(), description.get(), a.get(), b.get(), d.get(),
+                                       d.get(), preference.get(), 1, &found, &count);
+    if (status != CUBLAS_STATUS_SUCCESS || count == 0) FailWithoutAlgorithm(key, p.what, status);
+    algorithm = found.algo;
+  }
+
+  // The one address that belongs to the description.
+  void SetVector(const Product& p) const {
+    if (p.vector != nullptr) Set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.vector);
+  }
+};
+
+void Run(const Product& p, const LinearScratch& scratch, const Context& context) {
+  // Of the one thread that computes.
+  static PlanCache<ProductKey, ProductPlan> plans;
+  const ProductKey key = KeyOf(p, scratch);
+  const ProductPlan& plan = plans.Get(key, key, p);
+  plan.SetVector(p);
   const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
-  CheckLt(
-      cublasLtMatmul(TheHandle(), description.get(), &one, p.a.view.data, a.get(), p.b.view.data,
-                     b.get(), &beta, p.d.view.data, d.get(), p.d.view.data, d.get(), &found.algo,
-                     scratch.workspace, scratch.workspace_bytes, StreamOf(context)),
-      "a product");
+  CheckLt(cublasLtMatmul(TheHandle(), plan.description.get(), &one, p.a.view.data, plan.a.get(),
+                         p.b.view.data, plan.b.get(), &beta, p.d.view.data, plan.d.get(),
+                         p.d.view.data, plan.d.get(), &plan.algorithm, scratch.workspace,
+                         scratch.workspace_bytes, StreamOf(context)),
+          p.what);
 }
 
 }  // namespace
@@ -159,7 +239,8 @@ void LinearForward(const LinearForwardArgs& args, Context& context) {
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
   if (m == 0) return;
-  Product product = {.a = {args.weight, true}, .b = {args.x}, .d = {args.y}};
+  Product product = {
+      .what = "outputs of a linear layer", .a = {args.weight, true}, .b = {args.x}, .d = {args.y}};
   if (!args.bias.empty()) {
     product.epilogue = CUBLASLT_EPILOGUE_BIAS;
     product.vector = args.bias.data;
@@ -179,8 +260,12 @@ void LinearBackwardInput(const LinearBackwardInputArgs& args, Context& context) 
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
   if (m == 0) return;
-  Run({.a = {args.weight}, .b = {args.dy}, .d = {args.dx}, .accumulate = args.accumulate}, scratch,
-      context);
+  Run({.what = "inputs' gradients of a linear layer",
+       .a = {args.weight},
+       .b = {args.dy},
+       .d = {args.dx},
+       .accumulate = args.accumulate},
+      scratch, context);
 }
 
 void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context) {
@@ -196,8 +281,11 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context
     if (!args.accumulate) Fill({.x = args.dweight, .value = 0}, context);
     return;
   }
-  Product product = {
-      .a = {args.x}, .b = {args.dy, true}, .d = {args.dweight}, .accumulate = args.accumulate};
+  Product product = {.what = "weights' gradients of a linear layer",
+                     .a = {args.x},
+                     .b = {args.dy, true},
+                     .d = {args.dweight},
+                     .accumulate = args.accumulate};
   if (!args.dbias.empty()) {
     product.epilogue = CUBLASLT_EPILOGUE_BGRADB;
     product.vector = scratch.vector;
@@ -205,8 +293,7 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context
   Run(product, scratch, context);
   if (args.dbias.empty()) return;
   // The library overwrites.
-  ForEach(n, AddParts{static_cast<float*>(scratch.vector), 1, n, Elements<float>(args.dbias)},
-          context);
+  AddParts({static_cast<float*>(scratch.vector), 1, n, n}, Elements<float>(args.dbias), context);
 }
 
 }  // namespace swinfleet::cuda

@@ -131,35 +131,52 @@ void RunMaskedLoss(const Args& args, const Error& error, const Mask& mask, doubl
   });
 }
 
-// A pixel normalised by the part of its neighbourhood that lies in the picture: straight from the
-// definition, and once a step.
-struct NormaliseTarget {
-  const float* x;
+// Targets are pixels normalised by the part of their neighbourhood that lies in the picture. A
+// block has kThreads pixels of a row: sums over the rows around them, column by column, then over
+// the columns around each.
+struct TargetRows {
+  const float* x;  // (planes, height, width)
   float* y;
-  int height, width, radius;
-
-  __device__ void operator()(int64_t i) const {
-    const int column = static_cast<int>(i % width);
-    const int row = static_cast<int>(i / width % height);
-    const float* plane = x + i / (static_cast<int64_t>(height) * width) * height * width;
-    const int top = row > radius ? row - radius : 0;
-    const int bottom = row + radius < height ? row + radius : height - 1;
-    const int left = column > radius ? column - radius : 0;
-    const int right = column + radius < width ? column + radius : width - 1;
-    double sum = 0, squares = 0;
-    for (int r = top; r <= bottom; ++r) {
-      for (int c = left; c <= right; ++c) {
-        const double value = plane[r * width + c];
-        sum += value;
-        squares += value * value;
-      }
-    }
-    const double count = static_cast<double>(bottom - top + 1) * (right - left + 1);
-    const double mean = sum / count;
-    const double variance = fmax(0.0, (squares - sum * mean) / (count - 1));
-    y[i] = static_cast<float>((x[i] - mean) / sqrt(variance + 1e-6));
-  }
+  uint32_t height, width, radius;
+  uint32_t blocks;   // of a row
+  uint32_t columns;  // whose sums a block has, at most
 };
+
+__global__ void NormaliseTargetsKernel(TargetRows a) {
+  SharedCarver carver;
+  double* sums = carver.Take<double>(a.columns);
+  double* squares = carver.Take<double>(a.columns);
+  const uint32_t begin = blockIdx.x % a.blocks * kThreads, line = blockIdx.x / a.blocks;
+  const uint32_t row = line % a.height, column = begin + threadIdx.x;
+  const float* plane = a.x + static_cast<int64_t>(line / a.height) * a.height * a.width;
+  const uint32_t top = row > a.radius ? row - a.radius : 0;
+  const uint32_t bottom = min(row + a.radius + 1, a.height);
+  const uint32_t left = begin > a.radius ? begin - a.radius : 0;
+  const uint32_t right = min(begin + kThreads + a.radius, a.width);
+  for (uint32_t c = left + threadIdx.x; c < right; c += kThreads) {
+    double sum = 0, square = 0;
+    for (uint32_t r = top; r < bottom; ++r) {
+      const double value = plane[static_cast<int64_t>(r) * a.width + c];
+      sum += value;
+      square += value * value;
+    }
+    sums[c - left] = sum;
+    squares[c - left] = square;
+  }
+  __syncthreads();
+  if (column >= a.width) return;
+  const uint32_t first = column > a.radius ? column - a.radius : 0;
+  const uint32_t end = min(column + a.radius + 1, a.width);
+  double sum = 0, square = 0;
+  for (uint32_t c = first; c < end; ++c) {
+    sum += sums[c - left];
+    square += squares[c - left];
+  }
+  const double count = static_cast<double>(bottom - top) * (end - first), mean = sum / count;
+  const double variance = fmax(0.0, (square - sum * mean) / (count - 1));
+  const int64_t at = static_cast<int64_t>(line) * a.width + column;
+  a.y[at] = static_cast<float>((a.x[at] - mean) / sqrt(variance + 1e-6));
+}
 
 // A warp a patch.
 __global__ void PatchTargetsKernel(const float* image, float* y, int64_t rows, uint32_t channels,
@@ -275,12 +292,15 @@ void NormTargets(const NormTargetsArgs& args, Context& context) {
   CHECK(args.window > 1 && args.window % 2 == 1) << args.window;
   CHECK_GT(shape[2] * shape[3], 1) << "the variance of one pixel";
   CheckDtype(DType::kF32, {args.x, args.y});
-  Narrow(shape[2] * shape[3]);
-  ForEach(
-      args.x.NumElements(),
-      NormaliseTarget{Elements<float>(args.x), Elements<float>(args.y), static_cast<int>(shape[2]),
-                      static_cast<int>(shape[3]), static_cast<int>(args.window / 2)},
-      context);
+  const int64_t width = shape[3], radius = args.window / 2;
+  const int64_t blocks = (width + kThreads - 1) / kThreads;
+  // Arrays of doubles end at multiples of two.
+  const int64_t columns = (std::min(width, kThreads + 2 * radius) + 1) / 2 * 2;
+  const uint32_t grid = Narrow(shape[0] * shape[1] * shape[2] * blocks);
+  if (grid == 0) return;
+  GpuLaunch(NormaliseTargetsKernel, grid, kThreads, 2 * columns * sizeof(double), StreamOf(context),
+            TargetRows{Elements<float>(args.x), Elements<float>(args.y), Narrow(shape[2]),
+                       Narrow(width), Narrow(radius), Narrow(blocks), Narrow(columns)});
 }
 
 void PatchTargets(const PatchTargetsArgs& args, Context& context) {

@@ -207,12 +207,12 @@ void RunAddBias(const TensorView& bias, const void* from, const TensorView& y,
 }
 
 void BiasGradient(const PatchEmbeddingBackwardArgs& args, float* sums, const Context& context) {
-  const int64_t rows = args.dy.shape[0], c = args.dy.shape[1], parts = PatchBiasParts(rows);
+  const int64_t rows = args.dy.shape[0], c = args.dy.shape[1], parts = RowParts(rows);
   DispatchDType(args.dy.dtype, [&](auto tag) {
     using T = decltype(tag);
     ForEach(parts * c, SumPartOfRows<T>{Elements<T>(args.dy), rows, parts, c, sums}, context);
   });
-  ForEach(c, AddParts{sums, parts, c, Elements<float>(args.dbias)}, context);
+  AddParts({sums, parts, c, c}, Elements<float>(args.dbias), context);
 }
 
 }  // namespace

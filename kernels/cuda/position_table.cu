@@ -26,8 +26,8 @@ __device__ float HiddenUnit(const TableArrays<T>& a, uint32_t entry, uint32_t un
   return sum < 0 ? 0.0f : sum;
 }
 
-// A block an entry, a warp a head. With dtable null writes the table, else the gradient of what the
-// sigmoid is of.
+// A block an entry, a warp a head. With dtable null writes the table, else (heads, entries), the
+// gradient of what the sigmoid is of: for whoever goes through the entries of a head.
 template <typename T>
 __global__ void TableKernel(TableArrays<T> a, const float* dtable, float* result) {
   SharedCarver carver;
@@ -45,8 +45,11 @@ __global__ void TableKernel(TableArrays<T> a, const float* dtable, float* result
     const float sigmoid = 1.0f / (1.0f + expf(-score));
     const uint32_t at = blockIdx.x * a.heads + head;
     if (threadIdx.x % kWarp == 0) {
-      result[at] =
-          dtable == nullptr ? 16.0f * sigmoid : dtable[at] * 16.0f * sigmoid * (1.0f - sigmoid);
+      if (dtable == nullptr) {
+        result[at] = 16.0f * sigmoid;
+      } else {
+        result[head * a.entries + blockIdx.x] = dtable[at] * 16.0f * sigmoid * (1.0f - sigmoid);
+      }
     }
   }
 }
@@ -63,7 +66,8 @@ __global__ void TableGradientsKernel(TableArrays<T> a, const float* dscores, flo
     if (!(HiddenUnit(a, t, unit) > 0)) continue;
     float gradient = 0;
     for (uint32_t head = 0; head < a.heads; ++head) {
-      gradient = fmaf(dscores[t * a.heads + head], ToFloat(a.w2[head * a.hidden + unit]), gradient);
+      gradient =
+          fmaf(dscores[head * a.entries + t], ToFloat(a.w2[head * a.hidden + unit]), gradient);
     }
     y_sum = fmaf(gradient, a.coords[2 * t], y_sum);
     x_sum = fmaf(gradient, a.coords[2 * t + 1], x_sum);
@@ -80,7 +84,7 @@ __global__ void TableGradientsKernel(TableArrays<T> a, const float* dscores, flo
   for (uint32_t head = 0; head < a.heads; ++head) {
     float product = 0;
     for (uint32_t t = threadIdx.x; t < a.entries; t += blockDim.x) {
-      product = fmaf(dscores[t * a.heads + head], HiddenUnit(a, t, unit), product);
+      product = fmaf(dscores[head * a.entries + t], HiddenUnit(a, t, unit), product);
     }
     product = BlockTotal<false>(product, totals);
     if (threadIdx.x == 0) dw2[head * a.hidden + unit] += product;

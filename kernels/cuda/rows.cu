@@ -288,27 +288,24 @@ struct PutToken {
   }
 };
 
-// A thread a channel: picture by picture, as the CPU adds them.
+// A thread a channel of a part of the rows.
 template <typename T>
 struct TakeToken {
   Masked masked;
   T* dx;
-  float* dtoken;
-  uint32_t pictures, tokens, c;
+  int64_t rows, parts, c;
+  float* sums;  // (parts, c)
 
-  __device__ void operator()(int64_t channel) const {
-    float total = dtoken[channel];
-    for (uint32_t b = 0; b < pictures; ++b) {
-      float sum = 0;
-      for (uint32_t row = b * tokens; row < (b + 1) * tokens; ++row) {
-        if (!masked(row)) continue;
-        T* at = dx + static_cast<int64_t>(row) * c + channel;
-        sum += ToFloat(*at);
-        *at = FromFloat<T>(0.0f);
-      }
-      total += sum;
+  __device__ void operator()(int64_t i) const {
+    const int64_t part = i / c, channel = i % c;
+    float sum = 0;
+    for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
+      if (!masked(static_cast<uint32_t>(row))) continue;
+      T* at = dx + row * c + channel;
+      sum += ToFloat(*at);
+      *at = FromFloat<T>(0.0f);
     }
-    dtoken[channel] = total;
+    sums[i] = sum;
   }
 };
 
@@ -507,13 +504,14 @@ void MaskTokensBackward(const MaskTokensBackwardArgs& args, Context& context) {
   CHECK_EQ(args.dtoken.NumElements(), c);
   CheckFloating(args.dx.dtype, {});
   CheckDtype(DType::kF32, {args.dtoken});
+  ArenaScope scope(context.workspace);
+  float* sums = TakeScratch(args, context);
+  const int64_t rows = Narrow(args.dx.shape[0] * args.dx.shape[1]), parts = RowParts(rows);
   DispatchDType(args.dx.dtype, [&](auto tag) {
     using T = decltype(tag);
-    ForEach(c,
-            TakeToken<T>{masked, Elements<T>(args.dx), Elements<float>(args.dtoken),
-                         Narrow(args.dx.shape[0]), Narrow(args.dx.shape[1]), Narrow(c)},
-            context);
+    ForEach(parts * c, TakeToken<T>{masked, Elements<T>(args.dx), rows, parts, c, sums}, context);
   });
+  AddParts({sums, parts, c, c}, Elements<float>(args.dtoken), context);
 }
 
 void BiasGather(const BiasGatherArgs& args, Context& context) {
@@ -551,8 +549,7 @@ void BiasScatter(const BiasScatterArgs& args, Context& context) {
   const dim3 grid(Narrow(heads), Narrow(parts),
                   Narrow((entries + kScatterEntries - 1) / kScatterEntries));
   GpuLaunch(ScatterBiasKernel, grid, kThreads, kScatterBytes, StreamOf(context), arrays);
-  ForEach(entries * heads, AddParts{sums, parts, entries * heads, Elements<float>(args.dtable)},
-          context);
+  AddParts({sums, parts, entries * heads, entries * heads}, Elements<float>(args.dtable), context);
 }
 
 }  // namespace swinfleet::cuda

@@ -68,6 +68,17 @@ float* TakeScratch(const LayerNormBackwardArgs& args, Context& context) {
       PartsOf(args).parts * 2 * args.x.shape[1] * static_cast<int64_t>(sizeof(float))));
 }
 
+int64_t RowParts(int64_t rows) {
+  constexpr int64_t kRowsOfPart = 64, kMostParts = 512;
+  return std::clamp(rows / kRowsOfPart, int64_t{1}, kMostParts);
+}
+
+float* TakeScratch(const MaskTokensBackwardArgs& args, Context& context) {
+  const int64_t rows = args.dx.shape[0] * args.dx.shape[1];
+  return static_cast<float*>(context.workspace->AllocateBytes(
+      RowParts(rows) * args.dtoken.NumElements() * static_cast<int64_t>(sizeof(float))));
+}
+
 int64_t GeluParts(int64_t rows) {
   // Fewer rows of a block are not worth the part that comes of them.
   constexpr int64_t kRowsOfBlock = 32;
@@ -202,11 +213,6 @@ PatchEmbeddingScratch TakeConvolution(const PatchSizes& sizes, DType dtype, int6
 
 }  // namespace
 
-int64_t PatchBiasParts(int64_t rows) {
-  constexpr int64_t kRowsOfPart = 64, kMostParts = 512;
-  return std::clamp(rows / kRowsOfPart, int64_t{1}, kMostParts);
-}
-
 int64_t PicturesAtOnce(const PatchEmbeddingForwardArgs& args) {
   return PatchSizes(args.image, args.weight).AtOnce(args.y.dtype, args.image.shape[0]);
 }
@@ -230,7 +236,7 @@ PatchEmbeddingScratch TakeScratch(const PatchEmbeddingBackwardArgs& args, Contex
   PatchEmbeddingScratch scratch =
       TakeConvolution(sizes, DType::kF32, pictures, of_pictures, context);
   scratch.dfilters = take(sizes.Weights());
-  scratch.bias_parts = take(PatchBiasParts(args.dy.shape[0]) * sizes.filters);
+  scratch.bias_parts = take(RowParts(args.dy.shape[0]) * sizes.filters);
   if (of_pictures) scratch.dpictures = take(pictures * sizes.pixels * sizes.channels);
   return scratch;
 }

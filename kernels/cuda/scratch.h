@@ -41,12 +41,17 @@ LayerNormParts PartsOf(const LayerNormBackwardArgs& args);
 // Each block's sums for gamma and beta: (parts, 2, C).
 float* TakeScratch(const LayerNormBackwardArgs& args, Context& context);
 
+// Parts that rows are cut into whose sum a thread for each column would make too slowly.
+int64_t RowParts(int64_t rows);
+// Each part's sums for the mask token: (RowParts, C).
+float* TakeScratch(const MaskTokensBackwardArgs& args, Context& context);
+
 // Blocks that share the rows of a gradient of GELU's bias.
 int64_t GeluParts(int64_t rows);
 // Each block's sums for the bias: (parts, C); null without.
 float* TakeScratch(const GeluBackwardArgs& args, Context& context);
 
-// The gradients of what the sigmoid is of: (T, heads).
+// The gradients of what the sigmoid is of: (heads, T).
 float* TakeScratch(const PositionTableBackwardArgs& args, Context& context);
 
 // Parts that the rows of pairs are cut into, each with sums of its own: (parts, T, heads).
@@ -77,8 +82,6 @@ struct AttentionScratch {
 };
 AttentionScratch TakeScratch(const WindowAttentionBackwardArgs& args, Context& context);
 
-// Blocks of rows that share the gradient of the patch embedding's bias.
-int64_t PatchBiasParts(int64_t rows);
 // How a patch embedding goes through a batch: as many pictures at a time as these bytes hold, with
 // their tokens. A GPU's cache holds them; tests make do with fewer. The same on every device, for
 // the order of sums follows from it.
@@ -96,7 +99,7 @@ struct PatchEmbeddingScratch {
   // Of backward, float32. The gradient of pictures is absent where it is not asked for.
   float* dfilters = nullptr;
   float* dpictures = nullptr;
-  float* bias_parts = nullptr;  // (PatchBiasParts, C)
+  float* bias_parts = nullptr;  // (RowParts, C)
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 };

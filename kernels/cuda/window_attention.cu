@@ -165,7 +165,7 @@ void WindowAttentionBackward(const WindowAttentionBackwardArgs& args, Context& c
   });
   if (args.dbias.empty()) return;
   const int64_t n = args.dbias.NumElements();
-  ForEach(n, AddParts{scratch.dbias, scratch.parts, n, Elements<float>(args.dbias)}, context);
+  AddParts({scratch.dbias, scratch.parts, n, n}, Elements<float>(args.dbias), context);
 }
 
 }  // namespace swinfleet::cuda

@@ -6,6 +6,7 @@
 #include "kernels/cuda/convolution.h"
 #include "kernels/error.h"
 #include "tests/cuda/test_device.h"
+#include "tests/cuda_emulator/emulator.h"
 
 namespace swinfleet::testing {
 namespace {
@@ -65,6 +66,38 @@ TEST_F(ConvolutionTest, SaysWhichOneHasNoAlgorithmThatItsWorkspaceSufficesFor) {
               cuda::ConvolutionForward(Picture(), x_->data(), w_->data(), y_->data(), {}, context_);
             }),
             "");
+}
+
+TEST_F(ConvolutionTest, AsksTheLibraryOnceForAllThatAreAlike) {
+  // The process keeps plans: each run has a workspace of its own size.
+  static size_t bytes = 4096;
+  bytes += 512;
+  Workspace room(1 << 16);
+  const Context with_room = room.MakeContext(1);
+  const auto asks = [&](const Convolution& c, size_t workspace_bytes) {
+    const int64_t before = emulator::LibraryPreparations();
+    ArenaScope scope(with_room.workspace);
+    void* const memory = with_room.workspace->AllocateBytes(static_cast<int64_t>(workspace_bytes));
+    const cuda::ConvolutionWorkspace workspace = {memory, workspace_bytes};
+    cuda::ConvolutionForward(c, x_->data(), w_->data(), y_->data(), workspace, with_room);
+    const int64_t of_forward = emulator::LibraryPreparations() - before;
+    cuda::ConvolutionBackwardFilters(c, x_->data(), y_->data(), w_->data(), workspace, with_room);
+    cuda::ConvolutionBackwardInput(c, y_->data(), w_->data(), x_->data(), workspace, with_room);
+    WaitForBackend(with_room);
+    return std::pair(of_forward, emulator::LibraryPreparations() - before - of_forward);
+  };
+  using Counts = std::pair<int64_t, int64_t>;
+  const Counts first = asks(Picture(), bytes);
+  EXPECT_GT(first.first, 0);
+  EXPECT_GT(first.second, first.first);
+  EXPECT_EQ(asks(Picture(), bytes), Counts());
+  // What suffices for an algorithm, and what arithmetic it may take, are parts of the question.
+  EXPECT_EQ(asks(Picture(), bytes + 256), first);
+  Convolution other = Picture();
+  other.tf32 = true;
+  EXPECT_EQ(asks(other, bytes), first);
+  other.batch = 1;
+  EXPECT_EQ(asks(other, bytes), first);
 }
 
 TEST_F(ConvolutionTest, SaysWhatTheLibraryRefuses) {

@@ -13,7 +13,7 @@ export GTEST_FAIL_FAST=1
 # Tests of all kernels that wait, of attention with windows of several tiles and of one.
 tests="Gelu.BackwardOfBias LayerNorm.Backward CrossEntropy.Hard PositionTable.UnitsAtTheKink
   WindowAttention.SharpProbabilities WindowAttentionVariants.SixteenBitsInTiles
-  BiasGather.OfWindows BiasGather.Scatter"
+  BiasGather.OfWindows BiasGather.Scatter MaskTokens.Backward NormTargets.Normalises"
 
 # run TEST: with the environment that is given. The shell has nothing to say about deaths.
 run() { { "$program" --gtest_brief=1 --gtest_filter="$1" >"$work/log" 2>&1; } 2>/dev/null; }

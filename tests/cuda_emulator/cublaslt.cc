@@ -212,6 +212,8 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
+size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
+
 const char* cublasLtGetStatusString(cublasStatus_t status) {
   switch (status) {
     case CUBLAS_STATUS_SUCCESS:
@@ -228,6 +230,7 @@ const char* cublasLtGetStatusString(cublasStatus_t status) {
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type,
                                           uint64_t rows, uint64_t columns, int64_t stride) {
   if (stride < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
+  emulator::NoteLibraryPreparation();
   *layout =
       reinterpret_cast<cublasLtMatrixLayout_t>(new emulator::Layout{type, rows, columns, stride});
   return CUBLAS_STATUS_SUCCESS;
@@ -241,6 +244,7 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description,
                                         cublasComputeType_t compute, cudaDataType_t scale) {
   if (scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+  emulator::NoteLibraryPreparation();
   *description = reinterpret_cast<cublasLtMatmulDesc_t>(new emulator::Description{compute});
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -269,6 +273,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+  emulator::NoteLibraryPreparation();
   *preference = reinterpret_cast<cublasLtMatmulPreference_t>(new emulator::Preference);
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -306,6 +311,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               int* found) {
   *found = 0;
   if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
+  emulator::NoteLibraryPreparation();
   const cublasStatus_t status =
       emulator::CheckProblem(emulator::As<emulator::Description>(description),
                              emulator::As<emulator::Layout>(a), emulator::As<emulator::Layout>(b),
@@ -313,6 +319,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   const auto& p = emulator::As<emulator::Preference>(preference);
   const auto& result = emulator::As<emulator::Layout>(d);
+  // Elements that lie across two places of an element are loaded by no kernel.
+  const size_t elements[] = {emulator::As<emulator::Layout>(a).ElementBytes(),
+                             emulator::As<emulator::Layout>(b).ElementBytes(),
+                             emulator::As<emulator::Layout>(c).ElementBytes(),
+                             result.ElementBytes()};
+  for (int i = 0; i < 4; ++i) {
+    if (p.alignment[i] < elements[i]) return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   emulator::Algorithm algorithm = {.mark = emulator::kMark,
                                    .workspace = p.workspace,
                                    .alignment = {},

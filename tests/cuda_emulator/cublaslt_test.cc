@@ -120,6 +120,7 @@ TEST_F(CublasLtTest, TakesItsCallerAtTheirWord) {
   // Aligned as promised, and no more.
   EXPECT_EQ(Run({.alignment = 8, .factor_offset = 2}), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(Run({.alignment = 16, .factor_offset = 2}), CUBLAS_STATUS_INVALID_VALUE);
+  EXPECT_EQ(Run({.alignment = 2}), CUBLAS_STATUS_NOT_SUPPORTED);
   EXPECT_EQ(Run({.workspace_given = 512}), CUBLAS_STATUS_INVALID_VALUE);
   EXPECT_EQ(Run({.workspace_offset = 64}), CUBLAS_STATUS_INVALID_VALUE);
   EXPECT_EQ(Run({.workspace = 0, .workspace_given = 0}), CUBLAS_STATUS_SUCCESS);

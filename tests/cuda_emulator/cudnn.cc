@@ -281,6 +281,7 @@ template <typename Found, typename Algorithm, size_t n>
 cudnnStatus_t Answer(const Problem& p, const Candidate<Algorithm> (&candidates)[n], int wanted,
                      int* count, Found* found) {
   if (wanted < 1 || count == nullptr || found == nullptr) return CUDNN_STATUS_BAD_PARAM;
+  NoteLibraryPreparation();
   const cudnnStatus_t status = CheckProblem(p);
   if (status != CUDNN_STATUS_SUCCESS) return status;
   *count = std::min<int>(wanted, n);
@@ -315,6 +316,7 @@ cudnnStatus_t Take(cudnnDataType_t type, int rank, const int size[], DnnTensor* 
 template <typename T, typename Opaque>
 cudnnStatus_t Create(Opaque** made) {
   if (made == nullptr) return CUDNN_STATUS_BAD_PARAM;
+  NoteLibraryPreparation();
   *made = reinterpret_cast<Opaque*>(new T);
   return CUDNN_STATUS_SUCCESS;
 }

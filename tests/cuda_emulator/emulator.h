@@ -30,6 +30,10 @@ void* AllocateDevice(size_t bytes, size_t offset);
 // Kernels that were put on streams so far, those of libraries among them.
 int64_t Launches();
 
+// What cuBLASLt and cuDNN were asked for so far beside computing: handles and descriptors that
+// were made, and algorithms that were looked for. Each takes time of the host.
+int64_t LibraryPreparations();
+
 // Whether CUDA sources of this program report their accesses to the race checker.
 bool ChecksRaces();
 // Whether they report them to it or to the address sanitizer, and take several times as long.

@@ -133,6 +133,8 @@ bool HostIsQuiet();
 void EnqueueWork(cudaStream_t stream, std::function<void()> work);
 // The same of something that waits for other processes: false as long as it does.
 void EnqueueWaiting(cudaStream_t stream, std::function<bool()> try_work);
+// Counts for emulator.h.
+void NoteLibraryPreparation();
 // Number of the kernel or copy that runs now; they count up.
 uint32_t CurrentOperation();
 // Whether one kernel or copy is over, by streams, events and the host's waiting, before the present

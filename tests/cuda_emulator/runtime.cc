@@ -87,6 +87,7 @@ struct Runtime {
   std::map<std::string, int> asked;
   std::map<void (*)(), int> shared_limits;
   int64_t launches = 0;
+  int64_t library_preparations = 0;
 };
 
 Runtime& TheRuntime() {
@@ -325,6 +326,8 @@ cudaError_t WaitForEvent(cudaStream_t stream, cudaEvent_t event, Site site) {
 }
 
 int64_t Launches() { return TheRuntime().launches; }
+int64_t LibraryPreparations() { return TheRuntime().library_preparations; }
+void NoteLibraryPreparation() { ++TheRuntime().library_preparations; }
 
 cudaError_t WaitOnHost(cudaEvent_t event, Site site) {
   const Lock lock;
