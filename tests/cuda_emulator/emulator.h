@@ -29,6 +29,8 @@ void* AllocateDevice(size_t bytes, size_t offset);
 
 // Kernels that were put on streams so far, those of libraries among them.
 int64_t Launches();
+// Events that there are.
+size_t Events();
 
 // Whether CUDA sources of this program report their accesses to the race checker.
 bool ChecksRaces();
