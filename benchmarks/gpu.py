@@ -142,6 +142,13 @@ def images(figures):
     return "-" if figures is None else f"{figures['images_per_s']:.0f}"
 
 
+def say_profile(report, what, text):
+    """Where the time of a step goes; `text` is what the benchmark prints of it."""
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("profile of a step"))
+    report.say(f"### {what}: where its time goes", "", *lines[begin:], "")
+
+
 def ratio(figures, peer):
     if figures is None or peer is None:
         return "-"
@@ -154,11 +161,16 @@ def time_steps(report, python):
                " planned, PyTorch's as its allocator gave it out.", "",
                "| | batch | dtype | Swinfleet | PyTorch | compiled | ratio | to compiled | memory |"
                " PyTorch's |", "| --- |" + " --- |" * 9)
+    profiles = []
     for model, batch, dtype in report.plan.steps:
         out = report.run(f"step of {model} {dtype}", *ours(
             report.plan, "swinfleet-bench", "step", "--model", model, "--batch", str(batch), "--dtype",
-            dtype, "--device", "cuda", "--steps", "20", "--json"))
-        figures = None if out is None else json.loads(out.splitlines()[-1])
+            dtype, "--device", "cuda", "--steps", "20", "--profile", "--json"))
+        figures = None
+        if out is not None:
+            text, _, line = out.rpartition("\n")
+            figures = json.loads(line)
+            profiles.append((f"{model}, {dtype}", text))
         eager = peer_figures(report, python, model, batch, dtype)
         compiled = peer_figures(report, python, model, batch, dtype, "--compile")
         memory = "-" if figures is None else figures["gpu_mib"]
@@ -167,6 +179,8 @@ def time_steps(report, python):
                    f" | {images(compiled)} | {ratio(figures, eager)} | {ratio(figures, compiled)}"
                    f" | {memory} | {peers} |")
     report.say("")
+    for what, text in profiles:
+        say_profile(report, what, text)
 
 
 def rehearse_steps(report, out):
@@ -176,9 +190,10 @@ def rehearse_steps(report, out):
         with open(path, "w", encoding="utf-8") as file:
             file.write(JOB.format(dtype=dtype, global_batch=2))
         text = report.run(f"step, {dtype}", *ours(report.plan, "swinfleet-bench", "step", "--job", path,
-                                                  "--device", "cuda", "--steps", "2"))
+                                                  "--device", "cuda", "--steps", "2", "--profile"))
         if text is not None:
-            report.say(*text.splitlines(), "")
+            report.say(text.splitlines()[0], "")
+            say_profile(report, f"A small model, {dtype}", text)
 
 
 def time_collectives(report):

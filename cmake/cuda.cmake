@@ -37,7 +37,7 @@ endif()
 
 # Names the state of the headers that define what a program and the backend that it opens exchange.
 set(SWINFLEET_CUDA_INTERFACE "${PROJECT_VERSION}")
-foreach(header accelerator.h arena.h op_entries.h ops.h philox.h profile.h tensor.h)
+foreach(header accelerator.h arena.h device_clock.h op_entries.h ops.h philox.h profile.h tensor.h)
   set(header ${CMAKE_SOURCE_DIR}/kernels/${header})
   set_property(DIRECTORY ${CMAKE_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${header})
   file(SHA256 ${header} hash)

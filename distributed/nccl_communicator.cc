@@ -8,6 +8,7 @@
 #include "distributed/halving.h"
 #include "distributed/shard_layout.h"
 #include "kernels/error.h"
+#include "kernels/profile.h"
 
 namespace swinfleet {
 namespace {
@@ -107,8 +108,18 @@ std::unique_ptr<CollectiveHandle> NcclCommunicator::Post(const std::string& oper
     const std::lock_guard lock(mutex_);
     flights_.push_back({number, sequence, name});
   }
-  work();
-  collectives_->End();
+  // As they are during this step.
+  exchange_context_.ops = context_->ops;
+  exchange_context_.profile = context_->profile;
+  const auto exchange = [&] {
+    work();
+    collectives_->End();
+  };
+  if (context_->profile == nullptr) {
+    exchange();
+  } else {
+    context_->profile->RecordExchange(sequence, exchange_context_, exchange);
+  }
   Look();
   auto handle = std::make_unique<Handle>(collectives_.get(), number);
   if (wait_at_once_) {
@@ -161,7 +172,8 @@ void NcclCommunicator::ExchangeAndAdd(int peer, std::span<const float> send,
                                      .receive = in.data(),
                                      .receive_bytes = in.size_bytes()};
     SendAll({&exchange, 1});
-    if (!sum.empty()) context_->ops->add({.x = ViewOf(in), .y = ViewOf(sum)}, exchange_context_);
+    if (sum.empty()) continue;
+    exchange_context_.ops->add({.x = ViewOf(in), .y = ViewOf(sum)}, exchange_context_);
   }
 }
 
@@ -203,11 +215,11 @@ void NcclCommunicator::SumDirectly(std::span<T> data) {
     SendAll(exchanges);
     if (mine.empty()) continue;
     const TensorView sum = ViewOf(sums.first(mine.size()));
-    context_->ops->cast({.x = ViewOf(of_ranks[0]), .y = sum}, exchange_context_);
+    exchange_context_.ops->cast({.x = ViewOf(of_ranks[0]), .y = sum}, exchange_context_);
     for (int r = 1; r < size(); ++r) {
-      context_->ops->add({.x = ViewOf(of_ranks[r]), .y = sum}, exchange_context_);
+      exchange_context_.ops->add({.x = ViewOf(of_ranks[r]), .y = sum}, exchange_context_);
     }
-    context_->ops->cast({.x = sum, .y = ViewOf(mine)}, exchange_context_);
+    exchange_context_.ops->cast({.x = sum, .y = ViewOf(mine)}, exchange_context_);
   }
 }
 

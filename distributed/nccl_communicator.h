@@ -107,7 +107,7 @@ class NcclCommunicator : public Communicator {
   Communicator* host_;
   const TensorView scratch_;
   const Context* context_;
-  // Of operations among collectives.
+  // Of operations among collectives; its table and profile are the context's of that time.
   Context exchange_context_;
   bool library_sums_ = false;
   bool wait_at_once_ = false;

@@ -888,6 +888,7 @@ void ZeroEngine::PublishParameters() {
 void ZeroEngine::FinishUpdate() { impl_->FinishUpdate(); }
 
 std::string ZeroEngine::FirstNonfiniteWeight() {
+  const ProfileScope profile(*impl_->context, "weight check");
   impl_->FinishUpdate();
   const auto weights = [&](int unit, const ShardLayout::Segment& segment) {
     const Impl::UnitState& state = impl_->units[unit];

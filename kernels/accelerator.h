@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_clock.h"
+
 namespace swinfleet {
 
 struct OpTable;
@@ -126,6 +128,10 @@ class Accelerator {
   virtual void ComputeAfterCopies() = 0;
   // From any thread: returns when the last CopyOutBeside is there. Throws Error when it failed.
   virtual void WaitForCopies() = 0;
+
+  // For a profile; with room for so many moments at once, of which more take room when they come.
+  // Throws Error.
+  virtual std::unique_ptr<DeviceClock> MakeClock(size_t moments) = 0;
 
   // Of one process, for all that Join with it. Throws Error.
   virtual CollectivesId NewCollectivesId() = 0;

@@ -186,6 +186,8 @@ class Attempt {
   Accelerator* gpu_ = nullptr;
   std::optional<Compute> compute_;
   size_t save_copy_bytes_ = 0;
+  // Of operations in a step.
+  size_t calls_of_step_ = 0;
   // Rank 0's, from the check to the load.
   std::unique_ptr<WeightsFile> checked_weights_;
   std::unique_ptr<RunFolderLock> lock_;
@@ -391,6 +393,7 @@ void Attempt::ReserveMemory() {
         PlanMemory(config_, communicator_->rank(), communicator_->size(), facts);
     compute_.emplace(plan.memory, gpu_, config_.parallel.threads_per_rank);
     save_copy_bytes_ = plan.save_copy_bytes;
+    calls_of_step_ = static_cast<size_t>(plan.step.calls);
     LOG_IF(INFO, leader()) << "memory of a rank: " << plan.memory.Report();
   });
   model_ = MakeModel(config_.model, config_.pretrain, config_.memory);
@@ -827,7 +830,9 @@ AttemptResult Attempt::Run() {
     MakeLoader();
     reporter_->SetStep(step_);
     reporter_->SetPhase(Phase::kTrain);
-    tracer_.emplace(TraceRecorderOptions{.run_dir = config_.run_dir, .attempt = options_.attempt},
+    tracer_.emplace(TraceRecorderOptions{.run_dir = config_.run_dir,
+                                         .attempt = options_.attempt,
+                                         .calls_of_step = calls_of_step_},
                     &compute_->context, communicator_, reporter_);
     const bool all_done = step_ == total_steps_ && progress_.evaluated_step == step_;
     result.outcome = Train();

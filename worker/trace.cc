@@ -1,5 +1,6 @@
 #include "worker/trace.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "kernels/op_entries.h"
@@ -12,6 +13,7 @@ using nlohmann::json;
 // Rows of a process.
 constexpr int kComputing = 1;
 constexpr int kCommunication = 2;
+constexpr int kStarting = 3;
 
 // Writes events, and what stands between them.
 class EventWriter {
@@ -35,19 +37,21 @@ class EventWriter {
            {"tid", row},
            {"args", {{"name", name}}}});
   }
-  // `begin`: seconds since the origin.
-  json Event(const std::string& name, const char* category, double begin, double seconds,
+  // Since the profile was made.
+  json Event(const std::string& name, const char* category, const Profile::Span& span,
              int row = kComputing) const {
-    return {{"name", name},         {"cat", category},  {"ph", "X"}, {"ts", 1e6 * begin},
-            {"dur", 1e6 * seconds}, {"pid", Process()}, {"tid", row}};
+    return {{"name", name},
+            {"cat", category},
+            {"ph", "X"},
+            {"ts", 1e6 * (trace_.profile_start - trace_.origin + span.begin)},
+            {"dur", 1e6 * span.seconds},
+            {"pid", Process()},
+            {"tid", row}};
   }
   void Write(const json& event) {
     out_ << (first_ ? "\n" : ",\n") << event.dump(-1, ' ', false, json::error_handler_t::replace);
     first_ = false;
   }
-  // Of a time on the profile's clock, and of one since 1970.
-  double SinceOrigin(double time) const { return trace_.profile_start - trace_.origin + time; }
-  double OfClock(double time) const { return time - trace_.origin; }
 
  private:
   // Viewers take 0 for the kernel.
@@ -58,18 +62,57 @@ class EventWriter {
   bool first_ = true;
 };
 
+// When a collective took place. Of those between GPUs the profile knows it better than whoever
+// looked at them from time to time.
+Profile::Span SpanOf(const Trace& trace, const CollectiveRecord& record) {
+  const auto& exchanges = trace.profile->exchanges();
+  const auto exchange =
+      std::ranges::lower_bound(exchanges, record.sequence, {}, &Profile::Exchange::sequence);
+  if (exchange != exchanges.end() && exchange->sequence == record.sequence) return exchange->span;
+  return {.begin = record.started - trace.profile_start, .seconds = record.ended - record.started};
+}
+
+void WriteRows(const Trace& trace, EventWriter* writer) {
+  if (!trace.process.empty()) writer->Name("process_name", kComputing, trace.process);
+  const bool of_gpu = trace.profile->of_gpu();
+  if (of_gpu || !trace.collectives.empty()) {
+    writer->Name("thread_name", kComputing, of_gpu ? "computing (GPU)" : "computing");
+  }
+  if (!trace.collectives.empty()) writer->Name("thread_name", kCommunication, "communication");
+  if (of_gpu) writer->Name("thread_name", kStarting, "starting operations (host)");
+}
+
 void WriteCollectives(const Trace& trace, EventWriter* writer) {
-  if (trace.collectives.empty()) return;
-  writer->Name("thread_name", kComputing, "computing");
-  writer->Name("thread_name", kCommunication, "communication");
   for (const CollectiveRecord& record : trace.collectives) {
-    json event = writer->Event(record.name, "collective", writer->OfClock(record.started),
-                               record.ended - record.started, kCommunication);
+    const Profile::Span span = SpanOf(trace, record);
+    json event = writer->Event(record.name, "collective", span, kCommunication);
     event["args"] = {{"operation", record.operation},
                      {"sequence", record.sequence},
                      {"bytes", record.bytes},
-                     {"queued_us", 1e6 * (record.started - record.posted)}};
+                     {"queued_us", 1e6 * (trace.profile_start + span.begin - record.posted)}};
     writer->Write(event);
+  }
+}
+
+// What the GPU computed of it.
+Profile::Span OnGpu(const TracedStep& step, const Profile& profile) {
+  Profile::Span span;
+  for (const Profile::Call& call : profile.calls()) {
+    const double since = call.host.begin - step.begin;
+    if (call.exchanges || since < 0 || since > step.seconds) continue;
+    if (span.seconds == 0) span.begin = call.span.begin;
+    span.seconds = call.span.end() - span.begin;
+  }
+  return span;
+}
+
+void WriteSteps(const Trace& trace, EventWriter* writer) {
+  const bool of_gpu = trace.profile->of_gpu();
+  for (const TracedStep& step : trace.steps) {
+    const std::string name = "step " + std::to_string(step.number);
+    const Profile::Span host = {.begin = step.begin, .seconds = step.seconds};
+    if (of_gpu) writer->Write(writer->Event(name, "host", host, kStarting));
+    writer->Write(writer->Event(name, "step", of_gpu ? OnGpu(step, *trace.profile) : host));
   }
 }
 
@@ -104,22 +147,23 @@ ProfilePlace PlaceOf(const Profile& profile, int scope) {
 
 void WriteTrace(const Trace& trace, std::ostream* out) {
   EventWriter writer(trace, out);
+  const bool of_gpu = trace.profile->of_gpu();
   writer.Begin();
-  if (!trace.process.empty()) writer.Name("process_name", kComputing, trace.process);
+  WriteRows(trace, &writer);
   WriteCollectives(trace, &writer);
-  for (const TracedStep& step : trace.steps) {
-    writer.Write(writer.Event("step " + std::to_string(step.number), "step",
-                              writer.SinceOrigin(step.begin), step.seconds));
-  }
+  WriteSteps(trace, &writer);
   for (const Profile::Scope& scope : trace.profile->scopes()) {
-    writer.Write(
-        writer.Event(scope.name, "module", writer.SinceOrigin(scope.begin), scope.seconds));
+    if (of_gpu) writer.Write(writer.Event(scope.name, "host", scope.host, kStarting));
+    // Of a module that computes nothing the GPU knows nothing.
+    if (of_gpu && scope.span.begin == 0) continue;
+    writer.Write(writer.Event(scope.name, "module", scope.span));
   }
   for (const Profile::Call& call : trace.profile->calls()) {
-    json event =
-        writer.Event(kOpNames[call.op], "op", writer.SinceOrigin(call.begin), call.seconds);
+    const char* name = kOpNames[call.op];
+    json event = writer.Event(name, "op", call.span, call.exchanges ? kCommunication : kComputing);
     event["args"] = ArgumentsOf(trace, call);
     writer.Write(event);
+    if (of_gpu) writer.Write(writer.Event(name, "host", call.host, kStarting));
   }
   writer.End();
 }

@@ -41,8 +41,10 @@ struct Trace {
 };
 
 // Modules, and in them the calls of operations with their tensors, FLOPs, bytes and limit; beside
-// them the thread that works off collectives, if there are any. One event a line, between a line
-// before all of them and "]}" after: so that files of several ranks can be joined line by line.
+// them the thread, or the GPU's stream, that works off collectives, if there are any. Of a GPU's
+// profile they are where the GPU computed them, and once more on a row of the host, which shows
+// when it started them. One event a line, between a line before all of them and "]}" after: so that
+// files of several ranks can be joined line by line. The profile has been finished.
 void WriteTrace(const Trace& trace, std::ostream* out);
 
 // Where in a step a call was made.

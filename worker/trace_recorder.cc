@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
+#include "kernels/error.h"
 #include "kernels/profile.h"
 #include "worker/host_name.h"
 #include "worker/trace.h"
@@ -83,8 +84,8 @@ void WriteFile(const Trace& trace, const std::string& path, FileOps& files) {
 }  // namespace
 
 struct TraceRecorder::Recording {
-  Recording(const TraceRequest& wanted, const OpTable& ops, size_t most_calls)
-      : request(wanted), profile(ops, most_calls), start(UnixTime()) {}
+  Recording(const TraceRequest& wanted, Profile made)
+      : request(wanted), profile(std::move(made)), start(UnixTime() - profile.Now()) {}
 
   // Those that ran beside the steps. The newest ones may not have ended yet.
   void Collect(const std::vector<CollectiveRecord>& recent) {
@@ -112,6 +113,8 @@ struct TraceRecorder::Recording {
   const double start;
   double end = 0;
   std::vector<TracedStep> steps;
+  // Moments of a GPU's that the steps before this one have left.
+  size_t moments_before = 0;
   std::map<uint64_t, CollectiveRecord> collectives;  // by sequence
   uint64_t newest = 0;
 };
@@ -131,16 +134,12 @@ bool TraceRecorder::Asked() {
   ReportWritten();
   if (asked_ || recording_ != nullptr || written_.valid()) return asked_.has_value();
   asked_ = reporter_->TakeTraceRequest();
-  if (!asked_ || context_->device == Device::kCpu) return asked_.has_value();
-  Report({.request_id = asked_->id,
-          .error = "this rank computes on a GPU, whose operations can't be recorded here; use "
-                   "NVIDIA Nsight Systems"});
-  asked_.reset();
-  return false;
+  return asked_.has_value();
 }
 
 void TraceRecorder::BeginStep(int64_t step) {
   if (recording_ == nullptr || recording_->done()) return;
+  recording_->moments_before = recording_->profile.noted();
   recording_->steps.push_back({.number = step, .begin = recording_->profile.Now()});
   plain_ops_ = std::exchange(context_->ops, &ProfilingOps());
   context_->profile = &recording_->profile;
@@ -158,7 +157,9 @@ void TraceRecorder::EndStep(int64_t asked) {
     TracedStep& step = recording_->steps.back();
     step.seconds = recording_->profile.Now() - step.begin;
     if (recording_->done()) recording_->end = UnixTime();
+    recording_->profile.ReadTimes(recording_->moments_before);
   } else if (recording_ != nullptr && recording_->done()) {
+    recording_->profile.Finish();
     Write();
   }
   if (asked_ && asked == asked_->ranks) Begin(*std::exchange(asked_, std::nullopt));
@@ -167,7 +168,15 @@ void TraceRecorder::EndStep(int64_t asked) {
 void TraceRecorder::Begin(const TraceRequest& request) {
   LOG(INFO) << "records " << request.steps << (request.steps == 1 ? " step" : " steps")
             << " for a trace";
-  recording_ = std::make_unique<Recording>(request, *context_->ops, options_.most_calls);
+  Accelerator* const gpu = context_->accelerator;
+  try {
+    recording_ = std::make_unique<Recording>(
+        request, gpu == nullptr ? Profile(*context_->ops, options_.most_calls)
+                                // A step's are read at the end of the next one.
+                                : Profile(gpu, 2 * options_.calls_of_step, options_.most_calls));
+  } catch (const Error& error) {
+    Report({.request_id = request.id, .error = error.what()});
+  }
 }
 
 void TraceRecorder::Write() {
@@ -222,6 +231,11 @@ void TraceRecorder::Finish() {
   // Of a step that was broken off there is nothing to show.
   if (recording_ != nullptr && plain_ops_ == nullptr && !recording_->steps.empty()) {
     if (recording_->end == 0) recording_->end = UnixTime();
+    try {
+      recording_->profile.Finish();
+    } catch (const Error& error) {
+      return Report({.request_id = recording_->request.id, .error = error.what()});
+    }
     Note();
     Write();
   }

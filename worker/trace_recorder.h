@@ -21,6 +21,8 @@ struct TraceRecorderOptions {
   int64_t attempt = 1;
   // Of one trace, so that a large step does not take a rank's memory: about half a KiB each.
   size_t most_calls = 100000;
+  // Of a step, for which a GPU's clock gets room.
+  size_t calls_of_step = 0;
   // What Finish waits for the disk.
   double patience_seconds = 10;
   // Of the file; must live as long as the process.
@@ -29,13 +31,14 @@ struct TraceRecorderOptions {
 
 // The ranks that are asked agree on the step at which they begin, by a flag among the step's sums.
 // Then each records its steps, and in the step that follows it waits for collectives that these
-// have started. The file, <run>/traces/attempt-001/step-00000012-rank-00000.json, is written by a
-// thread of its own, so that a disk that is slow, full or gone holds nobody up. To be used by the
-// training thread. While nothing is asked for, a step costs a question to the reporter.
+// have started. When a GPU did what it did in a step is read after the next one, when all of it is
+// over: no step waits for the one before. The file,
+// <run>/traces/attempt-001/step-00000012-rank-00000.json, is written by a thread of its own, so
+// that a disk that is slow, full or gone holds nobody up. To be used by the training thread. While
+// nothing is asked for, a step costs a question to the reporter.
 class TraceRecorder {
  public:
-  // All must outlive it. Between BeginStep and EndStep the context's operations are recorded; it
-  // belongs to the CPU, or every request is answered with what speaks against it.
+  // All must outlive it. Between BeginStep and EndStep the context's operations are recorded.
   TraceRecorder(const TraceRecorderOptions& options, Context* context,
                 const Communicator* communicator, Reporter* reporter);
   ~TraceRecorder();
@@ -57,7 +60,7 @@ class TraceRecorder {
   struct Recording;
 
   void Begin(const TraceRequest& request);
-  // Hands the recording to a thread that writes it.
+  // Hands the recording, which has been finished, to a thread that writes it.
   void Write();
   // Reports what that thread has come to, if it has.
   void ReportWritten();

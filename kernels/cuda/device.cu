@@ -11,6 +11,7 @@
 #include "kernels/accelerator.h"
 #include "kernels/cuda/collectives.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/event_clock.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/nccl_library.h"
 
@@ -233,6 +234,10 @@ class OpenGpu final : public Accelerator {
     CheckCuda(cudaSetDevice(number_), "choosing a GPU");
     WaitOnHost(copied_out_);
     RequireExchange();
+  }
+
+  std::unique_ptr<DeviceClock> MakeClock(size_t moments) override {
+    return MakeEventClock(moments);
   }
 
   CollectivesId NewCollectivesId() override { return NewNcclId(); }

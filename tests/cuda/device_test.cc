@@ -221,6 +221,52 @@ TEST_P(CudaDevice, CopiesOutThatFailAreErrors) {
   EXPECT_TRUE(copy.HoldsOnly(5));
 }
 
+// Read only when all of it is over, and one after the other on each stream.
+TEST_P(CudaDevice, ClocksTellWhatTheGpuTakes) {
+  const TensorView few = Take(64), many = Take(1 << 19);
+  const std::unique_ptr<DeviceClock> clock = gpu_->MakeClock(4);
+  const size_t begin = clock->Note(gpu_->stream());
+  Fill(few, 1);
+  const size_t between = clock->Note(gpu_->stream());
+  for (int i = 0; i < 8; ++i) Fill(many, 1);
+  const size_t end = clock->Note(gpu_->stream());
+  // Nobody has waited for them so far.
+  const double all = clock->SecondsBetween(begin, end);
+  const double first = clock->SecondsBetween(begin, between);
+  const double second = clock->SecondsBetween(between, end);
+  EXPECT_GT(first, 0);
+  EXPECT_GT(second, first);
+  // Of a float's digits.
+  EXPECT_NEAR(all, first + second, 1e-5 * all);
+  EXPECT_EQ(clock->SecondsBetween(end, end), 0);
+}
+
+TEST_P(CudaDevice, ClocksTakeNoMoreEventsThanTheyWereMadeWith) {
+  if (DeviceEvents() < 0) GTEST_SKIP() << "nobody counts them";
+  const int64_t without = DeviceEvents();
+  {
+    const std::unique_ptr<DeviceClock> clock = gpu_->MakeClock(3);
+    const int64_t made = DeviceEvents();
+    EXPECT_EQ(made, without + 3);
+    const auto note = [&] { return clock->Note(gpu_->stream()); };
+    size_t last = note();
+    for (int i = 0; i < 20; ++i) {
+      const size_t begin = note(), end = note();
+      EXPECT_NE(begin, end);
+      EXPECT_GE(clock->SecondsBetween(last, begin), 0);
+      EXPECT_GT(clock->SecondsBetween(begin, end), 0);
+      clock->Forget(last);
+      clock->Forget(begin);
+      last = end;
+    }
+    EXPECT_EQ(DeviceEvents(), made);
+    // More than there was room for.
+    for (int i = 0; i < 3; ++i) note();
+    EXPECT_EQ(DeviceEvents(), made + 1);
+  }
+  EXPECT_EQ(DeviceEvents(), without);
+}
+
 INSTANTIATE_TEST_SUITE_P(Orders, CudaDevice, ::testing::Values(1, 2, 3));
 
 }  // namespace

@@ -56,6 +56,7 @@ std::vector<Variant> DeviceVariants() {
 
 void SetDeviceOrder(int64_t target) { emulator::SetOrder(target); }
 int64_t DeviceLaunches() { return emulator::Launches(); }
+int64_t DeviceEvents() { return static_cast<int64_t>(emulator::Events()); }
 bool DeviceTakesFewSizes() { return true; }
 
 }  // namespace swinfleet::testing

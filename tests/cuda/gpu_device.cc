@@ -79,6 +79,7 @@ std::vector<Variant> DeviceVariants() {
 
 void SetDeviceOrder(int64_t /*target*/) {}
 int64_t DeviceLaunches() { return -1; }
+int64_t DeviceEvents() { return -1; }
 bool DeviceTakesFewSizes() { return false; }
 
 }  // namespace swinfleet::testing

@@ -381,9 +381,87 @@ TEST_F(CudaProgramsTest, BenchTimesStepsOnAGpu) {
   EXPECT_EQ(figures.at("device"), "cuda");
   EXPECT_EQ(figures.at("instruction_set"), "emulated GPU");
   EXPECT_FALSE(figures.contains("gemm_share"));
-  Child profile = Run({bench, "step", "--job", job, "--device", "cuda", "--profile"});
-  EXPECT_NE(profile.Wait(), 0);
-  EXPECT_THAT(profile.Err(), HasSubstr("--device cpu"));
+}
+
+// The events of a trace by row and category, and the rows' names.
+struct TraceRows {
+  explicit TraceRows(const std::string& path) {
+    const auto trace = nlohmann::json::parse(ReadAll(path));
+    for (const auto& event : trace.at("traceEvents")) {
+      const int row = event.at("tid");
+      if (event.at("name") == "thread_name") names[row] = event.at("args").at("name");
+      if (event.at("ph") == "X") events[{row, event.at("cat")}].push_back(event);
+    }
+  }
+  std::map<int, std::string> names;
+  std::map<std::pair<int, std::string>, std::vector<nlohmann::json>> events;
+};
+
+TEST_F(CudaProgramsTest, BenchProfilesStepsOnAGpu) {
+  const std::string job = WriteJob("profile", 1), trace = folder_ + "/trace.json";
+  const std::string bench = SWINFLEET_EMULATED_DIR "/swinfleet-bench";
+  Child step = Run({bench, "step", "--job", job, "--steps", "2", "--device", "cuda", "--profile",
+                    "--trace", trace, "--json"});
+  ASSERT_EQ(step.Wait(120), 0) << step.Err();
+  const std::string out = step.Out();
+  EXPECT_THAT(out, HasSubstr("\n| operation"));
+  EXPECT_THAT(out, HasSubstr("\n| stage 0 blocks attn, forward"));
+  EXPECT_THAT(out, HasSubstr("the GPU outside of operations"));
+  const auto figures = nlohmann::json::parse(out.substr(out.rfind("\n{", out.size() - 3)));
+  EXPECT_GT(figures.at("gemm_share"), 0);
+  EXPECT_FALSE(figures.contains("handover_ns"));
+  const auto& profile = figures.at("profile");
+  double seconds = 0;
+  for (const auto& row : profile.at("operations")) {
+    EXPECT_GT(row.at("seconds"), 0) << row;
+    EXPECT_GT(row.at("limit_seconds"), 0) << row;
+    seconds += row.at("seconds").get<double>();
+  }
+  EXPECT_LE(seconds, profile.at("step_s"));
+  EXPECT_NEAR(seconds + profile.at("outside_s").get<double>(), profile.at("step_s"), 1e-9);
+  // The emulator computes when the host waits.
+  EXPECT_LT(profile.at("starting_s"), seconds);
+
+  TraceRows rows(trace);
+  EXPECT_EQ(rows.names, (std::map<int, std::string>{{1, "computing (GPU)"},
+                                                    {3, "starting operations (host)"}}));
+  const auto& calls = rows.events[{1, "op"}];
+  EXPECT_EQ(calls.size(), profile.at("calls").get<size_t>());
+  for (const auto& call : calls) {
+    EXPECT_GT(call.at("args").at("limit_us"), 0);
+    EXPECT_NE(call.at("args").at("module"), "");
+  }
+}
+
+// Also what ranks exchange, when their GPUs did.
+TEST_F(CudaProgramsTest, BenchTracesRanksOnGpus) {
+  const std::string job = WriteJob("ranks", 1, "parallel: {zero_stage: 3}\n");
+  const std::string trace = folder_ + "/trace.json";
+  Child ranks = Run({"mpirun", "-np", "2", SWINFLEET_EMULATED_DIR "/swinfleet-bench", "ranks",
+                     "--job", job, "--steps", "1", "--device", "cuda", "--trace", trace});
+  ASSERT_EQ(ranks.Wait(120), 0) << ranks.Err();
+  TraceRows rows(trace);
+  EXPECT_EQ(rows.names[2], "communication");
+  std::map<std::string, int> operations;
+  const auto& collectives = rows.events[{2, "collective"}];
+  for (const auto& event : collectives) ++operations[event.at("args").at("operation")];
+  // Five units, each reduced once and gathered forward and backward.
+  EXPECT_EQ(operations["reduce-scatter"], 5);
+  EXPECT_GT(operations["all-gather"], 5);
+  // What is added in a reduction is within it.
+  const auto begin = [](const auto& event) { return event.at("ts").template get<double>(); };
+  const auto end = [&](const auto& event) {
+    return begin(event) + event.at("dur").template get<double>();
+  };
+  const auto& additions = rows.events[{2, "op"}];
+  EXPECT_GE(additions.size(), 5u);
+  for (const auto& addition : additions) {
+    int around = 0;
+    for (const auto& event : collectives) {
+      if (begin(event) - 1e-3 <= begin(addition) && end(addition) <= end(event) + 1e-3) ++around;
+    }
+    EXPECT_EQ(around, 1) << addition;
+  }
 }
 
 }  // namespace

@@ -22,6 +22,8 @@ void SetDeviceOrder(int64_t target);
 
 // Kernels put on streams so far; -1 where nobody counts them.
 int64_t DeviceLaunches();
+// Events that there are; -1 where nobody counts them.
+int64_t DeviceEvents();
 // Whether tests take only the sizes that come to all that a kernel does differently.
 bool DeviceTakesFewSizes();
 

@@ -2,17 +2,29 @@
 // ranks at every ZeRO stage under mpirun. What they come to is held against the CPU's.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/checkpoint/async_saver.h"
+#include "kernels/op_entries.h"
+#include "kernels/profile.h"
+#include "tests/cuda/counting_gpu.h"
 #include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
 #include "tests/worker/trainer.h"
 #include "worker/compute_device.h"
+#include "worker/dry_run.h"
+#include "worker/trace_recorder.h"
 
 namespace swinfleet {
 namespace {
@@ -31,15 +43,25 @@ class RankTrainer : public Trainer {
  public:
   using Trainer::Trainer;
 
-  StepResult RunStep(int64_t step, bool broken = false) {
+  StepResult RunStep(int64_t step, bool broken = false, const StepFlags& flags = {}) {
     int64_t leaf = 0;
     Batch batch;
-    return step_.Run(step, step, {}, [&] {
+    return step_.Run(step, step, flags, [&] {
       batch = RandomBatch(job_, step * job_.train.micro_batches() + step_.leaves()[leaf++]);
       if (broken) batch.image[0] = NAN;
       return &batch;
     });
   }
+  StepResult RunProfiled(int64_t step, Profile* profile) {
+    const OpTable* const plain = std::exchange(context_.ops, &ProfilingOps());
+    context_.profile = profile;
+    const StepResult result = RunStep(step);
+    context_.profile = nullptr;
+    context_.ops = plain;
+    return result;
+  }
+  size_t planned_calls() const { return static_cast<size_t>(plan_.step.calls); }
+  Context* context() { return &context_; }
   ZeroEngine& engine() { return engine_; }
   size_t save_copy_bytes() const { return plan_.save_copy_bytes; }
   // Everything is as large as the dry run said, on the GPU and beside it.
@@ -231,6 +253,211 @@ TEST(CudaTraining, CopiesOfMastersAreOfTheirStep) {
     SCOPED_TRACE(NameOf(dtype));
     ExpectCopiesOfTheirStep(3, dtype);
   }
+}
+
+// What was called, where and with what: the outermost scope first.
+std::string TextOf(const Profile& profile, const Profile::Call& call) {
+  std::string text = std::string(kOpNames[call.op]) + " " + std::to_string(call.matrix_flops) +
+                     " FLOP " + std::to_string(call.bytes) + " B " + std::to_string(call.launches) +
+                     " launches";
+  for (int scope = call.scope; scope >= 0; scope = profile.scopes()[scope].parent) {
+    text = profile.scopes()[scope].name + " / " + text;
+  }
+  for (const TensorView& tensor : call.tensors) {
+    text += std::string(", ") + NameOf(tensor.dtype) + " " + tensor.shape.ToString();
+  }
+  return text;
+}
+
+// Of those that compute, in their order.
+std::vector<std::string> CallsOf(const Profile& profile) {
+  std::vector<std::string> calls;
+  for (const Profile::Call& call : profile.calls()) {
+    if (!call.exchanges) calls.push_back(TextOf(profile, call));
+  }
+  return calls;
+}
+
+// In the step that comes after `steps` others: what is gathered ahead differs from the first.
+std::vector<std::string> PlannedCalls(const JobConfig& job, int steps) {
+  DryRun run(
+      job,
+      [](DryRun* /*run*/) {
+        return MakeDryRunCommunicator(TestWorld().rank(), TestWorld().size());
+      },
+      Device::kCuda);
+  for (int step = 0; step < steps; ++step) run.Step();
+  Profile profile(CudaDryRunOps());
+  run.context.ops = &ProfilingOps();
+  run.context.profile = &profile;
+  run.Step();
+  return CallsOf(profile);
+}
+
+void ExpectSameCalls(const std::vector<std::string>& calls,
+                     const std::vector<std::string>& planned) {
+  ASSERT_EQ(calls.size(), planned.size());
+  for (size_t i = 0; i < calls.size(); ++i) {
+    ASSERT_EQ(calls[i], planned[i]) << i;
+    EXPECT_NE(calls[i].find(" / "), std::string::npos) << "no module: " << calls[i];
+  }
+}
+
+// One after the other, within the step, and none before the host called it.
+void ExpectTimesOfAStep(const Profile& profile, const Profile::Span& step) {
+  double last = step.begin, computed = 0, started = 0;
+  for (const Profile::Call& call : profile.calls()) {
+    SCOPED_TRACE(TextOf(profile, call));
+    EXPECT_GT(call.span.seconds, 0);
+    // To as much as the two clocks are known to differ.
+    EXPECT_GE(call.span.begin, call.host.begin - 1e-3);
+    EXPECT_LE(call.span.end(), step.end());
+    if (call.exchanges) continue;
+    EXPECT_GE(call.span.begin, last - 1e-9);
+    last = call.span.end();
+    computed += call.span.seconds;
+    started += call.host.seconds;
+  }
+  EXPECT_LE(computed, step.seconds);
+  EXPECT_LE(last, step.end());
+  // Alone the emulator computes nothing before the host waits.
+  if (TestWorld().size() > 1) return;
+  EXPECT_GE(profile.calls()[0].span.begin, profile.calls()[10].host.begin);
+  EXPECT_GT(computed, started);
+}
+
+// Each exchange was a collective of the step, and what was added in it was within it.
+void ExpectExchanges(const Profile& profile, const Communicator& communicator) {
+  std::map<uint64_t, std::string> names;
+  for (const CollectiveRecord& record : communicator.recent()) {
+    names[record.sequence] = record.name;
+  }
+  for (const Profile::Exchange& exchange : profile.exchanges()) {
+    EXPECT_TRUE(names.contains(exchange.sequence)) << exchange.sequence;
+    EXPECT_GT(exchange.span.seconds, 0) << names[exchange.sequence];
+  }
+  int additions = 0;
+  for (const Profile::Call& call : profile.calls()) {
+    if (!call.exchanges) continue;
+    ++additions;
+    const auto around = [&](const Profile::Exchange& exchange) {
+      return exchange.span.begin <= call.span.begin &&
+             call.span.end() <= exchange.span.end() + 1e-9;
+    };
+    EXPECT_TRUE(std::ranges::any_of(profile.exchanges(), around)) << TextOf(profile, call);
+  }
+  const bool alone = TestWorld().size() == 1;
+  EXPECT_EQ(profile.exchanges().empty(), alone);
+  EXPECT_EQ(additions == 0, alone);
+}
+
+// A step in a profile has all calls of the plan and the bits of one without; from the second step
+// on nothing is taken from the GPU outside of it.
+TEST(CudaTraining, ProfilesAreOfTheirStep) {
+  JobConfig job = WithStage(Short(SmallJob(Architecture::kSwinV2)), 3);
+  job.model.depths = {1, 1};
+  job.train.global_batch = 2 * TestWorld().size();
+  constexpr int kRun = 3, kProfiled = 1;
+  std::vector<StepResult> expected;
+  std::vector<float> weights;
+  {
+    RankTrainer plain(job, &TestWorld(), TheGpu());
+    for (int step = 0; step < kRun; ++step) expected.push_back(plain.RunStep(step));
+    weights = plain.Weights();
+  }
+  CountingGpu gpu(TheGpu());
+  RankTrainer trainer(job, &TestWorld(), &gpu);
+  for (int step = 0; step < kRun; ++step) {
+    SCOPED_TRACE("step " + std::to_string(step));
+    const int64_t taken = gpu.taken();
+    StepResult result;
+    if (step == kProfiled) {
+      Profile profile(&gpu, trainer.planned_calls());
+      EXPECT_EQ(gpu.taken(), taken + 1) << "a clock";
+      Profile::Span whole = {.begin = profile.Now()};
+      result = trainer.RunProfiled(step, &profile);
+      profile.Finish();
+      whole.seconds = profile.Now() - whole.begin;
+      EXPECT_EQ(gpu.taken(), taken + 1);
+      ExpectSameCalls(CallsOf(profile), PlannedCalls(job, step));
+      ExpectTimesOfAStep(profile, whole);
+      ExpectExchanges(profile, *trainer.engine().communicator());
+    } else {
+      result = trainer.RunStep(step);
+      EXPECT_TRUE(step == 0 || gpu.taken() == taken);
+    }
+    EXPECT_EQ(result.loss, expected[step].loss);
+    EXPECT_EQ(result.grad_norm, expected[step].grad_norm);
+  }
+  EXPECT_EQ(trainer.Weights(), weights);
+}
+
+class OneTrace : public Reporter {
+ public:
+  void SetPhase(Phase) override {}
+  void SetStep(int64_t) override {}
+  void ReportProgress(const TrainingProgress&) override {}
+  void ReportCheckpoint(const std::string&, int64_t) override {}
+  bool CancelRequested() override { return false; }
+  std::optional<TraceRequest> TakeTraceRequest() override {
+    return std::exchange(request, std::nullopt);
+  }
+  void ReportTrace(const TraceResult& reported) override { result = reported; }
+
+  std::optional<TraceRequest> request;
+  std::optional<TraceResult> result;
+};
+
+// The rows of a trace's process, and how many events of each kind they have.
+struct TraceRows {
+  explicit TraceRows(const std::string& path) {
+    std::ifstream file(path);
+    const auto trace = nlohmann::json::parse(file);
+    for (const auto& event : trace.at("traceEvents")) {
+      const int row = event.at("tid");
+      if (event.at("name") == "thread_name") names[row] = event.at("args").at("name");
+      if (event.at("ph") != "X") continue;
+      EXPECT_GE(event.at("dur").get<double>(), 0);
+      ++events[{row, event.at("cat")}];
+    }
+  }
+  std::map<int, std::string> names;
+  std::map<std::pair<int, std::string>, size_t> events;
+};
+
+// As a running job does it: asked in a step, which is as any other, and recorded in the next two.
+TEST(CudaTraining, TracesOfStepsOnRequest) {
+  const JobConfig job = WithStage(Short(SmallJob(Architecture::kSwinV1)), 1);
+  std::string pattern = std::filesystem::temp_directory_path() / "swinfleet-trace-XXXXXX";
+  const std::string folder = mkdtemp(pattern.data());
+  RankTrainer trainer(job, &TestWorld(), TheGpu());
+  OneTrace reporter;
+  TraceRecorder recorder({.run_dir = folder, .calls_of_step = trainer.planned_calls()},
+                         trainer.context(), trainer.engine().communicator(), &reporter);
+  const auto run = [&](int64_t step) {
+    const StepFlags flags = {.trace = recorder.Asked()};
+    recorder.BeginStep(step);
+    const StepResult result = trainer.RunStep(step, /*broken=*/false, flags);
+    recorder.EndStep(result.trace);
+  };
+  run(0);
+  reporter.request = TraceRequest{.id = "t", .steps = 2, .ranks = TestWorld().size()};
+  for (int step = 1; step < 5; ++step) run(step);
+  recorder.Finish();
+  ASSERT_TRUE(reporter.result.has_value());
+  ASSERT_EQ(reporter.result->error, "");
+  TraceRows rows(reporter.result->path);
+  const size_t calls = 2 * trainer.planned_calls();
+  EXPECT_EQ((rows.events[{1, "step"}]), 2u);
+  EXPECT_EQ((rows.events[{1, "op"}]), calls);
+  EXPECT_EQ(rows.names.size(), 3u);
+  EXPECT_GT((rows.events[{2, "collective"}]), 0u) << "of the host at least";
+  const size_t modules = rows.events[{1, "module"}];
+  EXPECT_GT(modules, 0u);
+  const size_t additions = rows.events[{2, "op"}];
+  EXPECT_EQ(additions == 0, TestWorld().size() == 1);
+  EXPECT_GE((rows.events[{3, "host"}]), 2 + modules + calls + additions);
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

@@ -29,6 +29,8 @@ void* AllocateDevice(size_t bytes, size_t offset);
 
 // Kernels that were put on streams so far, those of libraries among them.
 int64_t Launches();
+// Events that there are.
+size_t Events();
 
 // What cuBLASLt and cuDNN were asked for so far beside computing: handles and descriptors that
 // were made, and algorithms that were looked for. Each takes time of the host.

@@ -399,6 +399,58 @@ TEST_F(EmulatorTest, ErrorsThatWereAskedFor) {
   cudaEventDestroy(event);
 }
 
+// Of a stream: from one event to the next all that stands between them.
+TEST_F(EmulatorTest, EventsHaveTimes) {
+  const size_t before = emulator::Events();
+  const DeviceBuffer<float> x(Values(64, 1));
+  const Stream stream;
+  cudaEvent_t events[4] = {};
+  for (cudaEvent_t& event : events) {
+    ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaSuccess);
+  }
+  EXPECT_EQ(emulator::Events(), before + 4);
+  const auto elapsed = [&](int from, int to, float* milliseconds) {
+    return cudaEventElapsedTime(milliseconds, events[from], events[to]);
+  };
+  float few = 0, many = 0, all = 0;
+  cudaEventRecord(events[0], stream);
+  AddTo(x.data(), 1, 64, stream);
+  cudaEventRecord(events[1], stream);
+  for (int i = 0; i < 100; ++i) AddTo(x.data(), 1, 64, stream);
+  EXPECT_EQ(elapsed(0, 2, &all), cudaErrorInvalidResourceHandle) << "not recorded";
+  cudaEventRecord(events[2], stream);
+  EXPECT_EQ(elapsed(0, 2, &all), cudaErrorNotReady);
+  ASSERT_EQ(cudaEventSynchronize(events[1]), cudaSuccess);
+  EXPECT_EQ(elapsed(0, 1, &few), cudaSuccess);
+  EXPECT_EQ(elapsed(1, 2, &many), cudaErrorNotReady);
+  EXPECT_EQ(elapsed(2, 1, &many), cudaErrorNotReady);
+  stream.Wait();
+  ASSERT_EQ(elapsed(1, 2, &many), cudaSuccess);
+  ASSERT_EQ(elapsed(0, 2, &all), cudaSuccess);
+  EXPECT_GT(few, 0);
+  EXPECT_GT(many, few);
+  EXPECT_NEAR(all, few + many, 1e-3 * all);
+  ASSERT_EQ(elapsed(2, 1, &all), cudaSuccess);
+  EXPECT_EQ(all, -many);
+  cudaEventDestroy(events[3]);
+  ASSERT_EQ(cudaEventCreateWithFlags(&events[3], cudaEventDisableTiming), cudaSuccess);
+  cudaEventRecord(events[3], stream);
+  stream.Wait();
+  EXPECT_EQ(elapsed(0, 3, &all), cudaErrorInvalidResourceHandle) << "an event without a time";
+  for (const cudaEvent_t event : events) cudaEventDestroy(event);
+  EXPECT_EQ(emulator::Events(), before);
+  EXPECT_EQ(cudaEventCreateWithFlags(&events[0], 0x80), cudaErrorInvalidValue);
+}
+
+TEST_F(EmulatorDeathTest, EventsThatAreGone) {
+  const Stream stream;
+  cudaEvent_t event = nullptr;
+  cudaEventCreateWithFlags(&event, cudaEventDefault);
+  cudaEventDestroy(event);
+  EXPECT_DEATH(cudaEventRecord(event, stream), "an event that there is not");
+  EXPECT_DEATH(cudaEventDestroy(event), "an event that there is not");
+}
+
 TEST_F(EmulatorTest, EventsLetTheHostWait) {
   const DeviceBuffer<float> x(Values(64, 1));
   const Stream stream;

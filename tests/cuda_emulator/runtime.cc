@@ -77,6 +77,7 @@ struct OperationInfo {
 struct Runtime {
   std::vector<CUstream_st*> streams;
   size_t streams_made = 0;
+  std::set<cudaEvent_t> events;
   // Operations of the host's own.
   uint32_t host_operations = 0;
   std::vector<OperationInfo> operations{{}};  // number 0 is none
@@ -123,6 +124,11 @@ CUstream_st* Checked(cudaStream_t stream) {
     Fail("a stream that there is not; the default stream is not used");
   }
   return stream;
+}
+
+cudaEvent_t Checked(cudaEvent_t event) {
+  if (!TheRuntime().events.contains(event)) Fail("an event that there is not");
+  return event;
 }
 
 void Push(cudaStream_t stream, std::function<bool()> run, bool is_kernel = false) {
@@ -329,6 +335,11 @@ int64_t Launches() { return TheRuntime().launches; }
 int64_t LibraryPreparations() { return TheRuntime().library_preparations; }
 void NoteLibraryPreparation() { ++TheRuntime().library_preparations; }
 
+size_t Events() {
+  const Lock lock;
+  return TheRuntime().events.size();
+}
+
 cudaError_t WaitOnHost(cudaEvent_t event, Site site) {
   const Lock lock;
   return Skipped(site) ? cudaSuccess : cudaEventSynchronize(event);
@@ -377,13 +388,19 @@ cudaError_t cudaDeviceSynchronize() {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
+  const emulator::Lock lock;
+  if ((flags & ~(cudaEventBlockingSync | cudaEventDisableTiming)) != 0) {
+    return cudaErrorInvalidValue;
+  }
   *event = new CUevent_st;
   (*event)->has_time = (flags & cudaEventDisableTiming) == 0;
+  emulator::TheRuntime().events.insert(*event);
   return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const emulator::Lock lock;
+  emulator::TheRuntime().events.erase(emulator::Checked(event));
   delete event;
   return cudaSuccess;
 }
@@ -391,6 +408,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const emulator::Lock lock;
   emulator::Checked(stream);
+  emulator::Checked(event);
   const auto record = std::make_shared<EventRecord>();
   record->clock = stream->clock;
   event->record = record;
@@ -408,7 +426,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned int) {
   const emulator::Lock lock;
   emulator::Checked(stream);
-  if (event->record == nullptr) return cudaSuccess;
+  if (emulator::Checked(event)->record == nullptr) return cudaSuccess;
   stream->queue.push_back({0, nullptr, event->record});
   Join(&stream->clock, event->record->clock);
   return cudaSuccess;
@@ -416,7 +434,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const emulator::Lock lock;
-  if (event->record == nullptr) return cudaSuccess;
+  if (emulator::Checked(event)->record == nullptr) return cudaSuccess;
   const auto record = event->record;
   emulator::RunUntil([&] { return record->passed; });
   Join(&emulator::host, record->clock);
@@ -425,7 +443,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   const emulator::Lock lock;
-  if (event->record == nullptr) return cudaSuccess;
+  if (emulator::Checked(event)->record == nullptr) return cudaSuccess;
   if (!event->record->passed) return cudaErrorNotReady;
   Join(&emulator::host, event->record->clock);
   return cudaSuccess;
@@ -434,9 +452,10 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
   const emulator::Lock lock;
   for (const cudaEvent_t event : {begin, end}) {
-    if (!event->has_time || event->record == nullptr) return cudaErrorInvalidResourceHandle;
-    if (!event->record->passed) return cudaErrorNotReady;
+    const bool is_time = emulator::Checked(event)->has_time && event->record != nullptr;
+    if (!is_time) return cudaErrorInvalidResourceHandle;
   }
+  if (!begin->record->passed || !end->record->passed) return cudaErrorNotReady;
   *milliseconds =
       std::chrono::duration<float, std::milli>(end->record->time - begin->record->time).count();
   return cudaSuccess;
@@ -537,6 +556,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "unspecified launch failure";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    case cudaErrorNotReady:
+      return "device not ready";
     default:
       return "an error that the emulator does not know";
   }

@@ -8,39 +8,13 @@
 #include <vector>
 
 #include "kernels/error.h"
-#include "kernels/ops.h"
 #include "tests/distributed/mpi_test_main.h"
+#include "tests/kernels/fake_gpu.h"
 
 namespace swinfleet {
 namespace {
 
 using testing::HasSubstr;
-
-class FakeGpu : public Accelerator {
- public:
-  const std::string& name() const override { return name_; }
-  const OpTable& ops() const override { return CpuOps(); }
-  void* stream() const override { return nullptr; }
-  void* Allocate(size_t) override { return nullptr; }
-  void Free(void*) override {}
-  void CopyIn(const void*, void*, size_t) override {}
-  void CopyOutLater(const void*, void*, size_t) override {}
-  void Wait() override {}
-  void CopyInBeside(int, const void*, void*, size_t) override {}
-  void NoteUse(int) override {}
-  void Pin(void*, size_t) override {}
-  void Unpin(void*) override {}
-  void CopyOutBeside(std::span<const DeviceRead>) override {}
-  void ComputeAfterCopies() override {}
-  void WaitForCopies() override {}
-  CollectivesId NewCollectivesId() override { return {}; }
-  std::unique_ptr<DeviceCollectives> Join(const CollectivesId&, int, int) override {
-    return nullptr;
-  }
-
- private:
-  const std::string name_ = "fake";
-};
 
 struct FakeBackend : CudaBackend {
   std::vector<Gpu> Gpus() const override {

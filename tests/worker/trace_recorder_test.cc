@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/profile.h"
+#include "tests/kernels/fake_gpu.h"
 #include "tests/worker/still_communicator.h"
 
 namespace swinfleet {
@@ -292,14 +293,86 @@ TEST_F(TraceRecorderTest, ADiskThatHangsHoldsUpNoStepAndNoEnd) {
   disk.hangs = false;
 }
 
-TEST_F(TraceRecorderTest, AGpuIsToldWhyNot) {
-  Make();
-  context_.device = Device::kCuda;
+class GpuTraceRecorderTest : public TraceRecorderTest {
+ protected:
+  GpuTraceRecorderTest() {
+    context_.device = Device::kCuda;
+    context_.accelerator = &gpu_;
+    context_.stream = gpu_.stream();
+    options_.calls_of_step = 2;
+    Make();
+  }
+
+  FakeGpu gpu_;
+};
+
+// No step waits for the GPU: its times are read at the end of the next step, and the last ones when
+// there is none.
+TEST_F(GpuTraceRecorderTest, TimesAreReadAStepLater) {
+  Step();
+  EXPECT_EQ(gpu_.room, 0u) << "there was a clock without a trace";
+  Ask(3);
+  Step();
+  EXPECT_GE(gpu_.room, 2u * 2 * 2);
+  const int before = gpu_.reads;
+  for (const int read : {0, 4, 8}) {
+    Step();
+    EXPECT_EQ(gpu_.reads, before + read);
+  }
+  EXPECT_FALSE(gpu_.moments.empty());
+  Step();
+  EXPECT_TRUE(gpu_.moments.empty());
+  EXPECT_EQ(gpu_.reads, before + 12);
+  recorder_->Finish();
+  ASSERT_EQ(reporter_.results.size(), 1u);
+  EXPECT_EQ(reporter_.results[0].error, "");
+  EXPECT_EQ(Count(Read(reporter_.results[0].path)).at("op"), 6);
+}
+
+// On a row what the GPU did, second by second, and on another what the host did.
+TEST_F(GpuTraceRecorderTest, RowsAreOfTheGpuAndOfTheHost) {
+  Ask(2);
+  for (int i = 0; i < 3; ++i) Step();
+  // An attempt that ends with the last step that was to be recorded.
+  recorder_->Finish();
+  ASSERT_EQ(reporter_.results.size(), 1u);
+  const auto trace = Read(reporter_.results[0].path);
+  std::map<int, std::string> rows;
+  std::map<std::pair<int, std::string>, std::vector<double>> seconds;
+  for (const auto& event : trace["traceEvents"]) {
+    const int row = event["tid"];
+    if (event["name"] == "thread_name") rows[row] = event["args"]["name"];
+    if (event["ph"] != "X") continue;
+    seconds[{row, event["cat"]}].push_back(1e-6 * event["dur"].get<double>());
+  }
+  EXPECT_EQ(rows, (std::map<int, std::string>{{1, "computing (GPU)"},
+                                              {3, "starting operations (host)"}}));
+  using testing::DoubleNear;
+  using testing::ElementsAre;
+  const auto one = DoubleNear(1, 1e-6), three = DoubleNear(3, 1e-6);
+  EXPECT_THAT((seconds[{1, "step"}]), ElementsAre(three, three));
+  EXPECT_THAT((seconds[{1, "module"}]), ElementsAre(three, three));
+  EXPECT_THAT((seconds[{1, "op"}]), ElementsAre(one, one, one, one));
+  // Two steps, two modules, four operations.
+  const std::vector<double>& host = seconds[{3, "host"}];
+  EXPECT_EQ(host.size(), 8u);
+  for (const double one_of_them : host) EXPECT_LT(one_of_them, 0.5);
+  EXPECT_EQ(seconds.size(), 4u);
+}
+
+TEST_F(GpuTraceRecorderTest, AClockThatCantBeHadIsAnErrorAndTheNextTraceWorks) {
+  gpu_.clock_problem = "no events left";
   Ask(1);
   for (int i = 0; i < 3; ++i) Step();
   ASSERT_EQ(reporter_.results.size(), 1u);
-  EXPECT_THAT(reporter_.results[0].error, HasSubstr("GPU"));
+  EXPECT_EQ(reporter_.results[0].error, "no events left");
   EXPECT_EQ(context_.profile, nullptr);
+  gpu_.clock_problem.clear();
+  Ask(1);
+  for (int i = 0; i < 3; ++i) Step();
+  recorder_->Finish();
+  ASSERT_EQ(reporter_.results.size(), 2u);
+  EXPECT_EQ(reporter_.results[1].error, "");
 }
 
 TEST_F(TraceRecorderTest, CallsHaveALimit) {

@@ -166,10 +166,12 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   double profiled = 0;
   context.ops = profile == nullptr ? context.ops : &ProfilingOps();
   for (; profile != nullptr && number < 2 * steps; ++number) {
-    Profile record(CpuOps());
+    Profile record =
+        gpu == nullptr ? Profile(CpuOps()) : Profile(gpu, static_cast<size_t>(plan.step.calls));
     context.profile = &record;
     const double taken = run();
     if (number > steps && taken >= profiled) continue;
+    record.Finish();
     profiled = taken;
     *profile = std::move(record);
   }

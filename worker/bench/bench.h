@@ -64,8 +64,8 @@ struct StepFigures {
 
 // Whole steps as a job takes them, in this process: forward, loss, backward, norm, clipping,
 // update. Throws Error for a dtype that the processor would emulate, unless the job allows it. With
-// a profile as many steps again are recorded after them, and the fastest one's record is kept. On
-// the GPU if there is one, of which no profile can be made.
+// a profile as many steps again are recorded after them, and the fastest one's record is kept,
+// finished. On the GPU if there is one.
 StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr,
                       Accelerator* gpu = nullptr);
 // What a rank's steps take by themselves: no evaluation, no checkpoints, no loader.

@@ -37,7 +37,7 @@ double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 void ProfileReport::Row::Add(const Profile::Call& call, const MachineLimits& limits) {
   ++calls;
-  seconds += call.seconds;
+  seconds += call.span.seconds;
   matrix_flops += call.matrix_flops;
   bytes += call.bytes;
   limit_seconds += limits.SecondsOf(call.matrix_flops, call.bytes);
@@ -53,10 +53,12 @@ void ProfileReport::AddTo(std::vector<Row>* rows, const std::string& name,
 ProfileReport::ProfileReport(const Profile& profile, double step_seconds,
                              const MachineLimits& limits)
     : limits_(limits),
-      step_seconds_(step_seconds - profile.own_seconds()),
+      of_gpu_(profile.of_gpu()),
+      step_seconds_(of_gpu_ ? step_seconds : step_seconds - profile.own_seconds()),
       own_seconds_(profile.own_seconds()) {
   all_.name = "all operations";
   for (const Profile::Call& call : profile.calls()) {
+    if (of_gpu_) starting_seconds_ += call.host.seconds;
     all_.Add(call, limits);
     AddTo(&operations_, kOpNames[call.op], call, limits);
     AddTo(&modules_, KindOf(PlaceOf(profile, call.scope)), call, limits);
@@ -87,20 +89,35 @@ void ProfileReport::PrintTable(const char* what, const std::vector<Row>& rows) c
 
 void ProfileReport::Print() const {
   std::printf(
-      "profile of a step of %.4f s, without the %.4f s of recording; limits: %.1f GFLOP/s, "
+      "profile of a step of %.4f s, %s the %.4f s of recording%s; limits: %.1f GFLOP/s, "
       "%.1f GB/s\n",
-      step_seconds_, own_seconds_, limits_.flops / 1e9, limits_.bandwidth / 1e9);
+      step_seconds_, of_gpu_ ? "with" : "without", own_seconds_,
+      of_gpu_ ? ", beside which the GPU computes" : "", limits_.flops / 1e9,
+      limits_.bandwidth / 1e9);
   PrintTable("operation", operations_);
   PrintRow(all_);
   PrintTable("module", modules_);
+  PrintOutside();
+  std::printf("fixed cost of a call, on one element: %.2f us (linear_forward), %.2f us (add)\n",
+              1e6 * limits_.linear_call_seconds, 1e6 * limits_.add_call_seconds);
+}
+
+void ProfileReport::PrintOutside() const {
   const double outside = step_seconds_ - all_.seconds;
+  const double each = 1e6 / static_cast<double>(std::max<int64_t>(1, all_.calls));
+  if (of_gpu_) {
+    std::printf(
+        "\nthe GPU outside of operations, with copies or waiting for the host: %.3f ms, %.1f%% of "
+        "the step\n"
+        "the host started operations for %.3f ms of it, %.2f us each of %" PRId64 " calls\n",
+        1e3 * outside, 100 * outside / step_seconds_, 1e3 * starting_seconds_,
+        each * starting_seconds_, all_.calls);
+    return;
+  }
   std::printf(
       "\nfixed cost of a step, outside of operations: %.3f ms, %.1f%% of it, %.2f us for each "
       "of %" PRId64 " calls\n",
-      1e3 * outside, 100 * outside / step_seconds_,
-      1e6 * Ratio(outside, static_cast<double>(all_.calls)), all_.calls);
-  std::printf("fixed cost of a call, on one element: %.2f us (linear_forward), %.2f us (add)\n",
-              1e6 * limits_.linear_call_seconds, 1e6 * limits_.add_call_seconds);
+      1e3 * outside, 100 * outside / step_seconds_, each * outside, all_.calls);
 }
 
 nlohmann::json ProfileReport::JsonOf(const Row& row) const {
@@ -113,16 +130,18 @@ nlohmann::json ProfileReport::Json() const {
   nlohmann::json operations = nlohmann::json::array(), modules = nlohmann::json::array();
   for (const Row& row : operations_) operations.push_back(JsonOf(row));
   for (const Row& row : modules_) modules.push_back(JsonOf(row));
-  return {{"step_s", step_seconds_},
-          {"recording_s", own_seconds_},
-          {"outside_s", step_seconds_ - all_.seconds},
-          {"calls", all_.calls},
-          {"peak_gflops", limits_.flops / 1e9},
-          {"bandwidth_gb_s", limits_.bandwidth / 1e9},
-          {"linear_call_s", limits_.linear_call_seconds},
-          {"add_call_s", limits_.add_call_seconds},
-          {"operations", operations},
-          {"modules", modules}};
+  nlohmann::json report = {{"step_s", step_seconds_},
+                           {"recording_s", own_seconds_},
+                           {"outside_s", step_seconds_ - all_.seconds},
+                           {"calls", all_.calls},
+                           {"peak_gflops", limits_.flops / 1e9},
+                           {"bandwidth_gb_s", limits_.bandwidth / 1e9},
+                           {"linear_call_s", limits_.linear_call_seconds},
+                           {"add_call_s", limits_.add_call_seconds},
+                           {"operations", operations},
+                           {"modules", modules}};
+  if (of_gpu_) report["starting_s"] = starting_seconds_;
+  return report;
 }
 
 }  // namespace swinfleet::bench

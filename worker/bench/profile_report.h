@@ -12,10 +12,11 @@
 
 namespace swinfleet::bench {
 
-// A step that was taken with a profile, less what the recording took.
+// A step that was taken with a profile, on the CPU less what the recording took. A GPU computes
+// while the host records.
 class ProfileReport {
  public:
-  // `step_seconds` is the step's time, that of recording included.
+  // `step_seconds` is the step's time, that of recording included. The profile has been finished.
   ProfileReport(const Profile& profile, double step_seconds, const MachineLimits& limits);
 
   // For people: a table of operations, one of modules, and what is fixed.
@@ -39,11 +40,15 @@ class ProfileReport {
                     const MachineLimits& limits);
   void PrintTable(const char* what, const std::vector<Row>& rows) const;
   void PrintRow(const Row& row) const;
+  void PrintOutside() const;
   nlohmann::json JsonOf(const Row& row) const;
 
   const MachineLimits limits_;
+  const bool of_gpu_;
   double step_seconds_ = 0;
   double own_seconds_ = 0;
+  // In which a GPU's operations were started.
+  double starting_seconds_ = 0;
   // The longest first.
   std::vector<Row> operations_;
   std::vector<Row> modules_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/config/names.h"
@@ -83,8 +84,12 @@ class RanksRun {
     return best;
   }
 
-  // One more step, into the file of rank 0.
-  void TraceStep(std::ofstream* file);
+  // One more step, with its profile. Of ranks other than 0 nothing.
+  struct StepTrace {
+    std::unique_ptr<Profile> profile;
+    Trace trace;
+  };
+  StepTrace TraceStep();
 
  private:
   Figures Step() {
@@ -109,20 +114,27 @@ class RanksRun {
   int64_t number_ = 0;
 };
 
-void RanksRun::TraceStep(std::ofstream* file) {
+RanksRun::StepTrace RanksRun::TraceStep() {
   const uint64_t before = communicator_->position().sequence;
-  Profile profile(CpuOps());
-  Trace trace = {.profile = &profile};
+  Context& context = compute_.context;
+  StepTrace traced;
+  traced.profile = gpu_ == nullptr
+                       ? std::make_unique<Profile>(*context.ops)
+                       : std::make_unique<Profile>(gpu_, static_cast<size_t>(plan_.step.calls));
+  Trace& trace = traced.trace;
+  trace.profile = traced.profile.get();
   trace.profile_start = trace.origin =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  compute_.context.ops = &ProfilingOps();
-  compute_.context.profile = &profile;
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count() -
+      traced.profile->Now();
+  const OpTable* plain_ops = std::exchange(context.ops, &ProfilingOps());
+  context.profile = traced.profile.get();
   Step();
-  compute_.context.ops = &CpuOps();
-  compute_.context.profile = nullptr;
+  context.ops = plain_ops;
+  context.profile = nullptr;
   // After which what the step started has ended too.
+  traced.profile->Finish();
   communicator_->Barrier("trace");
-  if (communicator_->rank() != 0) return;
+  if (communicator_->rank() != 0) return {};
   for (const CollectiveRecord& record : communicator_->recent()) {
     // Those that run under the step, also when an earlier one started them.
     if (record.ended >= trace.profile_start && record.name != "trace") {
@@ -135,10 +147,7 @@ void RanksRun::TraceStep(std::ofstream* file) {
                  "of the step's %" PRIu64 " collectives the trace has the last %" PRIu64 "\n",
                  collectives - 1, FlightRecorder::kRecords - 1);
   }
-  const MachineLimits limits =
-      MeasureMachineLimits(job_.train.dtype, job_.parallel.threads_per_rank);
-  trace.limits = &limits;
-  WriteTrace(trace, file);
+  return traced;
 }
 
 const char* OverlapName(const JobConfig& job) { return job.parallel.overlap ? "on" : "off"; }
@@ -232,8 +241,6 @@ void RunRanks(const RanksCommand& command) {
   if (device.gpu == nullptr) {
     RequireNative(jobs[0].train.dtype, jobs[0].train.allow_emulation,
                   "use fp32, or --allow-emulation");
-  } else if (!command.trace.empty()) {
-    throw Error("--trace holds operations against the CPU's limits: leave it out with a GPU");
   }
   if (!command.trace.empty() && jobs.size() > 1) {
     throw Error("--trace is of one row, and this would be " + std::to_string(jobs.size()) +
@@ -248,13 +255,21 @@ void RunRanks(const RanksCommand& command) {
               device.gpu == nullptr ? CpuInstructionSet() : device.gpu->name());
   }
   nlohmann::json rows = nlohmann::json::array();
+  RanksRun::StepTrace traced;
   for (const JobConfig& job : jobs) {
     RanksRun run(job, communicator.get(), device.gpu.get());
     const Figures figures = run.Time(command.steps);
-    if (!command.trace.empty()) run.TraceStep(&trace);
+    if (!command.trace.empty()) traced = run.TraceStep();
     if (!speaks) continue;
     PrintRow(job, run.plan(), figures);
     rows.push_back(JsonOf(job, run.plan(), figures));
+  }
+  if (traced.profile != nullptr) {
+    // Once the run's memory is free again.
+    const MachineLimits limits = MeasureMachineLimits(
+        jobs[0].train.dtype, jobs[0].parallel.threads_per_rank, device.gpu.get());
+    traced.trace.limits = &limits;
+    WriteTrace(traced.trace, &trace);
   }
   CheckTrace(command.trace, trace);
   if (speaks && command.json) {

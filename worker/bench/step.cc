@@ -36,7 +36,7 @@ struct StepCommand {
 // What a step ran on.
 struct Machine {
   ComputeDevice device;
-  // Of the CPU alone.
+  // Of a GPU only where they are asked for.
   std::optional<MachineLimits> limits;
 
   std::string name() const { return device.gpu ? device.gpu->name() : CpuInstructionSet(); }
@@ -75,7 +75,7 @@ nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepF
   if (!machine.limits) return line;
   line["gemm_share"] = figures.matrix_flops / machine.limits->flops / figures.best_seconds;
   line["gemm_peak_gflops"] = machine.limits->flops / 1e9;
-  line["handover_ns"] = machine.limits->handover_seconds * 1e9;
+  if (!machine.device.gpu) line["handover_ns"] = machine.limits->handover_seconds * 1e9;
   return line;
 }
 
@@ -93,16 +93,18 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
               static_cast<double>(job.train.micro_batch) / figures.best_seconds);
   std::printf("matrix products: %.1f GFLOP a step, ", figures.matrix_flops / 1e9);
   if (machine.limits) {
-    std::printf("%s peak %.1f GFLOP/s, share %.1f%%; process %zu MiB, planned %zu MiB\n",
-                dtype.c_str(), machine.limits->flops / 1e9,
-                100 * figures.matrix_flops / machine.limits->flops / figures.best_seconds,
-                figures.peak_bytes >> 20, figures.planned_bytes >> 20);
-    if (job.parallel.threads_per_rank > 1) {
-      std::printf("a line of the cache goes from the first thread to the last in %.0f ns\n",
-                  machine.limits->handover_seconds * 1e9);
-    }
-  } else {
+    std::printf("%s peak %.1f GFLOP/s, share %.1f%%; ", dtype.c_str(), machine.limits->flops / 1e9,
+                100 * figures.matrix_flops / machine.limits->flops / figures.best_seconds);
+  }
+  if (machine.device.gpu) {
     std::printf("GPU memory %zu MiB\n", figures.gpu_bytes >> 20);
+    return;
+  }
+  std::printf("process %zu MiB, planned %zu MiB\n", figures.peak_bytes >> 20,
+              figures.planned_bytes >> 20);
+  if (job.parallel.threads_per_rank > 1) {
+    std::printf("a line of the cache goes from the first thread to the last in %.0f ns\n",
+                machine.limits->handover_seconds * 1e9);
   }
 }
 
@@ -120,13 +122,9 @@ void RunStep(const StepCommand& command) {
       .device = TakeDevice(DeviceRequestOf(command.device), MakeSelfCommunicator().get()),
       .limits = {}};
   Accelerator* gpu = machine.device.gpu.get();
-  if (profiles && gpu != nullptr) {
-    throw Error("--profile and --trace hold operations against the CPU's limits: leave them out " +
-                std::string("with a GPU, or use --device cpu"));
-  }
   const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr, gpu);
-  if (gpu == nullptr) {
-    machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank);
+  if (gpu == nullptr || profiles) {
+    machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank, gpu);
   }
   PrintFigures(name, job, figures, machine);
   nlohmann::json line = JsonOf(name, job, figures, machine);
