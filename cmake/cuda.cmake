@@ -14,6 +14,10 @@ if(SWINFLEET_CUDA)
       set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
     endif()
     enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+      message(FATAL_ERROR "CUDA ${CMAKE_CUDA_COMPILER_VERSION} at ${SWINFLEET_NVCC} knows no Blackwell; "
+                          "install CUDA 12.8 or newer, or build without it: -DSWINFLEET_CUDA=OFF")
+    endif()
     # CMake 3.25 does not know that this compiler can do C++20.
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)

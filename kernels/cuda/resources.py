@@ -4,7 +4,8 @@
     kernels/cuda/resources.py [--nvcc NVCC]           prints the table
     kernels/cuda/resources.py --write docs/cuda.md    puts it between the page's two marks
 
-A row is a kernel; of its instances (element types, widths) the one with the most registers counts.
+In the first table a row is a kernel; of its instances (element types, widths) the one with the most
+registers counts. In the second one are blocks that take much shared memory, as the sources ask for it.
 """
 import argparse
 import pathlib
@@ -13,11 +14,53 @@ import subprocess
 import sys
 
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100", "sm_120"]
-# Warps that fit into an SM at all.
+# Warps and blocks that fit into an SM at all, and its shared memory, of which each block takes 1 KiB
+# for itself (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability").
 MAX_WARPS = {"sm_80": 64, "sm_90": 64, "sm_100": 64, "sm_120": 48}
+MAX_BLOCKS = {"sm_80": 32, "sm_90": 32, "sm_100": 32, "sm_120": 24}
+SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10, "sm_120": 100 << 10}
+OF_A_BLOCK = 1 << 10
 REGISTERS = 65536
 BEGIN, END = "<!-- resources.py begins -->", "<!-- resources.py ends -->"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def tile(tokens, vectors, dim):
+    """TokenTile::Bytes of 16-bit numbers."""
+    return tokens * (5 * 4 + vectors * (dim + 8) * 2)
+
+
+def layer_norm(channels):
+    """PartsOf(LayerNormBackwardArgs): threads and bytes."""
+    a_warp = 2 * 4 * (-(-channels // 256) * 256)
+    warps = 8
+    while warps * a_warp > 80 << 10:
+        warps //= 2
+    return 32 * warps, warps * a_warp
+
+
+def plain(tiles):
+    """SharedFor of float32 attention."""
+    return (tiles * 32 * 65 + 16 * 32) * 4 + 256
+
+
+# A kernel, what it is given, threads of a block, bytes of its shared memory.
+WINDOW, SEVERAL = "window of 64 tokens, heads of 32", "several tiles of 64, heads of 64"
+BLOCKS = [
+    ("LayerNormBackwardKernel", "96 channels", *layer_norm(96)),
+    ("LayerNormBackwardKernel", "1,024 channels", *layer_norm(1024)),
+    ("LayerNormBackwardKernel", "4,096 channels", *layer_norm(4096)),
+    ("MmaForwardKernel", WINDOW, 128, tile(64, 1, 32) + tile(64, 2, 32)),
+    ("MmaForwardKernel", SEVERAL, 128, tile(64, 1, 64) + 2 * tile(64, 2, 64)),
+    ("MmaWindowGradientsKernel", WINDOW, 128, 2 * tile(64, 2, 32) + 2 * 64 * (64 + 8) * 2 + 256),
+    ("MmaQueryGradientsKernel", SEVERAL, 128, 3 * tile(64, 2, 64) + 256),
+    ("MmaKeyGradientsKernel", SEVERAL, 128, 3 * tile(64, 2, 64)),
+    ("MmaBiasGradientsKernel", SEVERAL, 128, 4 * tile(64, 2, 64)),
+    ("AttentionForwardKernel", "any window, float32", 128, plain(3)),
+    ("QueryGradientsKernel", "any window, float32", 128, plain(4)),
+    ("KeyGradientsKernel", "any window, float32", 128, plain(4)),
+    ("BiasGradientsKernel", "any window, float32", 128, plain(4)),
+]
 
 
 def short_name(mangled):
@@ -55,7 +98,16 @@ def occupancy(registers, architecture):
     return 100 * min(most, REGISTERS // a_warp) // most
 
 
-def table(nvcc):
+def occupancy_of_blocks(registers, threads, shared, architecture):
+    """Percent of an SM's warps that whole blocks of so many threads and bytes come to."""
+    warps = threads // 32
+    a_warp = -(-registers * 32 // 256) * 256
+    blocks = min(MAX_BLOCKS[architecture], MAX_WARPS[architecture] // warps,
+                 REGISTERS // a_warp // warps, SHARED[architecture] // (shared + OF_A_BLOCK))
+    return 100 * blocks * warps // MAX_WARPS[architecture]
+
+
+def tables(nvcc):
     kernels = {}
     for source in sorted((ROOT / "kernels" / "cuda").glob("*.cu")):
         for architecture in ARCHITECTURES:
@@ -69,6 +121,14 @@ def table(nvcc):
         cells = [f"{row[a][0]} ({occupancy(row[a][0], a)}%)" for a in ARCHITECTURES]
         spilled = max(row[a][2] for a in ARCHITECTURES)
         lines.append(f"| `{source}` | {name} | " + " | ".join(cells) + f" | {spilled} |")
+    registers = {name: row for (_, name), row in kernels.items()}
+    lines += ["", "| kernel | of | threads | shared memory | " + " | ".join(ARCHITECTURES) + " |",
+              "| --- | --- | --- | --- |" + " --- |" * len(ARCHITECTURES)]
+    for name, size, threads, shared in BLOCKS:
+        cells = [f"{occupancy_of_blocks(registers[name][a][0], threads, shared, a)}%"
+                 for a in ARCHITECTURES]
+        lines.append(f"| {name} | {size} | {threads} | {shared / 1024:.0f} KiB | "
+                     + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -78,7 +138,7 @@ def main():
     parser.add_argument("--nvcc", default="nvcc")
     parser.add_argument("--write", type=pathlib.Path)
     args = parser.parse_args()
-    text = table(args.nvcc)
+    text = tables(args.nvcc)
     if args.write is None:
         print(text)
         return
