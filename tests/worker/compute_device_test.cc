@@ -28,6 +28,7 @@ class FakeGpu : public Accelerator {
   void Wait() override {}
   void CopyInBeside(int, const void*, void*, size_t) override {}
   void NoteUse(int) override {}
+  std::unique_ptr<DeviceLane> NewLane(int) override { return nullptr; }
   void Pin(void*, size_t) override {}
   void Unpin(void*) override {}
   void CopyOutBeside(std::span<const DeviceRead>) override {}
@@ -138,6 +139,14 @@ TEST(TakeDevice, TheCpuIsTakenWithoutAWord) {
   const ComputeDevice device = Take(DeviceRequest::kCpu);
   EXPECT_EQ(device.gpu, nullptr);
   EXPECT_EQ(device.text, "the CPU");
+}
+
+TEST(WhyNotOnCpu, StateIsInTheHostsMemoryAnyway) {
+  JobConfig job;
+  EXPECT_EQ(WhyNotOnCpu(job), "");
+  job.parallel.offload = Offload::kHost;
+  EXPECT_THAT(WhyNotOnCpu(job), HasSubstr("leave it out, or use disk, or GPUs (--device cuda)"));
+  EXPECT_EQ(WhyNotOnGpu(job), "");
 }
 
 TEST(TakeDevice, RanksAskForTheSame) {
