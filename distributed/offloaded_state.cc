@@ -52,14 +52,7 @@ OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
   tensors_[kMaster].there = narrow;
   tensors_[kMaster].prefix = "master/";
   if (narrow) tensors_[kMaster].dtype = MasterDType(setting.dtype);
-  for (size_t unit = 0; unit < setting.units.size(); ++unit) {
-    const OwnedElements& owned = setting.units[unit];
-    for (int64_t done = 0; done < owned.size; done += setting.piece_elements) {
-      pieces_.push_back({.unit = static_cast<int>(unit),
-                         .begin = owned.begin + done,
-                         .size = std::min(setting.piece_elements, owned.size - done)});
-    }
-  }
+  pieces_ = CutIntoPieces(setting.units, setting.piece_elements);
   const std::string moments = LayOut(0, kMaster, &moment_bytes_);
   const std::string masters = narrow ? LayOut(kMaster, 1, &master_bytes_) : "";
   AllocateSlots(arena);
@@ -148,7 +141,7 @@ std::string OffloadedState::LayOut(int first, int count, uint64_t* bytes) {
 
 void OffloadedState::AllocateSlots(Arena* arena) {
   int64_t largest = 0;
-  for (const Piece& piece : pieces_) largest = std::max(largest, piece.size);
+  for (const UpdatePiece& piece : pieces_) largest = std::max(largest, piece.size);
   uint64_t bytes = 0;
   for (const Tensor& tensor : tensors_) {
     if (tensor.there) bytes += largest * SizeOf(tensor.dtype);
@@ -175,7 +168,7 @@ ScratchFile& OffloadedState::FileOf(int tensor, bool next) {
 }
 
 void OffloadedState::StartOne(int tensor, size_t piece, bool write) {
-  const Piece& p = pieces_[piece];
+  const UpdatePiece& p = pieces_[piece];
   Slot& slot = slots_[piece % kSlots];
   ScratchFile& file = FileOf(tensor, write);
   const size_t element = SizeOf(tensors_[tensor].dtype);
@@ -211,19 +204,16 @@ void OffloadedState::Settle(Slot* slot) {
   }
 }
 
-bool OffloadedState::Stream(const Pass& pass, const Work& work) {
+bool OffloadedState::Stream(const Pass& pass, const UpdateWork& work) {
   const auto part_of = [&](size_t piece) {
-    const Piece& p = pieces_[piece];
+    const UpdatePiece& p = pieces_[piece];
     const Slot& slot = slots_[piece % kSlots];
     const auto view = [&](int t) {
       const bool used = tensors_[t].there && (pass.read[t] || pass.write[t]);
       if (!used) return TensorView{};
       return slot.memory[t].Rows(0, p.size);
     };
-    return Part{.unit = p.unit,
-                .begin = p.begin,
-                .size = p.size,
-                .state = {.first = view(0), .second = view(1), .master = view(kMaster)}};
+    return UpdatePart{p, {.first = view(0), .second = view(1), .master = view(kMaster)}};
   };
   if (dry_) {
     for (size_t i = 0; i < pieces_.size(); ++i) work(part_of(i));
@@ -295,7 +285,7 @@ void OffloadedState::Commit(const Pass& pass) {
 std::exception_ptr OffloadedState::RunUpdate() {
   const Pass all = {.read = {true, true, true}, .write = {true, true, true}};
   // A unit can be used once its last piece has been worked on.
-  const auto work = [this, done = size_t{0}](const Part& part) mutable {
+  const auto work = [this, done = size_t{0}](const UpdatePart& part) mutable {
     update_work_(part);
     ++done;
     const int next = done < pieces_.size() ? pieces_[done].unit : std::ssize(setting_.units);
@@ -327,7 +317,7 @@ void OffloadedState::RunUpdates() {
   }
 }
 
-void OffloadedState::StartUpdate(Work work) {
+void OffloadedState::StartUpdate(UpdateWork work) {
   CHECK(!updating_) << "an update is under way";
   update_work_ = std::move(work);
   if (dry_) {
@@ -362,7 +352,7 @@ void OffloadedState::FinishUpdate() {
   if (update_error_ != nullptr) std::rethrow_exception(std::exchange(update_error_, nullptr));
 }
 
-void OffloadedState::SetMoments(const Work& work) {
+void OffloadedState::SetMoments(const UpdateWork& work) {
   CHECK(!updating_) << "an update is under way";
   const Pass moments = {.write = {true, true, false}};
   Stream(moments, work);

@@ -7,7 +7,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -18,26 +17,14 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/config/job_config.h"
 #include "core/nn/parameters.h"
-#include "core/optim/optimizer.h"
 #include "distributed/disk_io.h"
 #include "distributed/offload_files.h"
-#include "distributed/shard_layout.h"
+#include "distributed/streamed_update.h"
 #include "kernels/arena.h"
 
 namespace swinfleet {
 
-// The elements [begin, begin + size) of a unit that this rank updates: whole chunks of kNormChunk.
-struct OwnedElements {
-  std::string name;
-  int64_t begin = 0;
-  int64_t size = 0;
-  std::vector<ShardLayout::Segment> segments;
-};
-
 struct OffloadSetting {
-  // Of a moment 8 MiB.
-  static constexpr int64_t kPieceElements = int64_t{1} << 21;
-
   const ParameterTable* table = nullptr;
   // One a unit.
   std::vector<OwnedElements> units;
@@ -73,35 +60,20 @@ struct OffloadSetting {
 // Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
 // what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
 // is as good as before.
-class OffloadedState {
+class OffloadedState : public StreamedUpdate {
  public:
   // Takes the buffers from `arena`. On dry-run memory there are no files, and all that follows
   // touches nothing. Throws FileError.
   OffloadedState(const OffloadSetting& setting, Arena* arena);
-  ~OffloadedState();
+  ~OffloadedState() override;
 
-  // A piece of a unit: elements [begin, begin + size), with their state, (size) each, whole chunks
-  // of kNormChunk.
-  struct Part {
-    int unit = 0;
-    int64_t begin = 0;
-    int64_t size = 0;
-    OptimizerState state;
-  };
-  using Work = std::function<void(const Part&)>;
-
-  // Starts an update, in which `work` changes the state of each piece, in the order of units. It
-  // runs on a thread of this object's, one call at a time. Until the update is over only what
-  // waits for it may be called, and what the work uses is the work's.
-  void StartUpdate(Work work);
-  // Waits until the work is done with the units up to this one, if an update is under way. Throws
-  // what the update throws.
-  void WaitForUnit(int unit);
-  // Waits until an update that is under way is over, and what it wrote is current. Throws what the
-  // update throws; then the state is the one before it.
-  void FinishUpdate();
+  // The work is done on a thread of this object's.
+  void StartUpdate(UpdateWork work) override;
+  void WaitForUnit(int unit) override;
+  // And what was written is current. When this throws, the state is the one before the update.
+  void FinishUpdate() override;
   // `work` sets the moments of each piece; there are no masters in it.
-  void SetMoments(const Work& work);
+  void SetMoments(const UpdateWork& work);
   // What weights in 16 bits lack of elements [begin, begin + size) of a unit, all of them owned; as
   // many of the first ones as one read takes. Valid until the next call of anything. Throws
   // FileError.
@@ -137,11 +109,6 @@ class OffloadedState {
     // Of the moments: its pieces among those of the record, in order.
     std::vector<size_t> records;
   };
-  struct Piece {
-    int unit = 0;
-    int64_t begin = 0;
-    int64_t size = 0;
-  };
   struct Slot {
     std::array<TensorView, kTensors> memory;
     std::array<DiskRequest, kTensors> requests;
@@ -168,7 +135,7 @@ class OffloadedState {
   // Runs `work` over all pieces, reading before and writing after as `pass` says. What is written
   // is not yet current when this returns. False: the thread of updates is to end, and not all is
   // written.
-  bool Stream(const Pass& pass, const Work& work);
+  bool Stream(const Pass& pass, const UpdateWork& work);
   void StartReads(const Pass& pass, size_t piece);
   void StartWrites(const Pass& pass, size_t piece);
   void StartOne(int tensor, size_t piece, bool write);
@@ -188,7 +155,7 @@ class OffloadedState {
   const OffloadSetting setting_;
   const bool dry_;
   std::array<Tensor, kTensors> tensors_;
-  std::vector<Piece> pieces_;
+  std::vector<UpdatePiece> pieces_;
   std::array<Slot, kSlots> slots_;
   uint64_t moment_bytes_ = 0;
   uint64_t master_bytes_ = 0;
@@ -204,7 +171,7 @@ class OffloadedState {
 
   // The update under way: started by the caller, who also notes its end.
   bool updating_ = false;
-  Work update_work_;
+  UpdateWork update_work_;
   std::atomic<bool> stop_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <functional>
 
 #include "core/checkpoint/async_saver.h"
@@ -66,6 +67,10 @@ struct ZeroEngine::Impl {
   void AllocateSums(MemoryClasses* memory);
   // All bits zero, which is zero in every dtype; sizes are whole chunks.
   void Zero(const TensorView& view) {
+    if (view.device == Device::kCpu && context->device == Device::kCuda) {
+      std::memset(view.data, 0, view.Bytes());
+      return;
+    }
     TensorView floats = view;
     floats.dtype = DType::kF32;
     floats.shape = Shape{static_cast<int64_t>(view.Bytes() / sizeof(float))};
@@ -100,21 +105,26 @@ struct ZeroEngine::Impl {
   // Waits for an update that is under way: until a unit's weights are the new ones, or until all of
   // it is over.
   void WaitForUpdate(int unit) {
-    WaitForDisk([&] { offloaded->WaitForUnit(unit); });
+    TimeWait([&] { streamed->WaitForUnit(unit); });
   }
   void FinishUpdate() {
-    WaitForDisk([&] { offloaded->FinishUpdate(); });
+    TimeWait([&] { streamed->FinishUpdate(); });
   }
   template <typename Wait>
-  void WaitForDisk(const Wait& wait) {
-    if (offloaded == nullptr) return;
+  void TimeWait(const Wait& wait) {
+    if (streamed == nullptr) return;
     const auto begin = std::chrono::steady_clock::now();
     wait();
+    if (on_disk == nullptr) return;
     const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin;
     disk_wait_seconds += waited.count();
   }
+  // What this rank updates, a unit each.
+  std::vector<OwnedElements> Owned() const;
   // Takes the state's place on the disk. Collective.
-  void Offload(MemoryClasses* memory);
+  void OffloadToDisk(MemoryClasses* memory);
+  // The buffers of state that is in the host's memory.
+  void OffloadToHost(MemoryClasses* memory);
   // A tensor as the host sees it: itself, or its copy in `copy`.
   TensorView OnHost(const TensorView& tensor, std::vector<std::byte>* copy) const {
     if (tensor.device != Device::kCuda) return tensor;
@@ -191,7 +201,11 @@ struct ZeroEngine::Impl {
   // Where state is on disk; then the units have none. The folder outlives what is in it, which uses
   // all of the above.
   std::unique_ptr<OffloadFolder> folder;
-  std::unique_ptr<OffloadedState> offloaded;
+  std::unique_ptr<OffloadedState> on_disk;
+  // Where the units' state is in the host's memory, and their weights are not.
+  std::unique_ptr<PinnedState> on_host;
+  // One of these two, where there is one.
+  StreamedUpdate* streamed = nullptr;
   // At stage 3 on several ranks.
   std::unique_ptr<GatheredUnits> gathered;
   // Of this rank in a step.
@@ -223,8 +237,10 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communica
   CHECK(options.stage >= 0 && options.stage <= kMostZeroStage) << "ZeRO stage " << options.stage;
   CHECK(options.stage < 2 || SumsInRounds(options.accumulation))
       << "whole gradients at ZeRO stage " << options.stage;
-  CHECK(options.optimizer.moments == DType::kF32 || !options.offload.run_folder.empty())
+  CHECK(options.optimizer.moments == DType::kF32 || options.offload.kind == Offload::kDisk)
       << "moments in memory are float32";
+  CHECK(options.offload.kind != Offload::kHost || context->device == Device::kCuda)
+      << "state in the host's memory is offloaded from a GPU";
   CHECK_EQ(options.hypers.size(), table.parameters().size());
   CHECK(options.reduction == Reduction::kReproducible || !SumsBf16(options.accumulation))
       << "the library does not sum bfloat16";
@@ -255,11 +271,12 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communica
         context, &memory->parameters);
   }
   AllocateSums(memory);
-  if (!options.offload.run_folder.empty()) Offload(memory);
+  if (options.offload.kind == Offload::kDisk) OffloadToDisk(memory);
+  if (options.offload.kind == Offload::kHost) OffloadToHost(memory);
 }
 
 void ZeroEngine::Impl::ExchangeByNccl(MemoryClasses* memory) {
-  CHECK(options.offload.run_folder.empty()) << "state of a GPU on disk";
+  CHECK(options.offload.kind != Offload::kDisk) << "state of a GPU on disk";
   if (layout.ranks() == 1) return;
   int64_t largest = 0;
   for (size_t u = 0; u < units.size(); ++u) {
@@ -274,9 +291,28 @@ void ZeroEngine::Impl::ExchangeByNccl(MemoryClasses* memory) {
   communicator = nccl.get();
 }
 
-void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
+std::vector<OwnedElements> ZeroEngine::Impl::Owned() const {
+  std::vector<OwnedElements> owned;
+  for (const UnitState& unit : units) {
+    owned.push_back({unit.name, unit.owned_begin, unit.owned_size, unit.updated});
+  }
+  return owned;
+}
+
+void ZeroEngine::Impl::OffloadToHost(MemoryClasses* memory) {
+  PinnedSetting setting{
+      .units = Owned(), .state = {}, .piece_elements = options.offload.piece_elements};
+  for (const UnitState& unit : units) setting.state.push_back(unit.optimizer);
+  on_host = std::make_unique<PinnedState>(setting, &memory->optimizer, context->accelerator);
+  streamed = on_host.get();
+  // Of which each piece has its lane's stream.
+  update_context = {
+      .ops = context->ops, .device = context->device, .accelerator = context->accelerator};
+}
+
+void ZeroEngine::Impl::OffloadToDisk(MemoryClasses* memory) {
   OffloadSetting setting{.table = &table,
-                         .units = {},
+                         .units = Owned(),
                          .optimizer = options.optimizer.kind,
                          .dtype = options.dtype,
                          .moments = options.optimizer.moments,
@@ -284,9 +320,6 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
                          .folder = "",
                          .piece_elements = options.offload.piece_elements,
                          .ops = options.offload.ops};
-  for (const UnitState& unit : units) {
-    setting.units.push_back({unit.name, unit.owned_begin, unit.owned_size, unit.updated});
-  }
   if (!dry) {
     std::string problem;
     try {
@@ -302,7 +335,8 @@ void ZeroEngine::Impl::Offload(MemoryClasses* memory) {
         {.run_dir = options.offload.run_dir, .kept = options.offload.kept_checkpoints}, problem,
         communicator, *setting.ops);
   }
-  offloaded = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  on_disk = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  streamed = on_disk.get();
   // One thread keeps up with a disk, and the others compute.
   update_context = {.ops = context->ops, .workspace = nullptr, .threads = 1, .count = nullptr};
 }
@@ -354,15 +388,16 @@ void ZeroEngine::Impl::AllocateUnit(UnitState& unit, MemoryClasses* memory) {
   const Shape owned{unit.owned_size};
   unit.values = memory->parameters.Allocate({unit.kept_size}, options.dtype);
   Zero(unit.values);
-  if (!options.offload.run_folder.empty()) return;
-  unit.optimizer.first = memory->optimizer.Allocate(owned);
+  if (options.offload.kind == Offload::kDisk) return;
+  Arena& arena = options.offload.kind == Offload::kHost ? memory->offloaded : memory->optimizer;
+  unit.optimizer.first = arena.Allocate(owned);
   Zero(unit.optimizer.first);
   if (OptimizerStateTensors(options.optimizer.kind) == 2) {
-    unit.optimizer.second = memory->optimizer.Allocate(owned);
+    unit.optimizer.second = arena.Allocate(owned);
     Zero(unit.optimizer.second);
   }
   if (options.dtype == DType::kF32) return;
-  unit.optimizer.master = memory->optimizer.Allocate(owned, MasterDType(options.dtype));
+  unit.optimizer.master = arena.Allocate(owned, MasterDType(options.dtype));
   Zero(unit.optimizer.master);
 }
 
@@ -498,7 +533,7 @@ void ZeroEngine::Impl::UpdateOwned(const UnitState& unit, const OwnedPart& owned
 }
 
 void ZeroEngine::Impl::UpdateAll(std::span<const double> rates, int64_t update, float grad_scale) {
-  if (offloaded != nullptr) return StartOffloadedUpdate(rates, update, grad_scale);
+  if (streamed != nullptr) return StartOffloadedUpdate(rates, update, grad_scale);
   for (size_t u = 0; u < units.size(); ++u) {
     const UnitState& unit = units[u];
     UpdateOwned(unit,
@@ -515,8 +550,9 @@ void ZeroEngine::Impl::StartOffloadedUpdate(std::span<const double> rates, int64
                                             float grad_scale) {
   update_rates.assign(rates.begin(), rates.end());
   Context* used = dry ? context : &update_context;
-  offloaded->StartUpdate([this, update, grad_scale, used](const OffloadedState::Part& part) {
+  streamed->StartUpdate([this, update, grad_scale, used](const UpdatePart& part) {
     const UnitState& unit = units[part.unit];
+    update_context.stream = part.stream;
     UpdateOwned(unit,
                 {.begin = part.begin,
                  .size = part.size,
@@ -554,14 +590,14 @@ std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
     CopyToHost(weights, scratch.data(), *context);
     return scratch;
   }
-  if (offloaded == nullptr) {
+  if (on_disk == nullptr) {
     const TensorView kept = OfOwned(state, state.optimizer.master, begin, size);
     std::vector<std::byte> weights_copy, kept_copy;
     RestoreMasters(OnHost(weights, &weights_copy), OnHost(kept, &kept_copy), scratch);
     return scratch;
   }
   for (int64_t done = 0; done < size;) {
-    const TensorView kept = offloaded->Masters(unit, begin + done, size - done);
+    const TensorView kept = on_disk->Masters(unit, begin + done, size - done);
     const int64_t count = kept.NumElements();
     RestoreMasters(Slice(weights, done, count), kept, scratch.subspan(done, count));
     done += count;
@@ -585,11 +621,14 @@ TensorPiece ZeroEngine::Impl::PieceOf(const std::string& tensor, const Shape& sh
 }
 
 std::vector<TensorPiece> ZeroEngine::Impl::CopyBeside(std::span<float> buffer) {
+  FinishUpdate();
   Accelerator* gpu = context->accelerator;
   std::vector<TensorPiece> pieces;
   std::vector<DeviceRead> reads;
+  // What is on the GPU later, the rest at once.
   const auto copy = [&](const TensorView& tensor, void* to) -> TensorView {
-    reads.push_back({.from = tensor.data, .to = to, .bytes = tensor.Bytes()});
+    if (tensor.device == Device::kCpu) std::memcpy(to, tensor.data, tensor.Bytes());
+    if (tensor.device == Device::kCuda) reads.push_back({tensor.data, to, tensor.Bytes()});
     return {to, tensor.shape, tensor.dtype, Device::kCpu};
   };
   // Values in float32, or weights in 16 bits and what they lack of their masters, which take as
@@ -650,7 +689,7 @@ void ZeroEngine::Impl::SetWeights(int parameter, int64_t begin, std::span<const 
   });
   if (options.dtype == DType::kF32) return;
   within(unit.owned_begin, unit.owned_size, [&](std::span<const float> owned, int64_t from) {
-    if (offloaded != nullptr) return offloaded->SetMasters(info.unit, from, owned);
+    if (on_disk != nullptr) return on_disk->SetMasters(info.unit, from, owned);
     WriteOnHost(OfOwned(unit, unit.optimizer.master, from, static_cast<int64_t>(owned.size())),
                 [&](const TensorView& kept) { KeepMasters(owned, kept); });
   });
@@ -717,13 +756,13 @@ void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader, std::span<flo
       }
     }
   };
-  if (offloaded == nullptr) {
+  if (on_disk == nullptr) {
     for (const UnitState& unit : units) {
       load(unit, unit.owned_begin, unit.owned_size, unit.optimizer);
     }
     return;
   }
-  offloaded->SetMoments([&](const OffloadedState::Part& part) {
+  on_disk->SetMoments([&](const UpdatePart& part) {
     // Padding is zero.
     for (const auto& [prefix, moments] : States(part.state)) Zero(moments);
     load(units[part.unit], part.begin, part.size, part.state);
@@ -732,7 +771,8 @@ void ZeroEngine::Impl::LoadMoments(const CheckpointReader& reader, std::span<flo
 
 ZeroOptions ZeroOptionsFor(const JobConfig& config, const ParameterTable& table) {
   OffloadOptions offload;
-  if (config.parallel.offload == Offload::kDisk) {
+  offload.kind = config.parallel.offload;
+  if (offload.kind == Offload::kDisk) {
     offload.run_folder = OffloadRunFolder(config.parallel.offload_dir, config.run_dir);
     offload.run_dir = config.run_dir;
     offload.kept_checkpoints = config.checkpoint.keep_last;
@@ -773,12 +813,12 @@ void ZeroEngine::Initialize(uint64_t seed) {
       const ParameterInfo& info = impl_->table.parameters()[p];
       impl_->SetWeights(p, 0, initial.subspan(info.offset, info.size()));
     }
-    if (impl_->offloaded != nullptr) continue;
+    if (impl_->on_disk != nullptr) continue;
     impl_->Zero(unit.optimizer.first);
     if (!unit.optimizer.second.empty()) impl_->Zero(unit.optimizer.second);
   }
-  if (impl_->offloaded == nullptr) return;
-  impl_->offloaded->SetMoments([&](const OffloadedState::Part& part) {
+  if (impl_->on_disk == nullptr) return;
+  impl_->on_disk->SetMoments([&](const UpdatePart& part) {
     impl_->Zero(part.state.first);
     if (!part.state.second.empty()) impl_->Zero(part.state.second);
   });
@@ -919,7 +959,7 @@ std::vector<TensorPiece> ZeroEngine::OwnedState() {
       };
       pieces.push_back(
           {"param/" + info.name, info.shape, segment.parameter_begin, segment.size, masters});
-      if (impl_->offloaded != nullptr) continue;
+      if (impl_->on_disk != nullptr) continue;
       for (const auto& [prefix, owned] : impl_->States(unit.optimizer)) {
         const TensorView part = impl_->OfOwned(unit, owned, segment.unit_begin, segment.size);
         pieces.push_back(impl_->PieceOf(prefix + info.name, info.shape, segment, part));
@@ -935,13 +975,13 @@ std::vector<TensorPiece> ZeroEngine::CopyState(std::span<float> buffer) {
 }
 
 std::optional<SharedShard> ZeroEngine::PinState() {
-  if (impl_->offloaded == nullptr || !impl_->GivesMoments()) return std::nullopt;
+  if (impl_->on_disk == nullptr || !impl_->GivesMoments()) return std::nullopt;
   impl_->FinishUpdate();
-  return impl_->offloaded->Pin();
+  return impl_->on_disk->Pin();
 }
 
 DiskUse ZeroEngine::disk_use() const {
-  return impl_->offloaded == nullptr ? DiskUse() : impl_->UseOf(*impl_->offloaded);
+  return impl_->on_disk == nullptr ? DiskUse() : impl_->UseOf(*impl_->on_disk);
 }
 
 double ZeroEngine::disk_wait_seconds() const { return impl_->disk_wait_seconds; }

@@ -17,24 +17,26 @@
 #include "distributed/communicator.h"
 #include "distributed/offload_files.h"
 #include "distributed/offloaded_state.h"
+#include "distributed/pinned_state.h"
 #include "distributed/shard_layout.h"
 #include "kernels/ops.h"
 
 namespace swinfleet {
 
-// Where the optimizer's state is kept on disk (OffloadedState). An empty folder: nowhere, it is in
-// memory.
+// Where the optimizer's state is kept, if not with the weights.
 struct OffloadOptions {
-  // OffloadRunFolder's. In a dry run any name will do.
-  std::string run_folder;
+  // kHost (PinnedState): of weights on a GPU. kDisk (OffloadedState): of weights on the CPU.
+  Offload kind = Offload::kNone;
+  // The pieces that pass through memory in an update.
+  int64_t piece_elements = kPieceElements;
+  // The rest is kDisk's. OffloadRunFolder's; in a dry run any name will do.
+  std::string run_folder = {};
   int64_t attempt = 1;
   // CheckpointPlace's: what checkpoints will take is counted where it is the same disk.
   std::string run_dir = {};
   int64_t kept_checkpoints = 0;
   // Saves run beside updates.
   bool asynchronous_saves = true;
-  // OffloadSetting's.
-  int64_t piece_elements = OffloadSetting::kPieceElements;
   FileOps* ops = &FileOps::System();
 };
 
@@ -77,7 +79,7 @@ struct GradientNorm {
 };
 
 // All memory comes from `memory`, all of it in the constructor, which is collective. On dry-run
-// memory nothing is touched. On GPUs NCCL exchanges tensors, and no state can be on disk.
+// memory nothing is touched. On GPUs NCCL exchanges tensors.
 //
 // A step: BeginStep; for each of the rank's passes (ShardLayout::PassesOf) BeginMicroBatch,
 // Forward, Backward; FinishReduction; Update; PublishParameters.
@@ -95,11 +97,12 @@ struct GradientNorm {
 // all of it), in the optimizer's class. Gradients of parameters are float32. Checkpoints hold
 // masters, so that they don't depend on the dtype.
 //
-// Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's, and
-// of the optimizer's class only the buffers are left that they stream through in an update. The
-// bits are the same, unless moments are kept in bfloat16: these too depend on nothing but the job.
-// An update runs beside what comes next, the forward pass of the next step: that needs the first
-// units when these are updated, while the disk is busy with the later ones.
+// Offload. Moments and what 16-bit weights lack of their masters are in files of this rank's or,
+// beside a GPU, in pinned memory of the host, and of the optimizer's class only the buffers are
+// left that they stream through in an update. The bits are the same, unless moments are kept in
+// bfloat16: these too depend on nothing but the job. An update runs beside what comes next, the
+// forward pass of the next step: that needs the first units when these are updated, while the disk
+// or the link is busy with the later ones.
 //
 // Accumulation, for N elements on P ranks at stage 1 (stage 0 sends twice as much; above there
 // are the two that split), with M micro-batches of which a rank has L, R = ceil(M / P), and the

@@ -70,10 +70,38 @@ class DeviceCollectives {
   // From any thread: what has gone wrong beside the calls; empty when nothing is known.
   virtual std::string failure() = 0;
   // From any thread: ends what waits for other processes, for good. From then on the accelerator's
-  // Wait, WaitForCopies and CopyOut throw Error, since what collectives leave behind means nothing.
+  // Wait, WaitForCopies and CopyOut, and its lanes' Wait, throw Error, since what collectives leave
+  // behind means nothing.
   virtual void Abort() = 0;
   // From any thread: seconds that the accelerator's stream has waited for collectives.
   virtual double waited_seconds() = 0;
+};
+
+// A stream of copies and operations beside the accelerator's, for state that is in pinned memory of
+// the host. What is called is done in the order in which it is called. One thread calls at a time,
+// whichever it is, but for calls that are the accelerator's thread's alone, which may come at any
+// time. What goes wrong on the device throws Error, in whatever call comes next. The accelerator
+// outlives it; it waits at its end until all is done, and never throws there.
+class DeviceLane {
+ public:
+  virtual ~DeviceLane() = default;
+
+  // Context::stream of operations that are put here, by the thread that called CopyIn.
+  virtual void* stream() const = 0;
+  // From pinned memory of the host to the device's, and back.
+  virtual void CopyIn(const void* from, void* to, size_t bytes) = 0;
+  virtual void CopyOut(const void* from, void* to, size_t bytes) = 0;
+  // Sets one of the marks behind what was called so far.
+  virtual void SetMark(int mark) = 0;
+  // Returns when all that was called is done: what was copied out is there.
+  virtual void Wait() = 0;
+
+  // The accelerator's thread's. What is called here from now on begins when all that was called
+  // there is done.
+  virtual void StartAfterComputing() = 0;
+  // The accelerator's thread's. What is called there from now on begins when all is done that is
+  // before the mark where it was set last. The host does not wait.
+  virtual void ComputeAfter(int mark) = 0;
 };
 
 // One device, opened. All calls come from the thread that opened it, but for the one that says
@@ -132,6 +160,8 @@ class Accelerator {
   // For a profile; with room for so many moments at once, of which more take room when they come.
   // Throws Error.
   virtual std::unique_ptr<DeviceClock> MakeClock(size_t moments) = 0;
+  // With so many marks.
+  virtual std::unique_ptr<DeviceLane> NewLane(int marks) = 0;
 
   // Of one process, for all that Join with it. Throws Error.
   virtual CollectivesId NewCollectivesId() = 0;

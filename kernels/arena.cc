@@ -181,6 +181,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
   std::swap(device_, other.device_);
   std::swap(base_, other.base_);
   std::swap(device_memory_, other.device_memory_);
+  std::swap(pinned_, other.pinned_);
   std::swap(capacity_, other.capacity_);
   std::swap(used_, other.used_);
   std::swap(high_water_, other.high_water_);
@@ -189,6 +190,7 @@ Arena& Arena::operator=(Arena&& other) noexcept {
 
 Arena::~Arena() {
   if (device_ != Device::kCpu) return;
+  pinned_.reset();
   AllowAccess(base_, capacity_);
   munmap(base_, capacity_);
 }

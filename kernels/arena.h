@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "kernels/tensor.h"
 
@@ -30,6 +31,8 @@ class Arena {
   // here, so nothing is poisoned.
   static Arena OnDevice(std::string name, std::shared_ptr<void> memory, size_t capacity);
 
+  // Keeps this, which pins the arena's memory of the host, as long as the memory is there.
+  void KeepPinned(std::shared_ptr<void> pinned) { pinned_ = std::move(pinned); }
   // Blocks that were reserved on the host in this process so far.
   static int64_t HostBlocks();
 
@@ -47,6 +50,8 @@ class Arena {
   void Release(size_t mark);
 
   Device device() const { return device_; }
+  // Where its memory begins.
+  void* base() const { return base_; }
   const std::string& name() const { return name_; }
   size_t capacity() const { return capacity_; }
   size_t used() const { return used_; }
@@ -60,6 +65,7 @@ class Arena {
   Device device_ = Device::kDryRun;
   char* base_ = nullptr;
   std::shared_ptr<void> device_memory_;
+  std::shared_ptr<void> pinned_;
   size_t capacity_ = 0;
   size_t used_ = 0;
   size_t high_water_ = 0;

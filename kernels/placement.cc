@@ -19,6 +19,15 @@ Arena ReserveArena(const std::string& name, size_t bytes, Accelerator* gpu) {
   return Arena::OnDevice(name, memory, bytes);
 }
 
+Arena ReservePinnedArena(const std::string& name, size_t bytes, Accelerator* gpu) {
+  Arena arena = Arena::OnHost(name, bytes);
+  if (gpu == nullptr || bytes == 0) return arena;
+  void* memory = arena.base();
+  gpu->Pin(memory, arena.capacity());
+  arena.KeepPinned({memory, [gpu](void* pinned) { gpu->Unpin(pinned); }});
+  return arena;
+}
+
 Context ContextOn(Accelerator* gpu, int threads, Arena* workspace) {
   if (gpu == nullptr) return {.ops = &CpuOps(), .workspace = workspace, .threads = threads};
   return {.ops = &gpu->ops(),

@@ -19,6 +19,11 @@ namespace swinfleet {
 // is none. Throws Error when there is too little.
 Arena ReserveArena(const std::string& name, size_t bytes, Accelerator* gpu);
 
+// A block of at least `bytes` of the host's memory, pinned for copies from and to the GPU, which
+// outlives it; where there is none, as it is. Throws Error when there is too little, or when the
+// system refuses to pin it.
+Arena ReservePinnedArena(const std::string& name, size_t bytes, Accelerator* gpu);
+
 // What operations on the GPU are called with, or on the CPU where there is none; without constants
 // of modules.
 Context ContextOn(Accelerator* gpu, int threads, Arena* workspace);

@@ -367,15 +367,23 @@ void Attempt::KeepBudget(const PlanOptions& facts) {
 
 void Attempt::ChooseDevice() {
   gpu_ = options_.gpu;
+  std::string taken = options_.device_text;
   if (gpu_ != nullptr) {
     const std::string problem = WhyNotOnGpu(config_);
     if (!problem.empty() && options_.device == DeviceRequest::kCuda) {
       throw JobFailure("this job can't be computed on GPUs, and --device cuda says to: " + problem);
     }
-    if (!problem.empty()) gpu_ = nullptr;
-    LOG_IF(INFO, leader() && !problem.empty()) << "computes on the CPU, because " << problem;
+    if (!problem.empty()) {
+      gpu_ = nullptr;
+      taken = "the CPU, because " + problem;
+      LOG_IF(INFO, leader()) << "computes on " << taken;
+    }
   }
   if (gpu_ != nullptr) return;
+  const std::string problem = WhyNotOnCpu(config_);
+  if (!problem.empty()) {
+    throw JobFailure("this job would compute on " + taken + ", and can't: " + problem);
+  }
   Agree("check the processor", [&] {
     RequireNative(config_.train.dtype, config_.train.allow_emulation,
                   "use train.dtype fp32, other hosts, or train.allow_emulation: true");

@@ -30,9 +30,10 @@ struct AttemptOptions {
   PathRoots roots;
   // Keeps threads on CPUs where ranks of the attempt share a host.
   bool pin = true;
-  // What was asked for, and the GPU that this rank has; null: it computes on the CPU. On all ranks
-  // alike.
+  // What was asked for, what was taken (ComputeDevice's), and the GPU that this rank has; null: it
+  // computes on the CPU. Whether it is one is the same on all ranks.
   DeviceRequest device = DeviceRequest::kCpu;
+  std::string device_text = "the CPU";
   Accelerator* gpu = nullptr;
 };
 

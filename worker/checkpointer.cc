@@ -12,6 +12,7 @@
 
 #include "core/checkpoint/run_checkpoints.h"
 #include "kernels/error.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 namespace {
@@ -44,12 +45,8 @@ Checkpointer::Checkpointer(const JobConfig& config, int64_t attempt, int64_t ste
 Checkpointer::~Checkpointer() = default;
 
 void Checkpointer::MakeSaver(size_t copy_bytes, Accelerator* gpu) {
-  copy_ = std::make_unique<Arena>(Arena::OnHost("checkpoint copy", copy_bytes));
+  copy_ = std::make_unique<Arena>(ReservePinnedArena("checkpoint copy", copy_bytes, gpu));
   buffer_ = copy_->Allocate({static_cast<int64_t>(copy_bytes / sizeof(float))}).span();
-  if (gpu != nullptr && !buffer_.empty()) {
-    gpu->Pin(buffer_.data(), buffer_.size_bytes());
-    pinned_ = std::shared_ptr<void>(buffer_.data(), [gpu](void* pinned) { gpu->Unpin(pinned); });
-  }
   saver_ = std::make_unique<AsyncSaver>();
 }
 

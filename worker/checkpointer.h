@@ -70,8 +70,6 @@ class Checkpointer {
   ZeroEngine* engine_;
   Reporter* reporter_;
   std::unique_ptr<Arena> copy_;
-  // Keeps the copy pinned.
-  std::shared_ptr<void> pinned_;
   std::span<float> buffer_;
   std::unique_ptr<AsyncSaver> saver_;
   bool in_flight_ = false;

@@ -33,14 +33,15 @@ Figures Extrapolate(const Figures& one, const Figures& two, double times) {
 }
 
 Figures RunStep(const JobConfig& config, int rank, int ranks, const Links& links,
-                double flops_per_second) {
+                double flops_per_second, Device device) {
   ModelledTraffic traffic;
-  DryRun run(config, [&](DryRun* dry) {
+  const auto communicate = [&](DryRun* dry) {
     const auto computed = [work = &dry->work, flops_per_second] {
       return flops_per_second > 0 ? work->matrix_flops / flops_per_second : 0;
     };
     return MakeModelledCommunicator(rank, ranks, links, computed, &traffic);
-  });
+  };
+  DryRun run(config, communicate, device);
   const auto so_far = [&] {
     return Figures{.flops = run.work.matrix_flops,
                    .waited = run.communicator->wait_seconds(),
@@ -60,9 +61,9 @@ Figures RunStep(const JobConfig& config, int rank, int ranks, const Links& links
 
 // Of a step of this rank. One more micro-batch adds what the last one did.
 Figures FiguresOf(const JobConfig& config, int rank, int ranks, const Links& links,
-                  double flops_per_second) {
+                  double flops_per_second, Device device) {
   const auto run = [&](const JobConfig& job) {
-    return RunStep(job, rank, ranks, links, flops_per_second);
+    return RunStep(job, rank, ranks, links, flops_per_second, device);
   };
   const int64_t leaves =
       ShardLayout::LeavesOf(config.train.accumulation, rank, ranks, config.train.micro_batches())
@@ -76,8 +77,8 @@ Figures FiguresOf(const JobConfig& config, int rank, int ranks, const Links& lin
 }  // namespace
 
 CommunicationPlan PlanCommunication(const JobConfig& config, int rank, int ranks,
-                                    const Links& links, double flops_per_second) {
-  const Figures step = FiguresOf(config, rank, ranks, links, flops_per_second);
+                                    const Links& links, double flops_per_second, Device device) {
+  const Figures step = FiguresOf(config, rank, ranks, links, flops_per_second, device);
   CommunicationPlan plan;
   plan.traffic = LinkModel(links, rank, ranks).TrafficOf(step.made);
   plan.communication_seconds = step.communication;

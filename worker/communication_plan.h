@@ -27,10 +27,11 @@ struct CommunicationPlan {
 };
 
 // Of rank `rank` of `ranks`, as if all had as many micro-batches. `flops_per_second`: matrix
-// products of a whole step by its time, of a rank that waits for nobody; 0: not known. `config` is
-// valid, and `ranks` are at most its micro-batches.
+// products of a whole step by its time, of a rank that waits for nobody; 0: not known. `device`:
+// where tensors are. `config` is valid, and `ranks` are at most its micro-batches.
 CommunicationPlan PlanCommunication(const JobConfig& config, int rank, int ranks,
-                                    const Links& links, double flops_per_second);
+                                    const Links& links, double flops_per_second,
+                                    Device device = Device::kCpu);
 
 }  // namespace swinfleet
 

@@ -157,4 +157,10 @@ std::string WhyNotOnGpu(const JobConfig& config) {
          " channels: use more heads";
 }
 
+std::string WhyNotOnCpu(const JobConfig& config) {
+  if (config.parallel.offload != Offload::kHost) return "";
+  return "parallel.offload: host takes the optimizer's state from a GPU to the host's memory, where"
+         " it is anyway when the CPU computes: leave it out, or use disk, or GPUs (--device cuda)";
+}
+
 }  // namespace swinfleet

@@ -40,6 +40,8 @@ ComputeDevice TakeDevice(DeviceRequest request, Communicator* communicator,
 
 // Why a job can't compute on GPUs; empty when it can.
 std::string WhyNotOnGpu(const JobConfig& config);
+// The same of the CPU.
+std::string WhyNotOnCpu(const JobConfig& config);
 
 }  // namespace swinfleet
 

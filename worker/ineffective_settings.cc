@@ -258,8 +258,11 @@ std::vector<std::string> IneffectiveSettings(const JobSpec& spec, const JobConfi
   findings.Check(
       train.has_label_smoothing() && config.train.label_smoothing != 0 && config.pretrain.on(),
       "train.label_smoothing", "pre-training takes no notice of labels", "set it to 0");
-  findings.Check(spec.parallel().has_offload_dir() && config.parallel.offload == Offload::kNone,
-                 "parallel.offload_dir", "nothing is offloaded", "set parallel.offload to disk");
+  findings.Check(
+      spec.parallel().has_offload_dir() && config.parallel.offload != Offload::kDisk,
+      "parallel.offload_dir",
+      config.parallel.offload == Offload::kNone ? "nothing is offloaded" : "nothing is on disk",
+      "set parallel.offload to disk");
   findings.Check(config.parallel.ranks == 1 && config.parallel.reduction == Reduction::kLibrary,
                  "parallel.reduction", "a single rank reduces nothing", "use more parallel.ranks");
   findings.Check(config.parallel.ranks == 1 && !config.parallel.overlap, "parallel.overlap",

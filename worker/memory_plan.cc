@@ -169,6 +169,7 @@ std::vector<std::pair<std::string, size_t>> MemoryPlan::Classes() const {
     classes = TensorClasses(memory);
   } else {
     classes.emplace_back(memory.staging.name(), memory.staging.high_water());
+    classes.emplace_back(memory.offloaded.name(), memory.offloaded.high_water());
   }
   classes.emplace_back("checkpoint copy", save_copy_bytes);
   classes.emplace_back("loader", loader_bytes);

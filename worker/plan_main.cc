@@ -58,22 +58,19 @@ struct Arguments {
   int64_t ranks = 0;
   bool check = false;
   bool json = false;
-  // "cpu" or "cuda".
-  std::string device = "cpu";
+  // "cpu", "cuda", or nothing, which is what the job can be computed on (the CPU, if it can).
+  std::string device;
   // One of KnownGpus(), or nothing.
   std::string roofline;
   double launch_us = 3;
   LinkArguments links;
-
-  PlanOptions Options() const {
-    return {.device = device == "cuda" ? Device::kCuda : Device::kCpu, .data = {}};
-  }
 };
 
 // The job, as it would run.
 struct Planned {
   JobConfig config;
   std::unique_ptr<Model> model;
+  Device device = Device::kCpu;
   // 0: whatever the fleet has.
   int64_t ranks = 0;
   // The number that the plan is for.
@@ -148,15 +145,26 @@ std::string StepBound(const Planned& job) {
   return NameOf(job.roofline.all.bound());
 }
 
+// What it is planned for. Throws Error when it can't be computed there.
+Device DeviceOf(const Arguments& arguments, const JobConfig& config) {
+  const std::string not_cpu = WhyNotOnCpu(config);
+  if (arguments.device == "cuda" || (arguments.device.empty() && !not_cpu.empty())) {
+    const std::string problem = WhyNotOnGpu(config);
+    if (!problem.empty()) throw Error("this job can't be computed on GPUs: " + problem);
+    return Device::kCuda;
+  }
+  if (!not_cpu.empty()) throw Error("this job can't be computed on the CPU: " + not_cpu);
+  return Device::kCpu;
+}
+
 // Plans the job, for the ranks it is to have: for one when nobody says how many, or for as many as
 // it takes to fit. Throws Error when its budget is too small.
 void PlanJob(const Arguments& arguments, Planned* job) {
   JobConfig& config = job->config;
-  const PlanOptions options = arguments.Options();
-  const bool gpu = options.device == Device::kCuda;
+  job->device = DeviceOf(arguments, config);
+  const bool gpu = job->device == Device::kCuda;
+  const PlanOptions options = {.device = job->device, .data = {}};
   if (!gpu && !arguments.roofline.empty()) throw Error("--roofline needs --device cuda");
-  const std::string problem = gpu ? WhyNotOnGpu(config) : "";
-  if (!problem.empty()) throw Error("this job can't be computed on GPUs: " + problem);
   job->ranks = config.parallel.ranks > 0 ? config.parallel.ranks : arguments.ranks;
   job->limit = LimitOf(arguments, config);
   if (config.memory.budget > 0) config.memory.budget = static_cast<int64_t>(job->limit);
@@ -185,7 +193,7 @@ void PlanJob(const Arguments& arguments, Planned* job) {
   if (!arguments.check) {
     job->communication =
         PlanCommunication(config, rank, job->planned_ranks, arguments.links.Stated(),
-                          FlopsPerSecond(arguments.links, *job));
+                          FlopsPerSecond(arguments.links, *job), job->device);
   }
   // Builds the table of parameters; no memory is reserved for them.
   job->model = MakeModel(config.model, config.pretrain, config.memory);
@@ -291,7 +299,7 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
   const JobConfig& config = job.config;
   nlohmann::json plan;
   plan["ok"] = job.Fits();
-  plan["device"] = arguments.device;
+  plan["device"] = job.device == Device::kCuda ? "cuda" : "cpu";
   plan["problems"] = problems;
   plan["name"] = config.name;
   plan["run_dir"] = config.run_dir;
@@ -602,10 +610,11 @@ int main(int argc, char** argv) {
   app.add_option("--ranks", arguments.ranks, "Ranks that it is to run on")
       ->check(CLI::Range(1, 65536));
   app.add_option("--memory", arguments.memory, "Memory that a rank may take, as 24GiB");
-  app.add_option("--device", arguments.device,
-                 "What ranks are to compute on. With cuda --memory is of a rank's GPU")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
+  app.add_option(
+         "--device", arguments.device,
+         "What ranks are to compute on: the CPU, if nothing is said, but for jobs that need\n"
+         "GPUs. With cuda --memory is of a rank's GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_flag("--json", arguments.json, "JSON on stdout");
   swinfleet::AddRooflineOptions(&app, &arguments);
   swinfleet::AddLinkOptions(&app, &arguments.links);

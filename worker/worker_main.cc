@@ -63,6 +63,7 @@ struct Arguments {
   void Apply(const ComputeDevice& compute, AttemptOptions* options) const {
     options->pin = pin == "auto";
     options->device = compute.request;
+    options->device_text = compute.text;
     options->gpu = compute.gpu.get();
   }
 };

@@ -285,7 +285,7 @@ enum class Reduction {
 enum class Offload {
   // With the weights.
   kNone,
-  // In host memory: of backends that compute elsewhere. There is none yet.
+  // In host memory, of weights on a GPU.
   kHost,
   // In files on a local disk.
   kDisk

@@ -181,11 +181,6 @@ void CheckMoments(const JobConfig& job, Errors& errors) {
 }
 
 void CheckOffload(const ParallelConfig& parallel, Errors& errors) {
-  if (parallel.offload == Offload::kHost) {
-    errors.Add(
-        "parallel.offload host moves the optimizer's state to host memory, where it is anyway when"
-        " the CPU computes; leave it out, or use disk");
-  }
   if (parallel.offload != Offload::kDisk) return;
   if (parallel.offload_dir.empty() || parallel.offload_dir[0] != '/') {
     errors.Add("parallel.offload_dir is \"", parallel.offload_dir,

@@ -30,8 +30,19 @@ size_t StatusBytes(const std::string& key) {
   return 0;
 }
 
-// Reserves each class; `reserve` those of tensors.
-MemoryClasses Reserved(const MemoryClasses& planned,
+Arena ReserveOffloaded(const Arena& planned, Accelerator* gpu) {
+  try {
+    return ReservePinnedArena(planned.name(), planned.high_water(), gpu);
+  } catch (const Error& error) {
+    throw Error(
+        std::string(error.what()) +
+        "; it is for parallel.offload: more ranks take less of it each, offload disk takes " +
+        "buffers alone, and none needs none");
+  }
+}
+
+// Reserves each class; `reserve` those of tensors. `gpu` is null where these are the host's.
+MemoryClasses Reserved(const MemoryClasses& planned, Accelerator* gpu,
                        const std::function<Arena(const Arena&)>& reserve) {
   try {
     return {.parameters = reserve(planned.parameters),
@@ -40,6 +51,7 @@ MemoryClasses Reserved(const MemoryClasses& planned,
             .activations = reserve(planned.activations),
             .workspace = reserve(planned.workspace),
             .staging = Arena::OnHost(planned.staging.name(), planned.staging.high_water()),
+            .offloaded = ReserveOffloaded(planned.offloaded, gpu),
             .device = planned.device};
   } catch (const Error& error) {
     throw Error(std::string(error.what()) + " (in all " + MiB(planned.TotalHighWater()) + ": " +
@@ -56,18 +68,20 @@ MemoryClasses MemoryClasses::DryRun(Device device) {
           .activations = Arena::DryRun("activations"),
           .workspace = Arena::DryRun("workspace"),
           .staging = Arena::DryRun("staging"),
+          .offloaded = Arena::DryRun("offloaded state"),
           .device = device};
 }
 
 MemoryClasses MemoryClasses::OnHost(const MemoryClasses& planned) {
   CHECK(planned.device == Device::kCpu);
-  return Reserved(
-      planned, [](const Arena& arena) { return Arena::OnHost(arena.name(), arena.high_water()); });
+  return Reserved(planned, nullptr, [](const Arena& arena) {
+    return Arena::OnHost(arena.name(), arena.high_water());
+  });
 }
 
 MemoryClasses MemoryClasses::OnDevice(const MemoryClasses& planned, Accelerator* accelerator) {
   CHECK(planned.device == Device::kCuda);
-  return Reserved(planned, [accelerator](const Arena& arena) {
+  return Reserved(planned, accelerator, [accelerator](const Arena& arena) {
     return ReserveArena(arena.name(), arena.high_water(), accelerator);
   });
 }
@@ -75,8 +89,9 @@ MemoryClasses MemoryClasses::OnDevice(const MemoryClasses& planned, Accelerator*
 std::string MemoryClasses::Report() const {
   std::string text;
   for (const Arena* arena :
-       {&parameters, &gradients, &optimizer, &activations, &workspace, &staging}) {
-    if (arena == &staging && device == Device::kCpu) continue;
+       {&parameters, &gradients, &optimizer, &activations, &workspace, &staging, &offloaded}) {
+    const bool beside = arena == &staging || arena == &offloaded;
+    if (beside && device == Device::kCpu) continue;
     text += (text.empty() ? "" : ", ") + arena->name() + " " + MiB(arena->high_water());
   }
   return text;
@@ -88,7 +103,8 @@ size_t MemoryClasses::TensorHighWater() const {
 }
 
 size_t MemoryClasses::HostHighWater() const {
-  return staging.high_water() + (device == Device::kCpu ? TensorHighWater() : 0);
+  return staging.high_water() + offloaded.high_water() +
+         (device == Device::kCpu ? TensorHighWater() : 0);
 }
 
 size_t MemoryClasses::DeviceHighWater() const {

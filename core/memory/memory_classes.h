@@ -18,6 +18,9 @@ struct MemoryClasses {
   Arena workspace;
   // The host's, where the others are a GPU's: what the host itself reads and writes.
   Arena staging;
+  // The host's too, pinned: what is offloaded of the optimizer's state to it, or what passes
+  // through it between a GPU and a disk.
+  Arena offloaded;
   // Where the others are, or would be: kCpu or kCuda.
   Device device = Device::kCpu;
 
@@ -26,7 +29,7 @@ struct MemoryClasses {
   // Reserves for each class what `planned`'s high-water mark says. Throws Error when the machine
   // can't give that much, naming the class and the sizes.
   static MemoryClasses OnHost(const MemoryClasses& planned);
-  // The same on a GPU, which outlives them.
+  // The same on a GPU, which outlives them. Throws Error too when the system refuses to pin memory.
   static MemoryClasses OnDevice(const MemoryClasses& planned, Accelerator* accelerator);
 
   // For what operations and collectives give to the host: the workspace, if it is the host's.

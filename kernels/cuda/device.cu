@@ -131,6 +131,83 @@ cudaStream_t MakeStream() {
   return stream;
 }
 
+// What lanes share with their GPU.
+struct LaneSetting {
+  int gpu = 0;  // its number
+  cudaStream_t computing = nullptr;
+  const std::atomic<bool>* aborted = nullptr;
+};
+
+// The next call is not to report this one's error. One that the GPU can't recover from comes again
+// by itself.
+void ForgetError() { cudaGetLastError(); }
+
+void RequireExchange(const std::atomic<bool>& aborted) {
+  if (aborted) throw Error("what the GPU has computed means nothing: its exchange was given up");
+}
+
+class Lane final : public DeviceLane {
+ public:
+  Lane(const LaneSetting& setting, int marks)
+      : setting_(setting), stream_(MakeStream()), marks_(marks) {
+    for (cudaEvent_t& mark : marks_) {
+      CheckCuda(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming), "making an event");
+    }
+    CheckCuda(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming), "making an event");
+    // Who waits for it leaves the processor to others.
+    CheckCuda(cudaEventCreateWithFlags(&ended_, cudaEventDisableTiming | cudaEventBlockingSync),
+              "making an event");
+  }
+  ~Lane() override {
+    cudaStreamSynchronize(stream_);
+    for (const cudaEvent_t mark : marks_) cudaEventDestroy(mark);
+    cudaEventDestroy(computed_);
+    cudaEventDestroy(ended_);
+    cudaStreamDestroy(stream_);
+  }
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  void* stream() const override { return stream_; }
+  void CopyIn(const void* from, void* to, size_t bytes) override {
+    Copy(from, to, bytes, cudaMemcpyHostToDevice, "a copy to the GPU");
+  }
+  void CopyOut(const void* from, void* to, size_t bytes) override {
+    Copy(from, to, bytes, cudaMemcpyDeviceToHost, "a copy from the GPU");
+  }
+  void SetMark(int mark) override {
+    ChooseGpu();
+    CheckCuda(cudaEventRecord(marks_[mark], stream_), "recording an event");
+  }
+  void Wait() override {
+    ChooseGpu();
+    CheckCuda(cudaEventRecord(ended_, stream_), "recording an event");
+    WaitOnHost(ended_);
+    RequireExchange(*setting_.aborted);
+  }
+  void StartAfterComputing() override {
+    CheckCuda(cudaEventRecord(computed_, setting_.computing), "recording an event");
+    WaitForEvent(stream_, computed_);
+  }
+  void ComputeAfter(int mark) override { WaitForEvent(setting_.computing, marks_[mark]); }
+
+ private:
+  void Copy(const void* from, void* to, size_t bytes, cudaMemcpyKind kind, const char* what) {
+    ChooseGpu();
+    const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, stream_);
+    if (error != cudaSuccess) ForgetError();
+    CheckCuda(error, what);
+  }
+  // A thread that has never said so would wake up the first one.
+  void ChooseGpu() const { CheckCuda(cudaSetDevice(setting_.gpu), "choosing a GPU"); }
+
+  const LaneSetting setting_;
+  const cudaStream_t stream_;
+  std::vector<cudaEvent_t> marks_;
+  cudaEvent_t computed_ = nullptr;
+  cudaEvent_t ended_ = nullptr;
+};
+
 class OpenGpu final : public Accelerator {
  public:
   explicit OpenGpu(const Gpu& gpu) : name_(gpu.name), number_(gpu.number) {
@@ -191,7 +268,7 @@ class OpenGpu final : public Accelerator {
   void Wait() override {
     CheckCuda(cudaStreamSynchronize(stream_), "computing on the GPU");
     staging_->Land();
-    RequireExchange();
+    RequireExchange(aborted_);
   }
 
   void CopyInBeside(int turn, const void* from, void* to, size_t bytes) override {
@@ -233,7 +310,12 @@ class OpenGpu final : public Accelerator {
     // A thread that has never said so would wake up the first GPU.
     CheckCuda(cudaSetDevice(number_), "choosing a GPU");
     WaitOnHost(copied_out_);
-    RequireExchange();
+    RequireExchange(aborted_);
+  }
+
+  std::unique_ptr<DeviceLane> NewLane(int marks) override {
+    return std::make_unique<Lane>(
+        LaneSetting{.gpu = number_, .computing = stream_, .aborted = &aborted_}, marks);
   }
 
   std::unique_ptr<DeviceClock> MakeClock(size_t moments) override {
@@ -249,13 +331,6 @@ class OpenGpu final : public Accelerator {
   }
 
  private:
-  // The next call is not to report this one's error. One that the GPU can't recover from comes
-  // again by itself.
-  static void ForgetError() { cudaGetLastError(); }
-  void RequireExchange() const {
-    if (aborted_) throw Error("what the GPU has computed means nothing: its exchange was given up");
-  }
-
   const std::string name_;
   const int number_;
   cudaStream_t stream_ = nullptr;

@@ -313,9 +313,8 @@ TEST(ValidateJob, StagesThatFreeGradientsNeedSplitAccumulation) {
   }
 }
 
-TEST(ValidateJob, OffloadNeedsADiskOfItsOwn) {
-  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kHost; }),
-              ElementsAre(HasSubstr("where it is anyway")));
+TEST(ValidateJob, OffloadToADiskNeedsOneOfItsOwn) {
+  EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kHost; }), IsEmpty());
   EXPECT_THAT(Errors([](JobConfig& job) { job.parallel.offload = Offload::kDisk; }),
               ElementsAre(HasSubstr("parallel.offload_dir is \"\"")));
   EXPECT_THAT(Errors([](JobConfig& job) {
@@ -340,6 +339,7 @@ TEST(ValidateJob, MomentsInBf16AreOnDisk) {
   };
   EXPECT_THAT(with(Offload::kDisk, DType::kBF16), IsEmpty());
   EXPECT_THAT(with(Offload::kNone, DType::kBF16), ElementsAre(HasSubstr("on disk")));
+  EXPECT_THAT(with(Offload::kHost, DType::kBF16), ElementsAre(HasSubstr("on disk")));
   EXPECT_THAT(with(Offload::kDisk, DType::kF16), ElementsAre(HasSubstr("fp32 or bf16")));
 }
 

@@ -267,6 +267,77 @@ TEST_P(CudaDevice, ClocksTakeNoMoreEventsThanTheyWereMadeWith) {
   EXPECT_EQ(DeviceEvents(), without);
 }
 
+// What lanes copy out is what was computed before, and what is computed behind a mark comes after
+// it; another thread may call a lane and wait for it.
+TEST_P(CudaDevice, LanesCopyOutBesideComputing) {
+  const int64_t n = 50000;
+  const TensorView memory = Take(n);
+  const PinnedMemory copy(gpu_.get(), n);
+  const std::unique_ptr<DeviceLane> lane = gpu_->NewLane(/*marks=*/2);
+  for (int time = 0; time < 3; ++time) {
+    const auto value = static_cast<float>(time);
+    Fill(memory, value);
+    lane->StartAfterComputing();
+    std::thread([&] {
+      lane->CopyOut(memory.data, copy.values().data(), memory.Bytes());
+      lane->SetMark(1);
+    }).join();
+    lane->ComputeAfter(1);
+    Fill(memory, -2);
+    std::thread([&] {
+      lane->Wait();
+      EXPECT_TRUE(copy.HoldsOnly(value)) << copy.values()[0];
+    }).join();
+  }
+}
+
+// Through memory that is used again, with work in between.
+TEST_P(CudaDevice, LanesCopyInWorkAndCopyOutInTheirOrder) {
+  const int64_t n = 30000;
+  const TensorView buffer = Take(n), sum = Take(n);
+  Fill(sum, 1);
+  const std::unique_ptr<DeviceLane> lane = gpu_->NewLane(/*marks=*/1);
+  lane->StartAfterComputing();
+  const PinnedMemory first(gpu_.get(), n), second(gpu_.get(), n);
+  std::ranges::fill(first.values(), 10.0f);
+  std::ranges::fill(second.values(), 20.0f);
+  Context on_lane = context_;
+  on_lane.stream = lane->stream();
+  for (const PinnedMemory* pinned : {&first, &second}) {
+    lane->CopyIn(pinned->values().data(), buffer.data, buffer.Bytes());
+    context_.ops->add({.x = buffer, .y = sum}, on_lane);
+    context_.ops->fill({.x = buffer, .value = 30}, on_lane);
+    lane->CopyOut(buffer.data, pinned->values().data(), buffer.Bytes());
+  }
+  lane->SetMark(0);
+  lane->ComputeAfter(0);
+  Add(sum, buffer);
+  std::vector<float> result(n);
+  gpu_->CopyOut(buffer.data, result.data(), buffer.Bytes());
+  EXPECT_TRUE(std::ranges::all_of(result, [](float v) { return v == 61; })) << result[0];
+  lane->Wait();
+  EXPECT_TRUE(first.HoldsOnly(30));
+  EXPECT_TRUE(second.HoldsOnly(30));
+}
+
+// Whoever waits is told, however many marks come between.
+TEST_P(CudaDevice, LanesTellOfCopiesThatFail) {
+  if (DeviceLaunches() < 0) GTEST_SKIP() << "errors of the emulator's";
+  const TensorView memory = Take(100);
+  Fill(memory, 4);
+  const PinnedMemory copy(gpu_.get(), 100);
+  const std::unique_ptr<DeviceLane> lane = gpu_->NewLane(/*marks=*/1);
+  lane->StartAfterComputing();
+  setenv("SWINFLEET_CUDA_FAULT", "copy", 1);
+  lane->CopyOut(memory.data, copy.values().data(), memory.Bytes());
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  lane->SetMark(0);
+  EXPECT_THROW(lane->Wait(), Error);
+  lane->CopyOut(memory.data, copy.values().data(), memory.Bytes());
+  lane->Wait();
+  EXPECT_TRUE(copy.HoldsOnly(4));
+}
+
 INSTANTIATE_TEST_SUITE_P(Orders, CudaDevice, ::testing::Values(1, 2, 3));
 
 }  // namespace

@@ -196,6 +196,82 @@ TEST_F(CudaProgramsTest, ResumesToTheBit) {
   }
 }
 
+// Neither losses nor checkpoints depend on where the optimizer's state is, and a run goes on with
+// it elsewhere.
+TEST_F(CudaProgramsTest, OffloadedStateChangesNoBit) {
+  const auto settings = [](int stage, const std::string& offload) {
+    return "  dtype: bf16\nparallel: {zero_stage: " + std::to_string(stage) + offload +
+           "}\ncheckpoint: {every_steps: 1}\n";
+  };
+  for (const auto& [ranks, stage] : {std::pair{1, 0}, {2, 1}, {2, 3}}) {
+    SCOPED_TRACE(stage);
+    const std::string whole = "whole" + std::to_string(stage);
+    Child expected = Train(WriteJob(whole, 2, settings(stage, "")), "cuda", ranks);
+    ASSERT_EQ(expected.Wait(120), 0) << expected.Err();
+    ASSERT_EQ(Losses(whole).size(), 4u);
+    const std::string run = "host" + std::to_string(stage);
+    Child begun = Train(WriteJob(run, 2, settings(stage, ", offload: host")), "cuda", ranks);
+    ASSERT_EQ(begun.Wait(120), 0) << begun.Err();
+    EXPECT_EQ(Losses(run), Losses(whole));
+    const auto checksums = [&](const std::string& of) {
+      const auto manifest = nlohmann::json::parse(
+          ReadAll(folder_ + "/" + of + "/checkpoints/attempt-001/step-00000004/manifest.json"));
+      return manifest.at("shards");
+    };
+    EXPECT_EQ(checksums(run), checksums(whole));
+    // As if it had ended before.
+    for (const auto& entry :
+         fs::directory_iterator(folder_ + "/" + run + "/checkpoints/attempt-001")) {
+      if (entry.path().filename() != "step-00000002") fs::remove_all(entry.path());
+    }
+    Child resumed = Train(WriteJob(run, 2, settings(stage, "")), "cuda", ranks);
+    ASSERT_EQ(resumed.Wait(120), 0) << resumed.Err();
+    EXPECT_EQ(Losses(run, /*attempt=*/2),
+              (std::vector<double>{Losses(whole)[2], Losses(whole)[3]}));
+  }
+}
+
+TEST_F(CudaProgramsTest, StateThatCantBeOffloadedToTheHostIsAnError) {
+  const std::string job = WriteJob("host", 1, "parallel: {offload: host}\n");
+  setenv("SWINFLEET_CUDA_FAULT", "pinning", 1);
+  Child pinning = Train(job, "cuda");
+  const int code = pinning.Wait();
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  EXPECT_EQ(code, 1);
+  EXPECT_THAT(pinning.Err(), HasSubstr("can't be pinned"));
+  EXPECT_THAT(pinning.Err(), HasSubstr("offloaded state"));
+  Child cpu = Train(job, "cpu");
+  EXPECT_EQ(cpu.Wait(), 1);
+  EXPECT_THAT(cpu.Err(), HasSubstr("would compute on the CPU, and can't: parallel.offload: host"));
+  SetMachine("0");
+  Child none = Train(job, "auto");
+  EXPECT_EQ(none.Wait(), 1);
+  EXPECT_THAT(none.Err(), HasSubstr("because there is no GPU"));
+  EXPECT_THAT(none.Err(), HasSubstr("and can't: parallel.offload: host"));
+  SetMachine("2");
+  const std::string program = SWINFLEET_EMULATED_DIR "/swinfleet-bench";
+  Child bench = Run({program, "step", "--job", job, "--device", "cpu"});
+  EXPECT_NE(bench.Wait(), 0);
+  EXPECT_THAT(bench.Err(), HasSubstr("parallel.offload: host"));
+}
+
+// A copy of the update that fails ends the attempt; the next one goes on from the last checkpoint.
+TEST_F(CudaProgramsTest, AnUpdateThatFailsEndsTheAttempt) {
+  const std::string job =
+      WriteJob("update", 2, "parallel: {offload: host}\ncheckpoint: {every_steps: 1}\n");
+  setenv("SWINFLEET_CUDA_FAULT", "copy", 1);
+  Child failed = Train(job, "cuda");
+  const int code = failed.Wait();
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  EXPECT_NE(code, 0);
+  EXPECT_THAT(failed.Err(), HasSubstr("CUDA: "));
+  Child again = Train(job, "cuda");
+  EXPECT_EQ(again.Wait(), 0) << again.Err();
+  Child whole = Train(WriteJob("undisturbed", 2), "cuda");
+  EXPECT_EQ(whole.Wait(), 0) << whole.Err();
+  EXPECT_EQ(Losses("update", 2), Losses("undisturbed"));
+}
+
 // Whether the call fails, or the copy itself.
 TEST_F(CudaProgramsTest, ACopyThatFailsIsASaveThatFails) {
   for (const std::string fault : {"copying", "copy"}) {

@@ -49,7 +49,7 @@ bool ChecksAccesses();
 
 // SWINFLEET_CUDA_FAULT names what fails, once while it does: "pinning" of the host's memory;
 // "copying", the second call of a copy into memory that was pinned so; "copy", the first of these
-// copies when it runs, which its stream's next event tells.
+// copies when it runs, which is told to whoever next waits for its stream or an event of it.
 
 // SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc), and SWINFLEET_CUDA_ORDER the order
 // that SetOrder sets, from the beginning.

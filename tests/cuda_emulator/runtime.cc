@@ -37,8 +37,8 @@ uint32_t At(const Clock& clock, size_t stream) { return stream < clock.size() ? 
 // One recording of an event.
 struct EventRecord {
   bool passed = false;
-  // Of what was on the stream before it.
-  cudaError_t error = cudaSuccess;
+  // Of its stream.
+  std::shared_ptr<cudaError_t> error;
   std::chrono::steady_clock::time_point time;
   Clock clock;
 };
@@ -59,8 +59,8 @@ struct CUstream_st {
   size_t index = 0;
   std::deque<StreamEntry> queue;
   Clock clock;
-  // Of what has run, until somebody is told.
-  cudaError_t error = cudaSuccess;
+  // Of what has run, until somebody is told who waits for the stream or an event of it.
+  std::shared_ptr<cudaError_t> error = std::make_shared<cudaError_t>(cudaSuccess);
 };
 
 namespace swinfleet::emulator {
@@ -308,6 +308,7 @@ bool IsBeforeCurrent(uint32_t operation) {
 }
 
 cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
+  const Lock lock;
   // Whoever launches asks for the last error, whoever made it.
   if (last_error != cudaSuccess) return cudaGetLastError();
   const cudaError_t error = CheckLaunch(launch);
@@ -318,6 +319,7 @@ cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
 }
 
 void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
+  const Lock lock;
   ++TheRuntime().launches;
   Push(stream, AtOnce(std::move(work)));
 }
@@ -346,6 +348,7 @@ cudaError_t WaitOnHost(cudaEvent_t event, Site site) {
 }
 
 cudaError_t AllowShared(void (*kernel)(), int bytes) {
+  const Lock lock;
   if (bytes > static_cast<int>(kMaxSharedBytes)) return cudaErrorInvalidValue;
   TheRuntime().shared_limits[kernel] = bytes;
   return cudaSuccess;
@@ -378,7 +381,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   emulator::Checked(stream);
   emulator::RunUntil([&] { return stream->queue.empty(); });
   Join(&emulator::host, stream->clock);
-  return std::exchange(stream->error, cudaSuccess);
+  return std::exchange(*stream->error, cudaSuccess);
 }
 
 cudaError_t cudaDeviceSynchronize() {
@@ -411,11 +414,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   emulator::Checked(event);
   const auto record = std::make_shared<EventRecord>();
   record->clock = stream->clock;
+  record->error = stream->error;
   event->record = record;
   stream->queue.push_back({0,
-                           [record, stream] {
+                           [record] {
                              record->passed = true;
-                             record->error = std::exchange(stream->error, cudaSuccess);
                              record->time = std::chrono::steady_clock::now();
                              return true;
                            },
@@ -438,7 +441,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const auto record = event->record;
   emulator::RunUntil([&] { return record->passed; });
   Join(&emulator::host, record->clock);
-  return record->error;
+  return std::exchange(*record->error, cudaSuccess);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -510,8 +513,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
-  emulator::CheckDirection(to, from, bytes, kind);
   const emulator::Lock lock;
+  emulator::CheckDirection(to, from, bytes, kind);
   emulator::CheckPinned(to, from, bytes,
                         "an asynchronous copy with host memory that is not pinned");
   cudaError_t later = cudaSuccess;
@@ -524,7 +527,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                    emulator::CheckPinned(to, from, bytes,
                                          "a copy's host memory is no longer pinned");
                    if (later == cudaSuccess) emulator::Copy(to, from, bytes);
-                   if (later != cudaSuccess) stream->error = later;
+                   if (later != cudaSuccess) *stream->error = later;
                  }));
   return cudaSuccess;
 }

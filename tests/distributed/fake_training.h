@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "distributed/shard_layout.h"
 #include "distributed/zero_engine.h"
 #include "kernels/ops.h"
+#include "kernels/placement.h"
 
 namespace swinfleet {
 
@@ -51,13 +53,13 @@ inline float FakeGradient(int64_t step, int64_t leaf, int unit, int64_t i) {
 }
 
 // The unit's gradient, of zeros all over: also where products are to write.
-inline TensorView ZeroedGradient(ZeroEngine* engine, const ParameterTable& table, int unit) {
+inline TensorView ZeroedGradient(ZeroEngine* engine, const ParameterTable& table, int unit,
+                                 Context* context) {
   const TensorView gradient = engine->Gradient(unit);
   for (const int p : table.units()[unit].parameters) {
     const ParameterInfo& info = table.parameters()[p];
     if (!info.product_weight || !engine->TakeUnwritten(p)) continue;
-    if (gradient.device == Device::kDryRun) continue;
-    std::fill_n(gradient.f32() + info.offset, info.size(), 0.0f);
+    context->ops->fill({.x = gradient.Rows(info.offset, info.size()), .value = 0}, *context);
   }
   return gradient;
 }
@@ -102,13 +104,18 @@ inline std::map<std::string, std::vector<float>> StateIn(const std::vector<Tenso
 
 class FakeTraining {
  public:
-  FakeTraining(Communicator* communicator, const FakeOptions& options, bool dry = false)
+  // On the CPU, or on a GPU.
+  FakeTraining(Communicator* communicator, const FakeOptions& options, bool dry = false,
+               Accelerator* gpu = nullptr)
       : communicator_(communicator),
         options_(options),
         table_(FakeTable()),
         zero_(MakeZeroOptions()),
-        memory_(dry ? MemoryClasses::DryRun() : MemoryClasses::OnHost(Plan())),
-        context_{.ops = dry ? &DryRunOps() : &CpuOps(), .workspace = &memory_.workspace},
+        memory_(dry              ? MemoryClasses::DryRun()
+                : gpu == nullptr ? MemoryClasses::OnHost(Plan(Device::kCpu))
+                                 : MemoryClasses::OnDevice(Plan(Device::kCuda), gpu)),
+        context_(dry ? Context{.ops = &DryRunOps(), .workspace = &memory_.workspace}
+                     : ContextOn(gpu, /*threads=*/1, &memory_.workspace)),
         engine_(std::make_unique<ZeroEngine>(table_, communicator, zero_, &memory_, &context_)) {
     engine_->Initialize(17);
   }
@@ -117,9 +124,7 @@ class FakeTraining {
   GradientNorm Step(const std::vector<std::string>& poisoned = {}, int64_t poisoned_leaf = 0) {
     engine_->BeginStep();
     const ShardLayout::Leaves own = leaves();
-    const int64_t passes = ShardLayout::PassesOf(options_.accumulation, communicator_->rank(),
-                                                 communicator_->size(), options_.leaves);
-    for (int64_t i = 0; i < passes; ++i) {
+    for (int64_t i = 0; i < passes(); ++i) {
       engine_->BeginMicroBatch(i);
       const bool poison = i < own.count && own[i] == poisoned_leaf;
       for (int unit = 0; unit < units(); ++unit) Use(unit);
@@ -157,6 +162,24 @@ class FakeTraining {
     return all;
   }
 
+  // Of memory as it is planned for the device.
+  MemoryClasses Plan(Device device) const {
+    MemoryClasses memory = MemoryClasses::DryRun(device);
+    Context context{.ops = device == Device::kCuda ? &CudaDryRunOps() : &DryRunOps(),
+                    .workspace = &memory.workspace,
+                    .device = device};
+    const auto silent = MakeDryRunCommunicator(communicator_->rank(), communicator_->size());
+    ZeroEngine engine(table_, silent.get(), zero_, &memory, &context);
+    // The norm takes scratch.
+    engine.BeginStep();
+    for (int64_t i = 0; i < passes(); ++i) {
+      engine.BeginMicroBatch(i);
+      for (int unit = units() - 1; unit >= 0; --unit) engine.GradientReady(unit);
+    }
+    engine.FinishReduction();
+    return memory;
+  }
+
   void set_step(int64_t step) { step_ = step; }
   ZeroEngine& engine() { return *engine_; }
   const ParameterTable& table() const { return table_; }
@@ -169,6 +192,10 @@ class FakeTraining {
   }
 
  private:
+  int64_t passes() const {
+    return ShardLayout::PassesOf(options_.accumulation, communicator_->rank(),
+                                 communicator_->size(), options_.leaves);
+  }
   ZeroOptions MakeZeroOptions() const {
     ZeroOptions zero;
     zero.stage = options_.stage;
@@ -186,14 +213,6 @@ class FakeTraining {
     return zero;
   }
 
-  MemoryClasses Plan() const {
-    MemoryClasses memory = MemoryClasses::DryRun();
-    Context context{.ops = &DryRunOps(), .workspace = &memory.workspace};
-    const auto silent = MakeDryRunCommunicator(communicator_->rank(), communicator_->size());
-    ZeroEngine engine(table_, silent.get(), zero_, &memory, &context);
-    return memory;
-  }
-
   // As a module does.
   void Use(int unit) {
     engine_->Acquire(unit);
@@ -201,11 +220,14 @@ class FakeTraining {
   }
 
   void AddGradient(int unit, int64_t leaf, const std::vector<std::string>& poisoned) {
-    const TensorView gradient = ZeroedGradient(engine_.get(), table_, unit);
+    const TensorView gradient = ZeroedGradient(engine_.get(), table_, unit, &context_);
     if (gradient.device == Device::kDryRun) return;
+    const ElementsOnHost<float> before(gradient, context_);
+    HostElements<float> sum(gradient, context_);
+    std::memmove(sum.data(), before.span().data(), gradient.Bytes());
     for (const int p : table_.units()[unit].parameters) {
       const ParameterInfo& info = table_.parameters()[p];
-      float* values = gradient.f32() + info.offset;
+      float* values = sum.data() + info.offset;
       for (int64_t i = 0; i < info.size(); ++i) {
         values[i] += FakeGradient(step_, leaf, unit, info.offset + i);
       }
@@ -213,6 +235,7 @@ class FakeTraining {
         if (info.name == name) values[info.size() - 1] = std::numeric_limits<float>::quiet_NaN();
       }
     }
+    sum.Publish();
   }
 
   Communicator* communicator_;

@@ -3,9 +3,6 @@
 
 #include <bit>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -13,6 +10,7 @@
 #include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
 #include "tests/distributed/offload_test_util.h"
+#include "tests/distributed/shared_folder.h"
 
 namespace swinfleet {
 namespace {
@@ -189,47 +187,6 @@ TEST(EngineOverRanks, RoundsNeedNotBeFull) {
   }
 }
 
-// The same folder on all ranks, removed by rank 0.
-class SharedFolder {
- public:
-  SharedFolder() {
-    std::string name;
-    if (TestWorld().rank() == 0) {
-      name = (std::filesystem::temp_directory_path() / "mpi_zero_engine_XXXXXX").string();
-      CHECK(mkdtemp(name.data()) != nullptr);
-    }
-    path_ = TestWorld().AllGatherText(name, "folder")[0];
-  }
-  ~SharedFolder() {
-    TestWorld().Barrier("folder no longer used");
-    if (TestWorld().rank() == 0) std::filesystem::remove_all(path_);
-  }
-  std::string operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
-
-void Save(FakeTraining& training, const std::string& dir) {
-  Communicator& world = TestWorld();
-  std::string lines;
-  for (const ShardRecord& record : SavePart(training, dir, world.rank(), world.size())) {
-    lines += record.ToJson() + "\n";
-  }
-  const auto texts = world.AllGatherText(lines, "shards");
-  if (world.rank() == 0) {
-    std::vector<ShardRecord> records;
-    for (const std::string& text : texts) {
-      std::istringstream in(text);
-      for (std::string line; std::getline(in, line);) {
-        records.push_back(ShardRecord::FromJson(line, "a rank"));
-      }
-    }
-    CommitManifest(dir, CheckpointMeta{}, records);
-  }
-  world.Barrier("committed");
-}
-
 TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
   const SharedFolder folder;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -244,7 +201,7 @@ TEST(EngineOverRanks, OffloadedStateHasTheBitsOfStateInMemory) {
         ASSERT_EQ(memory.Step().norm, disk.Step().norm);
         ASSERT_EQ(memory.Weights(), disk.Weights()) << name;
       }
-      Save(disk, folder / name);
+      SaveTogether(disk, folder / name);
       FakeTraining resumed(&TestWorld(),
                            {.stage = kMostZeroStage - stage,
                             .dtype = dtype,
@@ -288,7 +245,7 @@ TEST(EngineOverRanks, StateMovesBetweenNumbersOfRanksAndStages) {
           &TestWorld(),
           {.stage = stage, .dtype = dtype, .accumulation = DefaultAccumulation(stage)});
       for (int step = 0; step < 2; ++step) together.Step();
-      Save(together, dir);
+      SaveTogether(together, dir);
       const auto reader = CheckpointReader::Open(dir);
 
       FakeTraining resumed_alone(self.get(), {.stage = 1, .dtype = dtype});
@@ -323,7 +280,7 @@ TEST(EngineOverRanks, LowPrecisionResumesToTheBitOnAsManyRanks) {
     FakeOptions options{.stage = stage, .dtype = DType::kBF16, .accumulation = form};
     FakeTraining undisturbed(&TestWorld(), options);
     undisturbed.Step();
-    Save(undisturbed, folder / NameOf(form));
+    SaveTogether(undisturbed, folder / NameOf(form));
     undisturbed.Step();
     options.stage = other_stage;
     FakeTraining resumed(&TestWorld(), options);

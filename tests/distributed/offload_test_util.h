@@ -61,6 +61,7 @@ class FailingFileOps : public FileOps {
 // Small pieces, so that the units of FakeTable are cut into several.
 inline OffloadOptions OffloadTo(const std::string& folder, FileOps& ops = FileOps::System()) {
   OffloadOptions options;
+  options.kind = Offload::kDisk;
   options.run_folder = folder;
   options.piece_elements = 8192;
   options.ops = &ops;

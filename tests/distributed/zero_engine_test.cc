@@ -43,7 +43,7 @@ std::vector<float> SummedGradient(int64_t leaves, GradientNorm* norm,
   for (int64_t leaf = 0; leaf < leaves; ++leaf) {
     engine.BeginMicroBatch(leaf);
     for (const int unit : {4, 3, 2, 1, 0}) {
-      const TensorView gradient = ZeroedGradient(&engine, table, unit);
+      const TensorView gradient = ZeroedGradient(&engine, table, unit, &context);
       for (int64_t i = 0; i < table.units()[unit].size; ++i) {
         gradient.f32()[i] += FakeGradient(0, leaf, unit, i);
       }

@@ -27,6 +27,7 @@ class FakeGpu : public Accelerator {
   void Wait() override {}
   void CopyInBeside(int, const void*, void*, size_t) override {}
   void NoteUse(int) override {}
+  std::unique_ptr<DeviceLane> NewLane(int) override { return nullptr; }
   void Pin(void*, size_t) override {}
   void Unpin(void*) override {}
   void CopyOutBeside(std::span<const DeviceRead>) override {}

@@ -280,6 +280,16 @@ TEST_F(AttemptTest, OffloadedStateChangesNoBit) {
   expect_same();
 }
 
+TEST_F(AttemptTest, StateIsNotOffloadedToTheHostThatComputes) {
+  options_.config.parallel.offload = Offload::kHost;
+  options_.device = DeviceRequest::kAuto;
+  options_.device_text = "the CPU, because there is no GPU";
+  const AttemptResult result = Run();
+  EXPECT_EQ(result.outcome, Outcome::kFailed);
+  EXPECT_THAT(result.message, HasSubstr("would compute on the CPU, because there is no GPU, and"));
+  EXPECT_THAT(result.message, HasSubstr("parallel.offload: host"));
+}
+
 TEST_F(AttemptTest, AnOffloadFolderThatCantBeMadeFailsTheJob) {
   options_.config.parallel.offload = Offload::kDisk;
   options_.config.parallel.offload_dir = Write("scratch", "a file");

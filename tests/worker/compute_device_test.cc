@@ -114,6 +114,14 @@ TEST(TakeDevice, TheCpuIsTakenWithoutAWord) {
   EXPECT_EQ(device.text, "the CPU");
 }
 
+TEST(WhyNotOnCpu, StateIsInTheHostsMemoryAnyway) {
+  JobConfig job;
+  EXPECT_EQ(WhyNotOnCpu(job), "");
+  job.parallel.offload = Offload::kHost;
+  EXPECT_THAT(WhyNotOnCpu(job), HasSubstr("leave it out, or use disk, or GPUs (--device cuda)"));
+  EXPECT_EQ(WhyNotOnGpu(job), "");
+}
+
 TEST(TakeDevice, RanksAskForTheSame) {
   SeeGpus(Ranks());
   EXPECT_THAT(ProblemOf(Last() ? DeviceRequest::kCpu : DeviceRequest::kAuto),

@@ -304,6 +304,9 @@ TEST(IneffectiveSettings, OfRanks) {
       {"parallel: {offload_dir: /scratch}",
        "parallel.offload_dir is set, and nothing is offloaded; leave it out, or set"
        " parallel.offload to disk"},
+      {"parallel: {offload: host, offload_dir: /scratch}",
+       "parallel.offload_dir is set, and nothing is on disk; leave it out, or set"
+       " parallel.offload to disk"},
       {"parallel: {ranks: 1, overlap: false}",
        "parallel.overlap is set, and a single rank exchanges nothing; leave it out, or use more"
        " parallel.ranks"},

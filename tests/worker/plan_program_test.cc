@@ -106,6 +106,25 @@ TEST_F(PlanProgramTest, WhatIsNotForGpusIsAnError) {
   }
 }
 
+TEST_F(PlanProgramTest, StateOffloadedToTheHostIsBesideAGpu) {
+  const std::string job = Write(std::string(kTiny) + "parallel: {offload: host}\n");
+  const auto plan = PlanJson({job, "--ranks", "1"});
+  EXPECT_EQ(plan.at("device"), "cuda");
+  const uint64_t moments = 8 * 28'000'000;
+  const auto& memory = plan.at("memory");
+  EXPECT_GT(memory.at("classes").at("offloaded state"), moments);
+  EXPECT_LT(memory.at("classes").at("offloaded state"), moments * 11 / 10);
+  EXPECT_EQ(memory.at("gpu_classes").at("optimizer"), 64 << 20);
+  EXPECT_EQ(memory.at("disk_state_bytes"), 0);
+  Child on_cpu = Plan({job, "--device", "cpu"});
+  EXPECT_EQ(on_cpu.Wait(), 2);
+  EXPECT_THAT(on_cpu.Err(), HasSubstr("can't be computed on the CPU: parallel.offload: host"));
+  Child neither = Plan(
+      {Write(std::string(kTiny) + "parallel: {offload: host}\n" + "memory: {budget: 4GiB}\n")});
+  EXPECT_EQ(neither.Wait(), 2);
+  EXPECT_THAT(neither.Err(), HasSubstr("can't be computed on GPUs: memory.budget"));
+}
+
 TEST_F(PlanProgramTest, OperationsAreHeldAgainstAGpu) {
   const std::string job = Write(kTiny);
   const std::vector<std::string> command = {

@@ -146,7 +146,7 @@ class Updates {
   const OffloadSetting& setting() const { return setting_; }
 
   // One update of a piece.
-  void Step(const OffloadedState::Part& part, int64_t update) {
+  void Step(const UpdatePart& part, int64_t update) {
     OptimizerState state = part.state;
     state.rounding = MomentRounding(1, update, part.unit, part.begin);
     TensorView weights = weights_.Rows(part.unit, 1);
@@ -184,7 +184,7 @@ void TimeUpdates(Updates* updates, int count, OffloadFigures* figures) {
     return Arena::OnHost("buffers", dry.high_water());
   }();
   OffloadedState state(setting, &buffers);
-  state.SetMoments([](const OffloadedState::Part& part) {
+  state.SetMoments([](const UpdatePart& part) {
     Zero(part.state.first);
     Zero(part.state.second);
   });
@@ -193,7 +193,7 @@ void TimeUpdates(Updates* updates, int count, OffloadFigures* figures) {
   for (int update = 0; update < count + 2; ++update) {
     const double waited = state.wait_seconds();
     const double seconds = SecondsOf([&] {
-      state.StartUpdate([&](const OffloadedState::Part& part) { updates->Step(part, update); });
+      state.StartUpdate([&](const UpdatePart& part) { updates->Step(part, update); });
       state.FinishUpdate();
     });
     if (update < 2 || seconds >= figures->update) continue;
@@ -207,8 +207,8 @@ void TimeArithmetic(Updates* updates, OffloadFigures* figures) {
   Arena dry = Arena::DryRun("piece");
   OffloadedState planned(setting, &dry);
   // A dry run calls its work for each piece, with memory that is not there.
-  std::vector<OffloadedState::Part> parts;
-  planned.StartUpdate([&](const OffloadedState::Part& part) { parts.push_back(part); });
+  std::vector<UpdatePart> parts;
+  planned.StartUpdate([&](const UpdatePart& part) { parts.push_back(part); });
   Arena memory = Arena::OnHost("piece", dry.high_water());
   OptimizerState& first = parts.front().state;
   for (TensorView* view : {&first.first, &first.second, &first.master}) {
@@ -217,7 +217,7 @@ void TimeArithmetic(Updates* updates, OffloadFigures* figures) {
     Zero(*view);
   }
   figures->arithmetic = SecondsOf([&] {
-    for (OffloadedState::Part part : parts) {
+    for (UpdatePart part : parts) {
       const auto own = [&](const TensorView& view) {
         return view.empty() ? view : view.Rows(0, part.size);
       };

@@ -43,8 +43,10 @@ struct Machine {
 };
 
 // One micro-batch of the file's job, with what its memory budget leads to.
-JobConfig JobOfFile(const StepCommand& command) {
+JobConfig JobOfFile(const StepCommand& command, bool on_gpu) {
   JobConfig job = LoadJob(command.job_file);
+  const std::string problem = on_gpu ? WhyNotOnGpu(job) : WhyNotOnCpu(job);
+  if (!problem.empty()) throw Error(command.job_file + ": " + problem);
   if (command.has_batch) job.train.micro_batch = command.setting.batch;
   if (command.has_threads) job.parallel.threads_per_rank = command.setting.threads;
   if (command.setting.allow_emulation) job.train.allow_emulation = true;
@@ -111,7 +113,6 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
 void RunStep(const StepCommand& command) {
   const bool has_file = !command.job_file.empty();
   const std::string& name = has_file ? command.job_file : command.setting.model;
-  const JobConfig job = has_file ? JobOfFile(command) : MakeJob(command.setting);
   // Opened before anything is measured.
   std::ofstream trace;
   if (!command.trace.empty()) trace.open(command.trace);
@@ -122,6 +123,7 @@ void RunStep(const StepCommand& command) {
       .device = TakeDevice(DeviceRequestOf(command.device), MakeSelfCommunicator().get()),
       .limits = {}};
   Accelerator* gpu = machine.device.gpu.get();
+  const JobConfig job = has_file ? JobOfFile(command, gpu != nullptr) : MakeJob(command.setting);
   const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr, gpu);
   if (gpu == nullptr || profiles) {
     machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank, gpu);
