@@ -34,6 +34,7 @@ class CountingGpu : public Accelerator {
     gpu_.CopyInBeside(turn, from, to, bytes);
   }
   void NoteUse(int turn) override { gpu_.NoteUse(turn); }
+  std::unique_ptr<DeviceLane> NewLane(int marks) override { return gpu_.NewLane(marks); }
   void Pin(void* memory, size_t bytes) override {
     ++taken_;
     gpu_.Pin(memory, bytes);
