@@ -16,8 +16,24 @@ run_dir: gpu
 model: {{arch: swin_v2, image_size: 32, patch_size: 4, in_chans: 3, num_classes: 10, embed_dim: 32,
   depths: [1, 1], num_heads: [1, 2], window_size: 4}}
 data: {{format: imagefolder, path: pictures}}
-train: {{epochs: 1, micro_batch: 2, global_batch: {global_batch}, eval_batch: 1, dtype: {dtype}}}
+train: {{epochs: 1, micro_batch: 2, global_batch: 2, eval_batch: 1, dtype: {dtype}}}
 """
+
+
+@dataclasses.dataclass
+class Step:
+    """Training steps of one model, ours and the peer's."""
+    model: str
+    batch: int
+    dtype: str
+    # What says which model to our program, and to the peer's.
+    ours: list
+    peer: list
+
+
+def of_timm(model, batch, dtype):
+    return Step(model, batch, dtype, ["--model", model, "--batch", str(batch), "--dtype", dtype],
+                ["--model", model, "--batch", str(batch), "--dtype", dtype])
 
 
 @dataclasses.dataclass
@@ -29,15 +45,18 @@ class Plan:
     goldens: list
     # What of the operations is timed.
     operations: list
-    # Models with their batches and dtypes, beside PyTorch.
     steps: list
+    # Timed, of each model.
+    step_count: int
+    # How the peer is called, before what a Step says.
+    peer: list
     # Of a rank's buffer in collectives, the largest.
     collective_mib: int
     ranks: int
     environment: dict
 
 
-def on_gpus(build, count):
+def on_gpus(build, count, python):
     return Plan(
         bin=f"{build}/bin",
         kernels_test=[f"{build}/tests/cuda_gpu_test"],
@@ -45,24 +64,39 @@ def on_gpus(build, count):
         goldens=[path for path in sorted(glob.glob("tests/golden/data/*.safetensors"))
                  if not os.path.basename(path).startswith("ops_")],
         operations=["--benchmark_filter=."],
-        steps=[("swinv2_tiny_window8_256", 128, "bf16"), ("swinv2_tiny_window8_256", 64, "fp32"),
-               ("swinv2_base_window16_256", 32, "bf16"), ("swinv2_base_window16_256", 16, "fp32"),
-               ("swin_tiny_patch4_window7_224", 128, "bf16")],
+        steps=[of_timm("swinv2_tiny_window8_256", 128, "bf16"),
+               of_timm("swinv2_tiny_window8_256", 64, "fp32"),
+               of_timm("swinv2_base_window16_256", 32, "bf16"),
+               of_timm("swinv2_base_window16_256", 16, "fp32"),
+               of_timm("swin_tiny_patch4_window7_224", 128, "bf16")],
+        step_count=20,
+        peer=[python, "benchmarks/torch_step.py"],
         collective_mib=256,
         ranks=count,
         environment={},
     )
 
 
-def in_the_emulator(build):
+def small_step(out, dtype):
+    path = os.path.join(out, f"{dtype}.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(JOB.format(dtype=dtype))
+    return Step("a small model", 2, dtype, ["--job", path], [])
+
+
+def in_the_emulator(build, out):
     emulated = f"{build}/tests/emulated_plain"
+    # Stands for the peer: what of its last line is read.
+    peer = "print('a line before'); print('{\"images_per_s\": 2.0, \"peak_mib\": 1.0}')"
     return Plan(
         bin=f"{emulated}/bin",
         kernels_test=[f"{build}/tests/cuda_kernels_test_plain", "--gtest_filter=Cast.*"],
         goldens=[f"tests/golden/data/{name}.safetensors" for name in ("v1_shift", "simmim_v2")],
         operations=["--benchmark_filter=^(cross_entropy|mean_pool_forward)/", "--cold-mib", "0",
                     "--benchmark_min_time=0.001"],
-        steps=[],
+        steps=[small_step(out, dtype) for dtype in ("fp32", "bf16")],
+        step_count=2,
+        peer=[sys.executable, "-c", peer],
         collective_mib=1,
         ranks=2,
         environment={"LD_LIBRARY_PATH": f"{emulated}/lib", "SWINFLEET_CUDA_GPUS": "2"},
@@ -131,10 +165,9 @@ def time_operations(report):
     report.say("")
 
 
-def peer_figures(report, python, model, batch, dtype, *more):
-    out = report.run(f"PyTorch, {model} {dtype} {' '.join(more)}".strip(), python,
-                     "benchmarks/torch_step.py", "--model", model, "--batch", str(batch), "--dtype",
-                     dtype, "--device", "cuda", "--steps", "20", *more)
+def peer_figures(report, step, *more):
+    out = report.run(f"PyTorch, {step.model} {step.dtype} {' '.join(more)}".strip(), *report.plan.peer,
+                     *step.peer, "--device", "cuda", "--steps", str(report.plan.step_count), *more)
     return None if out is None else json.loads(out.splitlines()[-1])
 
 
@@ -155,45 +188,32 @@ def ratio(figures, peer):
     return f"{figures['images_per_s'] / peer['images_per_s']:.2f}"
 
 
-def time_steps(report, python):
+def time_steps(report):
     report.say("## Training steps", "",
                "Images a second on one GPU; the best step of a process. Memory in MiB: ours as"
                " planned, PyTorch's as its allocator gave it out.", "",
                "| | batch | dtype | Swinfleet | PyTorch | compiled | ratio | to compiled | memory |"
                " PyTorch's |", "| --- |" + " --- |" * 9)
     profiles = []
-    for model, batch, dtype in report.plan.steps:
-        out = report.run(f"step of {model} {dtype}", *ours(
-            report.plan, "swinfleet-bench", "step", "--model", model, "--batch", str(batch), "--dtype",
-            dtype, "--device", "cuda", "--steps", "20", "--profile", "--json"))
+    for step in report.plan.steps:
+        out = report.run(f"step of {step.model} {step.dtype}", *ours(
+            report.plan, "swinfleet-bench", "step", *step.ours, "--device", "cuda", "--steps",
+            str(report.plan.step_count), "--profile", "--json"))
         figures = None
         if out is not None:
             text, _, line = out.rpartition("\n")
             figures = json.loads(line)
-            profiles.append((f"{model}, {dtype}", text))
-        eager = peer_figures(report, python, model, batch, dtype)
-        compiled = peer_figures(report, python, model, batch, dtype, "--compile")
+            profiles.append((f"{step.model}, {step.dtype}", text))
+        eager = peer_figures(report, step)
+        compiled = peer_figures(report, step, "--compile")
         memory = "-" if figures is None else figures["gpu_mib"]
         peers = "-" if eager is None else f"{eager['peak_mib']:.0f}"
-        report.say(f"| {model} | {batch} | {dtype} | {images(figures)} | {images(eager)}"
+        report.say(f"| {step.model} | {step.batch} | {step.dtype} | {images(figures)} | {images(eager)}"
                    f" | {images(compiled)} | {ratio(figures, eager)} | {ratio(figures, compiled)}"
                    f" | {memory} | {peers} |")
     report.say("")
     for what, text in profiles:
         say_profile(report, what, text)
-
-
-def rehearse_steps(report, out):
-    report.say("## Training steps", "")
-    for dtype in ("fp32", "bf16"):
-        path = os.path.join(out, "job.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(JOB.format(dtype=dtype, global_batch=2))
-        text = report.run(f"step, {dtype}", *ours(report.plan, "swinfleet-bench", "step", "--job", path,
-                                                  "--device", "cuda", "--steps", "2", "--profile"))
-        if text is not None:
-            report.say(text.splitlines()[0], "")
-            say_profile(report, f"A small model, {dtype}", text)
 
 
 def time_collectives(report):
@@ -221,20 +241,18 @@ def main():
     args = parser.parse_args()
     out = machine.output_folder("gpu")
     path = args.report or os.path.join(out, "report.md")
-    report = Report(in_the_emulator(args.build) if args.rehearse else on_gpus(args.build, 1))
+    report = Report(in_the_emulator(args.build, out) if args.rehearse else
+                    on_gpus(args.build, 1, args.python))
     report.say("# The CUDA backend " + ("in the emulator" if args.rehearse else "on a GPU"), "",
                f"Swinfleet at {machine.commit()}.", "")
     if not args.rehearse:
         names = gpu_names(report)
-        report.plan = on_gpus(args.build, max(1, len(names)))
+        report.plan = on_gpus(args.build, max(1, len(names)), args.python)
         report.say(*[f"* {name}" for name in names], "")
     check_goldens(report)
     check_kernels(report)
     time_operations(report)
-    if args.rehearse:
-        rehearse_steps(report, out)
-    else:
-        time_steps(report, args.python)
+    time_steps(report)
     if report.plan.ranks > 1:
         time_collectives(report)
     report.say("All checks passed." if not report.failed else f"Failed: {', '.join(report.failed)}.")
