@@ -39,8 +39,9 @@ class DrainAtEnd {
 
 }  // namespace
 
-OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
-    : setting_(setting), dry_(arena->device() == Device::kDryRun) {
+OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* host, Arena* device,
+                               Accelerator* gpu)
+    : setting_(setting), dry_(host->device() == Device::kDryRun) {
   CHECK(setting.moments == DType::kF32 || setting.moments == DType::kBF16);
   const bool adamw = setting.optimizer == OptimizerConfig::Kind::kAdamW;
   tensors_[0].there = true;
@@ -55,7 +56,12 @@ OffloadedState::OffloadedState(const OffloadSetting& setting, Arena* arena)
   pieces_ = CutIntoPieces(setting.units, setting.piece_elements);
   const std::string moments = LayOut(0, kMaster, &moment_bytes_);
   const std::string masters = narrow ? LayOut(kMaster, 1, &master_bytes_) : "";
-  AllocateSlots(arena);
+  AllocateSlots(host);
+  if (device != nullptr) {
+    const auto& [first, second, master] = slots_[0].memory;
+    const OptimizerState largest = {.first = first, .second = second, .master = master};
+    device_ = std::make_unique<DeviceBuffers>(largest, /*marks=*/1, device, gpu);
+  }
   if (dry_) return;
   for (auto& running : running_) running = std::make_unique<RunningChecksum>();
   moments_ = std::make_unique<AlternatingFile>(setting_.folder, "moments", moments, moment_bytes_,
@@ -204,19 +210,25 @@ void OffloadedState::Settle(Slot* slot) {
   }
 }
 
+UpdatePart OffloadedState::PartOf(const Pass& pass, size_t piece) const {
+  const UpdatePiece& p = pieces_[piece];
+  const Slot& slot = slots_[piece % kSlots];
+  const auto view = [&](int t) {
+    const bool used = tensors_[t].there && (pass.read[t] || pass.write[t]);
+    if (!used) return TensorView{};
+    return slot.memory[t].Rows(0, p.size);
+  };
+  return {p, {.first = view(0), .second = view(1), .master = view(kMaster)}};
+}
+
 bool OffloadedState::Stream(const Pass& pass, const UpdateWork& work) {
-  const auto part_of = [&](size_t piece) {
-    const UpdatePiece& p = pieces_[piece];
-    const Slot& slot = slots_[piece % kSlots];
-    const auto view = [&](int t) {
-      const bool used = tensors_[t].there && (pass.read[t] || pass.write[t]);
-      if (!used) return TensorView{};
-      return slot.memory[t].Rows(0, p.size);
-    };
-    return UpdatePart{p, {.first = view(0), .second = view(1), .master = view(kMaster)}};
+  const bool on_gpu = pass.on_gpu && device_ != nullptr;
+  const auto work_on = [&](size_t piece) {
+    if (on_gpu) return device_->Update(piece, PartOf(pass, piece), work);
+    work(PartOf(pass, piece));
   };
   if (dry_) {
-    for (size_t i = 0; i < pieces_.size(); ++i) work(part_of(i));
+    for (size_t i = 0; i < pieces_.size(); ++i) work_on(i);
     return true;
   }
   // What an earlier pass that failed left.
@@ -224,17 +236,26 @@ bool OffloadedState::Stream(const Pass& pass, const UpdateWork& work) {
   const DrainAtEnd drain(io_.get());
   if (pass.write[0]) BeginChecksums();
   for (size_t i = 0; i < std::min<size_t>(kAhead, pieces_.size()); ++i) StartReads(pass, i);
-  for (size_t i = 0; i < pieces_.size(); ++i) {
+  // A GPU ends a piece while the next one is begun.
+  const size_t behind = on_gpu ? 1 : 0;
+  for (size_t i = 0; i < pieces_.size() + behind; ++i) {
     if (stop_) return false;
-    Slot& slot = slots_[i % kSlots];
-    Settle(&slot);
-    if (i + kAhead < pieces_.size()) StartReads(pass, i + kAhead);
-    work(part_of(i));
-    if (pass.write[0]) AddToChecksums(slot, pieces_[i].size);
-    StartWrites(pass, i);
+    if (i < pieces_.size()) {
+      Settle(&slots_[i % kSlots]);
+      if (i + kAhead < pieces_.size()) StartReads(pass, i + kAhead);
+      work_on(i);
+    }
+    if (i < behind) continue;
+    if (on_gpu) device_->Wait(i - behind);
+    EndPiece(pass, i - behind);
   }
   for (Slot& slot : slots_) Settle(&slot);
   return true;
+}
+
+void OffloadedState::EndPiece(const Pass& pass, size_t piece) {
+  if (pass.write[0]) AddToChecksums(slots_[piece % kSlots], pieces_[piece].size);
+  StartWrites(pass, piece);
 }
 
 void OffloadedState::BeginChecksums() {
@@ -283,13 +304,14 @@ void OffloadedState::Commit(const Pass& pass) {
 }
 
 std::exception_ptr OffloadedState::RunUpdate() {
-  const Pass all = {.read = {true, true, true}, .write = {true, true, true}};
+  const Pass all = {.on_gpu = true, .read = {true, true, true}, .write = {true, true, true}};
   // A unit can be used once its last piece has been worked on.
   const auto work = [this, done = size_t{0}](const UpdatePart& part) mutable {
     update_work_(part);
     ++done;
     const int next = done < pieces_.size() ? pieces_[done].unit : std::ssize(setting_.units);
     if (next == part.unit) return;
+    if (device_ != nullptr) device_->SetMark(0);
     const std::lock_guard lock(mutex_);
     units_done_ = next;
     changed_.notify_all();
@@ -325,6 +347,7 @@ void OffloadedState::StartUpdate(UpdateWork work) {
     return;
   }
   updating_ = true;
+  if (device_ != nullptr) device_->StartAfterComputing();
   {
     const std::lock_guard lock(mutex_);
     units_done_ = 0;
@@ -338,7 +361,11 @@ void OffloadedState::WaitForUnit(int unit) {
   {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this, unit] { return !at_work_ || units_done_ > unit; });
-    if (at_work_) return;
+    if (at_work_) {
+      // What was put on the GPU may not be done, and comes before what is computed next.
+      if (device_ != nullptr) device_->ComputeAfter(0);
+      return;
+    }
   }
   FinishUpdate();
 }
@@ -349,6 +376,7 @@ void OffloadedState::FinishUpdate() {
   changed_.wait(lock, [this] { return !at_work_; });
   updating_ = false;
   update_work_ = nullptr;
+  if (device_ != nullptr) device_->ComputeAfter(0);
   if (update_error_ != nullptr) std::rethrow_exception(std::exchange(update_error_, nullptr));
 }
 

@@ -17,6 +17,7 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/config/job_config.h"
 #include "core/nn/parameters.h"
+#include "distributed/device_buffers.h"
 #include "distributed/disk_io.h"
 #include "distributed/offload_files.h"
 #include "distributed/streamed_update.h"
@@ -56,23 +57,28 @@ struct OffloadSetting {
 // before is being written. An update so takes as long as the slowest of reading, writing and
 // computing. It has a thread of its own, so that it runs beside what the caller computes: it is
 // done with the first units long before the last ones, and waits for the disk most of the time.
+// Where a GPU updates, a piece goes from its buffer through one of the GPU's (DeviceBuffers) and
+// back before it is written, while the next one is begun.
 //
 // Errors. A disk that is full or fails, a file that was cut off: an Error names file, bytes and
 // what to do. Parameters are half updated then, so the caller can only give up; the last checkpoint
 // is as good as before.
 class OffloadedState : public StreamedUpdate {
  public:
-  // Takes the buffers from `arena`. On dry-run memory there are no files, and all that follows
-  // touches nothing. Throws FileError.
-  OffloadedState(const OffloadSetting& setting, Arena* arena);
+  // Takes the buffers from `host`. Where a GPU updates, that is pinned, and the GPU's buffers come
+  // from `device`; in a dry run there is no `gpu`. On dry-run memory there are no files, and all
+  // that follows touches nothing. Throws FileError.
+  explicit OffloadedState(const OffloadSetting& setting, Arena* host, Arena* device = nullptr,
+                          Accelerator* gpu = nullptr);
   ~OffloadedState() override;
 
-  // The work is done on a thread of this object's.
+  // The work is done on a thread of this object's. Where a GPU updates, this and what waits for
+  // updates are the accelerator's thread's.
   void StartUpdate(UpdateWork work) override;
   void WaitForUnit(int unit) override;
   // And what was written is current. When this throws, the state is the one before the update.
   void FinishUpdate() override;
-  // `work` sets the moments of each piece; there are no masters in it.
+  // `work` sets the moments of each piece, on the host; there are no masters in it.
   void SetMoments(const UpdateWork& work);
   // What weights in 16 bits lack of elements [begin, begin + size) of a unit, all of them owned; as
   // many of the first ones as one read takes. Valid until the next call of anything. Throws
@@ -96,7 +102,7 @@ class OffloadedState : public StreamedUpdate {
   // First moment, second moment, master.
   static constexpr int kTensors = 3;
   static constexpr int kMaster = 2;
-  static constexpr int kSlots = 4;
+  static constexpr int kSlots = DeviceBuffers::kLanes;
   static constexpr int kAhead = 2;
 
   // One of the kTensors, if it is there.
@@ -114,8 +120,10 @@ class OffloadedState : public StreamedUpdate {
     std::array<DiskRequest, kTensors> requests;
     std::array<bool, kTensors> pending = {};
   };
-  // Of a pass over the pieces: which tensors are read, and which written.
+  // Of a pass over the pieces: which tensors are read, and which written; and whether a GPU works
+  // on them, where there is one.
   struct Pass {
+    bool on_gpu = false;
     std::array<bool, kTensors> read = {};
     std::array<bool, kTensors> write = {};
   };
@@ -139,6 +147,9 @@ class OffloadedState : public StreamedUpdate {
   void StartReads(const Pass& pass, size_t piece);
   void StartWrites(const Pass& pass, size_t piece);
   void StartOne(int tensor, size_t piece, bool write);
+  UpdatePart PartOf(const Pass& pass, size_t piece) const;
+  // What comes after the work on a piece: starts to write it.
+  void EndPiece(const Pass& pass, size_t piece);
   // Reads or writes with nothing else under way.
   void RunAlone(DiskRequest* request);
   // Waits for what is under way in a buffer.
@@ -157,6 +168,8 @@ class OffloadedState : public StreamedUpdate {
   std::array<Tensor, kTensors> tensors_;
   std::vector<UpdatePiece> pieces_;
   std::array<Slot, kSlots> slots_;
+  // Of a GPU that updates; a mark is behind the last unit that is done.
+  std::unique_ptr<DeviceBuffers> device_;
   uint64_t moment_bytes_ = 0;
   uint64_t master_bytes_ = 0;
   // Of the moments' file: what is current, and what is being written.

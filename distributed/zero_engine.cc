@@ -125,6 +125,10 @@ struct ZeroEngine::Impl {
   void OffloadToDisk(MemoryClasses* memory);
   // The buffers of state that is in the host's memory.
   void OffloadToHost(MemoryClasses* memory);
+  // Of operations on tensors of the host's.
+  Context OnCpu() const {
+    return context->device == Device::kCpu ? *context : ContextOn(nullptr, 1, nullptr);
+  }
   // A tensor as the host sees it: itself, or its copy in `copy`.
   TensorView OnHost(const TensorView& tensor, std::vector<std::byte>* copy) const {
     if (tensor.device != Device::kCuda) return tensor;
@@ -173,6 +177,8 @@ struct ZeroEngine::Impl {
   // The part of a parameter's moments that is in memory, for a checkpoint.
   TensorPiece PieceOf(const std::string& tensor, const Shape& shape,
                       const ShardLayout::Segment& segment, const TensorView& moments) const;
+  // Reads what weights lack of their masters from the disk.
+  TensorView ReadMasters(int unit, const ShardLayout::Segment& segment, void* to);
   // What CopyState does on a GPU.
   std::vector<TensorPiece> CopyBeside(std::span<float> buffer);
   // Sets elements [begin, begin + masters.size()) of a parameter, those that this rank keeps.
@@ -273,10 +279,17 @@ ZeroEngine::Impl::Impl(const ParameterTable& table, Communicator* host_communica
   AllocateSums(memory);
   if (options.offload.kind == Offload::kDisk) OffloadToDisk(memory);
   if (options.offload.kind == Offload::kHost) OffloadToHost(memory);
+  // One thread keeps up with a disk, and the others compute. On a GPU each piece has a stream of
+  // its own.
+  update_context = {.ops = context->ops,
+                    .workspace = nullptr,
+                    .threads = 1,
+                    .device = context->device,
+                    .accelerator = context->accelerator,
+                    .count = nullptr};
 }
 
 void ZeroEngine::Impl::ExchangeByNccl(MemoryClasses* memory) {
-  CHECK(options.offload.kind != Offload::kDisk) << "state of a GPU on disk";
   if (layout.ranks() == 1) return;
   int64_t largest = 0;
   for (size_t u = 0; u < units.size(); ++u) {
@@ -305,9 +318,6 @@ void ZeroEngine::Impl::OffloadToHost(MemoryClasses* memory) {
   for (const UnitState& unit : units) setting.state.push_back(unit.optimizer);
   on_host = std::make_unique<PinnedState>(setting, &memory->optimizer, context->accelerator);
   streamed = on_host.get();
-  // Of which each piece has its lane's stream.
-  update_context = {
-      .ops = context->ops, .device = context->device, .accelerator = context->accelerator};
 }
 
 void ZeroEngine::Impl::OffloadToDisk(MemoryClasses* memory) {
@@ -335,10 +345,13 @@ void ZeroEngine::Impl::OffloadToDisk(MemoryClasses* memory) {
         {.run_dir = options.offload.run_dir, .kept = options.offload.kept_checkpoints}, problem,
         communicator, *setting.ops);
   }
-  on_disk = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  if (context->device == Device::kCpu) {
+    on_disk = std::make_unique<OffloadedState>(setting, &memory->optimizer);
+  } else {
+    on_disk = std::make_unique<OffloadedState>(setting, &memory->offloaded, &memory->optimizer,
+                                               context->accelerator);
+  }
   streamed = on_disk.get();
-  // One thread keeps up with a disk, and the others compute.
-  update_context = {.ops = context->ops, .workspace = nullptr, .threads = 1, .count = nullptr};
 }
 
 DiskUse ZeroEngine::Impl::UseOf(const OffloadedState& state) const {
@@ -599,7 +612,8 @@ std::span<const float> ZeroEngine::Impl::Masters(int unit, int64_t begin,
   for (int64_t done = 0; done < size;) {
     const TensorView kept = on_disk->Masters(unit, begin + done, size - done);
     const int64_t count = kept.NumElements();
-    RestoreMasters(Slice(weights, done, count), kept, scratch.subspan(done, count));
+    std::vector<std::byte> copy;
+    RestoreMasters(OnHost(Slice(weights, done, count), &copy), kept, scratch.subspan(done, count));
     done += count;
   }
   return scratch;
@@ -620,6 +634,16 @@ TensorPiece ZeroEngine::Impl::PieceOf(const std::string& tensor, const Shape& sh
   return {tensor, shape, segment.parameter_begin, segment.size, copied};
 }
 
+TensorView ZeroEngine::Impl::ReadMasters(int unit, const ShardLayout::Segment& segment, void* to) {
+  const TensorView read = {to, Shape{segment.size}, MasterDType(options.dtype), Device::kCpu};
+  for (int64_t done = 0; done < segment.size;) {
+    const TensorView kept = on_disk->Masters(unit, segment.unit_begin + done, segment.size - done);
+    std::memcpy(read.Rows(done, kept.NumElements()).data, kept.data, kept.Bytes());
+    done += kept.NumElements();
+  }
+  return read;
+}
+
 std::vector<TensorPiece> ZeroEngine::Impl::CopyBeside(std::span<float> buffer) {
   FinishUpdate();
   Accelerator* gpu = context->accelerator;
@@ -633,16 +657,15 @@ std::vector<TensorPiece> ZeroEngine::Impl::CopyBeside(std::span<float> buffer) {
   };
   // Values in float32, or weights in 16 bits and what they lack of their masters, which take as
   // many bytes together and are joined when they are read.
+  using Copied = std::pair<TensorView, TensorView>;
   const auto add = [&](const std::string& prefix, const ShardLayout::Segment& segment,
-                       const TensorView& values, const TensorView& lacking) {
+                       const std::function<Copied(void* to)>& copy_to) {
     const ParameterInfo& info = table.parameters()[segment.parameter];
     CHECK_LE(segment.size, std::ssize(buffer)) << prefix << info.name;
-    const TensorView here = copy(values, buffer.data());
-    const TensorView rest =
-        lacking.empty() ? lacking : copy(lacking, here.u16() + here.NumElements());
+    const Copied copied = copy_to(buffer.data());
     buffer = buffer.subspan(segment.size);
-    const auto read = [gpu, here, rest](int64_t first,
-                                        std::span<float> scratch) -> std::span<const float> {
+    const auto read = [gpu, here = copied.first, rest = copied.second](
+                          int64_t first, std::span<float> scratch) -> std::span<const float> {
       gpu->WaitForCopies();
       const TensorView part = here.Rows(first, std::ssize(scratch));
       if (rest.empty()) return part.span();
@@ -651,17 +674,28 @@ std::vector<TensorPiece> ZeroEngine::Impl::CopyBeside(std::span<float> buffer) {
     };
     pieces.push_back({prefix + info.name, info.shape, segment.parameter_begin, segment.size, read});
   };
-  for (const UnitState& unit : units) {
-    const TensorView& master = unit.optimizer.master;
+  for (size_t u = 0; u < units.size(); ++u) {
+    const UnitState& unit = units[u];
     for (const ShardLayout::Segment& segment : unit.saved) {
       const auto part = [&](const TensorView& owned) {
         return OfOwned(unit, owned, segment.unit_begin, segment.size);
       };
-      // Beside weights in float16 there are whole masters.
-      add("param/", segment, part(options.dtype == DType::kF16 ? master : OwnedValues(unit)),
-          options.dtype == DType::kBF16 ? part(master) : TensorView());
+      const auto copy_masters = [&](void* to) {
+        if (on_disk == nullptr) return copy(part(unit.optimizer.master), to);
+        return ReadMasters(static_cast<int>(u), segment, to);
+      };
+      add("param/", segment, [&](void* to) -> Copied {
+        // Beside weights in float16 there are whole masters.
+        if (options.dtype == DType::kF16) return {copy_masters(to), {}};
+        const TensorView weights = copy(part(OwnedValues(unit)), to);
+        if (options.dtype == DType::kF32) return {weights, {}};
+        return {weights, copy_masters(weights.u16() + weights.NumElements())};
+      });
+      if (on_disk != nullptr) continue;
       for (const auto& [prefix, moments] : States(unit.optimizer)) {
-        add(prefix, segment, part(moments), {});
+        add(prefix, segment, [&, &moments = moments](void* to) -> Copied {
+          return {copy(part(moments), to), {}};
+        });
       }
     }
   }
@@ -736,8 +770,8 @@ void ZeroEngine::Impl::LoadMoment(const CheckpointReader& reader, const std::str
       continue;
     }
     // Those that were kept in bfloat16 stay what they are.
-    context->ops->cast({.x = ViewOf(buffer.data(), {size}), .y = Slice(moments, done, size)},
-                       *context);
+    Context host = OnCpu();
+    host.ops->cast({.x = ViewOf(buffer.data(), {size}), .y = Slice(moments, done, size)}, host);
   }
 }
 

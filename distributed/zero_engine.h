@@ -25,7 +25,7 @@ namespace swinfleet {
 
 // Where the optimizer's state is kept, if not with the weights.
 struct OffloadOptions {
-  // kHost (PinnedState): of weights on a GPU. kDisk (OffloadedState): of weights on the CPU.
+  // kHost (PinnedState): of weights on a GPU. kDisk (OffloadedState).
   Offload kind = Offload::kNone;
   // The pieces that pass through memory in an update.
   int64_t piece_elements = kPieceElements;

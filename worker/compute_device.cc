@@ -137,9 +137,6 @@ ComputeDevice TakeDevice(DeviceRequest request, Communicator* communicator,
 }
 
 std::string WhyNotOnGpu(const JobConfig& config) {
-  if (config.parallel.offload == Offload::kDisk) {
-    return "parallel.offload: disk keeps its state beside the host's memory alone";
-  }
   if (config.memory.budget > 0) {
     return "memory.budget is kept for the host's memory alone";
   }

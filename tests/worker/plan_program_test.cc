@@ -98,12 +98,10 @@ TEST_F(PlanProgramTest, TheLimitIsTheGpus) {
 }
 
 TEST_F(PlanProgramTest, WhatIsNotForGpusIsAnError) {
-  const std::string offload = "parallel: {offload: disk, offload_dir: /scratch}\n";
-  for (const std::string& setting : {offload, std::string("memory: {budget: 4GiB}\n")}) {
-    Child plan = Plan({Write(kTiny + setting), "--ranks", "1", "--device", "cuda"});
-    EXPECT_EQ(plan.Wait(), 2);
-    EXPECT_THAT(plan.Err(), HasSubstr("can't be computed on GPUs"));
-  }
+  const std::string job = std::string(kTiny) + "memory: {budget: 4GiB}\n";
+  Child plan = Plan({Write(job), "--ranks", "1", "--device", "cuda"});
+  EXPECT_EQ(plan.Wait(), 2);
+  EXPECT_THAT(plan.Err(), HasSubstr("can't be computed on GPUs: memory.budget"));
 }
 
 TEST_F(PlanProgramTest, StateOffloadedToTheHostIsBesideAGpu) {
@@ -194,6 +192,12 @@ TEST_F(PlanProgramTest, OffloadedStateIsOnDisk) {
   EXPECT_THAT(text.Out(), HasSubstr("its disk "));
   EXPECT_THAT(text.Out(), HasSubstr("of /scratch, and "));
   EXPECT_THAT(text.Out(), HasSubstr("(3 kept, one in the making); an update reads "));
+  // Beside a GPU the buffers are there and on the host.
+  const auto gpu = PlanJson({Write(job), "--ranks", "1", "--device", "cuda"});
+  EXPECT_EQ(gpu.at("memory").at("disk_state_bytes"), plan.at("memory").at("disk_state_bytes"));
+  EXPECT_EQ(gpu.at("memory").at("gpu_classes").at("optimizer"), 64 << 20);
+  EXPECT_EQ(gpu.at("memory").at("classes").at("offloaded state"),
+            plan.at("memory").at("classes").at("optimizer"));
 }
 
 TEST_F(PlanProgramTest, JsonHasTheWholePlan) {
