@@ -36,6 +36,7 @@ class CudaProgramsTest : public testing::Test {
       setenv(name, "1", 1);
     }
     setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 1);
+    setenv("SWINFLEET_CUDA_ORDER", "5", 1);
     // What a rank that dies leaves of its exchange.
     setenv("TMPDIR", folder_.c_str(), 1);
     SetDriver();
