@@ -441,8 +441,8 @@ TEST_F(CudaProgramsTest, AJobThatIsNotForGpusIsAnErrorOrTakesTheCpu) {
 
 TEST_F(CudaProgramsTest, AModelThatIsTooLargeSaysWhatThereIs) {
   const std::string job = WriteJob("large", 1);
-  Replace(job, "embed_dim: 8", "embed_dim: 1024");
-  Replace(job, "num_heads: [2, 2]", "num_heads: [16, 32]");
+  Replace(job, "embed_dim: 8", "embed_dim: 2048");
+  Replace(job, "num_heads: [2, 2]", "num_heads: [32, 64]");
   Child child = Train(job, "cuda");
   EXPECT_EQ(child.Wait(), 1);
   EXPECT_THAT(child.Err(), HasSubstr("of memory needed on the GPU, which has"));
