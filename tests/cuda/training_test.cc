@@ -39,11 +39,25 @@ Accelerator* TheGpu() {
   return device->gpu.get();
 }
 
+// While one lives, the emulator ends the process where more is reserved: memory, and on one rank
+// also streams and events, of which ranks take as many as their exchange happens to have under way.
+class AllIsReserved {
+ public:
+  explicit AllIsReserved(bool alone) {
+    setenv("SWINFLEET_CUDA_RESERVED", alone ? "all" : "memory", 1);
+  }
+  ~AllIsReserved() { unsetenv("SWINFLEET_CUDA_RESERVED"); }
+  AllIsReserved(const AllIsReserved&) = delete;
+  AllIsReserved& operator=(const AllIsReserved&) = delete;
+};
+
 class RankTrainer : public Trainer {
  public:
   using Trainer::Trainer;
 
   StepResult RunStep(int64_t step, bool broken = false, const StepFlags& flags = {}) {
+    std::optional<AllIsReserved> reserved;
+    if (step > 0) reserved.emplace(communicator_->size() == 1);
     int64_t leaf = 0;
     Batch batch;
     return step_.Run(step, step, flags, [&] {

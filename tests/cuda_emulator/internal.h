@@ -129,6 +129,10 @@ bool RunSome();
 // Whether the host has not called anything for a while.
 bool HostIsQuiet();
 
+enum class Reserved { kMemory, kHandle };
+// Fails where no more of it is to be reserved (SWINFLEET_CUDA_RESERVED).
+void CheckMayReserve(Reserved kind, const char* what);
+
 // Puts what a library does on a stream.
 void EnqueueWork(cudaStream_t stream, std::function<void()> work);
 // The same of something that waits for other processes: false as long as it does.
