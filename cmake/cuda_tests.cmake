@@ -32,17 +32,21 @@ set(cuda_emulator_of_plain cuda_emulator_plain)
 set(cuda_emulator_of_asan cuda_emulator_asan)
 set(cuda_emulator_of_race cuda_emulator_plain)
 
-# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target... EXCEPT pattern...): a GoogleTest
-# program for each way in which the CUDA sources are compiled; its tests are known to ctest as
-# cuda.VARIANT.TEST. EXCEPT those that are about something else.
+# cuda_test(NAME KERNELS a.cu... OBJECTS target... LIBS target... EXCEPT pattern... LARGE pattern...): a
+# GoogleTest program for each way in which the CUDA sources are compiled; its tests are known to ctest
+# as cuda.VARIANT.TEST. EXCEPT those that are about something else; LARGE ones run as they are alone.
 function(cuda_test name)
-  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS;EXCEPT" ${ARGN})
-  set(filter)
-  if(T_EXCEPT)
-    list(JOIN T_EXCEPT ":" except)
-    set(filter TEST_FILTER "-${except}")
-  endif()
+  cmake_parse_arguments(T "" "" "KERNELS;OBJECTS;LIBS;EXCEPT;LARGE" ${ARGN})
   foreach(variant ${cuda_variants})
+    set(except ${T_EXCEPT})
+    if(NOT variant STREQUAL plain)
+      list(APPEND except ${T_LARGE})
+    endif()
+    set(filter)
+    if(except)
+      list(JOIN except ":" except)
+      set(filter TEST_FILTER "-${except}")
+    endif()
     cuda_emulated(${name}_kernels_${variant} ${variant} SOURCES ${T_KERNELS})
     set(program ${name}_${variant})
     set(objects $<TARGET_OBJECTS:${name}_kernels_${variant}>

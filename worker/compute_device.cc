@@ -9,6 +9,7 @@
 #include <sstream>
 #include <utility>
 
+#include "kernels/cuda/scratch.h"
 #include "kernels/error.h"
 
 namespace swinfleet {
@@ -136,22 +137,69 @@ ComputeDevice TakeDevice(DeviceRequest request, Communicator* communicator,
   return device;
 }
 
+namespace {
+
+// Layers of attention that are alike.
+struct AttentionLayers {
+  int64_t channels = 0;
+  int64_t heads = 0;
+  int64_t window_tokens = 0;
+  // Windows with position biases of their own; 1: all share them.
+  int64_t biases = 1;
+};
+
+AttentionLayers AttentionOfStage(const JobConfig& config, int stage) {
+  const ModelConfig& model = config.model;
+  const std::array<int64_t, 3> window = model.Window(stage, /*shifted=*/false).size;
+  AttentionLayers layers = {.channels = model.StageDim(stage),
+                            .heads = model.num_heads[stage],
+                            .window_tokens = window[0] * window[1] * window[2]};
+  if (model.arch == Architecture::kVit) {
+    // All tokens, and one for the class.
+    layers.window_tokens = model.StageTokens(stage) + 1;
+    layers.biases = 0;
+  }
+  if (config.pretrain.method == PretrainConfig::Method::kGreenMim) {
+    // At most: see VisibleWindows.
+    layers.window_tokens = std::max(2 * layers.window_tokens, config.pretrain.group_size);
+    layers.biases = 2 * model.StageTokens(stage) / layers.window_tokens + 2;
+  }
+  return layers;
+}
+
+std::vector<AttentionLayers> AttentionOf(const JobConfig& config) {
+  const ModelConfig& model = config.model;
+  const PretrainConfig& pretrain = config.pretrain;
+  std::vector<AttentionLayers> all;
+  for (int stage = 0; stage < model.num_stages(); ++stage) {
+    all.push_back(AttentionOfStage(config, stage));
+  }
+  if (pretrain.on() && pretrain.method != PretrainConfig::Method::kSimMim) {
+    all.push_back({pretrain.decoder_dim, pretrain.decoder_heads,
+                   model.StageTokens(model.num_stages() - 1) + 1, /*biases=*/0});
+  }
+  return all;
+}
+
+std::string WhyNotAttentionOnGpu(const AttentionLayers& layers, DType dtype) {
+  if (layers.channels / layers.heads > kMostCudaHeadDim) {
+    return "a head of its attention has more than " + std::to_string(kMostCudaHeadDim) +
+           " channels: use more heads";
+  }
+  return cuda::WhyNotAttention(layers.window_tokens, layers.heads, layers.biases, dtype);
+}
+
+}  // namespace
+
 std::string WhyNotOnGpu(const JobConfig& config) {
   if (config.memory.budget > 0) {
     return "memory.budget is kept for the host's memory alone";
   }
-  const auto too_wide = [](int64_t channels, int64_t heads) {
-    return channels / heads > kMostCudaHeadDim;
-  };
-  const ModelConfig& model = config.model;
-  bool wide = config.pretrain.on() && config.pretrain.method != PretrainConfig::Method::kSimMim &&
-              too_wide(config.pretrain.decoder_dim, config.pretrain.decoder_heads);
-  for (int stage = 0; stage < model.num_stages(); ++stage) {
-    wide = wide || too_wide(model.StageDim(stage), model.num_heads[stage]);
+  for (const AttentionLayers& layers : AttentionOf(config)) {
+    const std::string problem = WhyNotAttentionOnGpu(layers, config.train.dtype);
+    if (!problem.empty()) return problem;
   }
-  if (!wide) return "";
-  return "a head of its attention has more than " + std::to_string(kMostCudaHeadDim) +
-         " channels: use more heads";
+  return "";
 }
 
 std::string WhyNotOnCpu(const JobConfig& config) {

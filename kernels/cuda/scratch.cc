@@ -1,6 +1,7 @@
 #include "kernels/cuda/scratch.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace swinfleet::cuda {
 namespace {
@@ -116,6 +117,23 @@ int64_t AttentionTile(const WindowGeometry& geometry, DType dtype) {
 int64_t AttentionTiles(const WindowGeometry& geometry, DType dtype) {
   const int64_t tile = AttentionTile(geometry, dtype);
   return (geometry.WindowTokens() + tile - 1) / tile;
+}
+
+std::string WhyNotAttention(int64_t tokens, int64_t heads, int64_t biases, DType dtype) {
+  // Pairs of tiles are blocks of a grid's second dimension, pairs of tokens have indices of 32
+  // bits.
+  constexpr int64_t kMostBlocks = 65535, kMostIndices = std::numeric_limits<int32_t>::max();
+  const WindowGeometry window = {.height = 1, .width = tokens, .window_h = 1, .window_w = tokens};
+  const int64_t tiles = AttentionTiles(window, dtype);
+  const std::string text = "windows of " + std::to_string(tokens) + " tokens";
+  if (tiles * tiles > kMostBlocks) {
+    return text + " are too large in " + NameOf(dtype) + ": use smaller windows";
+  }
+  if (biases * heads * tokens * tokens > kMostIndices) {
+    return text + " have more position biases for " + std::to_string(heads) +
+           " heads than 32 bits can number: use smaller windows or fewer heads";
+  }
+  return "";
 }
 
 bool AttentionIsOneKernel(const WindowGeometry& geometry, DType dtype) {

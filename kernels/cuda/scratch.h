@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "kernels/ops.h"
 
@@ -64,6 +65,10 @@ inline constexpr int kPlainTile = 32;
 inline constexpr int kMaxMmaTile = 64;
 int64_t AttentionTile(const WindowGeometry& geometry, DType dtype);
 int64_t AttentionTiles(const WindowGeometry& geometry, DType dtype);
+// Why attention in windows of so many tokens can't be started on any GPU; empty when it can.
+// `biases`: how many windows have a bias of their own for each pair of tokens; 1 if all share them,
+// 0 without.
+std::string WhyNotAttention(int64_t tokens, int64_t heads, int64_t biases, DType dtype);
 // Whether one kernel does all of backward: in 16 bits, where a window is one tile.
 bool AttentionIsOneKernel(const WindowGeometry& geometry, DType dtype);
 // How many groups of windows have biases of their own; 1 without.

@@ -36,6 +36,7 @@ class CudaProgramsTest : public testing::Test {
       setenv(name, "1", 1);
     }
     setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 1);
+    setenv("SWINFLEET_CUDA_ORDER", "5", 1);
     // What a rank that dies leaves of its exchange.
     setenv("TMPDIR", folder_.c_str(), 1);
     SetDriver();
@@ -462,8 +463,8 @@ TEST_F(CudaProgramsTest, AJobThatIsNotForGpusIsAnErrorOrTakesTheCpu) {
 
 TEST_F(CudaProgramsTest, AModelThatIsTooLargeSaysWhatThereIs) {
   const std::string job = WriteJob("large", 1);
-  Replace(job, "embed_dim: 8", "embed_dim: 1024");
-  Replace(job, "num_heads: [2, 2]", "num_heads: [16, 32]");
+  Replace(job, "embed_dim: 8", "embed_dim: 2048");
+  Replace(job, "num_heads: [2, 2]", "num_heads: [32, 64]");
   Child child = Train(job, "cuda");
   EXPECT_EQ(child.Wait(), 1);
   EXPECT_THAT(child.Err(), HasSubstr("of memory needed on the GPU, which has"));

@@ -39,11 +39,25 @@ Accelerator* TheGpu() {
   return device->gpu.get();
 }
 
+// While one lives, the emulator ends the process where more is reserved: memory, and on one rank
+// also streams and events, of which ranks take as many as their exchange happens to have under way.
+class AllIsReserved {
+ public:
+  explicit AllIsReserved(bool alone) {
+    setenv("SWINFLEET_CUDA_RESERVED", alone ? "all" : "memory", 1);
+  }
+  ~AllIsReserved() { unsetenv("SWINFLEET_CUDA_RESERVED"); }
+  AllIsReserved(const AllIsReserved&) = delete;
+  AllIsReserved& operator=(const AllIsReserved&) = delete;
+};
+
 class RankTrainer : public Trainer {
  public:
   using Trainer::Trainer;
 
   StepResult RunStep(int64_t step, bool broken = false, const StepFlags& flags = {}) {
+    std::optional<AllIsReserved> reserved;
+    if (step > 0) reserved.emplace(communicator_->size() == 1);
     int64_t leaf = 0;
     Batch batch;
     return step_.Run(step, step, flags, [&] {
@@ -82,15 +96,57 @@ JobConfig WithStage(JobConfig job, int stage) {
   return job;
 }
 
-// Two micro-batches of two pictures, and for Swin V2 windows of few pairs of tokens, so that the
-// emulator soon has them.
+// Two micro-batches of two pictures, and of Swin V2 one block less, so that the emulator is
+// soon done.
 JobConfig Short(JobConfig job) {
-  if (job.model.arch == Architecture::kSwinV2) job.model.window_size = 2;
+  if (job.model.arch == Architecture::kSwinV2) {
+    // Few pairs of tokens.
+    job.model.window_size = 2;
+    job.model.depths = {2, 1};
+  }
   job.train.micro_batch = 2;
   job.train.global_batch = 4;
   job.train.optimizer.learning_rate = 1e-3;
   job.train.clip_grad_norm = 0.5;
   return job;
+}
+
+// Four micro-batches of one picture, so that the order of sums makes a difference.
+JobConfig InFourParts(JobConfig job) {
+  job.train.micro_batch = 1;
+  return job;
+}
+
+JobConfig OfMixedClips() {
+  JobConfig job = Short(SmallJob(Architecture::kVideoSwin));
+  job.train.mix.mixup_alpha = 0.8;
+  return job;
+}
+
+struct Kind {
+  std::string name;
+  JobConfig job;
+  // Elements of weights and activations.
+  DType dtype = DType::kF32;
+};
+
+std::vector<Kind> Kinds() {
+  const std::vector<Kind> models = {
+      {"SwinV1", InFourParts(Short(SmallJob(Architecture::kSwinV1)))},
+      {"SwinV2", Short(SmallJob(Architecture::kSwinV2))},
+      {"VideoSwin", OfMixedClips()},
+      {"SimMim", InFourParts(Short(SmallPretraining(Method::kSimMim)))},
+      {"Mae", Short(SmallPretraining(Method::kMae))},
+      {"GreenMim", Short(SmallPretraining(Method::kGreenMim))},
+  };
+  std::vector<Kind> kinds;
+  for (const Kind& model : models) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      kinds.push_back({model.name + "_" + NameOf(dtype), model.job, dtype});
+      kinds.back().job.train.dtype = dtype;
+    }
+  }
+  return kinds;
 }
 
 // Losses that part by more than this are no roundings: two steps of models of two stages.
@@ -99,70 +155,88 @@ double ToleranceOf(DType dtype) {
   return dtype == DType::kBF16 ? 3e-2 : 1e-2;
 }
 
-std::vector<StepResult> RunAlone(const JobConfig& job) {
-  RankTrainer trainer(job);
-  std::vector<StepResult> results;
-  for (int step = 0; step < kSteps; ++step) results.push_back(trainer.RunStep(step));
-  return results;
+struct Outcome {
+  std::vector<StepResult> steps;
+  std::vector<float> weights;
+};
+
+// By a rank alone where there is no communicator, on the CPU where there is no GPU.
+Outcome Train(const JobConfig& job, Communicator* communicator, Accelerator* gpu) {
+  RankTrainer trainer(job, communicator, gpu);
+  Outcome outcome;
+  for (int step = 0; step < kSteps; ++step) outcome.steps.push_back(trainer.RunStep(step));
+  trainer.ExpectPlannedMemory();
+  outcome.weights = trainer.Weights();
+  return outcome;
 }
 
-void ExpectTrainsAs(const std::vector<StepResult>& expected, const JobConfig& job) {
-  RankTrainer trainer(job, &TestWorld(), TheGpu());
-  const double tolerance = ToleranceOf(job.train.dtype);
+class CudaModels : public testing::TestWithParam<Kind> {};
+
+INSTANTIATE_TEST_SUITE_P(Trained, CudaModels, testing::ValuesIn(Kinds()),
+                         [](const auto& kind) { return kind.param.name; });
+
+TEST_P(CudaModels, ComeToWhatTheCpuComesTo) {
+  const JobConfig job = WithStage(GetParam().job, 0);
+  const double tolerance = ToleranceOf(GetParam().dtype);
+  const Outcome expected = Train(job, nullptr, nullptr);
+  const Outcome got = Train(job, nullptr, TheGpu());
   for (int step = 0; step < kSteps; ++step) {
     SCOPED_TRACE("step " + std::to_string(step));
-    const StepResult got = trainer.RunStep(step);
-    EXPECT_EQ(got.skipped, expected[step].skipped) << got.first_nonfinite;
-    EXPECT_NEAR(got.loss, expected[step].loss, tolerance * std::abs(expected[step].loss));
+    const StepResult &here = got.steps[step], there = expected.steps[step];
+    EXPECT_EQ(here.skipped, there.skipped) << here.first_nonfinite;
+    EXPECT_NEAR(here.loss, there.loss, tolerance * std::abs(there.loss));
     // A norm gathers what all gradients are off by.
-    EXPECT_NEAR(got.grad_norm, expected[step].grad_norm, 10 * tolerance * expected[step].grad_norm);
-  }
-  trainer.ExpectPlannedMemory();
-}
-
-// At these stages; a rank alone has everything at any stage.
-void ExpectTrainsAsCpu(const JobConfig& job, const std::vector<int>& stages) {
-  const std::vector<StepResult> expected = RunAlone(WithStage(job, 0));
-  for (const int stage : TestWorld().size() == 1 ? std::vector<int>{0} : stages) {
-    SCOPED_TRACE("stage " + std::to_string(stage));
-    ExpectTrainsAs(expected, WithStage(job, stage));
+    EXPECT_NEAR(here.grad_norm, there.grad_norm, 10 * tolerance * there.grad_norm);
   }
 }
 
-// Which model is trained at which stages makes no difference to either: each stage has several.
-TEST(CudaTraining, SwinV1) {
-  ExpectTrainsAsCpu(Short(SmallJob(Architecture::kSwinV1)), {0, 1, 2, 3});
+// What each model comes to on a rank alone.
+const Outcome& Alone(const Kind& kind) {
+  static std::map<std::string, Outcome> known;
+  const auto found = known.find(kind.name);
+  if (found != known.end()) return found->second;
+  return known[kind.name] = Train(WithStage(kind.job, 0), nullptr, TheGpu());
 }
 
-TEST(CudaTraining, SwinV2) { ExpectTrainsAsCpu(Short(SmallJob(Architecture::kSwinV2)), {3}); }
+struct StagedKind {
+  Kind kind;
+  int stage = 0;
+};
 
-TEST(CudaTraining, VideoSwinOfMixedClips) {
-  JobConfig job = Short(SmallJob(Architecture::kVideoSwin));
-  job.train.mix.mixup_alpha = 0.8;
-  ExpectTrainsAsCpu(job, {1});
-}
-
-TEST(CudaTraining, SimMim) { ExpectTrainsAsCpu(Short(SmallPretraining(Method::kSimMim)), {2}); }
-
-TEST(CudaTraining, Mae) { ExpectTrainsAsCpu(Short(SmallPretraining(Method::kMae)), {1}); }
-
-TEST(CudaTraining, GreenMim) { ExpectTrainsAsCpu(Short(SmallPretraining(Method::kGreenMim)), {3}); }
-
-TEST(CudaTraining, InSixteenBits) {
-  for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    SCOPED_TRACE(NameOf(dtype));
-    JobConfig job = Short(SmallJob(Architecture::kSwinV2));
-    job.train.dtype = dtype;
-    ExpectTrainsAsCpu(job, {3});
+std::vector<StagedKind> StagedKinds() {
+  std::vector<StagedKind> staged;
+  for (const Kind& kind : Kinds()) {
+    for (int stage = 0; stage <= 3; ++stage) staged.push_back({kind, stage});
   }
+  return staged;
+}
+
+class CudaRanks : public testing::TestWithParam<StagedKind> {};
+
+INSTANTIATE_TEST_SUITE_P(Trained, CudaRanks, testing::ValuesIn(StagedKinds()), [](const auto& p) {
+  return p.param.kind.name + "_zero" + std::to_string(p.param.stage);
+});
+
+// However many ranks there are, and at whatever stage.
+TEST_P(CudaRanks, HaveTheBitsOfOneAlone) {
+  const auto& [kind, stage] = GetParam();
+  const Outcome& expected = Alone(kind);
+  const Outcome got = Train(WithStage(kind.job, stage), &TestWorld(), TheGpu());
+  for (int step = 0; step < kSteps; ++step) {
+    SCOPED_TRACE("step " + std::to_string(step));
+    EXPECT_EQ(got.steps[step].skipped, expected.steps[step].skipped);
+    EXPECT_EQ(got.steps[step].loss, expected.steps[step].loss);
+    EXPECT_EQ(got.steps[step].grad_norm, expected.steps[step].grad_norm);
+  }
+  EXPECT_TRUE(got.weights == expected.weights);
 }
 
 // Gradients are exchanged in bfloat16; on one rank they are added up in it.
 TEST(CudaTraining, WithSumsInSixteenBits) {
   for (const auto accumulation : {Accumulation::kLowPrecision, Accumulation::kSplitLowPrecision}) {
     SCOPED_TRACE(static_cast<int>(accumulation));
-    JobConfig job = Short(SmallJob(Architecture::kSwinV2));
-    const std::vector<StepResult> expected = RunAlone(WithStage(job, 0));
+    JobConfig job = Short(SmallJob(Architecture::kSwinV1));
+    const std::vector<StepResult> expected = Train(WithStage(job, 0), nullptr, nullptr).steps;
     job.parallel.zero_stage = 1;
     job.train.accumulation = accumulation;
     RankTrainer trainer(job, &TestWorld(), TheGpu());

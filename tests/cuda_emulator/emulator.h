@@ -51,6 +51,9 @@ bool ChecksAccesses();
 // "copying", the second call of a copy into memory that was pinned so; "copy", the first of these
 // copies when it runs, which is told to whoever next waits for its stream or an event of it.
 
+// While SWINFLEET_CUDA_RESERVED is there, it is a fault to reserve what a program has from the
+// beginning: "memory", of a device or pinned, "all", that and streams and events.
+
 // SWINFLEET_CUDA_GPUS says how many GPUs there are (devices.cc), and SWINFLEET_CUDA_ORDER the order
 // that SetOrder sets, from the beginning.
 

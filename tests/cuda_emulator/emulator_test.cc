@@ -451,6 +451,32 @@ TEST_F(EmulatorDeathTest, EventsThatAreGone) {
   EXPECT_DEATH(cudaEventDestroy(event), "an event that there is not");
 }
 
+TEST_F(EmulatorDeathTest, ReservingMore) {
+  const auto with = [](const char* reserved, const auto& reserve) {
+    setenv("SWINFLEET_CUDA_RESERVED", reserved, 1);
+    reserve();
+    unsetenv("SWINFLEET_CUDA_RESERVED");
+  };
+  void* memory = nullptr;
+  cudaEvent_t event = nullptr;
+  cudaStream_t stream = nullptr;
+  std::vector<float> registered(16);
+  const auto device = [&] { cudaMalloc(&memory, 16); };
+  const auto pinned = [&] { cudaMallocHost(&memory, 16); };
+  const auto pin = [&] { cudaHostRegister(registered.data(), 16, cudaHostRegisterDefault); };
+  const auto make_event = [&] { cudaEventCreateWithFlags(&event, cudaEventDisableTiming); };
+  const auto make_stream = [&] { cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking); };
+  EXPECT_DEATH(with("memory", device), "device memory is reserved");
+  EXPECT_DEATH(with("memory", pinned), "pinned memory is reserved");
+  EXPECT_DEATH(with("memory", pin), "pinned memory is reserved");
+  EXPECT_DEATH(with("all", make_event), "an event is reserved");
+  EXPECT_DEATH(with("all", make_stream), "a stream is reserved");
+  EXPECT_DEATH(with("al", make_event), "nothing known");
+  with("memory", make_event);
+  EXPECT_NE(event, nullptr);
+  cudaEventDestroy(event);
+}
+
 TEST_F(EmulatorTest, EventsLetTheHostWait) {
   const DeviceBuffer<float> x(Values(64, 1));
   const Stream stream;

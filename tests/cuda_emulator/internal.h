@@ -21,7 +21,7 @@ inline constexpr uint32_t kUnwritten = 0xFFE5A5A5;
 void FillUnwritten(void* memory, size_t bytes);
 
 // Device memory lies in one reserved piece of the address space.
-inline constexpr size_t kArenaBytes = size_t{256} << 20;
+inline constexpr size_t kArenaBytes = size_t{1} << 30;
 char* Arena();
 inline bool InArena(const void* address) {
   return static_cast<size_t>(static_cast<const char*>(address) - Arena()) < kArenaBytes;
@@ -128,6 +128,10 @@ class Lock {
 bool RunSome();
 // Whether the host has not called anything for a while.
 bool HostIsQuiet();
+
+enum class Reserved { kMemory, kHandle };
+// Fails where no more of it is to be reserved (SWINFLEET_CUDA_RESERVED).
+void CheckMayReserve(Reserved kind, const char* what);
 
 // Puts what a library does on a stream.
 void EnqueueWork(cudaStream_t stream, std::function<void()> work);

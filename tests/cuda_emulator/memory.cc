@@ -197,6 +197,8 @@ void CheckAllocated(const void* address, size_t bytes, const char* what) {
 using swinfleet::emulator::AllocateDevice;
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  using swinfleet::emulator::Reserved;
+  swinfleet::emulator::CheckMayReserve(Reserved::kMemory, "device memory");
   *pointer = AllocateDevice(bytes, 0);
   return *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }

@@ -292,6 +292,18 @@ Lock::~Lock() {
   Mutex().unlock();
 }
 
+void CheckMayReserve(Reserved kind, const char* what) {
+  const char* reserved = std::getenv("SWINFLEET_CUDA_RESERVED");
+  if (reserved == nullptr) return;
+  const bool all = std::strcmp(reserved, "all") == 0;
+  if (!all && std::strcmp(reserved, "memory") != 0) {
+    Fail("SWINFLEET_CUDA_RESERVED is nothing known");
+  }
+  if (all || kind == Reserved::kMemory) {
+    Fail(std::string(what) + " is reserved where all had been reserved");
+  }
+}
+
 bool RunSome() { return RunOneOf(AbleStreams()); }
 
 bool HostIsQuiet() {
@@ -359,6 +371,7 @@ cudaError_t AllowShared(void (*kernel)(), int bytes) {
 namespace emulator = swinfleet::emulator;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) {
+  emulator::CheckMayReserve(emulator::Reserved::kHandle, "a stream");
   const emulator::Lock lock;
   if (flags != cudaStreamNonBlocking) emulator::Fail("a stream that the default stream blocks");
   auto& r = emulator::TheRuntime();
@@ -392,6 +405,7 @@ cudaError_t cudaDeviceSynchronize() {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
   const emulator::Lock lock;
+  emulator::CheckMayReserve(emulator::Reserved::kHandle, "an event");
   if ((flags & ~(cudaEventBlockingSync | cudaEventDisableTiming)) != 0) {
     return cudaErrorInvalidValue;
   }
@@ -465,6 +479,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  emulator::CheckMayReserve(emulator::Reserved::kMemory, "pinned memory");
   const emulator::Lock lock;
   *pointer = std::malloc(bytes);
   emulator::FillUnwritten(*pointer, bytes);
@@ -483,6 +498,7 @@ cudaError_t cudaFreeHost(void* pointer) {
 }
 
 cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned int) {
+  emulator::CheckMayReserve(emulator::Reserved::kMemory, "pinned memory");
   const emulator::Lock lock;
   if (bytes == 0) return cudaErrorInvalidValue;
   if (emulator::IsRegistered(pointer, 1)) return cudaErrorHostMemoryAlreadyRegistered;

@@ -125,6 +125,10 @@ WorkCount CountOp(const OpCase& op);
 // Calls the operation once, with all threads and the best instruction set, and returns the outputs.
 std::vector<Floats> RunOp(const OpCase& op, int threads = 2);
 
+// Holds the outcome of RunOp against what the reference expects: of what takes too long for
+// CheckOp. All outputs are overwritten.
+void CheckOnce(const OpCase& op);
+
 // Compares `gradients` with central differences of `loss` at `inputs`, in double precision, to
 // `tolerance` relative to the largest element of each tensor. An empty gradient is not checked.
 void CheckGradients(const std::function<double(const std::vector<Vec>&)>& loss,

@@ -280,6 +280,20 @@ TEST(WindowAttentionVariants, LargeWindows) {
   }
 }
 
+// As large as there are of models, in many tiles of scores.
+TEST(WindowAttentionVariants, LargestWindows) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t window : {16, 24, 64}) {
+      Size s = Of({1, window, window, window, window, 0, 0}, 1, 8, true);
+      s.dtype = dtype;
+      SCOPED_TRACE(Name(s));
+      const AttentionData data = MakeData(s, 1);
+      CheckOnce(AttentionForward(s, data));
+      if (window < 64) CheckOnce(AttentionBackward(s, data));
+    }
+  }
+}
+
 // NaN in rows of excluded padding reaches nothing.
 TEST(WindowAttentionVariants, PaddingIsNeverRead) {
   for (DType dtype : kFloating) {

@@ -10,6 +10,7 @@
 #include "kernels/error.h"
 #include "tests/distributed/mpi_test_main.h"
 #include "tests/kernels/fake_gpu.h"
+#include "tests/worker/small_jobs.h"
 
 namespace swinfleet {
 namespace {
@@ -127,6 +128,69 @@ TEST(TakeDevice, RanksAskForTheSame) {
   EXPECT_THAT(ProblemOf(Last() ? DeviceRequest::kCpu : DeviceRequest::kAuto),
               HasSubstr("rank 0 has --device auto and rank " + std::to_string(Ranks() - 1) +
                         " --device cpu"));
+}
+
+// ---- Jobs that are not for GPUs ----
+
+JobConfig SwinOfWindows(int64_t window, int64_t heads) {
+  JobConfig job = SmallJob(Architecture::kSwinV2);
+  job.model.image_h = job.model.image_w = 2 * window;
+  job.model.window_size = window;
+  job.model.depths = {2};
+  job.model.num_heads = {heads};
+  job.model.embed_dim = 8 * heads;
+  return job;
+}
+
+// All tokens of a picture are one window of the decoder's.
+JobConfig MaeOf(int64_t side, DType dtype) {
+  JobConfig job = SmallPretraining(PretrainConfig::Method::kMae);
+  job.model.image_h = job.model.image_w = side * job.model.patch_size;
+  job.train.dtype = dtype;
+  return job;
+}
+
+TEST(WhyNotOnGpu, SmallJobsAre) {
+  for (const auto arch : {Architecture::kSwinV1, Architecture::kSwinV2, Architecture::kVideoSwin}) {
+    EXPECT_EQ(WhyNotOnGpu(SmallJob(arch)), "");
+  }
+  for (const auto method : {PretrainConfig::Method::kSimMim, PretrainConfig::Method::kMae,
+                            PretrainConfig::Method::kGreenMim}) {
+    EXPECT_EQ(WhyNotOnGpu(SmallPretraining(method)), "");
+  }
+}
+
+TEST(WhyNotOnGpu, LargestWindows) {
+  EXPECT_EQ(WhyNotOnGpu(SwinOfWindows(64, 127)), "");
+  EXPECT_EQ(
+      WhyNotOnGpu(SwinOfWindows(64, 128)),
+      "windows of 4096 tokens have more position biases for 128 heads than 32 bits can number: "
+      "use smaller windows or fewer heads");
+  // 8,101 and 8,282 tokens of at most 8,160; 16,130 and 16,385 of at most 16,320.
+  EXPECT_EQ(WhyNotOnGpu(MaeOf(90, DType::kF32)), "");
+  EXPECT_EQ(WhyNotOnGpu(MaeOf(91, DType::kF32)),
+            "windows of 8282 tokens are too large in float32: use smaller windows");
+  EXPECT_EQ(WhyNotOnGpu(MaeOf(127, DType::kBF16)), "");
+  EXPECT_EQ(WhyNotOnGpu(MaeOf(128, DType::kBF16)),
+            "windows of 16385 tokens are too large in bfloat16: use smaller windows");
+}
+
+// Each group of visible tokens has biases of its own.
+TEST(WhyNotOnGpu, GroupsOfVisibleTokens) {
+  JobConfig job = SmallPretraining(PretrainConfig::Method::kGreenMim);
+  job.pretrain.group_size = 4096;
+  EXPECT_EQ(WhyNotOnGpu(job), "");
+  job.model.num_heads = {64, 64};
+  job.model.embed_dim = 512;
+  EXPECT_THAT(WhyNotOnGpu(job), HasSubstr("windows of 4096 tokens have more position biases"));
+}
+
+TEST(WhyNotOnGpu, WideHeads) {
+  JobConfig job = SmallPretraining(PretrainConfig::Method::kMae);
+  job.pretrain.decoder_dim = 130;
+  EXPECT_THAT(WhyNotOnGpu(job), HasSubstr("more than 64 channels"));
+  job.pretrain.decoder_dim = 128;
+  EXPECT_EQ(WhyNotOnGpu(job), "");
 }
 
 }  // namespace
