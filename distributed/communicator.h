@@ -102,17 +102,19 @@ class Communicator {
                                                  const std::string& name) = 0;
   virtual void Barrier(const std::string& name) = 0;
 
-  // Safe to call from any thread.
+  // From any thread: returns at once, also when a GPU answers nobody.
   virtual CollectivePosition position() const = 0;
-  // The last collectives, oldest first; nothing where none can get stuck. From any thread.
+  // The last collectives, oldest first; nothing where none can get stuck. From any thread: returns
+  // at once.
   virtual std::vector<CollectiveRecord> recent() const { return {}; }
   // What has gone wrong that no call has been told of, such as a network that is gone; empty when
-  // nothing is known. From any thread.
+  // nothing is known. From any thread: returns at once.
   virtual std::string failure() const { return ""; }
   // Ends what a GPU waits for other ranks in, so that the process can end: no collective after it
-  // means anything. From any thread.
+  // means anything. From any thread; may not return if the GPU answers nobody.
   virtual void GiveUp() {}
-  // Seconds that callers, or their GPU, have waited in Wait and in blocking collectives.
+  // Seconds that callers, or their GPU, have waited in Wait and in blocking collectives. Asks the
+  // GPU, and may wait for it.
   virtual double wait_seconds() const = 0;
   // Bytes that this rank has sent so far.
   virtual uint64_t bytes_sent() const = 0;

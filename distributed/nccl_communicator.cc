@@ -18,6 +18,12 @@ constexpr size_t kMostScratch = size_t{32} << 20;
 // Pieces start where the widest accesses do.
 constexpr size_t kPieceElements = 64;
 
+using Clock = std::chrono::steady_clock;
+// Between two looks at what the GPU has done.
+constexpr auto kLook = std::chrono::milliseconds(100);
+// A GPU that has not answered for so long does not answer.
+constexpr auto kSilence = std::chrono::seconds(1);
+
 template <typename T>
 std::span<T> Piece(std::span<T> data, size_t begin, size_t size) {
   begin = std::min(begin, data.size());
@@ -69,7 +75,14 @@ NcclCommunicator::NcclCommunicator(Communicator* host, const TensorView& scratch
   CHECK(context->accelerator != nullptr);
 }
 
-NcclCommunicator::~NcclCommunicator() = default;
+NcclCommunicator::~NcclCommunicator() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  if (watch_.joinable()) watch_.join();
+}
 
 int NcclCommunicator::PlaceOf(int rank) const { return ShardLayout::ShardIndex(rank, size()); }
 
@@ -96,6 +109,12 @@ void NcclCommunicator::Connect() {
     const std::lock_guard lock(mutex_);
     collectives_ = std::move(joined);
   });
+  watch_ = std::thread([this] { Watch(); });
+}
+
+DeviceCollectives* NcclCommunicator::collectives() const {
+  const std::lock_guard lock(mutex_);
+  return collectives_.get();
 }
 
 std::unique_ptr<CollectiveHandle> NcclCommunicator::Post(const std::string& operation,
@@ -120,12 +139,12 @@ std::unique_ptr<CollectiveHandle> NcclCommunicator::Post(const std::string& oper
   } else {
     context_->profile->RecordExchange(sequence, exchange_context_, exchange);
   }
-  Look();
   auto handle = std::make_unique<Handle>(collectives_.get(), number);
   if (wait_at_once_) {
     handle->Wait();
     context_->accelerator->Wait();
   }
+  Look();
   return handle;
 }
 
@@ -136,12 +155,12 @@ void NcclCommunicator::OnHost(const std::string& operation, const std::string& n
   recorder_.Start(sequence, name);
   work();
   recorder_.End(sequence);
+  if (collectives_ != nullptr) Look();
 }
 
-void NcclCommunicator::Look() const {
-  const std::lock_guard lock(mutex_);
-  if (collectives_ == nullptr) return;
+void NcclCommunicator::Look() {
   const DeviceCollectives::Progress progress = collectives_->progress();
+  const std::lock_guard lock(mutex_);
   for (Flight& flight : flights_) {
     if (flight.number > progress.begun) break;
     if (!flight.begun) recorder_.Start(flight.sequence, flight.name);
@@ -150,6 +169,20 @@ void NcclCommunicator::Look() const {
   while (!flights_.empty() && flights_.front().number <= progress.ended) {
     recorder_.End(flights_.front().sequence);
     flights_.pop_front();
+  }
+}
+
+void NcclCommunicator::Watch() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    asked_ = Clock::now();
+    lock.unlock();
+    Look();
+    const std::string failure = collectives_->failure();
+    lock.lock();
+    asked_.reset();
+    if (failure_.empty()) failure_ = failure;
+    changed_.wait_for(lock, kLook, [this] { return stop_; });
   }
 }
 
@@ -317,29 +350,28 @@ void NcclCommunicator::Barrier(const std::string& name) {
 }
 
 CollectivePosition NcclCommunicator::position() const {
-  Look();
-  return recorder_.position();
+  const CollectivePosition known = recorder_.position();
+  const std::lock_guard lock(mutex_);
+  const bool answers = !asked_ || Clock::now() - *asked_ < kSilence;
+  if (known.in_progress || answers || flights_.empty()) return known;
+  return {flights_.front().sequence, flights_.front().name, true};
 }
 
-std::vector<CollectiveRecord> NcclCommunicator::recent() const {
-  Look();
-  return recorder_.recent();
-}
+std::vector<CollectiveRecord> NcclCommunicator::recent() const { return recorder_.recent(); }
 
 std::string NcclCommunicator::failure() const {
   const std::lock_guard lock(mutex_);
-  return collectives_ == nullptr ? "" : collectives_->failure();
+  return failure_;
 }
 
 void NcclCommunicator::GiveUp() {
   given_up_ = true;
-  const std::lock_guard lock(mutex_);
-  if (collectives_ != nullptr) collectives_->Abort();
+  if (DeviceCollectives* const joined = collectives()) joined->Abort();
 }
 
 double NcclCommunicator::wait_seconds() const {
-  const std::lock_guard lock(mutex_);
-  return host_->wait_seconds() + (collectives_ == nullptr ? 0 : collectives_->waited_seconds());
+  DeviceCollectives* const joined = collectives();
+  return host_->wait_seconds() + (joined == nullptr ? 0 : joined->waited_seconds());
 }
 
 }  // namespace swinfleet

@@ -3,12 +3,16 @@
 #define SWINFLEET_DISTRIBUTED_NCCL_COMMUNICATOR_H_
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "distributed/communicator.h"
@@ -27,7 +31,9 @@ namespace swinfleet {
 //
 // All collectives, the small ones too, have numbers of one sequence, which goes on from the host
 // communicator's. Of two at once position() tells the first. That one of a GPU has begun or ended
-// is noticed when somebody asks, also by the next one.
+// is noticed with the next one, and by a thread that looks ten times a second: who asks for the
+// position, or for a failure, never waits for the GPU. As long as the GPU does not answer that
+// thread, the first collective that is not known to have ended is in progress.
 class NcclCommunicator : public Communicator {
  public:
   // Scratch memory for tensors of at most `most_bytes`, on so many ranks.
@@ -87,7 +93,11 @@ class NcclCommunicator : public Communicator {
   void OnHost(const std::string& operation, const std::string& name, size_t bytes,
               const std::function<void()>& work);
   // Puts what has begun and ended since into the records.
-  void Look() const;
+  void Look();
+  // Looks until the end.
+  void Watch();
+  // Null before Connect.
+  DeviceCollectives* collectives() const;
 
   // The place of a rank's shard, by which NCCL numbers the ranks.
   int PlaceOf(int rank) const;
@@ -114,11 +124,17 @@ class NcclCommunicator : public Communicator {
   std::atomic<bool> given_up_ = false;
   std::atomic<uint64_t> bytes_sent_ = 0;
 
-  // Of what other threads look at.
+  // Of what other threads look at. Never held in a call that may wait for the GPU.
   mutable std::mutex mutex_;
-  mutable FlightRecorder recorder_;
-  mutable std::deque<Flight> flights_;
+  FlightRecorder recorder_;
+  std::deque<Flight> flights_;
   std::unique_ptr<DeviceCollectives> collectives_;
+  std::string failure_;
+  // When the watching thread has asked the GPU; nothing when it has its answer.
+  std::optional<std::chrono::steady_clock::time_point> asked_;
+  std::condition_variable changed_;
+  bool stop_ = false;
+  std::thread watch_;
 };
 
 }  // namespace swinfleet

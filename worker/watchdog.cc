@@ -106,24 +106,28 @@ CollectivePosition Watchdog::Position() const {
   return {0, "forming the group of the attempt's ranks", !joined_};
 }
 
+// On the thread that sets communicator_, without the lock: whoever waits for a GPU here must not
+// keep the watchdog from ending it.
 double Watchdog::WaitSeconds() const {
   return communicator_ == nullptr ? 0 : communicator_->wait_seconds();
 }
 
 void Watchdog::SetPhase(Phase phase) {
+  const double waited = WaitSeconds();
   {
     const std::lock_guard lock(mutex_);
-    detector_.SetPhase(phase, Now(), WaitSeconds());
+    detector_.SetPhase(phase, Now(), waited);
   }
   reporter_->SetPhase(phase);
 }
 
 void Watchdog::SetStep(int64_t step) {
+  const double waited = WaitSeconds();
   double own = 0;
   int64_t steps = 0;
   {
     const std::lock_guard lock(mutex_);
-    detector_.SetStep(step, Now(), WaitSeconds());
+    detector_.SetStep(step, Now(), waited);
     own = detector_.times().own_seconds();
     steps = detector_.times().own_steps();
   }

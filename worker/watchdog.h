@@ -46,7 +46,8 @@ struct WatchdogOptions {
 std::string FlightPath(const std::string& run_dir, int64_t attempt, int rank);
 
 // Lives as long as this rank works on an attempt, and stands between the attempt and its reporter,
-// to know phases and steps. A thread of its own watches the communicator's position. Before a
+// to know phases and steps. All calls come from the attempt's thread. A thread of its own watches
+// the communicator's position, and never waits for what that thread waits for. Before a
 // communicator is set, the rank waits for the others to form the group, which counts as a
 // collective of its own. A communicator that says that it has failed is not waited for any longer.
 //

@@ -76,7 +76,7 @@ class NcclCollectives final : public DeviceCollectives {
   double waited_seconds() override;
 
  private:
-  // A collective that has not been seen to end.
+  // A collective that the computing thread has not seen to end.
   struct Flight {
     uint64_t number = 0;
     cudaEvent_t begun = nullptr;
@@ -95,9 +95,11 @@ class NcclCollectives final : public DeviceCollectives {
   void Run(const char* what, const Call& call,
            Clock::time_point deadline = Clock::time_point::max());
   void Close();
-  // Whether the event has come. Called with events_mutex_ held.
+  cudaEvent_t Take(EventPool* pool);
+  // Called with events_mutex_ held.
   bool HasCome(cudaEvent_t event);
   void LookAtFlights();
+  void ReuseFlights();
   void LookAtWaits();
 
   const CollectivesSetting setting_;
@@ -111,7 +113,8 @@ class NcclCollectives final : public DeviceCollectives {
   std::mutex nccl_mutex_;
   ncclComm_t comm_ = nullptr;
 
-  // Of the rest.
+  // Of the rest. Not held in calls that put something on a stream: they wait as long as the stream
+  // is full, and with other ranks that may be for ever.
   std::mutex events_mutex_;
   EventPool flight_events_{cudaEventDisableTiming}, wait_events_{cudaEventDefault};
   std::deque<Flight> flights_;
@@ -192,34 +195,48 @@ void NcclCollectives::Run(const char* what, const Call& call, Clock::time_point 
   if (result != ncclSuccess) Throw(what, result);
 }
 
+cudaEvent_t NcclCollectives::Take(EventPool* pool) {
+  const std::lock_guard lock(events_mutex_);
+  return pool->Take();
+}
+
 uint64_t NcclCollectives::Begin() {
   CheckCuda(cudaEventRecord(computed_, setting_.computing), "recording an event");
   WaitForEvent(stream_, computed_);
+  const cudaEvent_t begun = Take(&flight_events_);
+  CheckCuda(cudaEventRecord(begun, stream_), "recording an event");
   const std::lock_guard lock(events_mutex_);
-  Flight flight = {.number = ++number_, .begun = flight_events_.Take()};
-  CheckCuda(cudaEventRecord(flight.begun, stream_), "recording an event");
-  flights_.push_back(flight);
+  flights_.push_back({.number = ++number_, .begun = begun});
   return number_;
 }
 
 void NcclCollectives::End() {
-  const std::lock_guard lock(events_mutex_);
-  const cudaEvent_t ended = flight_events_.Take();
+  const cudaEvent_t ended = Take(&flight_events_);
   CheckCuda(cudaEventRecord(ended, stream_), "recording an event");
+  const std::lock_guard lock(events_mutex_);
   flights_.back().ended = ended;
   LookAtFlights();
+  ReuseFlights();
 }
 
 void NcclCollectives::ComputeAfter(uint64_t number) {
-  const std::lock_guard lock(events_mutex_);
-  for (const Flight& flight : flights_) {
-    if (flight.number != number) continue;
-    const Wait wait = {.begun = wait_events_.Take(), .ended = wait_events_.Take()};
+  cudaEvent_t ended = nullptr;
+  {
+    const std::lock_guard lock(events_mutex_);
+    for (const Flight& flight : flights_) {
+      if (flight.number == number) ended = flight.ended;
+    }
+  }
+  // No other thread reuses it meanwhile.
+  if (ended != nullptr) {
+    const Wait wait = {.begun = Take(&wait_events_), .ended = Take(&wait_events_)};
     CheckCuda(cudaEventRecord(wait.begun, setting_.computing), "recording an event");
-    WaitForEvent(setting_.computing, flight.ended);
+    WaitForEvent(setting_.computing, ended);
     CheckCuda(cudaEventRecord(wait.ended, setting_.computing), "recording an event");
+    const std::lock_guard lock(events_mutex_);
     waits_.push_back(wait);
   }
+  const std::lock_guard lock(events_mutex_);
   LookAtWaits();
 }
 
@@ -272,11 +289,19 @@ bool NcclCollectives::HasCome(cudaEvent_t event) {
 }
 
 void NcclCollectives::LookAtFlights() {
-  while (!flights_.empty()) {
-    const Flight flight = flights_.front();
+  for (const Flight& flight : flights_) {
+    if (flight.number <= progress_.ended) continue;
     if (HasCome(flight.begun)) progress_.begun = flight.number;
     if (flight.ended == nullptr || !HasCome(flight.ended)) return;
     progress_.ended = flight.number;
+  }
+}
+
+// On the computing thread alone, which may be about to wait for one of these events.
+void NcclCollectives::ReuseFlights() {
+  while (!flights_.empty()) {
+    const Flight flight = flights_.front();
+    if (flight.number > progress_.ended || !HasCome(flight.ended)) return;
     flight_events_.GiveBack(flight.begun);
     flight_events_.GiveBack(flight.ended);
     flights_.pop_front();

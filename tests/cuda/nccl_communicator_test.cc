@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -81,6 +83,15 @@ class NcclCommunicatorTest : public testing::Test {
   Context context_;
   std::unique_ptr<NcclCommunicator> ranks_;
 };
+
+// Whether it comes to hold.
+bool Soon(const std::function<bool()>& condition) {
+  for (int i = 0; i < 3000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return false;
+}
 
 std::vector<float> Values(size_t n, size_t salt = 0) {
   std::vector<float> values(n);
@@ -232,17 +243,17 @@ TEST_F(NcclCommunicatorTest, ReportsWhereItIs) {
   const OnGpu<float> values(Values(840));
   const uint64_t sent = ranks_->bytes_sent();
   const double waited = ranks_->wait_seconds();
-  if (Rank() == 0) std::this_thread::sleep_for(milliseconds(400));
+  if (Rank() == 0) std::this_thread::sleep_for(milliseconds(600));
   const auto handle = ranks_->AllReduce(values.span(), "gradients of a unit");
   handle->Wait();
   if (Rank() == 1) {
     // Its GPU waits for rank 0's.
-    std::this_thread::sleep_for(milliseconds(100));
-    EXPECT_TRUE(ranks_->position().in_progress);
+    EXPECT_TRUE(Soon([&] { return ranks_->position().in_progress; }));
     EXPECT_EQ(ranks_->position().name, "gradients of a unit");
     EXPECT_EQ(ranks_->position().sequence, before.sequence + 1);
   }
   TheGpu()->Wait();
+  EXPECT_TRUE(Soon([&] { return ranks_->recent().back().ended > 0; }));
   EXPECT_FALSE(ranks_->position().in_progress);
   EXPECT_EQ(ranks_->position().sequence, before.sequence + 1);
   EXPECT_EQ(ranks_->bytes_sent() - sent, 2 * 840 * sizeof(float) / Ranks() * (Ranks() - 1));
@@ -284,8 +295,7 @@ TEST_F(NcclCommunicatorTest, CanBeGivenUp) {
     TheGpu()->CopyOutBeside({&read, 1});
     std::thread reader([] { EXPECT_THROW(TheGpu()->WaitForCopies(), Error); });
     std::thread other([&] {
-      std::this_thread::sleep_for(milliseconds(200));
-      EXPECT_TRUE(ranks_->position().in_progress);
+      EXPECT_TRUE(Soon([&] { return ranks_->position().in_progress; }));
       ranks_->GiveUp();
     });
     EXPECT_THROW(TheGpu()->Wait(), Error);
@@ -303,6 +313,50 @@ TEST_F(NcclCommunicatorTest, CanBeGivenUp) {
   ranks_ = std::make_unique<NcclCommunicator>(&TestWorld(), scratch_.view(), &context_);
   ranks_->AllReduce(values.span(), "again")->Wait();
   TheGpu()->Wait();
+}
+
+// A rank does not come, and the others' hosts wait in the midst of a call, because their streams
+// are full: wherever that is, another thread learns in what they wait, and ends it.
+TEST_F(NcclCommunicatorTest, AHostWhoseStreamsAreFullKeepsNobody) {
+  const OnGpu<float> values(Values(1024)), shards(Values(1024 * Ranks()));
+  for (size_t first = 0; first < 6; ++first) {
+    ranks_ = std::make_unique<NcclCommunicator>(&TestWorld(), scratch_.view(), &context_);
+    ranks_->Connect();
+    const uint64_t before = ranks_->position().sequence;
+    std::atomic<size_t> posted = 0;
+    const auto post = [&] {
+      for (; posted < 1000; ++posted) {
+        // These put another number of things on the stream, which moves where it is full.
+        (posted < first ? ranks_->ReduceScatter(shards.span(), "without rank 0")
+                        : ranks_->AllReduce(values.span(), "without rank 0"))
+            ->Wait();
+      }
+    };
+    if (Rank() != 0) {
+      std::thread other([&] {
+        EXPECT_TRUE(Soon([&] { return ranks_->position().in_progress; }));
+        for (size_t seen = 0; seen != posted;) {
+          seen = posted;
+          std::this_thread::sleep_for(milliseconds(50));
+        }
+        EXPECT_EQ(ranks_->position().sequence, before + 1);
+        EXPECT_TRUE(Soon([&] {
+          const std::vector<CollectiveRecord> recent = ranks_->recent();
+          return std::ranges::any_of(recent, [&](const CollectiveRecord& record) {
+            return record.sequence == before + 1 && record.started > 0 && record.ended == 0;
+          });
+        })) << first;
+        ranks_->GiveUp();
+      });
+      EXPECT_THROW(post(), Error);
+      other.join();
+      EXPECT_LT(posted, 100u);
+    } else {
+      ranks_->GiveUp();
+    }
+    ranks_.reset();
+    TestWorld().Barrier("given up");
+  }
 }
 
 }  // namespace

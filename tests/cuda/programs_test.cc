@@ -370,6 +370,7 @@ TEST_F(CudaProgramsTest, AStoppedRankEndsARunWhichThenGoesOn) {
   kill(workers[1], SIGSTOP);
   EXPECT_EQ(training.Wait(60), 4) << training.Err();
   EXPECT_THAT(training.Err(), HasSubstr("rank 0 has waited 10 s in collective "));
+  EXPECT_THAT(training.Err(), Not(HasSubstr("the GPU does not end what it waits for")));
   const auto flight = nlohmann::json::parse(
       ReadAll(folder_ + "/stopped/flight/attempt-001/rank-00000.json"), nullptr, false);
   ASSERT_FALSE(flight.is_discarded());
@@ -386,6 +387,24 @@ TEST_F(CudaProgramsTest, AStoppedRankEndsARunWhichThenGoesOn) {
   again.Signal(SIGTERM);
   again.Wait();
   EXPECT_THAT(again.Err(), HasSubstr("/stopped/checkpoints/attempt-001/step-"));
+}
+
+// Where a driver lets nobody in as long as a thread waits for the GPU, nothing of it can be asked
+// or ended; the deadline stands.
+TEST_F(CudaProgramsTest, AStoppedRankEndsARunAlsoWhereTheGpuAnswersNobody) {
+  setenv("SWINFLEET_CUDA_FAULT", "silence", 1);
+  Child training = Train(WriteJob("silent", 300,
+                                  "  eval_every_epochs: 0\nparallel: {zero_stage: 3}\n"
+                                  "checkpoint: {every_steps: 20}\n"),
+                         "cuda", 2);
+  unsetenv("SWINFLEET_CUDA_FAULT");
+  ASSERT_TRUE(HaveSteps("silent", 1, 24)) << training.Err();
+  const std::vector<pid_t> workers = WorkersOf(training.pid());
+  ASSERT_EQ(workers.size(), 2u);
+  kill(workers[1], SIGSTOP);
+  EXPECT_EQ(training.Wait(60), 4) << training.Err();
+  EXPECT_THAT(training.Err(), HasSubstr("rank 0 has waited 10 s in collective "));
+  EXPECT_THAT(training.Err(), HasSubstr("the GPU does not end what it waits for"));
 }
 
 TEST_F(CudaProgramsTest, ARankThatDiesEndsARunWhichThenGoesOn) {

@@ -3,8 +3,9 @@
 // Kernels run one at a time: each thread of a block is a fiber, a block runs to its end before
 // another begins, and blocks and threads take turns in an order made from a seed. Streams are
 // deferred: what is put on them runs when the host waits for it, interleaved at random as far as
-// events allow; and where ranks exchange (nccl.cc) also beside a host that calls nothing. A fault
-// ends the process with a message on standard error that names file and line:
+// events allow; and where ranks exchange (nccl.cc) also beside a host that calls nothing. They take
+// few entries: the host waits in the call that finds no room. A fault ends the process with a
+// message on standard error that names file and line:
 //  * barriers and warp operations that not all of their threads come to, or at different lines;
 //  * stores outside of an allocation (guard bytes, verified after every kernel), and any access
 //    outside when the CUDA sources are compiled with the address sanitizer;
@@ -26,6 +27,10 @@ void SetOrder(uint64_t seed);
 
 // Device memory between guards, `offset` bytes past a multiple of 256; freed by cudaFree.
 void* AllocateDevice(size_t bytes, size_t offset);
+
+// What a stream takes at once: kernels, copies, events and waits for them. On a device it is about
+// a thousand.
+inline constexpr size_t kQueueEntries = 64;
 
 // Kernels that were put on streams so far, those of libraries among them.
 int64_t Launches();
@@ -49,7 +54,9 @@ bool ChecksAccesses();
 
 // SWINFLEET_CUDA_FAULT names what fails, once while it does: "pinning" of the host's memory;
 // "copying", the second call of a copy into memory that was pinned so; "copy", the first of these
-// copies when it runs, which is told to whoever next waits for its stream or an event of it.
+// copies when it runs, which is told to whoever next waits for its stream or an event of it;
+// "silence": a thread that waits for a device answers for it alone, and all calls of other threads
+// wait too.
 
 // While SWINFLEET_CUDA_RESERVED is there, it is a fault to reserve what a program has from the
 // beginning: "memory", of a device or pinned, "all", that and streams and events.

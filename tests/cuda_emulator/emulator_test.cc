@@ -261,6 +261,21 @@ Values AddOnTwoStreams(bool wait) {
   return values;
 }
 
+TEST_F(EmulatorTest, AFullStreamMakesTheHostWait) {
+  const Stream stream;
+  const DeviceBuffer<float> buffer(Values(8));
+  cudaEvent_t event = nullptr;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  cudaEventRecord(event, stream);
+  for (size_t i = 1; i < emulator::kQueueEntries; ++i) {
+    cudaMemsetAsync(buffer.data(), 0, sizeof(float), stream);
+  }
+  EXPECT_EQ(cudaEventQuery(event), cudaErrorNotReady);
+  cudaMemsetAsync(buffer.data(), 0, sizeof(float), stream);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  cudaEventDestroy(event);
+}
+
 TEST_F(EmulatorTest, EventsOrderStreams) {
   for (uint64_t order : kOrders) {
     emulator::SetOrder(order);

@@ -124,6 +124,8 @@ class Lock {
   Lock(const Lock&) = delete;
   Lock& operator=(const Lock&) = delete;
 };
+// Whether the stream takes one more entry.
+bool HasRoom(cudaStream_t stream);
 // Lets streams go on by one kernel, copy or event; false where all of them wait.
 bool RunSome();
 // Whether the host has not called anything for a while.

@@ -24,6 +24,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/cuda_emulator/internal.h"
@@ -134,6 +135,9 @@ struct Group {
   Phase phase = Phase::kJoining;
   // Looks that are taken before a call has got through.
   int looks = 0;
+  // Puts on the stream what found no room there, by the thread that has called.
+  std::function<void()> enqueue;
+  std::thread::id caller;
   bool aborted = false;
   std::vector<pid_t> processes;
   cudaStream_t stream = nullptr;
@@ -248,8 +252,15 @@ ncclResult_t Post(Operation operation) {
   for (Part& part : operation.receives) part.number = ++group.received[part.peer];
   ++group.outstanding;
   const auto shared = std::make_shared<Operation>(std::move(operation));
-  EnqueueWaiting(group.stream, [shared] { return shared->Try(); });
-  if (Order()() % 2 == 0) return ncclSuccess;
+  const auto enqueue = [shared] {
+    EnqueueWaiting(shared->group->stream, [shared] { return shared->Try(); });
+  };
+  // Communicators that don't block don't wait for room either.
+  const bool has_room = HasRoom(group.stream);
+  if (has_room) enqueue();
+  if (has_room && Order()() % 2 == 0) return ncclSuccess;
+  if (!has_room) group.enqueue = enqueue;
+  group.caller = std::this_thread::get_id();
   group.phase = Phase::kBusy;
   group.looks = 1 + static_cast<int>(Order()() % 3);
   return ncclInProgress;
@@ -380,6 +391,12 @@ ncclResult_t Look(Group* group) {
     case Phase::kJoining:
       return Join(group);
     case Phase::kBusy:
+      if (group->enqueue) {
+        if (group->caller != std::this_thread::get_id()) return ncclInProgress;
+        RunSome();
+        if (!HasRoom(group->stream)) return ncclInProgress;
+        std::exchange(group->enqueue, nullptr)();
+      }
       if (--group->looks > 0) return ncclInProgress;
       group->phase = Phase::kReady;
       return ncclSuccess;

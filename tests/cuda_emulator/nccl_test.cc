@@ -243,6 +243,34 @@ TEST_F(NcclTest, FindsWhatIsCalledOutOfTurn) {
               "other sums than of float32");
 }
 
+// The host is told that its call has not got through, and does not wait in it.
+TEST_F(NcclTest, CallsDoNotWaitForRoom) {
+  Run(2, [](RankOfGroup& group) {
+    const DeviceBuffer<float> buffer(std::vector<float>(2));
+    const std::string full = fs::temp_directory_path() / "full";
+    const auto swap = [&] { return group.Swap(buffer.data(), buffer.data() + 1, 1); };
+    if (group.rank_ == 1) {
+      while (!fs::exists(full)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      for (size_t i = 0; i <= emulator::kQueueEntries; ++i) EXPECT_EQ(swap(), ncclSuccess);
+      return group.Leave();
+    }
+    for (size_t i = 0; i < emulator::kQueueEntries; ++i) EXPECT_EQ(swap(), ncclSuccess);
+    ncclGroupStart();
+    ncclSend(buffer.data(), 1, ncclFloat32, 1, group.comm_, group.stream_);
+    ncclRecv(buffer.data() + 1, 1, ncclFloat32, 1, group.comm_, group.stream_);
+    ncclResult_t result = ncclGroupEnd();
+    for (int i = 0; i < 20; ++i) {
+      EXPECT_EQ(result, ncclInProgress);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      ncclCommGetAsyncError(group.comm_, &result);
+    }
+    std::ofstream(full).close();
+    EXPECT_EQ(group.Settled(result), ncclSuccess);
+    group.Leave();
+  });
+  ExpectSuccess();
+}
+
 // As NCCL waits for a rank that is gone; what is known of it can be asked for, and Abort ends it.
 TEST_F(NcclTest, WaitsForWhoIsGoneUntilItAborts) {
   Run(2, [](RankOfGroup& group) {

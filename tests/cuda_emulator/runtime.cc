@@ -106,9 +106,15 @@ thread_local Clock host;
 
 thread_local int locks = 0;
 
+// Whether SWINFLEET_CUDA_FAULT names this.
+bool IsAsked(const char* fault) {
+  const char* asked = std::getenv("SWINFLEET_CUDA_FAULT");
+  return asked != nullptr && std::strcmp(asked, fault) == 0;
+}
+
 // Lets other threads have the lock, for a moment.
 void Pause() {
-  const int held = locks;
+  const int held = IsAsked("silence") ? 0 : locks;
   for (int i = 0; i < held; ++i) Mutex().unlock();
   std::this_thread::sleep_for(std::chrono::microseconds(100));
   for (int i = 0; i < held; ++i) Mutex().lock();
@@ -131,11 +137,13 @@ cudaEvent_t Checked(cudaEvent_t event) {
   return event;
 }
 
+void WaitForRoom(cudaStream_t stream);
+
 void Push(cudaStream_t stream, std::function<bool()> run, bool is_kernel = false) {
   const Lock lock;
   NoteCall();
   Runtime& r = TheRuntime();
-  Checked(stream);
+  WaitForRoom(stream);
   Join(&stream->clock, host);
   const uint32_t number = At(stream->clock, stream->index) + 1;
   stream->clock.resize(std::max(stream->clock.size(), stream->index + 1));
@@ -194,6 +202,12 @@ void RunUntil(const Done& done) {
   NoteCall();
 }
 
+// As CUDA does when a stream has all that it takes: in the midst of whatever call comes next.
+void WaitForRoom(cudaStream_t stream) {
+  Checked(stream);
+  if (!HasRoom(stream)) RunUntil([stream] { return HasRoom(stream); });
+}
+
 bool IsWithin(const std::map<const char*, size_t>& memory, const void* address, size_t bytes) {
   const auto* at = static_cast<const char*>(address);
   return std::any_of(memory.begin(), memory.end(), [&](const auto& piece) {
@@ -218,9 +232,8 @@ thread_local cudaError_t last_error = cudaSuccess;
 // The error that SWINFLEET_CUDA_FAULT asks for, at the call of that number since it does.
 cudaError_t AskedError(const char* name, int call) {
   const Lock lock;
-  const char* asked = std::getenv("SWINFLEET_CUDA_FAULT");
-  if (asked == nullptr) TheRuntime().asked.clear();
-  if (asked == nullptr || std::strcmp(asked, name) != 0) return cudaSuccess;
+  if (std::getenv("SWINFLEET_CUDA_FAULT") == nullptr) TheRuntime().asked.clear();
+  if (!IsAsked(name)) return cudaSuccess;
   return ++TheRuntime().asked[name] == call ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
@@ -303,6 +316,8 @@ void CheckMayReserve(Reserved kind, const char* what) {
     Fail(std::string(what) + " is reserved where all had been reserved");
   }
 }
+
+bool HasRoom(cudaStream_t stream) { return stream->queue.size() < kQueueEntries; }
 
 bool RunSome() { return RunOneOf(AbleStreams()); }
 
@@ -424,8 +439,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const emulator::Lock lock;
-  emulator::Checked(stream);
   emulator::Checked(event);
+  emulator::WaitForRoom(stream);
   const auto record = std::make_shared<EventRecord>();
   record->clock = stream->clock;
   record->error = stream->error;
@@ -444,6 +459,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   const emulator::Lock lock;
   emulator::Checked(stream);
   if (emulator::Checked(event)->record == nullptr) return cudaSuccess;
+  emulator::WaitForRoom(stream);
   stream->queue.push_back({0, nullptr, event->record});
   Join(&stream->clock, event->record->clock);
   return cudaSuccess;

@@ -3,6 +3,7 @@
 #define SWINFLEET_TESTS_WORKER_STILL_COMMUNICATOR_H_
 
 #include <atomic>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,13 +55,19 @@ class StillCommunicator : public Communicator {
   }
   std::string failure() const override { return failure_; }
   void GiveUp() override { given_up_ = true; }
-  double wait_seconds() const override { return 0; }
+  // With a gate, returns when it opens.
+  double wait_seconds() const override {
+    if (gate_.valid()) gate_.wait();
+    return 0;
+  }
+  void SetGate(const std::shared_future<void>& gate) { gate_ = gate; }
   uint64_t bytes_sent() const override { return 0; }
 
  private:
   const bool in_progress_;
   const std::string failure_;
   std::atomic<bool> given_up_ = false;
+  std::shared_future<void> gate_;
 };
 
 }  // namespace swinfleet

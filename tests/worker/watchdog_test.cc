@@ -10,6 +10,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/worker/still_communicator.h"
@@ -85,6 +86,23 @@ TEST_F(WatchdogTest, AFailureOfTheCommunicatorIsNotWaitedOut) {
   EXPECT_FALSE(communicator.given_up());
   news.give_up();
   EXPECT_TRUE(communicator.given_up());
+  watchdog.SetCommunicator(nullptr);
+}
+
+// The thread that trains waits for a GPU, which is what the watchdog has to end.
+TEST_F(WatchdogTest, ARankThatReportsAStepKeepsItFromNothing) {
+  std::promise<void> gate;
+  StillCommunicator communicator(/*in_progress=*/true);
+  communicator.SetGate(gate.get_future().share());
+  Watchdog watchdog(options_, &reporter_);
+  watchdog.SetCommunicator(&communicator);
+  std::thread training([&] { watchdog.SetStep(41); });
+  std::future<StuckNews> stuck = stuck_.get_future();
+  EXPECT_EQ(stuck.wait_for(10s), std::future_status::ready);
+  if (stuck.wait_for(0s) == std::future_status::ready) stuck.get().give_up();
+  EXPECT_TRUE(communicator.given_up());
+  gate.set_value();
+  training.join();
   watchdog.SetCommunicator(nullptr);
 }
 
