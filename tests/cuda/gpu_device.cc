@@ -53,6 +53,9 @@ class GpuMemory : public TensorMemory {
   void Put(size_t at, const std::string& bytes) {
     CheckCall(cudaMemcpy(block_ + at, bytes.data(), bytes.size(), cudaMemcpyHostToDevice),
               "a copy to the GPU");
+    // From memory that is not pinned it may be under way yet, and operations have another stream,
+    // which does not wait for it.
+    CheckCall(cudaDeviceSynchronize(), "a copy to the GPU");
   }
   std::string Get(size_t at, size_t bytes) const {
     std::string copy(bytes, 0);
