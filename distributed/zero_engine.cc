@@ -475,9 +475,11 @@ std::function<bool()> ZeroEngine::Impl::LookForNonfinite(const TensorView& value
   // The square of a float32 number is one in float64 too: a sum is finite if all its elements are.
   const int64_t n = values.NumElements();
   const auto sums = std::make_shared<std::vector<double>>((n + kNormChunk - 1) / kNormChunk);
-  for (int64_t done = 0; done < n; done += kReadChunk) {
+  // All at once, but for float16, which is widened.
+  const int64_t most = values.dtype == DType::kF16 ? kReadChunk : n;
+  for (int64_t done = 0; done < n; done += most) {
     ArenaScope scope(&workspace);
-    TensorView piece = Slice(values, done, std::min(kReadChunk, n - done));
+    TensorView piece = Slice(values, done, std::min(most, n - done));
     if (piece.dtype == DType::kF16) {
       const TensorView wide = workspace.Allocate(piece.shape);
       context->ops->cast({.x = piece, .y = wide}, *context);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "core/nn/model.h"
 #include "kernels/op_entries.h"
 
 namespace swinfleet {
@@ -52,6 +53,25 @@ TEST(Roofline, Float32ProductsAreMadeBesideTensorCores) {
         std::tuple("position_table_forward", DType::kBF16, 10.0)}) {
     const Roofline roofline = RooflineOf({CallOf(op, dtype, 1e12, 0)}, kGpu, 0);
     EXPECT_DOUBLE_EQ(roofline.all.seconds, seconds) << op << " " << NameOf(dtype);
+  }
+}
+
+// For the norm of the gradients and for the look through the weights, however large a unit is.
+TEST(Roofline, SumsOfSquaresAreOneCallAUnit) {
+  JobConfig job;
+  job.model = *ModelPreset("swinv2_tiny_window8_256");
+  job.train.micro_batch = job.train.global_batch = 1;
+  job.memory.checkpointing.assign(job.model.num_stages(), MemoryConfig::Checkpointing::kNone);
+  job.memory.sequential_windows.assign(job.model.num_stages(), 0);
+  const int64_t units =
+      std::ssize(MakeModel(job.model, job.pretrain, job.memory)->parameters().units());
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    job.train.dtype = dtype;
+    const Roofline roofline = RooflineOf(job, /*rank=*/0, /*ranks=*/1, kGpu, kLaunch);
+    const auto sums = std::ranges::find(roofline.operations, "sum_of_squares", &RooflineRow::name);
+    ASSERT_NE(sums, roofline.operations.end());
+    EXPECT_EQ(sums->calls, 2 * units) << NameOf(dtype);
+    EXPECT_EQ(sums->launches, 2 * units) << NameOf(dtype);
   }
 }
 
