@@ -38,6 +38,7 @@ double BestSeconds(int repeats, const Work& work) {
 struct Machine {
   int threads = 1;
   Accelerator* gpu = nullptr;
+  bool tf32 = false;
 
   Arena Reserve(const char* name, size_t bytes) const { return ReserveArena(name, bytes, gpu); }
   // Calls of operations return before they are done.
@@ -58,6 +59,7 @@ double ProductSeconds(const Machine& machine, DType dtype, int64_t n, int repeat
   counting.ops->linear_forward(product, counting);
   Arena workspace = machine.Reserve("workspace", dry.high_water());
   Context context = ContextOn(machine.gpu, machine.threads, &workspace);
+  context.tf32 = machine.tf32;
   context.ops->fill({product.x, 0.5f}, context);
   context.ops->fill({product.weight, 0.25f}, context);
   machine.Wait();
@@ -184,9 +186,9 @@ double HandoverSeconds(int threads) {
 
 }  // namespace
 
-MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu) {
+MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu, bool tf32) {
   constexpr int kCalls = 1000;
-  const Machine machine = {threads, gpu};
+  const Machine machine = {threads, gpu, tf32};
   return {.flops = gpu == nullptr ? Peak(machine, dtype) : GpuPeak(machine, dtype),
           .bandwidth = gpu == nullptr ? Bandwidth(threads) : GpuBandwidth(machine),
           .linear_call_seconds = ProductSeconds(machine, dtype, 1, 5, kCalls),

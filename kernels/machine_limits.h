@@ -34,8 +34,10 @@ struct MachineLimits {
 };
 
 // With that many threads; takes seconds, and 256 MiB of memory. With a GPU its own, and up to 2 GiB
-// of its memory; throws Error where it does not have so much.
-MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu = nullptr);
+// of its memory; throws Error where it does not have so much. Then products of float32 can be those
+// in TF32.
+MachineLimits MeasureMachineLimits(DType dtype, int threads, Accelerator* gpu = nullptr,
+                                   bool tf32 = false);
 
 }  // namespace swinfleet
 

@@ -59,6 +59,9 @@ struct Context {
   Device device = Device::kCpu;
   // Of kCuda, but in a dry run.
   Accelerator* accelerator = nullptr;
+  // Of kCuda: linear layers and convolutions of float32 may round their factors to the 10 bits of
+  // TF32, which tensor cores multiply.
+  bool tf32 = false;
   // Of kCuda: what is kept there of modules' constants (kernels/placement.h).
   ConstantTables* constants = nullptr;
   // Only used on the dry-run device.

@@ -203,6 +203,10 @@ std::string WhyNotOnGpu(const JobConfig& config) {
 }
 
 std::string WhyNotOnCpu(const JobConfig& config) {
+  if (config.train.matmul == Matmul::kTf32) {
+    return "train.matmul: tf32 is arithmetic of GPUs' tensor cores: leave it out, or use GPUs"
+           " (--device cuda)";
+  }
   if (config.parallel.offload != Offload::kHost) return "";
   return "parallel.offload: host takes the optimizer's state from a GPU to the host's memory, where"
          " it is anyway when the CPU computes: leave it out, or use disk, or GPUs (--device cuda)";

@@ -286,6 +286,9 @@ void ConvertTrain(const TrainSpec& spec, TrainConfig* train, Problems* problems)
   if (spec.has_dtype()) {
     TakeEnum(spec.dtype(), DTypeNames(), "train.dtype", &train->dtype, problems);
   }
+  if (spec.has_matmul()) {
+    TakeEnum(spec.matmul(), MatmulNames(), "train.matmul", &train->matmul, problems);
+  }
   SWINFLEET_TAKE(allow_emulation, train->allow_emulation);
   if (spec.has_accumulation()) {
     TakeEnum(spec.accumulation(), AccumulationNames(), "train.accumulation", &train->accumulation,

@@ -313,6 +313,7 @@ nlohmann::json Describe(const Arguments& arguments, const Planned& job,
   plan["micro_batch"] = config.train.micro_batch;
   plan["micro_batches"] = config.train.micro_batches();
   plan["dtype"] = NameIn(DTypeNames(), config.train.dtype);
+  plan["matmul"] = NameIn(MatmulNames(), config.train.matmul);
   plan["accumulation"] = NameIn(AccumulationNames(), config.train.accumulation);
   plan["zero_stage"] = config.parallel.zero_stage;
   // 0: whatever the fleet has.
@@ -389,7 +390,8 @@ void PrintTraining(const Planned& job) {
             << "\n"
             << "steps       an epoch has 1 for each " << train.global_batch
             << " pictures of the data set, whose size the workers know\n"
-            << "numbers     " << NameIn(DTypeNames(), train.dtype) << ", accumulation "
+            << "numbers     " << NameIn(DTypeNames(), train.dtype)
+            << (train.matmul == Matmul::kTf32 ? ", products in tf32" : "") << ", accumulation "
             << NameIn(AccumulationNames(), train.accumulation) << "\n"
             << "memory      checkpointing " << CheckpointingText(config.memory)
             << ", sequential windows " << SequentialText(config.memory) << "\n"

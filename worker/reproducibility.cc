@@ -18,6 +18,7 @@ ReproducibilityKey MakeReproducibilityKey(const JobConfig& config, const Acceler
   ReproducibilityKey key;
   key.program_version = SWINFLEET_VERSION;
   key.instruction_set = gpu == nullptr ? CpuInstructionSet() : gpu->name();
+  if (config.train.matmul == Matmul::kTf32) key.instruction_set += " in TF32";
   key.threads_per_rank = config.parallel.threads_per_rank;
   key.micro_batch_size = config.train.micro_batch;
   key.micro_batches = config.train.micro_batches();

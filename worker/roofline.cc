@@ -11,16 +11,20 @@
 namespace swinfleet {
 namespace {
 
-// Products of float32 numbers are made beside tensor cores, where TF32 is not asked for. So are
-// those of the position table, whatever the dtype.
-double PeakOf(const Profile::Call& call, const GpuLimits& gpu) {
+// Products of float32 numbers are made beside tensor cores, but for those of libraries where TF32
+// is asked for. So are those of the position table, whatever the dtype.
+double PeakOf(const Profile::Call& call, Matmul matmul, const GpuLimits& gpu) {
+  const std::string_view name = kOpNames[call.op];
   const bool half = !call.tensors.empty() && call.tensors[0].dtype != DType::kF32;
-  const bool table = std::string_view(kOpNames[call.op]).starts_with("position_table");
-  return half && !table ? gpu.half_flops : gpu.float_flops;
+  if (half && !name.starts_with("position_table")) return gpu.half_flops;
+  const bool library = name.starts_with("linear") || name.starts_with("patch_embedding");
+  return library && matmul == Matmul::kTf32 ? gpu.tf32_flops : gpu.float_flops;
 }
 
-void Add(const Profile::Call& call, const GpuLimits& gpu, double launch_seconds, RooflineRow* row) {
-  const double seconds[] = {call.matrix_flops / PeakOf(call, gpu), call.bytes / gpu.bandwidth,
+void Add(const Profile::Call& call, Matmul matmul, const GpuLimits& gpu, double launch_seconds,
+         RooflineRow* row) {
+  const double seconds[] = {call.matrix_flops / PeakOf(call, matmul, gpu),
+                            call.bytes / gpu.bandwidth,
                             static_cast<double>(call.launches) * launch_seconds};
   const auto longest = std::ranges::max_element(seconds);
   ++row->calls;
@@ -36,9 +40,9 @@ void Add(const Profile::Call& call, const GpuLimits& gpu, double launch_seconds,
 
 const std::vector<GpuLimits>& KnownGpus() {
   static const std::vector<GpuLimits> gpus = {
-      {"a100", "A100 SXM 80 GB", 312e12, 19.5e12, 2.039e12},
-      {"h100", "H100 SXM 80 GB", 989.4e12, 66.9e12, 3.35e12},
-      {"h200", "H200 SXM 141 GB", 989.4e12, 66.9e12, 4.8e12},
+      {"a100", "A100 SXM 80 GB", 312e12, 156e12, 19.5e12, 2.039e12},
+      {"h100", "H100 SXM 80 GB", 989.4e12, 494.7e12, 66.9e12, 3.35e12},
+      {"h200", "H200 SXM 141 GB", 989.4e12, 494.7e12, 66.9e12, 4.8e12},
   };
   return gpus;
 }
@@ -59,7 +63,7 @@ Bound RooflineRow::bound() const {
   return static_cast<Bound>(std::ranges::max_element(bound_seconds) - bound_seconds);
 }
 
-Roofline RooflineOf(const std::vector<Profile::Call>& calls, const GpuLimits& gpu,
+Roofline RooflineOf(const std::vector<Profile::Call>& calls, Matmul matmul, const GpuLimits& gpu,
                     double launch_seconds) {
   Roofline roofline;
   roofline.all.name = "all operations";
@@ -68,8 +72,8 @@ Roofline RooflineOf(const std::vector<Profile::Call>& calls, const GpuLimits& gp
     const char* name = kOpNames[call.op];
     auto row = std::ranges::find(rows, name, &RooflineRow::name);
     if (row == rows.end()) row = rows.insert(row, RooflineRow{.name = name});
-    Add(call, gpu, launch_seconds, &*row);
-    Add(call, gpu, launch_seconds, &roofline.all);
+    Add(call, matmul, gpu, launch_seconds, &*row);
+    Add(call, matmul, gpu, launch_seconds, &roofline.all);
   }
   std::ranges::stable_sort(rows, std::greater(), &RooflineRow::seconds);
   return roofline;
@@ -85,7 +89,7 @@ Roofline RooflineOf(const JobConfig& config, int rank, int ranks, const GpuLimit
   run.context.ops = &ProfilingOps();
   run.context.profile = &profile;
   run.Step();
-  return RooflineOf(profile.calls(), gpu, launch_seconds);
+  return RooflineOf(profile.calls(), config.train.matmul, gpu, launch_seconds);
 }
 
 }  // namespace swinfleet

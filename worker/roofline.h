@@ -17,9 +17,10 @@ struct GpuLimits {
   // As --roofline takes it, and as it is sold.
   std::string name;
   std::string full_name;
-  // FLOP/s of products of bfloat16 and float16 numbers on tensor cores, and of float32 ones beside
-  // them.
+  // FLOP/s of products of bfloat16 and float16 numbers on tensor cores, of float32 ones there in
+  // TF32, and beside them.
   double half_flops = 0;
+  double tf32_flops = 0;
   double float_flops = 0;
   // Bytes/s of its memory.
   double bandwidth = 0;
@@ -64,7 +65,7 @@ Roofline RooflineOf(const JobConfig& config, int rank, int ranks, const GpuLimit
                     double launch_seconds);
 
 // The same of calls that were recorded on a dry run of the CUDA backend.
-Roofline RooflineOf(const std::vector<Profile::Call>& calls, const GpuLimits& gpu,
+Roofline RooflineOf(const std::vector<Profile::Call>& calls, Matmul matmul, const GpuLimits& gpu,
                     double launch_seconds);
 
 }  // namespace swinfleet

@@ -75,7 +75,7 @@ struct ShardRecord {
 // What has to be the same for a resumed run to give the same bits.
 struct ReproducibilityKey {
   std::string program_version;
-  // As Highway and oneDNN name it, "AVX2".
+  // As Highway and oneDNN name it, "AVX2"; or a GPU's name, with " in TF32" where it multiplies so.
   std::string instruction_set;
   int threads_per_rank = 1;
   int64_t micro_batch_size = 0;

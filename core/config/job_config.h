@@ -246,10 +246,19 @@ inline bool SumsBf16(Accumulation form) {
   return form == Accumulation::kLowPrecision || form == Accumulation::kSplitLowPrecision;
 }
 
+// What float32 factors of linear layers and convolutions are rounded to.
+enum class Matmul {
+  kFloat32,
+  // 10 bits after the point, for tensor cores of GPUs.
+  kTf32
+};
+
 struct TrainConfig {
   // Of activations, weights and activations' gradients. Below float32 the rank that updates a
   // weight keeps the other 16 bits of it.
   DType dtype = DType::kF32;
+  // Of dtype float32 alone.
+  Matmul matmul = Matmul::kFloat32;
   // Allows a dtype that this machine's processor only emulates.
   bool allow_emulation = false;
   Accumulation accumulation = Accumulation::kPlain;

@@ -16,6 +16,11 @@ const EnumNames<DType>& DTypeNames() {
   return names;
 }
 
+const EnumNames<Matmul>& MatmulNames() {
+  static const EnumNames<Matmul> names = {{"fp32", Matmul::kFloat32}, {"tf32", Matmul::kTf32}};
+  return names;
+}
+
 const EnumNames<Accumulation>& AccumulationNames() {
   static const EnumNames<Accumulation> names = {
       {"plain", Accumulation::kPlain},

@@ -18,6 +18,7 @@ using EnumNames = std::vector<std::pair<std::string, Enum>>;
 const EnumNames<Architecture>& ArchitectureNames();
 // Of train.dtype: "fp32", "bf16", "fp16".
 const EnumNames<DType>& DTypeNames();
+const EnumNames<Matmul>& MatmulNames();
 const EnumNames<Accumulation>& AccumulationNames();
 const EnumNames<Reduction>& ReductionNames();
 const EnumNames<Offload>& OffloadNames();

@@ -150,6 +150,10 @@ void CheckTrain(const JobConfig& job, Errors& errors) {
   errors.CheckNumber("train.label_smoothing", train.label_smoothing,
                      train.label_smoothing >= 0 && train.label_smoothing < 1,
                      "at least 0 and below 1");
+  if (train.matmul == Matmul::kTf32 && train.dtype != DType::kF32) {
+    errors.Add("train.matmul tf32 rounds factors of fp32, and train.dtype is ",
+               NameIn(DTypeNames(), train.dtype), "; leave it out, or use train.dtype fp32");
+  }
   CheckOptimizer(train.optimizer, errors);
   if (job.pretrain.on() && train.optimizer.layer_decay != 1) {
     errors.Add("train.optimizer.layer_decay is ", train.optimizer.layer_decay,

@@ -129,7 +129,12 @@ class NcclCollectives final : public DeviceCollectives {
 NcclCollectives::NcclCollectives(const CollectivesSetting& setting, const CollectivesId& id,
                                  int place, int processes)
     : setting_(setting), place_(place), processes_(processes) {
-  CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  // Messages and the small additions between them must not queue behind grids of thousands of
+  // blocks.
+  int least = 0, greatest = 0;
+  CheckCuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for streams' priorities");
+  CheckCuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest),
+            "making a stream");
   CheckCuda(cudaEventCreateWithFlags(&computed_, cudaEventDisableTiming), "making an event");
   ncclUniqueId nccl_id;
   std::memcpy(&nccl_id, id.data(), sizeof(nccl_id));

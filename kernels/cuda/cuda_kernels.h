@@ -52,11 +52,6 @@ void AdamW(const AdamWArgs& args, Context& context);
 void Sgd(const SgdArgs& args, Context& context);
 void AddCompensated(const AddCompensatedArgs& args, Context& context);
 
-// From here on linear layers and convolutions in float32 may round their factors to the 10 bits of
-// TF32, which tensor cores multiply, or, as at first, may not.
-void UseTf32(bool use);
-bool UsesTf32();
-
 const OpTable& Ops();
 
 }  // namespace swinfleet::cuda

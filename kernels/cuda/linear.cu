@@ -32,8 +32,6 @@ cublasLtHandle_t TheHandle() {
   return handle;
 }
 
-bool use_tf32 = false;
-
 cudaDataType_t TypeOf(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
@@ -101,7 +99,7 @@ uint32_t AlignmentOf(const Matrix& matrix) {
   return static_cast<uint32_t>(std::min<uintptr_t>(16, at & -at));
 }
 
-ProductKey KeyOf(const Product& p, const LinearScratch& scratch) {
+ProductKey KeyOf(const Product& p, const LinearScratch& scratch, const Context& context) {
   return {.rows = p.d.Rows(),
           .columns = p.d.Columns(),
           .inner = p.Inner(),
@@ -109,7 +107,7 @@ ProductKey KeyOf(const Product& p, const LinearScratch& scratch) {
           .result = p.d.view.dtype,
           .a_transposed = p.a.transposed,
           .b_transposed = p.b.transposed,
-          .tf32 = use_tf32 && p.a.view.dtype == DType::kF32,
+          .tf32 = context.tf32 && p.a.view.dtype == DType::kF32,
           .epilogue = p.epilogue,
           .alignment = {AlignmentOf(p.a), AlignmentOf(p.b), AlignmentOf(p.d)},
           .workspace_bytes = scratch.workspace_bytes};
@@ -213,7 +211,7 @@ struct ProductPlan {
 void Run(const Product& p, const LinearScratch& scratch, const Context& context) {
   // Of the one thread that computes.
   static PlanCache<ProductKey, ProductPlan> plans;
-  const ProductKey key = KeyOf(p, scratch);
+  const ProductKey key = KeyOf(p, scratch, context);
   const ProductPlan& plan = plans.Get(key, key, p);
   plan.SetVector(p);
   const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
@@ -225,9 +223,6 @@ void Run(const Product& p, const LinearScratch& scratch, const Context& context)
 }
 
 }  // namespace
-
-void UseTf32(bool use) { use_tf32 = use; }
-bool UsesTf32() { return use_tf32; }
 
 void LinearForward(const LinearForwardArgs& args, Context& context) {
   const int64_t m = args.x.shape[0], k = args.x.shape[1], n = args.weight.shape[0];

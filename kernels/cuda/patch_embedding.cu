@@ -220,7 +220,7 @@ void BiasGradient(const PatchEmbeddingBackwardArgs& args, float* sums, const Con
 void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& context) {
   CheckArgs(args);
   const Embedding e =
-      EmbeddingOf(args.image, args.weight, args.y.dtype, UsesTf32(), PicturesAtOnce(args));
+      EmbeddingOf(args.image, args.weight, args.y.dtype, context.tf32, PicturesAtOnce(args));
   ArenaScope scope(context.workspace);
   const PatchEmbeddingScratch scratch = TakeScratch(args, context);
   if (e.batch == 0) return;
@@ -240,7 +240,7 @@ void PatchEmbeddingForward(const PatchEmbeddingForwardArgs& args, Context& conte
 void PatchEmbeddingBackward(const PatchEmbeddingBackwardArgs& args, Context& context) {
   CheckArgs(args);
   // Numbers of 16 bits are none that TF32 would round.
-  const bool tf32 = UsesTf32() || args.dy.dtype != DType::kF32;
+  const bool tf32 = context.tf32 || args.dy.dtype != DType::kF32;
   const Embedding e =
       EmbeddingOf(args.image, args.dweight, DType::kF32, tf32, PicturesAtOnce(args));
   ArenaScope scope(context.workspace);

@@ -329,6 +329,18 @@ TEST(ValidateJob, OffloadToADiskNeedsOneOfItsOwn) {
               IsEmpty());
 }
 
+TEST(ValidateJob, Tf32IsForFloat32) {
+  const auto with = [](DType dtype) {
+    return Errors([&](JobConfig& job) {
+      job.train.matmul = Matmul::kTf32;
+      job.train.dtype = dtype;
+    });
+  };
+  EXPECT_THAT(with(DType::kF32), IsEmpty());
+  EXPECT_THAT(with(DType::kBF16), ElementsAre(HasSubstr("train.dtype is bf16")));
+  EXPECT_THAT(with(DType::kF16), ElementsAre(HasSubstr("train.matmul tf32")));
+}
+
 TEST(ValidateJob, MomentsInBf16AreOnDisk) {
   const auto with = [](Offload offload, DType moments) {
     return Errors([&](JobConfig& job) {

@@ -154,6 +154,23 @@ TEST_F(CudaProgramsTest, TrainsOnAGpuAsOnTheCpu) {
   ExpectSameLosses("gpu", "cpu");
 }
 
+// It changes the bits, which the key to a checkpoint's bits says, and little more.
+TEST_F(CudaProgramsTest, TrainsInTf32WhereTheJobSaysSo) {
+  Child exact = Train(WriteJob("fp32", 2, "  matmul: fp32\n"), "cuda");
+  ASSERT_EQ(exact.Wait(), 0) << exact.Err();
+  const std::string job = WriteJob("tf32", 2, "  matmul: tf32\n");
+  Child rounded = Train(job, "cuda");
+  ASSERT_EQ(rounded.Wait(), 0) << rounded.Err();
+  EXPECT_NE(Losses("tf32"), Losses("fp32"));
+  ExpectSameLosses("tf32", "fp32");
+  const std::string manifest = "/checkpoints/attempt-001/step-00000004/manifest.json";
+  EXPECT_THAT(ReadAll(folder_ + "/tf32" + manifest), HasSubstr("emulated GPU in TF32"));
+  EXPECT_THAT(ReadAll(folder_ + "/fp32" + manifest), Not(HasSubstr("TF32")));
+  Child cpu = Train(WriteJob("tf32_cpu", 2, "  matmul: tf32\n"), "cpu");
+  EXPECT_EQ(cpu.Wait(), 1);
+  EXPECT_THAT(cpu.Err(), HasSubstr("and can't: train.matmul: tf32"));
+}
+
 // Parameters and the optimizer's state go through a checkpoint, and on elsewhere.
 TEST_F(CudaProgramsTest, ResumesFromTheOtherDevice) {
   Child whole = Train(WriteJob("whole", 2), "cpu");
@@ -497,8 +514,17 @@ TEST_F(CudaProgramsTest, BenchTimesStepsOnAGpu) {
   const std::string out = step.Out();
   const auto figures = nlohmann::json::parse(out.substr(out.rfind('{', out.size() - 3)));
   EXPECT_EQ(figures.at("device"), "cuda");
+  EXPECT_EQ(figures.at("matmul"), "fp32");
   EXPECT_EQ(figures.at("instruction_set"), "emulated GPU");
   EXPECT_FALSE(figures.contains("gemm_share"));
+  const std::vector<std::string> in_tf32 = {
+      bench, "step", "--model", "swin_tiny_patch4_window7_224", "--matmul", "tf32"};
+  Child on_cpu = Run(in_tf32);
+  EXPECT_NE(on_cpu.Wait(), 0);
+  EXPECT_THAT(on_cpu.Err(), HasSubstr("train.matmul: tf32 is arithmetic of GPUs"));
+  Child in_bf16 = Run({bench, "step", "--matmul", "tf32", "--dtype", "bf16", "--device", "cuda"});
+  EXPECT_NE(in_bf16.Wait(), 0);
+  EXPECT_THAT(in_bf16.Err(), HasSubstr("--matmul tf32 is for --dtype fp32"));
 }
 
 // The events of a trace by row and category, and the rows' names.

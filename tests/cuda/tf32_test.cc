@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/cuda_kernels.h"
 #include "tests/kernels/op_check.h"
 
 namespace swinfleet::testing {
@@ -22,9 +21,8 @@ OpCase Forward(bool tf32, DType dtype) {
   op.Out("y", {m, n}, reference::LinearForward(m, n, k, ToDouble(x), ToDouble(weight), {}), 0,
          OutputMode::kOverwrite, dtype);
   op.call = [tf32](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-    cuda::UseTf32(tf32);
+    context.tf32 = tf32;
     ops.linear_forward({.x = in[0], .weight = in[1], .bias = {}, .y = out[0]}, context);
-    cuda::UseTf32(false);
   };
   return op;
 }
@@ -48,9 +46,8 @@ OpCase EmbedPatches(bool tf32, DType dtype) {
                                           ToDouble(weight), ToDouble(bias)),
          0, OutputMode::kOverwrite, dtype);
   op.call = [tf32](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-    cuda::UseTf32(tf32);
+    context.tf32 = tf32;
     ops.patch_embedding_forward({in[0], in[1], in[2], out[0]}, context);
-    cuda::UseTf32(false);
   };
   return op;
 }
@@ -71,9 +68,8 @@ OpCase EmbedPatchesBackward(bool tf32) {
   op.Out("dimage", {2, 3, 12, 12}, g.dimage, 0);
   op.Out("dbias", {kFilters}, g.dbias, 0, OutputMode::kUpdate).initial = Floats(kFilters);
   op.call = [tf32](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-    cuda::UseTf32(tf32);
+    context.tf32 = tf32;
     ops.patch_embedding_backward({in[0], in[1], in[2], out[0], out[2], out[1]}, context);
-    cuda::UseTf32(false);
   };
   return op;
 }

@@ -135,6 +135,9 @@ enum class Reserved { kMemory, kHandle };
 // Fails where no more of it is to be reserved (SWINFLEET_CUDA_RESERVED).
 void CheckMayReserve(Reserved kind, const char* what);
 
+// Priorities go from 0 down to this one, which comes first. Nothing here depends on them.
+inline constexpr int kGreatestPriority = -5;
+bool HasGreatestPriority(cudaStream_t stream);
 // Puts what a library does on a stream.
 void EnqueueWork(cudaStream_t stream, std::function<void()> work);
 // The same of something that waits for other processes: false as long as it does.

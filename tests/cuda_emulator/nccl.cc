@@ -289,6 +289,7 @@ std::shared_ptr<Group> Check(const Call& call) {
   }
   if (group->stream == nullptr) group->stream = call.stream;
   if (group->stream != call.stream) Fail("NCCL: a second stream");
+  if (!HasGreatestPriority(call.stream)) Fail("NCCL: a stream whose messages queue behind kernels");
   return group;
 }
 

@@ -59,7 +59,8 @@ class RankOfGroup {
   const int rank_;
   ncclResult_t result_;
   ncclComm_t comm_ = nullptr;
-  const Stream stream_;
+  // Beyond what there is: the greatest priority.
+  const Stream stream_{-100};
 };
 
 class NcclTest : public testing::Test {
@@ -233,6 +234,11 @@ TEST_F(NcclTest, FindsWhatIsCalledOutOfTurn) {
                 ncclAllGather(data, data, 1, ncclFloat32, group.comm_, group.stream_);
               }),
               "a call after ncclCommAbort");
+  ExpectDeath(1, with_buffer([](RankOfGroup& group, float* data) {
+                const Stream stream;
+                ncclAllGather(data, data, 1, ncclFloat32, group.comm_, stream);
+              }),
+              "a stream whose messages queue behind kernels");
   ExpectDeath(2, with_buffer([](RankOfGroup& group, float* data) {
                 ncclAllGather(data + 1, data, 2, ncclFloat32, group.comm_, group.stream_);
               }),

@@ -57,6 +57,7 @@ struct StreamEntry {
 
 struct CUstream_st {
   size_t index = 0;
+  int priority = 0;
   std::deque<StreamEntry> queue;
   Clock clock;
   // Of what has run, until somebody is told who waits for the stream or an event of it.
@@ -345,6 +346,8 @@ cudaError_t Enqueue(KernelLaunch launch, cudaStream_t stream) {
   return cudaSuccess;
 }
 
+bool HasGreatestPriority(cudaStream_t stream) { return stream->priority == kGreatestPriority; }
+
 void EnqueueWork(cudaStream_t stream, std::function<void()> work) {
   const Lock lock;
   ++TheRuntime().launches;
@@ -394,6 +397,19 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags) 
   (*stream)->index = ++r.streams_made;
   r.streams.push_back(*stream);
   return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = emulator::kGreatestPriority;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned int flags, int priority) {
+  const cudaError_t error = cudaStreamCreateWithFlags(stream, flags);
+  // As documented: what lies outside of the range becomes its end.
+  (*stream)->priority = std::clamp(priority, emulator::kGreatestPriority, 0);
+  return error;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {

@@ -109,6 +109,7 @@ train:
   eval_every_epochs: 3
   eval_batch: 5
   dtype: fp32
+  matmul: tf32
   log_every_steps: 4
   max_nonfinite_steps: 6
 parallel: {ranks: 2, zero_stage: 0, threads_per_rank: 3}
@@ -167,6 +168,7 @@ metrics: {tensorboard: false}
   EXPECT_EQ(train.eval_batch, 5);
   EXPECT_EQ(train.log_every_steps, 4);
   EXPECT_EQ(train.max_nonfinite_steps, 6);
+  EXPECT_EQ(config.train.matmul, Matmul::kTf32);
   EXPECT_EQ(config.parallel.ranks, 2);
   EXPECT_EQ(config.parallel.zero_stage, 0);
   EXPECT_EQ(config.parallel.threads_per_rank, 3);
@@ -296,7 +298,7 @@ TEST(ConfigFromProto, TheSchemaHasNoOtherFields) {
   EXPECT_EQ(JobSpec::descriptor()->field_count(), 11);
   EXPECT_EQ(ModelSpec::descriptor()->field_count(), 23);
   EXPECT_EQ(DataSpec::descriptor()->field_count(), 17);
-  EXPECT_EQ(TrainSpec::descriptor()->field_count(), 16);
+  EXPECT_EQ(TrainSpec::descriptor()->field_count(), 17);
   EXPECT_EQ(OptimizerSpec::descriptor()->field_count(), 9);
   EXPECT_EQ(ScheduleSpec::descriptor()->field_count(), 8);
   EXPECT_EQ(ParallelSpec::descriptor()->field_count(), 7);

@@ -108,6 +108,13 @@ TEST(MemoryBudget, SetsTheJobAndSaysWhat) {
   EXPECT_EQ(ResolveBudget(&again, 1), line);
 }
 
+TEST(ReproducibilityKey, SaysWhatMultiplies) {
+  JobConfig job = Job();
+  const ReproducibilityKey key = MakeReproducibilityKey(job);
+  job.train.matmul = Matmul::kTf32;
+  EXPECT_THAT(key.Differences(MakeReproducibilityKey(job)), HasSubstr("in TF32"));
+}
+
 TEST(MemoryBudget, ItsGroupsArePartOfTheReproducibilityKey) {
   JobConfig job = Job();
   EXPECT_EQ(MakeReproducibilityKey(job).sequential_windows, (std::vector<int64_t>{0, 0}));

@@ -164,6 +164,25 @@ TEST_F(PlanProgramTest, AStepOfARooflineWaitsForExchanges) {
   EXPECT_NEAR(measured.at("communication").at("compute_seconds"), 2.0, 1e-9);
 }
 
+TEST_F(PlanProgramTest, Tf32IsPlannedForGpus) {
+  const std::vector<std::string> on_gpu = {"--ranks", "1",          "--device",
+                                           "cuda",    "--roofline", "h100"};
+  std::string text = kTiny;
+  const auto compute_seconds = [&] {
+    std::vector<std::string> command = on_gpu;
+    command.insert(command.begin(), Write(text));
+    return PlanJson(command).at("roofline").at("all").at("compute_seconds").get<double>();
+  };
+  const double beside_tensor_cores = compute_seconds();
+  text.replace(text.find("micro_batch"), 0, "matmul: tf32, ");
+  EXPECT_LT(compute_seconds(), beside_tensor_cores / 3);
+  Child on_cpu = Plan({Write(text), "--ranks", "1", "--device", "cpu"});
+  EXPECT_EQ(on_cpu.Wait(), 2);
+  EXPECT_THAT(on_cpu.Err(), HasSubstr("can't be computed on the CPU: train.matmul: tf32"));
+  // It says enough to know where.
+  EXPECT_EQ(PlanJson({Write(text), "--ranks", "1"}).at("device"), "cuda");
+}
+
 TEST_F(PlanProgramTest, ARooflineIsOfAGpuThatIsKnown) {
   const std::string job = Write(kTiny);
   Child on_cpu = Plan({job, "--roofline", "h100"});

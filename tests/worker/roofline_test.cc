@@ -11,8 +11,8 @@
 namespace swinfleet {
 namespace {
 
-// Products of 16 bits take 1 s a TFLOP, of float32 10 s, memory 1 s a TB.
-const GpuLimits kGpu = {"gpu", "GPU", 1e12, 1e11, 1e12};
+// Products of 16 bits take 1 s a TFLOP, in TF32 2 s, of float32 10 s, memory 1 s a TB.
+const GpuLimits kGpu = {"gpu", "GPU", 1e12, 5e11, 1e11, 1e12};
 constexpr double kLaunch = 0.5;
 
 Profile::Call CallOf(std::string_view op, DType dtype, double flops, double bytes) {
@@ -30,7 +30,7 @@ TEST(Roofline, EachCallIsHeldBackByTheSlowest) {
       RooflineOf({CallOf("linear_forward", DType::kBF16, 4e12, 1e12),
                   CallOf("linear_forward", DType::kBF16, 1e12, 2e12),
                   CallOf("add", DType::kF32, 0, 1e12), CallOf("fill", DType::kF32, 0, 1e9)},
-                 kGpu, kLaunch);
+                 Matmul::kFloat32, kGpu, kLaunch);
   ASSERT_EQ(roofline.operations.size(), 3u);
   const RooflineRow& linear = roofline.operations[0];
   EXPECT_EQ(linear.name, "linear_forward");
@@ -51,7 +51,20 @@ TEST(Roofline, Float32ProductsAreMadeBesideTensorCores) {
        {std::tuple("linear_forward", DType::kF16, 1.0),
         std::tuple("linear_forward", DType::kF32, 10.0),
         std::tuple("position_table_forward", DType::kBF16, 10.0)}) {
-    const Roofline roofline = RooflineOf({CallOf(op, dtype, 1e12, 0)}, kGpu, 0);
+    const Roofline roofline = RooflineOf({CallOf(op, dtype, 1e12, 0)}, Matmul::kFloat32, kGpu, 0);
+    EXPECT_DOUBLE_EQ(roofline.all.seconds, seconds) << op << " " << NameOf(dtype);
+  }
+}
+
+// Of libraries alone, and what is not float32 stays as it is.
+TEST(Roofline, Tf32ProductsAreMadeOnTensorCores) {
+  for (const auto& [op, dtype, seconds] :
+       {std::tuple("linear_backward_weight", DType::kF32, 2.0),
+        std::tuple("patch_embedding_forward", DType::kF32, 2.0),
+        std::tuple("window_attention_forward", DType::kF32, 10.0),
+        std::tuple("position_table_forward", DType::kF32, 10.0),
+        std::tuple("linear_forward", DType::kF16, 1.0)}) {
+    const Roofline roofline = RooflineOf({CallOf(op, dtype, 1e12, 0)}, Matmul::kTf32, kGpu, 0);
     EXPECT_DOUBLE_EQ(roofline.all.seconds, seconds) << op << " " << NameOf(dtype);
   }
 }

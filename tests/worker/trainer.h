@@ -34,6 +34,7 @@ class Trainer {
         engine_(model_->parameters(), communicator_, ZeroOptionsFor(job, model_->parameters()),
                 &memory_, &context_),
         step_(job_, /*steps_per_epoch=*/10, model_.get(), &engine_, &memory_, &context_) {
+    context_.tf32 = job.train.matmul == Matmul::kTf32;
     engine_.Initialize(1);
   }
 

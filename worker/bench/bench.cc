@@ -85,6 +85,10 @@ JobConfig MakeJob(const Setting& setting) {
   job.train.global_batch = job.train.micro_batch = job.train.eval_batch = setting.batch;
   job.train.label_smoothing = 0;
   job.train.dtype = ValueOf(DTypeNames(), "dtype", setting.dtype);
+  job.train.matmul = ValueOf(MatmulNames(), "arithmetic", setting.matmul);
+  if (job.train.matmul == Matmul::kTf32 && job.train.dtype != DType::kF32) {
+    throw Error("--matmul tf32 is for --dtype fp32");
+  }
   job.train.allow_emulation = setting.allow_emulation;
   job.memory.checkpointing.assign(
       job.model.num_stages(),
@@ -145,6 +149,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   const MemoryPlan plan =
       PlanSteps(job, /*rank=*/0, /*ranks=*/1, gpu == nullptr ? Device::kCpu : Device::kCuda);
   Compute compute(plan.memory, gpu, job.parallel.threads_per_rank);
+  compute.context.tf32 = job.train.matmul == Matmul::kTf32;
   MemoryClasses& memory = compute.memory;
   Context& context = compute.context;
   const std::unique_ptr<Model> model = MakeModel(job.model, job.pretrain, job.memory);

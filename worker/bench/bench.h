@@ -24,6 +24,8 @@ struct Setting {
   int64_t batch = 8;
   // "fp32", "bf16" or "fp16".
   std::string dtype = "fp32";
+  // "fp32" or "tf32".
+  std::string matmul = "fp32";
   // "none", "selective" or "block".
   std::string checkpointing = "none";
   // Windows in a group of sequential attention; 0: all at once.

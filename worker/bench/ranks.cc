@@ -68,6 +68,7 @@ class RanksRun {
               &compute_.context),
         batch_(
             RandomBatch(job, job.train.micro_batch, static_cast<uint64_t>(communicator->rank()))) {
+    compute_.context.tf32 = job.train.matmul == Matmul::kTf32;
     engine_.Initialize(0);
   }
 
@@ -239,6 +240,8 @@ void RunRanks(const RanksCommand& command) {
   const std::vector<JobConfig> jobs = JobsOf(command, communicator->size());
   const ComputeDevice device = TakeDevice(DeviceRequestOf(command.device), communicator.get());
   if (device.gpu == nullptr) {
+    const std::string problem = WhyNotOnCpu(jobs[0]);
+    if (!problem.empty()) throw Error("this job can't be computed on the CPU: " + problem);
     RequireNative(jobs[0].train.dtype, jobs[0].train.allow_emulation,
                   "use fp32, or --allow-emulation");
   }
@@ -266,8 +269,9 @@ void RunRanks(const RanksCommand& command) {
   }
   if (traced.profile != nullptr) {
     // Once the run's memory is free again.
-    const MachineLimits limits = MeasureMachineLimits(
-        jobs[0].train.dtype, jobs[0].parallel.threads_per_rank, device.gpu.get());
+    const MachineLimits limits =
+        MeasureMachineLimits(jobs[0].train.dtype, jobs[0].parallel.threads_per_rank,
+                             device.gpu.get(), jobs[0].train.matmul == Matmul::kTf32);
     traced.trace.limits = &limits;
     WriteTrace(traced.trace, &trace);
   }

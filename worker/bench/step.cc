@@ -42,11 +42,15 @@ struct Machine {
   std::string name() const { return device.gpu ? device.gpu->name() : CpuInstructionSet(); }
 };
 
-// One micro-batch of the file's job, with what its memory budget leads to.
-JobConfig JobOfFile(const StepCommand& command, bool on_gpu) {
-  JobConfig job = LoadJob(command.job_file);
+// One micro-batch of the file's job, with what its memory budget leads to, or of the setting's.
+JobConfig JobOf(const StepCommand& command, bool on_gpu) {
+  const bool has_file = !command.job_file.empty();
+  JobConfig job = has_file ? LoadJob(command.job_file) : MakeJob(command.setting);
   const std::string problem = on_gpu ? WhyNotOnGpu(job) : WhyNotOnCpu(job);
-  if (!problem.empty()) throw Error(command.job_file + ": " + problem);
+  if (!problem.empty()) {
+    throw Error((has_file ? command.job_file : command.setting.model) + ": " + problem);
+  }
+  if (!has_file) return job;
   if (command.has_batch) job.train.micro_batch = command.setting.batch;
   if (command.has_threads) job.parallel.threads_per_rank = command.setting.threads;
   if (command.setting.allow_emulation) job.train.allow_emulation = true;
@@ -61,6 +65,7 @@ nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepF
       {"model", name},
       {"batch", job.train.micro_batch},
       {"dtype", NameIn(DTypeNames(), job.train.dtype)},
+      {"matmul", NameIn(MatmulNames(), job.train.matmul)},
       {"pretrain", NameIn(PretrainMethodNames(), job.pretrain.method)},
       {"checkpointing", CheckpointingText(job.memory)},
       {"sequential", SequentialText(job.memory)},
@@ -83,7 +88,8 @@ nlohmann::json JsonOf(const std::string& name, const JobConfig& job, const StepF
 
 void PrintFigures(const std::string& name, const JobConfig& job, const StepFigures& figures,
                   const Machine& machine) {
-  const std::string dtype = NameIn(DTypeNames(), job.train.dtype);
+  const bool tf32 = job.train.matmul == Matmul::kTf32;
+  const std::string dtype = tf32 ? "fp32 in tf32" : NameIn(DTypeNames(), job.train.dtype);
   const std::string pretrain = NameIn(PretrainMethodNames(), job.pretrain.method);
   std::printf("%s%s%s, batch %" PRId64
               ", %s, checkpointing %s, sequential %s, %d threads, %s: %.4f s a step (median %.4f), "
@@ -111,8 +117,7 @@ void PrintFigures(const std::string& name, const JobConfig& job, const StepFigur
 }
 
 void RunStep(const StepCommand& command) {
-  const bool has_file = !command.job_file.empty();
-  const std::string& name = has_file ? command.job_file : command.setting.model;
+  const std::string& name = command.job_file.empty() ? command.setting.model : command.job_file;
   // Opened before anything is measured.
   std::ofstream trace;
   if (!command.trace.empty()) trace.open(command.trace);
@@ -123,10 +128,11 @@ void RunStep(const StepCommand& command) {
       .device = TakeDevice(DeviceRequestOf(command.device), MakeSelfCommunicator().get()),
       .limits = {}};
   Accelerator* gpu = machine.device.gpu.get();
-  const JobConfig job = has_file ? JobOfFile(command, gpu != nullptr) : MakeJob(command.setting);
+  const JobConfig job = JobOf(command, gpu != nullptr);
   const StepFigures figures = TimeSteps(job, command.steps, profiles ? &profile : nullptr, gpu);
   if (gpu == nullptr || profiles) {
-    machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank, gpu);
+    machine.limits = MeasureMachineLimits(job.train.dtype, job.parallel.threads_per_rank, gpu,
+                                          job.train.matmul == Matmul::kTf32);
   }
   PrintFigures(name, job, figures, machine);
   nlohmann::json line = JsonOf(name, job, figures, machine);
@@ -148,10 +154,15 @@ void AddStepCommand(CLI::App* app) {
   const auto command = std::make_shared<StepCommand>();
   CLI::App* step = app->add_subcommand("step", "whole training steps on random pictures");
   AddSettingOptions(step, &command->setting);
+  CLI::Option* matmul =
+      step->add_option("--matmul", command->setting.matmul,
+                       "fp32, or on GPUs tf32: what factors of fp32 are rounded to")
+          ->capture_default_str();
   CLI::Option* job = step->add_option("--job", command->job_file,
                                       "a job file, in place of the options that describe a job: "
                                       "its model, one micro-batch, its threads a rank");
   ExcludeJobOptions(step, job);
+  job->excludes(matmul);
   step->add_option("--steps", command->steps, "steps; the first is not counted")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
