@@ -87,6 +87,8 @@ TEST_F(ConvolutionTest, AsksTheLibraryOnceForAllThatAreAlike) {
     return std::pair(of_forward, emulator::LibraryPreparations() - before - of_forward);
   };
   using Counts = std::pair<int64_t, int64_t>;
+  // The library's handle is made at the first call of all.
+  asks(Picture(), bytes - 256);
   const Counts first = asks(Picture(), bytes);
   EXPECT_GT(first.first, 0);
   EXPECT_GT(first.second, first.first);

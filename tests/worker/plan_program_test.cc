@@ -453,7 +453,7 @@ TEST_F(PlanProgramTest, BenchPlansTheLargeModelsInEveryWay) {
 
 TEST_F(PlanProgramTest, BenchAccumulationComparesTheForms) {
   Child bench(
-      {Program("bench"), "accumulation", "--batch", "1", "--micro-batches", "2", "--threads", "2"},
+      {Program("bench"), "accumulation", "--batch", "1", "--micro-batches", "2", "--threads", "1"},
       folder_);
   EXPECT_EQ(bench.Wait(110), 0) << bench.Err();
   const auto plain = Cells(bench.Out(), "| fp32 | plain |");

@@ -35,7 +35,7 @@ using Sums = std::vector<std::vector<double>>;
 class ExactSums : public ParameterAccess {
  public:
   ExactSums(const ParameterTable& table, ParameterAccess* weights)
-      : table_(table), weights_(weights), sums_(table.parameters().size()) {
+      : table_(table), weights_(weights), unwritten_(table), sums_(table.parameters().size()) {
     for (size_t i = 0; i < sums_.size(); ++i) sums_[i].resize(table.parameters()[i].size());
   }
 
@@ -43,9 +43,11 @@ class ExactSums : public ParameterAccess {
   void Release(int unit) override { weights_->Release(unit); }
   TensorView Gradient(int unit) override {
     gradient_.assign(table_.units()[unit].padded_size, 0.0f);
+    unwritten_.Begin(unit);
     return ViewOf(gradient_.data(), {static_cast<int64_t>(gradient_.size())});
   }
-  bool TakeUnwritten(int parameter) override { return false; }
+  // As the engine, for whose products the workspace is planned.
+  bool TakeUnwritten(int parameter) override { return unwritten_.Take(parameter); }
   void GradientReady(int unit) override {
     for (const int parameter : table_.units()[unit].parameters) {
       const float* part = gradient_.data() + table_.parameters()[parameter].offset;
@@ -58,6 +60,7 @@ class ExactSums : public ParameterAccess {
  private:
   const ParameterTable& table_;
   ParameterAccess* weights_;
+  UnwrittenWeights unwritten_;
   std::vector<float> gradient_;
   Sums sums_;
 };
