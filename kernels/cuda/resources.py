@@ -74,7 +74,7 @@ def short_name(mangled):
 
 def compile_for(nvcc, source, architecture):
     command = [nvcc, "-std=c++20", "-O3", f"-arch={architecture}", f"-I{ROOT}", "-Xptxas=-v",
-               "-cubin", "-o", "/dev/null", str(source)]
+               "-DSWINFLEET_CUDA_INTERFACE=\"\"", "-cubin", "-o", "/dev/null", str(source)]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(result.stderr)

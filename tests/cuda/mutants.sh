@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes every barrier and every exchange between lanes out of the CUDA kernels in turn, and checks that
-# the tests of the operations notice it.
+# Takes every barrier and every exchange between lanes out of the CUDA kernels in turn, and a lane out of
+# every mask, and checks that the tests of the operations notice it.
 #   tests/cuda/mutants.sh PROGRAM    a program of the tests with the race checker
 set -euo pipefail
 program=$1
@@ -33,20 +33,28 @@ while IFS=: read -r file line _; do
   missed=$((missed + 1))
 done < <(grep -nE "($waits)\(" "$sources"/*.cu "$sources"/*.h | grep -vE ':[0-9]+: *//')
 
-# noticed SITE: by one of the tests that come there.
+# noticed VARIABLE SITE: by one of the tests that come there.
 noticed() {
   for test in $tests; do
-    grep -qxF "$1" "$work/sites.$test" || continue
-    SWINFLEET_CUDA_SKIP="$1" run "$test" || return 0
+    grep -qxF "$2" "$work/sites.$test" || continue
+    (export "$1=$2"; run "$test") || return 0
   done
   return 1
 }
-while read -r site; do
-  if noticed "$site"; then
-    echo "$site: $(grep -m1 -h 'cuda emulator:\|Failure' "$work/log" || echo noticed)"
-  else
-    echo "nothing notices that $site does not wait" >&2
-    missed=$((missed + 1))
-  fi
-done < <(cat "$work"/sites.* | sort -u)
+# check VARIABLE WHAT, with sites on stdin.
+check() {
+  local site
+  while read -r site; do
+    if noticed "$1" "$site"; then
+      echo "$site: $(grep -m1 -h 'cuda emulator:\|Failure' "$work/log" || echo noticed)"
+    else
+      echo "nothing notices that $site $2" >&2
+      missed=$((missed + 1))
+    fi
+  done
+}
+check SWINFLEET_CUDA_SKIP "does not wait" < <(cat "$work"/sites.* | sort -u)
+check SWINFLEET_CUDA_MASK "has a mask without its last lane" < <(
+  grep -nE '__(shfl|any|all|ballot)[a-z_]*sync\(' "$sources"/*.cu "$sources"/*.h |
+    sed -E 's|^.*/([^/:]+:[0-9]+):.*|\1|')
 exit "$((missed > 0))"

@@ -46,11 +46,12 @@ bool ChecksRaces();
 // Whether they report them to it or to the address sanitizer, and take several times as long.
 bool ChecksAccesses();
 
-// Two variables of the environment take barriers out one at a time: SWINFLEET_CUDA_SITES names a
+// Variables of the environment take barriers out one at a time: SWINFLEET_CUDA_SITES names a
 // file to which each line is appended, once, at which a kernel waits for others (__syncthreads, the
 // operations of warps, the wait for cp.async) or a stream for another's event, and at the line in
-// SWINFLEET_CUDA_SKIP nothing waits: what lanes would have exchanged there stays where it is. Both
-// as FILE:LINE, without folders.
+// SWINFLEET_CUDA_SKIP nothing waits: what lanes would have exchanged there stays where it is; and
+// in SWINFLEET_CUDA_MASK is the line at which the mask of a warp operation is to lack its last
+// lane. Lines as FILE:LINE, without folders.
 
 // SWINFLEET_CUDA_FAULT names what fails, once while it does: "pinning" of the host's memory;
 // "copying", the second call of a copy into memory that was pinned so; "copy", the first of these

@@ -377,6 +377,12 @@ bool Skipped(const Site& site) {
   return skip != nullptr && name == skip;
 }
 
+// Where a warp operation's mask is to lack its last lane.
+bool LacksALane(const Site& site) {
+  static const char* const lacking = std::getenv("SWINFLEET_CUDA_MASK");
+  return lacking != nullptr && ShortName(site) == lacking;
+}
+
 void SetOrder(uint64_t seed) {
   TheScheduler().in_order = seed == 0;
   TheScheduler().order.seed(seed);
@@ -444,6 +450,7 @@ void MeetWarp(const char* what, unsigned mask, void* arguments, Execute execute,
   Warp& warp = CurrentWarp();
   // A warp that the block does not fill has only the lanes that there are: __syncwarp may name all.
   if (orders_memory) mask &= warp.exists;
+  if (LacksALane(site)) mask &= ~std::bit_floor(mask);
   if ((mask >> Lane() & 1) == 0 || (mask & ~warp.exists) != 0) {
     Fail(std::string(what) + " at " + Describe(site) + ": the mask " + std::to_string(mask) +
          " of lane " + std::to_string(Lane()) +

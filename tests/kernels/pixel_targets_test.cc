@@ -27,10 +27,9 @@ OpCase Norm(const NormSize& s, double mean, uint64_t seed) {
 }
 
 TEST(NormTargets, Normalises) {
-  const std::vector<NormSize> sizes = {{{2, 3, 9, 12}, 3},   {{1, 1, 1, 2}, 3},
-                                       {{1, 2, 20, 17}, 7},  {{1, 1, 5, 5}, 47},
-                                       {{1, 3, 40, 48}, 11}, {{1, 1, 2, 30}, 5},
-                                       {{2, 1, 3, 600}, 47}};
+  const std::vector<NormSize> sizes = {
+      {{2, 3, 9, 12}, 3},   {{1, 1, 1, 2}, 3},  {{1, 2, 20, 17}, 7}, {{1, 1, 5, 5}, 47},
+      {{1, 3, 40, 48}, 11}, {{1, 1, 2, 30}, 5}, {{2, 1, 3, 600}, 47}};
   for (const NormSize& s : sizes) {
     for (const double mean : {0.0, 10.0}) {
       SCOPED_TRACE(ShapeOf(s.picture).ToString() + " by " + std::to_string(s.window));
