@@ -399,8 +399,7 @@ void Attempt::ReserveMemory() {
   Agree("reserve memory", [&] {
     const MemoryPlan plan =
         PlanMemory(config_, communicator_->rank(), communicator_->size(), facts);
-    compute_.emplace(plan.memory, gpu_, config_.parallel.threads_per_rank);
-    compute_->context.tf32 = config_.train.matmul == Matmul::kTf32;
+    compute_.emplace(plan.memory, gpu_, config_.parallel.threads_per_rank, config_.train.matmul);
     save_copy_bytes_ = plan.save_copy_bytes;
     calls_of_step_ = static_cast<size_t>(plan.step.calls);
     LOG_IF(INFO, leader()) << "memory of a rank: " << plan.memory.Report();

@@ -2,6 +2,7 @@
 #ifndef SWINFLEET_CORE_MEMORY_COMPUTE_H_
 #define SWINFLEET_CORE_MEMORY_COMPUTE_H_
 
+#include "core/config/job_config.h"
 #include "core/memory/memory_classes.h"
 #include "kernels/accelerator.h"
 #include "kernels/ops.h"
@@ -13,7 +14,7 @@ namespace swinfleet {
 class Compute {
  public:
   // Reserves what `planned` says, on the GPU or, where there is none, on the host. Throws Error.
-  Compute(const MemoryClasses& planned, Accelerator* gpu, int threads);
+  Compute(const MemoryClasses& planned, Accelerator* gpu, int threads, Matmul matmul);
   Compute(const Compute&) = delete;
   Compute& operator=(const Compute&) = delete;
 

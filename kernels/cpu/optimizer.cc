@@ -290,6 +290,13 @@ void UpdateMoments(const std::array<TensorView, N>& moments, const StochasticRou
   }
 }
 
+// The weights in float32, or the masters of those in float16; null where 16 more bits make a
+// master.
+float* Float32WeightsOf(const TensorView& param, const TensorView& master) {
+  if (param.dtype == DType::kBF16) return nullptr;
+  return (param.dtype == DType::kF32 ? param : master).f32();
+}
+
 // Calls step(first, count, float32 gradients, float32 moments), which updates these weights and
 // moments, until all are updated.
 template <size_t N, typename Step>
@@ -328,11 +335,10 @@ void AdamW(const AdamWArgs& args, Context& context) {
       .inverse_root = static_cast<float>(1 / std::sqrt(correction2)),
       .grad_scale = args.grad_scale,
   };
-  const bool paired = args.param.dtype == DType::kBF16;
-  float* weights = paired ? nullptr : (args.master.empty() ? args.param : args.master).f32();
+  float* weights = Float32WeightsOf(args.param, args.master);
   ForEachUpdate(args.param, args.master, args.grad, moments, args.rounding, context,
                 [&](int64_t i, int64_t count, const float* grad, const auto& moments) {
-                  if (paired) {
+                  if (weights == nullptr) {
                     HWY_DYNAMIC_DISPATCH(AdamWBfloat16)
                     (args.param.u16() + i, args.master.u16() + i, grad, moments[0], moments[1],
                      count, factors);
@@ -355,11 +361,10 @@ void Sgd(const SgdArgs& args, Context& context) {
       .weight_decay = static_cast<float>(args.weight_decay),
       .grad_scale = args.grad_scale,
   };
-  const bool paired = args.param.dtype == DType::kBF16;
-  float* weights = paired ? nullptr : (args.master.empty() ? args.param : args.master).f32();
+  float* weights = Float32WeightsOf(args.param, args.master);
   ForEachUpdate(args.param, args.master, args.grad, moments, args.rounding, context,
                 [&](int64_t i, int64_t count, const float* grad, const auto& moments) {
-                  if (paired) {
+                  if (weights == nullptr) {
                     HWY_DYNAMIC_DISPATCH(SgdBfloat16)
                     (args.param.u16() + i, args.master.u16() + i, grad, moments[0], count, factors);
                   } else {

@@ -91,19 +91,22 @@ def parse(text):
         yield name, int(registers), int(shared.group(1)) if shared else 0, int(stores) + int(loads)
 
 
+def warps_of_registers(registers):
+    """Warps whose registers an SM has; they come in units of 256 a warp."""
+    return REGISTERS // (-(-registers * 32 // 256) * 256)
+
+
 def occupancy(registers, architecture):
-    """Percent of an SM's warps that its registers allow; they come in units of 256 a warp."""
-    a_warp = -(-registers * 32 // 256) * 256
+    """Percent of an SM's warps that its registers allow."""
     most = MAX_WARPS[architecture]
-    return 100 * min(most, REGISTERS // a_warp) // most
+    return 100 * min(most, warps_of_registers(registers)) // most
 
 
 def occupancy_of_blocks(registers, threads, shared, architecture):
     """Percent of an SM's warps that whole blocks of so many threads and bytes come to."""
     warps = threads // 32
-    a_warp = -(-registers * 32 // 256) * 256
     blocks = min(MAX_BLOCKS[architecture], MAX_WARPS[architecture] // warps,
-                 REGISTERS // a_warp // warps, SHARED[architecture] // (shared + OF_A_BLOCK))
+                 warps_of_registers(registers) // warps, SHARED[architecture] // (shared + OF_A_BLOCK))
     return 100 * blocks * warps // MAX_WARPS[architecture]
 
 

@@ -15,6 +15,7 @@
 #include "kernels/placement.h"
 #include "tests/distributed/fake_training.h"
 #include "tests/distributed/mpi_test_main.h"
+#include "tests/distributed/offload_test_util.h"
 #include "tests/distributed/shared_folder.h"
 #include "worker/compute_device.h"
 
@@ -258,15 +259,6 @@ TEST(CudaOffload, CopiesOfTheStateAreOfTheirStep) {
     ExpectCopiesOfTheirStep(ToHost(AtStage(1, dtype)));
     ExpectCopiesOfTheirStep(ToDisk(AtStage(1, dtype), folder / "run"));
   }
-}
-
-std::string MessageOf(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 // While it lives the emulator makes this fail.

@@ -92,15 +92,6 @@ class Offload : public ::testing::Test {
   const std::unique_ptr<Communicator> self_ = MakeSelfCommunicator();
 };
 
-std::string MessageOf(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
 ino_t InodeOf(const std::string& path) {
   struct stat info;
   CHECK_EQ(stat(path.c_str(), &info), 0) << path;

@@ -7,14 +7,26 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/file_ops.h"
+#include "kernels/error.h"
 #include "tests/distributed/fake_training.h"
 
 namespace swinfleet {
+
+// The message of the Error that `work` throws.
+inline std::string MessageOf(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
 
 // The system's calls, of which some fail.
 class FailingFileOps : public FileOps {

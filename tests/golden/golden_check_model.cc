@@ -255,7 +255,7 @@ ModelRunner::Result ModelRunner::Run(Pass pass, ParameterAccess* parameters) {
     Execute(pass, copies, result, memory, context);
   };
   execute(&planned, dry);
-  Compute compute(planned, machine_.gpu, machine_.threads);
+  Compute compute(planned, machine_.gpu, machine_.threads, Matmul::kFloat32);
   execute(&compute.memory, compute.context);
   return result;
 }

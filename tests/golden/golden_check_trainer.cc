@@ -79,7 +79,7 @@ class EngineTrainer : public Trainer {
         runner_(golden, ModelOf(training), machine),
         layout_(runner_.table(), communicator_.size()),
         options_(OptionsFor(ranks)),
-        compute_(Planned(), machine.gpu, machine.threads),
+        compute_(Planned(), machine.gpu, machine.threads, Matmul::kFloat32),
         engine_(runner_.table(), &communicator_, options_, &compute_.memory, &compute_.context) {
     if (training.batch.pictures % options_.micro_batches != 0 && !training.batch.loss) {
       throw Error(golden.path() + ": " + std::to_string(training.batch.pictures) +

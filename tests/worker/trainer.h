@@ -29,7 +29,7 @@ class Trainer {
         communicator_(communicator == nullptr ? alone_.get() : communicator),
         plan_(PlanMemory(job, communicator_->rank(), communicator_->size(),
                          {.device = gpu == nullptr ? Device::kCpu : Device::kCuda, .data = {}})),
-        compute_(plan_.memory, gpu, job.parallel.threads_per_rank),
+        compute_(plan_.memory, gpu, job.parallel.threads_per_rank, job.train.matmul),
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator_, ZeroOptionsFor(job, model_->parameters()),
                 &memory_, &context_),

@@ -148,8 +148,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   }
   const MemoryPlan plan =
       PlanSteps(job, /*rank=*/0, /*ranks=*/1, gpu == nullptr ? Device::kCpu : Device::kCuda);
-  Compute compute(plan.memory, gpu, job.parallel.threads_per_rank);
-  compute.context.tf32 = job.train.matmul == Matmul::kTf32;
+  Compute compute(plan.memory, gpu, job.parallel.threads_per_rank, job.train.matmul);
   MemoryClasses& memory = compute.memory;
   Context& context = compute.context;
   const std::unique_ptr<Model> model = MakeModel(job.model, job.pretrain, job.memory);

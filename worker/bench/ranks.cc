@@ -59,7 +59,7 @@ class RanksRun {
         gpu_(gpu),
         plan_(PlanSteps(job, communicator->rank(), communicator->size(),
                         gpu == nullptr ? Device::kCpu : Device::kCuda)),
-        compute_(plan_.memory, gpu, job.parallel.threads_per_rank),
+        compute_(plan_.memory, gpu, job.parallel.threads_per_rank, job.train.matmul),
         model_(MakeModel(job.model, job.pretrain, job.memory)),
         engine_(model_->parameters(), communicator, ZeroOptionsFor(job, model_->parameters()),
                 &compute_.memory, &compute_.context),
@@ -68,7 +68,6 @@ class RanksRun {
               &compute_.context),
         batch_(
             RandomBatch(job, job.train.micro_batch, static_cast<uint64_t>(communicator->rank()))) {
-    compute_.context.tf32 = job.train.matmul == Matmul::kTf32;
     engine_.Initialize(0);
   }
 
