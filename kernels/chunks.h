@@ -22,14 +22,32 @@ inline int64_t ChunkRows(int64_t width, DType dtype, Device device) {
   return std::clamp<int64_t>(elements / width, 256, 4096);
 }
 
-// Calls body(first_row, rows) over `total` rows, up to `chunk` at a time: whole multiples of what
-// products work on at once, with a shorter one at the end. Fewer rows never make a larger chunk:
-// the last batch of an evaluation fits where the others do.
+// Rows of a chunk: whole multiples of what products work on at once. Fewer rows never make a larger
+// chunk: the last batch of an evaluation fits where the others do.
+inline int64_t WholeChunk(int64_t chunk) {
+  constexpr int64_t kMultiple = 64;
+  return std::max(kMultiple, chunk / kMultiple * kMultiple);
+}
+
+// Calls body(first_row, rows) over `total` rows, up to `chunk` at a time, with a shorter one at the
+// end.
 template <typename Body>
 void ForEachChunk(int64_t total, int64_t chunk, const Body& body) {
-  constexpr int64_t kMultiple = 64;
-  const int64_t size = std::max(kMultiple, chunk / kMultiple * kMultiple);
+  const int64_t size = WholeChunk(chunk);
   for (int64_t row = 0; row < total; row += size) body(row, std::min(size, total - row));
+}
+
+// The same chunks, the last one first. Products fetch rows ahead, also those after the last row of a
+// chunk: a thread whose rows these are then has to take them out of another one's cache, which is
+// slow where the two have no cache in common. From the end on, the rows after a chunk are done with.
+template <typename Body>
+void ForEachChunkFromEnd(int64_t total, int64_t chunk, const Body& body) {
+  const int64_t size = WholeChunk(chunk);
+  for (int64_t end = total; end > 0;) {
+    const int64_t row = (end - 1) / size * size;
+    body(row, end - row);
+    end = row;
+  }
 }
 
 }  // namespace swinfleet

@@ -39,7 +39,7 @@ void Mlp::Forward(const AcquiredUnit& unit, const TensorView& x, const TensorVie
 void Mlp::Backward(const AcquiredUnit& unit, const TensorView& gradient, const TensorView& x,
                    const TensorView& dy, const TensorView& dx, bool accumulate, Context& context) {
   const ProfileScope profile(context, name_);
-  ForEachChunk(
+  ForEachChunkFromEnd(
       x.shape[0], ChunkRows(hidden_, x.dtype, context.device), [&](int64_t row, int64_t count) {
         ArenaScope scope(context.workspace);
         const TensorView dhidden = context.workspace->Allocate({count, hidden_}, x.dtype);
