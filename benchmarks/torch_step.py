@@ -26,6 +26,7 @@ def parse():
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpointing", choices=["none", "block"], default="none")
+    parser.add_argument("--drop-path-rate", type=float, help="of the last block (timm's default)")
     parser.add_argument("--inference", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, what it takes not counted")
@@ -60,6 +61,7 @@ def make_model(args):
         "depths": args.depths,
         "num_heads": args.heads,
         "mlp_ratio": args.mlp_ratio,
+        "drop_path_rate": args.drop_path_rate,
     }
     given = {name: value for name, value in dimensions.items() if value is not None}
     model = timm.create_model(

@@ -110,7 +110,7 @@ Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluatio
                      .count = &probed.work};
   ForwardOptions options;
   options.dtype = dtype;
-  if (config.model.drop_path_rate > 0) {
+  if (std::ranges::any_of(model->DropPathRates(), [](double rate) { return rate > 0; })) {
     options.drop_path_factor = [](int, int, int64_t) { return 1.0f; };
   }
   const auto pass = [&](int64_t pictures, Arena& activations, const auto& backward) {
@@ -133,6 +133,7 @@ Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluatio
     const size_t kept = probed.kept;
     context.count = nullptr;
     options.keep_for_backward = false;
+    options.drop_path_factor = nullptr;
     Arena arena = Arena::DryRun("activations");
     pass(config.train.eval_batch, arena, [](const auto&, auto&, auto&) {});
     probed.evaluation = arena.high_water();

@@ -22,6 +22,8 @@ constexpr int64_t kLeavesRun = 2;
 // Resident code and libraries, their heaps, and oneDNN's kernels: what a worker's process has
 // beside the classes that are planned (measured with `swinfleet bench memory`).
 constexpr size_t kProgramBytes = size_t{42} << 20;
+// oneDNN's kernels for the numbers of pictures that drop path leaves.
+constexpr size_t kDropPathBytes = size_t{10} << 20;
 // What the libraries that decode pictures add, which only jobs with pictures in files load.
 constexpr size_t kPictureLibraryBytes = size_t{20} << 20;
 
@@ -246,7 +248,10 @@ MemoryPlan PlanMemory(const JobConfig& config, int rank, int ranks, const PlanOp
   plan.message_bytes = CommunicatorBytes(ranks);
   plan.table_bytes = TableBytes(config.model);
   const bool decodes = options.loader && config.data.format != "idx";
-  plan.program_bytes = kProgramBytes + (decodes ? kPictureLibraryBytes : 0);
+  const bool drops = options.device == Device::kCpu && config.model.drop_path_rate > 0 &&
+                     config.train.micro_batch > 1;
+  plan.program_bytes =
+      kProgramBytes + (decodes ? kPictureLibraryBytes : 0) + (drops ? kDropPathBytes : 0);
   return plan;
 }
 

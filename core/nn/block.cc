@@ -1,24 +1,96 @@
 #include "core/nn/block.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "core/nn/checkpointed_block.h"
 #include "kernels/placement.h"
 
 namespace swinfleet {
 
+namespace {
+
+// The pictures whose factor is not zero, in order, and so many others, whose branch is multiplied
+// by zero, that there are few different numbers of them: each is another set of matrix products to
+// be prepared, and gathering pays only where an eighth of the work is left out. At least one.
+std::vector<int32_t> PicturesToCompute(const std::vector<float>& factors) {
+  constexpr int64_t kNumbers = 8;
+  const int64_t batch = std::ssize(factors);
+  const int64_t multiple = std::max<int64_t>(1, batch / kNumbers);
+  const int64_t kept = batch - std::ranges::count(factors, 0.0f);
+  const int64_t count = std::clamp<int64_t>((kept + multiple - 1) / multiple * multiple, 1, batch);
+  int64_t others = count - kept;
+  std::vector<int32_t> pictures;
+  for (int64_t b = 0; b < batch; ++b) {
+    if (factors[b] == 0.0f && others-- <= 0) continue;
+    pictures.push_back(static_cast<int32_t>(b));
+  }
+  return pictures;
+}
+
+}  // namespace
+
 BlockBase::BlockBase(const BlockConfig& config, ParameterTable* table)
     : config_(config), table_(*table), unit_(table->BeginUnit(config.name)) {}
 
-TensorView BlockBase::DropPathScale(const ForwardOptions& options, int branch, int64_t batch,
-                                    Arena& activations, const Context& context) const {
-  if (!options.drop_path_factor) return {};
-  const TensorView scale = activations.Allocate({batch});
-  if (scale.device == Device::kDryRun) return scale;
-  HostElements<float> factors(scale, context);
-  for (int64_t b = 0; b < batch; ++b) {
-    factors.data()[b] = options.drop_path_factor(config_.number, branch, b);
+KeptPictures BlockBase::Keep(const ForwardOptions& options, int branch, int64_t batch,
+                             Arena& activations, const Context& context) const {
+  KeptPictures kept;
+  kept.batch = batch;
+  if (!options.drop_path_factor) return kept;
+  // A GPU has arithmetic to spare for what moving the others' rows would cost.
+  const bool gathers = context.device == Device::kCpu && batch > 1;
+  if (activations.device() == Device::kDryRun) {
+    kept.scale = activations.Allocate({batch});
+    if (gathers) kept.index = activations.Allocate({1, batch}, DType::kI32);
+    return kept;
   }
-  factors.Publish();
-  return scale;
+  std::vector<float> factors;
+  for (int64_t b = 0; b < batch; ++b) {
+    factors.push_back(options.drop_path_factor(config_.number, branch, b));
+  }
+  if (gathers) {
+    const std::vector<int32_t> pictures = PicturesToCompute(factors);
+    const int64_t count = std::ssize(pictures);
+    if (count < batch) {
+      for (int64_t i = 0; i < count; ++i) factors[i] = factors[pictures[i]];
+      factors.resize(count);
+      kept.index = activations.Allocate({1, count}, DType::kI32);
+      std::ranges::copy(pictures, kept.index.i32());
+    }
+  }
+  kept.scale = activations.Allocate({std::ssize(factors)});
+  HostElements<float> scale(kept.scale, context);
+  std::ranges::copy(factors, scale.data());
+  scale.Publish();
+  return kept;
+}
+
+TensorView BlockBase::Gather(const KeptPictures& kept, const TensorView& x,
+                             Context& context) const {
+  if (kept.all()) return x;
+  const int64_t rows = x.shape[0] / kept.batch, count = kept.index.shape[1];
+  const int64_t c = x.shape[1];
+  const TensorView y = context.workspace->Allocate({count * rows, c}, x.dtype);
+  context.ops->token_gather(
+      {x.Reshape({1, kept.batch, rows * c}), kept.index, y.Reshape({1, count, rows * c})}, context);
+  return y;
+}
+
+void BlockBase::Scatter(const KeptPictures& kept, const TensorView& rows, const TensorView& x,
+                        Context& context) const {
+  if (kept.all()) return;
+  const int64_t count = kept.index.shape[1], picture = x.NumElements() / kept.batch;
+  context.ops->token_scatter(
+      {rows.Reshape({1, count, picture}), kept.index, x.Reshape({1, kept.batch, picture})},
+      context);
+}
+
+void BlockBase::Replace(const KeptPictures& kept, const TensorView& rows, const TensorView& x,
+                        const TensorView& y, Context& context) const {
+  if (kept.all()) return;
+  if (y.data != x.data) context.ops->cast({x, y}, context);
+  Scatter(kept, rows, y, context);
 }
 
 BlockConfig SwinBlockConfig(const ModelConfig& model, const MemoryConfig& memory, int stage,

@@ -54,15 +54,37 @@ std::unique_ptr<Block> MakeSwinBlock(const ModelConfig& model, const MemoryConfi
                                      int stage, int index, int number, const std::string& prefix,
                                      ParameterTable* table);
 
+// The pictures that a branch is computed for under drop path (Huang et al., Deep Networks with
+// Stochastic Depth). On the CPU these are the ones that it keeps: the others' branch would be
+// multiplied by zero, and so would its gradients. A few of those fill up their number, one where
+// all are dropped. A GPU computes all.
+struct KeptPictures {
+  int64_t batch = 0;
+  TensorView index;  // i32 (1, K), which ones; absent: all
+  TensorView scale;  // f32 (K), their factors; absent without drop path
+
+  bool all() const { return index.empty(); }
+};
+
 // What the kinds of blocks share: a unit, its attention and MLP, and drop path.
 class BlockBase : public Block {
  protected:
   // Begins the block's unit.
   BlockBase(const BlockConfig& config, ParameterTable* table);
 
-  // Drop path's factors of a branch for the pictures of a batch, f32 (B), or nothing.
-  TensorView DropPathScale(const ForwardOptions& options, int branch, int64_t batch,
-                           Arena& activations, const Context& context) const;
+  // Of a branch (0 attention, 1 MLP) and a batch. A dry run takes the memory that the branch has
+  // with any pictures kept.
+  KeptPictures Keep(const ForwardOptions& options, int branch, int64_t batch, Arena& activations,
+                    const Context& context) const;
+  // The kept pictures' rows of x (M, C): x itself where all are kept, else a copy in the workspace.
+  TensorView Gather(const KeptPictures& kept, const TensorView& x, Context& context) const;
+  // These rows back to their places in x. Nothing to do where they are x.
+  void Scatter(const KeptPictures& kept, const TensorView& rows, const TensorView& x,
+               Context& context) const;
+  // y (M, C) = x, but the kept pictures' rows, which are `rows`. y may be x; where all pictures are
+  // kept, the rows are y.
+  void Replace(const KeptPictures& kept, const TensorView& rows, const TensorView& x,
+               const TensorView& y, Context& context) const;
   bool selective() const {
     return config_.checkpointing == MemoryConfig::Checkpointing::kSelective;
   }

@@ -31,8 +31,9 @@ struct ForwardOptions {
   // Of activations: that of the parameters.
   DType dtype = DType::kF32;
   // Drop path's factor for a block (numbered over the whole model), a branch (0 attention, 1 MLP)
-  // and a picture of the batch: 0 or 1 / (1 - rate). Unset: no drop path. Called again in Backward
-  // where activations are checkpointed.
+  // and a picture of the batch: 0, which leaves the picture out of the branch, or 1 / (1 - rate).
+  // Unset: no drop path. Called again in Backward where activations are checkpointed. A dry run
+  // takes what any pictures left out would take at most, and doesn't call it.
   std::function<float(int block, int branch, int64_t picture)> drop_path_factor;
   // Called with what a module returns, under the module's official name ("patch_embed",
   // "layers.0.blocks.1", "layers.0.downsample", "norm"; "features": what the head sees). For tests.

@@ -29,12 +29,12 @@ class PostNormBlock : public BlockBase {
   LayerNorm norm2_;
   std::optional<LayerNorm> norm3_;
 
-  // Kept for backward.
-  TensorView x_;                // (M, C)
-  TensorView attended_;         // (M, C), what attention returned
-  TensorView mlp_out_;          // (M, C)
-  TensorView x2_;               // (M, C), after both branches
-  TensorView scale1_, scale2_;  // f32 (B) or absent
+  // Kept for backward. The branches' rows are those of the pictures that they are computed for.
+  TensorView x_;         // (M, C)
+  TensorView attended_;  // (M', C), what attention returned
+  TensorView mlp_out_;   // (M', C)
+  TensorView x2_;        // (M, C), after both branches
+  KeptPictures kept1_, kept2_;
 };
 
 PostNormBlock::PostNormBlock(const BlockConfig& config, ParameterTable* table)
@@ -60,17 +60,27 @@ TensorView PostNormBlock::Forward(const TensorView& x, const ForwardOptions& opt
   const auto allocate = [&] { return activations.Allocate({rows, c}, x.dtype); };
   x_ = x.Reshape({rows, c});
 
-  attended_ = allocate();
-  attention_.Forward(unit, x_, attended_, keep, activations, context);
-  scale1_ = DropPathScale(options, 0, batch, activations, context);
   // x1, the sum after the first branch, lives where x2 will be: backward computes it again.
   x2_ = keep ? allocate() : x_;
-  norm1_.Forward(unit, attended_, x2_, x_, scale1_, activations, context);
-
-  mlp_out_ = allocate();
-  mlp_.Forward(unit, x2_, mlp_out_, keep, activations, context);
-  scale2_ = DropPathScale(options, 1, batch, activations, context);
-  norm2_.Forward(unit, mlp_out_, x2_, x2_, scale2_, activations, context);
+  kept1_ = Keep(options, 0, batch, activations, context);
+  {
+    ArenaScope scope(context.workspace);
+    const TensorView in = Gather(kept1_, x_, context);
+    attended_ = activations.Allocate(in.shape, x.dtype);
+    attention_.Forward(unit, in, attended_, keep, activations, context);
+    const TensorView sum = kept1_.all() ? x2_ : in;
+    norm1_.Forward(unit, attended_, sum, in, kept1_.scale, activations, context);
+    Replace(kept1_, sum, x_, x2_, context);
+  }
+  kept2_ = Keep(options, 1, batch, activations, context);
+  {
+    ArenaScope scope(context.workspace);
+    const TensorView in = Gather(kept2_, x2_, context);
+    mlp_out_ = activations.Allocate(in.shape, x.dtype);
+    mlp_.Forward(unit, in, mlp_out_, keep, activations, context);
+    norm2_.Forward(unit, mlp_out_, in, in, kept2_.scale, activations, context);
+    Replace(kept2_, in, x2_, x2_, context);
+  }
   TensorView y = x2_;
   if (norm3_) {
     if (keep) y = allocate();
@@ -97,18 +107,32 @@ void PostNormBlock::MlpBackward(const AcquiredUnit& unit, const TensorView& grad
                                 const TensorView& dy, Context& context) {
   // Nobody needs x2 any more: not norm3, nor, as the block's result, what came after it.
   const TensorView x1 = x2_;
-  norm1_.ForwardAgain(unit, attended_, x1, x_, scale1_, context);
+  {
+    ArenaScope scope(context.workspace);
+    const TensorView in = Gather(kept1_, x_, context);
+    const TensorView sum = kept1_.all() ? x1 : in;
+    norm1_.ForwardAgain(unit, attended_, sum, in, kept1_.scale, context);
+    Replace(kept1_, sum, x_, x1, context);
+  }
+  ArenaScope scope(context.workspace);
+  const TensorView in = Gather(kept2_, x1, context), dsum = Gather(kept2_, dy, context);
   const TensorView dmlp_out = mlp_out_;
-  norm2_.Backward(unit, gradient, mlp_out_, scale2_, dy, dmlp_out, /*accumulate=*/false, context);
-  // The residual's gradient is in dy already.
-  mlp_.Backward(unit, gradient, x1, dmlp_out, dy, /*accumulate=*/true, context);
+  norm2_.Backward(unit, gradient, mlp_out_, kept2_.scale, dsum, dmlp_out, /*accumulate=*/false,
+                  context);
+  // The residual's gradient is in dsum already.
+  mlp_.Backward(unit, gradient, in, dmlp_out, dsum, /*accumulate=*/true, context);
+  Scatter(kept2_, dsum, dy, context);
 }
 
 void PostNormBlock::AttentionBackward(const AcquiredUnit& unit, const TensorView& gradient,
                                       const TensorView& dy, Context& context) {
+  ArenaScope scope(context.workspace);
+  const TensorView in = Gather(kept1_, x_, context), dsum = Gather(kept1_, dy, context);
   const TensorView dattended = attended_;
-  norm1_.Backward(unit, gradient, attended_, scale1_, dy, dattended, /*accumulate=*/false, context);
-  attention_.Backward(unit, gradient, x_, dattended, dy, /*accumulate=*/true, context);
+  norm1_.Backward(unit, gradient, attended_, kept1_.scale, dsum, dattended, /*accumulate=*/false,
+                  context);
+  attention_.Backward(unit, gradient, in, dattended, dsum, /*accumulate=*/true, context);
+  Scatter(kept1_, dsum, dy, context);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-#include "core/nn/block.h"
+#include <functional>
 
+#include "core/nn/block.h"
 #include "kernels/profile.h"
 
 namespace swinfleet {
@@ -16,8 +17,11 @@ class PreNormBlock : public BlockBase {
                 Context& context) override;
 
  private:
-  // Where a branch works whose sum goes to `sum`: there, unless that is the residual itself.
-  static TensorView BranchOf(const TensorView& sum, bool keep, Context& context);
+  using Branch = std::function<void(const TensorView& rows)>;  // in place
+  // sum = in + scale branch(norm(in)), and in for the pictures that the branch is not computed for.
+  void AddBranch(const AcquiredUnit& unit, const KeptPictures& kept, LayerNorm& norm,
+                 const Branch& branch, const TensorView& in, const TensorView& sum,
+                 Arena& activations, Context& context);
   // The gradient of a branch: dy, or its scaled copy under drop path.
   TensorView BranchGradient(const TensorView& dy, const TensorView& scale, Context& context) const;
 
@@ -27,8 +31,8 @@ class PreNormBlock : public BlockBase {
   Mlp mlp_;
 
   // Kept for backward.
-  TensorView x_, x1_, y_;       // (M, C), before, between and after the branches
-  TensorView scale1_, scale2_;  // f32 (B) or absent
+  TensorView x_, x1_, y_;  // (M, C), before, between and after the branches
+  KeptPictures kept1_, kept2_;
 };
 
 PreNormBlock::PreNormBlock(const BlockConfig& config, ParameterTable* table)
@@ -38,8 +42,19 @@ PreNormBlock::PreNormBlock(const BlockConfig& config, ParameterTable* table)
       norm2_(config.name + ".norm2", config.attention.channels, config.layer_norm_eps, 1, table),
       mlp_(config.name + ".mlp", config.attention.channels, config.hidden, selective(), table) {}
 
-TensorView PreNormBlock::BranchOf(const TensorView& sum, bool keep, Context& context) {
-  return keep ? sum : context.workspace->Allocate(sum.shape, sum.dtype);
+void PreNormBlock::AddBranch(const AcquiredUnit& unit, const KeptPictures& kept, LayerNorm& norm,
+                             const Branch& branch, const TensorView& in, const TensorView& sum,
+                             Arena& activations, Context& context) {
+  ArenaScope scope(context.workspace);
+  const TensorView residual = Gather(kept, in, context);
+  // The branch works where the sum will be, unless that is the residual itself.
+  const bool apart = !kept.all() || sum.data == in.data;
+  const TensorView rows = apart ? context.workspace->Allocate(residual.shape, residual.dtype) : sum;
+  norm.Forward(unit, residual, rows, {}, {}, activations, context);
+  branch(rows);
+  const TensorView kept_sum = kept.all() ? sum : residual;
+  context.ops->residual_add({residual, rows, kept.scale, kept_sum}, context);
+  Replace(kept, kept_sum, in, sum, context);
 }
 
 TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& options,
@@ -55,23 +70,19 @@ TensorView PreNormBlock::Forward(const TensorView& x, const ForwardOptions& opti
   };
   x_ = x.Reshape({rows, c});
   x1_ = output(x_);
-  {
-    ArenaScope scope(context.workspace);
-    const TensorView branch = BranchOf(x1_, keep, context);
-    norm1_.Forward(unit, x_, branch, {}, {}, activations, context);
-    attention_.Forward(unit, branch, branch, keep, activations, context);
-    scale1_ = DropPathScale(options, 0, batch, activations, context);
-    context.ops->residual_add({x_, branch, scale1_, x1_}, context);
-  }
+  kept1_ = Keep(options, 0, batch, activations, context);
+  AddBranch(
+      unit, kept1_, norm1_,
+      [&](const TensorView& rows) {
+        attention_.Forward(unit, rows, rows, keep, activations, context);
+      },
+      x_, x1_, activations, context);
   y_ = output(x1_);
-  {
-    ArenaScope scope(context.workspace);
-    const TensorView branch = BranchOf(y_, keep, context);
-    norm2_.Forward(unit, x1_, branch, {}, {}, activations, context);
-    mlp_.Forward(unit, branch, branch, keep, activations, context);
-    scale2_ = DropPathScale(options, 1, batch, activations, context);
-    context.ops->residual_add({x1_, branch, scale2_, y_}, context);
-  }
+  kept2_ = Keep(options, 1, batch, activations, context);
+  AddBranch(
+      unit, kept2_, norm2_,
+      [&](const TensorView& rows) { mlp_.Forward(unit, rows, rows, keep, activations, context); },
+      x1_, y_, activations, context);
   if (!keep) activations.Release(mark);
   if (options.capture) options.capture(config_.name, y_.Reshape({batch, rows / batch, c}));
   return y_.Reshape(x.shape);
@@ -95,20 +106,24 @@ void PreNormBlock::Backward(const TensorView& dy, ParameterAccess& access, Arena
   // result, then the sum after the first branch too.
   {
     ArenaScope scope(context.workspace);
-    const TensorView branch = y_;
-    norm2_.ForwardAgain(unit, x1_, branch, {}, {}, context);
-    const TensorView dbranch = BranchGradient(dx, scale2_, context);
+    const TensorView in = Gather(kept2_, x1_, context), dsum = Gather(kept2_, dx, context);
+    const TensorView branch = y_.Rows(0, in.shape[0]);
+    norm2_.ForwardAgain(unit, in, branch, {}, {}, context);
+    const TensorView dbranch = BranchGradient(dsum, kept2_.scale, context);
     mlp_.Backward(unit, gradient, branch, dbranch, branch, /*accumulate=*/false, context);
-    norm2_.Backward(unit, gradient, x1_, {}, branch, dx, /*accumulate=*/true, context);
+    norm2_.Backward(unit, gradient, in, {}, branch, dsum, /*accumulate=*/true, context);
+    Scatter(kept2_, dsum, dx, context);
   }
   {
     ArenaScope scope(context.workspace);
-    const TensorView normalised = x1_, dnormalised = y_;
-    norm1_.ForwardAgain(unit, x_, normalised, {}, {}, context);
-    const TensorView dbranch = BranchGradient(dx, scale1_, context);
+    const TensorView in = Gather(kept1_, x_, context), dsum = Gather(kept1_, dx, context);
+    const TensorView normalised = x1_.Rows(0, in.shape[0]), dnormalised = y_.Rows(0, in.shape[0]);
+    norm1_.ForwardAgain(unit, in, normalised, {}, {}, context);
+    const TensorView dbranch = BranchGradient(dsum, kept1_.scale, context);
     attention_.Backward(unit, gradient, normalised, dbranch, dnormalised, /*accumulate=*/false,
                         context);
-    norm1_.Backward(unit, gradient, x_, {}, dnormalised, dx, /*accumulate=*/true, context);
+    norm1_.Backward(unit, gradient, in, {}, dnormalised, dsum, /*accumulate=*/true, context);
+    Scatter(kept1_, dsum, dx, context);
   }
   access.GradientReady(unit_);
 }

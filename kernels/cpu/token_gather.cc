@@ -1,4 +1,5 @@
 // Some of a picture's tokens, by index, and back to their places.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/checks.h"
@@ -23,7 +24,10 @@ void ForEachToken(const TensorView& all, const TensorView& index, const TensorVi
   CheckDtype(DType::kI32, {index});
   const int64_t bytes = all.shape[2] * static_cast<int64_t>(SizeOf(all.dtype));
   const bool shared = index.shape[0] == 1;
-  ParallelFor(threads, batch * n, 16, [&](int64_t begin, int64_t end, int) {
+  // Tokens of a thread, of some bytes: a "token" may be a whole picture.
+  constexpr int64_t kGrainBytes = 4096;
+  const int64_t grain = std::max<int64_t>(1, kGrainBytes / std::max<int64_t>(1, bytes));
+  ParallelFor(threads, batch * n, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t at = begin; at < end; ++at) {
       const int64_t token = index.i32()[shared ? at % n : at];
       CHECK_LT(token, tokens);

@@ -3,16 +3,19 @@
 #define SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/nn/model.h"
 
 namespace swinfleet {
 
-inline constexpr int64_t kPictures = 2;
+// ForwardOptions::drop_path_factor.
+using DropPath = std::function<float(int block, int branch, int64_t picture)>;
 
 inline ModelConfig SmallModel() {
   ModelConfig model;
@@ -32,8 +35,11 @@ inline ModelConfig SmallModel() {
 // A model with parameters away from their initial values, and a batch.
 class Experiment {
  public:
-  explicit Experiment(const ModelConfig& config, const MemoryConfig& memory = {})
+  explicit Experiment(const ModelConfig& config, const MemoryConfig& memory = {},
+                      int64_t pictures = 2, DropPath drop_path = {})
       : config_(config),
+        pictures_(pictures),
+        drop_path_(std::move(drop_path)),
         model_(MakeModel(config, PretrainConfig(), memory)),
         access_(model_->parameters(), /*gradients=*/true) {
     for (int i = 0; i < Count(); ++i) {
@@ -43,10 +49,12 @@ class Experiment {
       const float centre = gain ? 1.0f : (name.ends_with("logit_scale") ? 2.0f : 0.0f);
       for (float& x : access_.Value(i)) x = centre + 0.2f * Next();
     }
-    image_.resize(config.ImageShape(kPictures).NumElements());
+    image_.resize(config.ImageShape(pictures).NumElements());
     for (float& x : image_) x = Next();
-    target_.assign(kPictures * config.num_classes, 0.0f);
-    for (int64_t b = 0; b < kPictures; ++b) target_[b * config.num_classes + b + 1] = 1;
+    target_.assign(pictures * config.num_classes, 0.0f);
+    for (int64_t b = 0; b < pictures; ++b) {
+      target_[b * config.num_classes + (b + 1) % config.num_classes] = 1;
+    }
     Run();
   }
 
@@ -89,18 +97,19 @@ class Experiment {
   }
 
   double Execute(Arena& activations, Context& context) {
-    const Shape image_shape = config_.ImageShape(kPictures);
-    const Shape logits_shape = model_->OutputShape(kPictures);
+    const Shape image_shape = config_.ImageShape(pictures_);
+    const Shape logits_shape = model_->OutputShape(pictures_);
     std::vector<float> logits(target_.size());
     std::vector<float> dlogits(target_.size());
-    std::vector<float> loss(kPictures);
+    std::vector<float> loss(pictures_);
     ArenaScope scope(&activations);
     CrossEntropyArgs args;
     args.logits = ViewOf(logits.data(), logits_shape);
     args.target = ViewOf(target_.data(), logits_shape);
-    args.loss = ViewOf(loss.data(), Shape{kPictures});
+    args.loss = ViewOf(loss.data(), Shape{pictures_});
     args.dlogits = ViewOf(dlogits.data(), logits_shape);
-    const ForwardOptions options;
+    ForwardOptions options;
+    options.drop_path_factor = drop_path_;
     model_->Forward({ViewOf(image_.data(), image_shape), {}}, args.logits, options, access_,
                     activations, context);
     context.ops->cross_entropy(args, context);
@@ -112,6 +121,8 @@ class Experiment {
   }
 
   const ModelConfig config_;
+  const int64_t pictures_;
+  const DropPath drop_path_;
   std::unique_ptr<Model> model_;
   LocalParameters access_;
   std::vector<float> image_, dimage_, target_;

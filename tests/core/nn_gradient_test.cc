@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/core/nn_experiment.h"
@@ -39,9 +40,9 @@ void ExpectSlope(const std::string& name, Experiment& experiment, std::span<floa
       << name;
 }
 
-void ExpectGradients(const ModelConfig& model, const MemoryConfig& memory = {}) {
+void ExpectGradients(const ModelConfig& model, int64_t pictures = 2, DropPath drop_path = {}) {
   ASSERT_EQ(ValidateModel(model), std::vector<std::string>());
-  Experiment experiment(model, memory);
+  Experiment experiment(model, MemoryConfig(), pictures, std::move(drop_path));
   std::vector<std::vector<float>> gradients;
   for (int i = 0; i < experiment.Count(); ++i) gradients.push_back(experiment.Gradient(i));
   const std::vector<float> dimage = experiment.image_gradient();
@@ -158,6 +159,18 @@ TEST(ModelGradientTest, ClipsThatWindowsDivide) {
   model.image_h = model.image_w = 16;
   model.frames = 8;
   ExpectGradients(model);
+}
+
+TEST(ModelGradientTest, DropPath) {
+  for (const Architecture arch :
+       {Architecture::kSwinV1, Architecture::kSwinV2, Architecture::kVideoSwin}) {
+    ModelConfig model = arch == Architecture::kVideoSwin ? VideoModel() : SmallModel();
+    model.arch = arch;
+    // Other pictures in each branch, one or two of three.
+    ExpectGradients(model, 3, [](int block, int branch, int64_t picture) {
+      return (picture + block + branch) % 3 == 0 || (block == 1 && picture == 1) ? 0.0f : 1.5f;
+    });
+  }
 }
 
 }  // namespace

@@ -56,8 +56,18 @@ MemoryClasses Run(const JobConfig& job, const MemoryPlan& plan) {
   return memory;
 }
 
-void ExpectExact(const JobConfig& job, const std::string& what) {
+// With drop path a plan is for any pictures that a step may leave out.
+void ExpectEnough(const JobConfig& job) {
+  const MemoryPlan plan = PlanMemory(job, 0, 1);
+  const MemoryClasses used = Run(job, plan);
+  EXPECT_LE(used.activations.high_water(), plan.memory.activations.high_water());
+  EXPECT_LE(used.workspace.high_water(), plan.memory.workspace.high_water());
+}
+
+void ExpectExact(JobConfig job, const std::string& what) {
   SCOPED_TRACE(what);
+  if (job.model.drop_path_rate > 0) ExpectEnough(job);
+  job.model.drop_path_rate = 0;
   const MemoryPlan plan = PlanMemory(job, 0, 1);
   const MemoryClasses used = Run(job, plan);
   EXPECT_EQ(used.parameters.high_water(), plan.memory.parameters.high_water());
@@ -129,9 +139,25 @@ TEST_P(MemoryPlanTest, IsExactForEveryWayToHoldMemoryDown) {
   }
 }
 
-TEST_P(MemoryPlanTest, IsExactForMixedStagesWithoutDropPath) {
+TEST_P(MemoryPlanTest, IsEnoughForAnyPicturesThatDropPathLeaves) {
   JobConfig job = SmallJob(GetParam());
-  job.model.drop_path_rate = 0;
+  job.train.global_batch = job.train.micro_batch = 9;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int threads : {1, 2, 3}) {
+      for (const double rate : {0.1, 0.5, 0.9}) {
+        job.train.dtype = dtype;
+        job.parallel.threads_per_rank = threads;
+        job.model.drop_path_rate = rate;
+        SCOPED_TRACE(std::string(NameOf(dtype)) + ", threads " + std::to_string(threads) +
+                     ", rate " + std::to_string(rate));
+        ExpectEnough(job);
+      }
+    }
+  }
+}
+
+TEST_P(MemoryPlanTest, IsExactForMixedStages) {
+  JobConfig job = SmallJob(GetParam());
   job.memory.checkpointing = {Checkpointing::kBlock, Checkpointing::kSelective};
   job.memory.sequential_windows = {0, 2};
   ExpectExact(job, "mixed");

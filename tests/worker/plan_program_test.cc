@@ -500,6 +500,7 @@ constexpr char kSmallJob[] =
     "run_dir: /nowhere\ndata:\n  path: /nowhere\n"
     "model:\n  image_size: 16\n  in_chans: 1\n  num_classes: 4\n  patch_size: 2\n"
     "  embed_dim: 8\n  depths: [1, 1]\n  num_heads: [2, 4]\n  window_size: 4\n"
+    "  drop_path_rate: 0\n"
     "memory:\n  checkpointing: [block, none]\n"
     "train:\n  epochs: 2\n  global_batch: 16\n  micro_batch: 4\n";
 

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -68,11 +69,15 @@ void AddSettingOptions(CLI::App* command, Setting* setting) {
   command->add_option("--pretrain", setting->pretrain,
                       "simmim, mae or greenmim, in place of classification");
   command->add_option("--mask-ratio", setting->mask_ratio, "of --pretrain")->capture_default_str();
+  command
+      ->add_option("--drop-path-rate", setting->drop_path_rate,
+                   "of the last block [default: the preset's]")
+      ->check(CLI::Range(0.0, 0.99));
 }
 
 void ExcludeJobOptions(CLI::App* command, CLI::Option* job_file) {
-  for (const char* option :
-       {"--model", "--dtype", "--checkpointing", "--sequential", "--pretrain", "--mask-ratio"}) {
+  for (const char* option : {"--model", "--dtype", "--checkpointing", "--sequential", "--pretrain",
+                             "--mask-ratio", "--drop-path-rate"}) {
     job_file->excludes(command->get_option(option));
   }
 }
@@ -82,6 +87,7 @@ JobConfig MakeJob(const Setting& setting) {
   const std::optional<ModelConfig> preset = ModelPreset(setting.model);
   if (!preset.has_value()) ThrowUnknown("model", setting.model, ModelPresetNames());
   job.model = *preset;
+  job.model.drop_path_rate = setting.drop_path_rate.value_or(job.model.drop_path_rate);
   job.train.global_batch = job.train.micro_batch = job.train.eval_batch = setting.batch;
   job.train.label_smoothing = 0;
   job.train.dtype = ValueOf(DTypeNames(), "dtype", setting.dtype);
@@ -142,6 +148,39 @@ MemoryPlan PlanSteps(const JobConfig& job, int rank, int ranks, Device device) {
                      .data = DataFacts()});
 }
 
+namespace {
+
+// FLOPs of the matrix products of a record, and of what `run` does.
+double FlopsOf(const Profile& record) {
+  double flops = 0;
+  for (const Profile::Call& call : record.calls()) flops += call.matrix_flops;
+  return flops;
+}
+double FlopsOf(const std::function<double()>& run, Context* context) {
+  Profile record(*context->ops);
+  const OpTable* const ops = std::exchange(context->ops, &ProfilingOps());
+  context->profile = &record;
+  run();
+  context->profile = nullptr;
+  context->ops = ops;
+  return FlopsOf(record);
+}
+
+// The first step is left out where there are others. The others' times become what the mean of
+// their work would take, which is returned.
+double ToMeanWork(std::vector<double> flops, std::vector<double>* seconds) {
+  if (seconds->size() > 1) {
+    flops.erase(flops.begin());
+    seconds->erase(seconds->begin());
+  }
+  const double mean =
+      std::accumulate(flops.begin(), flops.end(), 0.0) / static_cast<double>(flops.size());
+  for (size_t i = 0; i < flops.size(); ++i) (*seconds)[i] *= mean / flops[i];
+  return mean;
+}
+
+}  // namespace
+
 StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Accelerator* gpu) {
   if (gpu == nullptr) {
     RequireNative(job.train.dtype, job.train.allow_emulation, "use fp32, or --allow-emulation");
@@ -167,24 +206,32 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   };
   std::vector<double> seconds;
   for (; number < steps; ++number) seconds.push_back(run());
-  double profiled = 0;
+  // Drop path leaves each step with other work: once more, for how much it is.
+  std::vector<double> flops(steps, plan.step.matrix_flops);
+  if (job.model.drop_path_rate > 0 && gpu == nullptr) {
+    for (number = 0; number < steps; ++number) flops[number] = FlopsOf(run, &context);
+  }
+  double profiled = 0, least = 0;
   context.ops = profile == nullptr ? context.ops : &ProfilingOps();
   for (; profile != nullptr && number < 2 * steps; ++number) {
     Profile record =
         gpu == nullptr ? Profile(CpuOps()) : Profile(gpu, static_cast<size_t>(plan.step.calls));
     context.profile = &record;
     const double taken = run();
-    if (number > steps && taken >= profiled) continue;
+    // Of all the fastest one for its work, which drop path varies.
+    const double relative = taken / (gpu == nullptr ? FlopsOf(record) : plan.step.matrix_flops);
+    if (number > steps && relative >= least) continue;
     record.Finish();
     profiled = taken;
+    least = relative;
     *profile = std::move(record);
   }
-  if (steps > 1) seconds.erase(seconds.begin());
+  const double mean_flops = ToMeanWork(flops, &seconds);
   std::sort(seconds.begin(), seconds.end());
   return {.best_seconds = seconds.front(),
           .median_seconds = seconds[seconds.size() / 2],
           .profiled_seconds = profiled,
-          .matrix_flops = plan.step.matrix_flops,
+          .matrix_flops = mean_flops,
           .peak_bytes = ProcessPeakBytes(),
           .planned_bytes = plan.PredictedProcessBytes(),
           .gpu_bytes = plan.memory.DeviceHighWater()};

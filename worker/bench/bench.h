@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,8 @@ struct Setting {
   // "simmim", "mae" or "greenmim", for models as `model` names them; empty: classification.
   std::string pretrain;
   double mask_ratio = 0.75;
+  // None: the preset's, of the published recipe.
+  std::optional<double> drop_path_rate;
 };
 
 // Adds the options of a setting to a command.
@@ -51,11 +54,13 @@ JobConfig LoadJob(const std::string& path, int64_t ranks = 0);
 void CheckTrace(const std::string& path, const std::ofstream& trace);
 
 struct StepFigures {
-  // Of the steps after the first.
+  // Of the steps after the first. On the CPU a step's time is that at the mean of their work, which
+  // differs where drop path leaves out pictures: so none is the best by what it left out.
   double best_seconds = 0;
   double median_seconds = 0;
   // Of the step in `profile`.
   double profiled_seconds = 0;
+  // Of the steps' mean; on a GPU of one that drops nothing.
   double matrix_flops = 0;
   // The process's largest resident size, and what was planned for it.
   size_t peak_bytes = 0;
@@ -66,8 +71,9 @@ struct StepFigures {
 
 // Whole steps as a job takes them, in this process: forward, loss, backward, norm, clipping,
 // update. Throws Error for a dtype that the processor would emulate, unless the job allows it. With
-// a profile as many steps again are recorded after them, and the fastest one's record is kept,
-// finished. On the GPU if there is one.
+// a profile as many steps again are recorded after them, and the record of the one that is fastest
+// for its work is kept, finished. With drop path on the CPU all steps are taken once more, for how
+// much work each is. On the GPU if there is one.
 StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile = nullptr,
                       Accelerator* gpu = nullptr);
 // What a rank's steps take by themselves: no evaluation, no checkpoints, no loader.
