@@ -143,8 +143,8 @@ TEST_P(MemoryPlanTest, IsEnoughForAnyPicturesThatDropPathLeaves) {
   JobConfig job = SmallJob(GetParam());
   job.train.global_batch = job.train.micro_batch = 9;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const int threads : {1, 2, 3}) {
-      for (const double rate : {0.1, 0.5, 0.9}) {
+    for (const int threads : {1, 3}) {
+      for (const double rate : {0.1, 0.6}) {
         job.train.dtype = dtype;
         job.parallel.threads_per_rank = threads;
         job.model.drop_path_rate = rate;
