@@ -37,9 +37,10 @@ void ForEachChunk(int64_t total, int64_t chunk, const Body& body) {
   for (int64_t row = 0; row < total; row += size) body(row, std::min(size, total - row));
 }
 
-// The same chunks, the last one first. Products fetch rows ahead, also those after the last row of a
-// chunk: a thread whose rows these are then has to take them out of another one's cache, which is
-// slow where the two have no cache in common. From the end on, the rows after a chunk are done with.
+// The same chunks, the last one first. Products fetch rows ahead, also those after the last row of
+// a chunk: a thread whose rows these are then has to take them out of another one's cache, which is
+// slow where the two have no cache in common. From the end on, the rows after a chunk are done
+// with.
 template <typename Body>
 void ForEachChunkFromEnd(int64_t total, int64_t chunk, const Body& body) {
   const int64_t size = WholeChunk(chunk);
