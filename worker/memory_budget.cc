@@ -110,7 +110,7 @@ Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluatio
                      .count = &probed.work};
   ForwardOptions options;
   options.dtype = dtype;
-  if (std::ranges::any_of(model->DropPathRates(), [](double rate) { return rate > 0; })) {
+  if (model->HasDropPath()) {
     options.drop_path_factor = [](int, int, int64_t) { return 1.0f; };
   }
   const auto pass = [&](int64_t pictures, Arena& activations, const auto& backward) {

@@ -82,7 +82,7 @@ TrainStep::TrainStep(const JobConfig& config, int64_t steps_per_epoch, Model* mo
 StepResult TrainStep::Run(int64_t step, int64_t updates, const StepFlags& flags,
                           const std::function<Batch*()>& next_batch) {
   std::optional<NothingReserved> nothing_reserved;
-  if (steps_begun_++ > 0) nothing_reserved.emplace(step, DropsPaths());
+  if (steps_begun_++ > 0) nothing_reserved.emplace(step, model_->HasDropPath());
   StepResult result;
   std::ranges::fill(losses_, 0.0);
   without_input_ = false;
@@ -176,13 +176,9 @@ std::span<float> TrainStep::LossesOf(int64_t pass) {
       .subspan(pass * config_.train.micro_batch, config_.train.micro_batch);
 }
 
-bool TrainStep::DropsPaths() const {
-  return std::ranges::any_of(drop_path_rates_, [](double rate) { return rate > 0; });
-}
-
 std::function<float(int, int, int64_t)> TrainStep::DropPathFactor(const Batch& batch,
                                                                   int64_t step) const {
-  if (!DropsPaths()) return {};
+  if (!model_->HasDropPath()) return {};
   return [this, &batch, step](int block, int branch, int64_t picture) {
     const double keep = 1 - drop_path_rates_[block];
     CounterRng random(config_.train.seed, RandomPurpose::kDropPath, batch.sample[picture],

@@ -90,7 +90,6 @@ class TrainStep {
   void ForwardBackward(Batch& batch, int64_t step, std::span<float> losses);
   // Of the pictures of this rank's micro-batch.
   std::span<float> LossesOf(int64_t pass);
-  bool DropsPaths() const;
   // Drop path's factors for a micro-batch, or nothing when the model drops none.
   std::function<float(int, int, int64_t)> DropPathFactor(const Batch& batch, int64_t step) const;
   // Sums over ranks: the losses of all leaves, and the flags.

@@ -7,7 +7,6 @@
 #include "kernels/placement.h"
 
 namespace swinfleet {
-
 namespace {
 
 // The pictures whose factor is not zero, in order, and so many others, whose branch is multiplied

@@ -1,5 +1,7 @@
 #include "core/nn/model.h"
 
+#include <algorithm>
+
 #include "core/nn/green_mim.h"
 #include "core/nn/mae.h"
 #include "core/nn/simmim.h"
@@ -29,6 +31,10 @@ std::unique_ptr<Model> MakeModel(const ModelConfig& model, const PretrainConfig&
   }
   if (model.arch == Architecture::kVit) return std::make_unique<VitClassifier>(model, memory);
   return std::make_unique<SwinClassifier>(model, memory);
+}
+
+bool Model::HasDropPath() const {
+  return std::ranges::any_of(DropPathRates(), [](double rate) { return rate > 0; });
 }
 
 std::vector<double> LinearDropPathRates(int64_t blocks, double last) {

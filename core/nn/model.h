@@ -63,6 +63,8 @@ class Model {
 
   // Drop path's rate of each block, in order: growing linearly from 0 to drop_path_rate.
   virtual std::vector<double> DropPathRates() const = 0;
+  // Whether any of them is above 0.
+  bool HasDropPath() const;
 };
 
 // The model of a job: a classifier, or what `pretrain` asks for. The configuration is valid

@@ -1,10 +1,8 @@
 // Drop path leaves pictures out of branches, to the result that a factor of zero has.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
+#include <iterator>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "tests/core/nn_experiment.h"
@@ -16,43 +14,6 @@ constexpr int64_t kPictures = 5;
 constexpr float kFactor = 1.25f;
 // So small that what it multiplies vanishes beside anything, and no zero: its picture is computed.
 constexpr float kVanishing = 1e-30f;
-
-ModelConfig Model(Architecture arch) {
-  ModelConfig model = SmallModel();
-  model.arch = arch;
-  model.depths = {2, 2};
-  model.extra_norm_period = arch == Architecture::kSwinV2 ? 2 : 0;
-  if (model.is_video()) {
-    model.frames = 6;
-    model.patch_frames = 2;
-    model.window_frames = 2;
-  }
-  return model;
-}
-
-// Loss and all gradients.
-std::vector<float> Results(const ModelConfig& model, const MemoryConfig& memory,
-                           const DropPath& drop_path, int64_t pictures = kPictures) {
-  Experiment experiment(model, memory, pictures, drop_path);
-  std::vector<float> results = {static_cast<float>(experiment.Run())};
-  for (int i = 0; i < experiment.Count(); ++i) {
-    const std::vector<float> gradient = experiment.Gradient(i);
-    results.insert(results.end(), gradient.begin(), gradient.end());
-  }
-  results.insert(results.end(), experiment.image_gradient().begin(),
-                 experiment.image_gradient().end());
-  return results;
-}
-
-void ExpectClose(const std::vector<float>& results, const std::vector<float>& expected) {
-  ASSERT_EQ(results.size(), expected.size());
-  float largest = 0, worst = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    largest = std::max(largest, std::abs(expected[i]));
-    worst = std::max(worst, std::abs(results[i] - expected[i]));
-  }
-  EXPECT_LE(worst, 2e-6f * largest);
-}
 
 // Which pictures the branches drop, as bits: none, the first, the last, some in the middle, all but
 // one, all.
@@ -71,21 +32,21 @@ DropPath Factors(float dropped) {
 class DropPathTest : public testing::TestWithParam<Architecture> {};
 
 TEST_P(DropPathTest, IsWhatAFactorOfZeroGives) {
-  const ModelConfig model = Model(GetParam());
-  ExpectClose(Results(model, MemoryConfig(), Factors(0)),
-              Results(model, MemoryConfig(), Factors(kVanishing)));
+  const ModelConfig model = SmallModelOf(GetParam());
+  ExpectClose(Results(model, MemoryConfig(), kPictures, Factors(0)),
+              Results(model, MemoryConfig(), kPictures, Factors(kVanishing)));
 }
 
 // Of many pictures some dropped ones are computed.
 TEST_P(DropPathTest, FillsUpLargeBatches) {
-  const ModelConfig model = Model(GetParam());
+  const ModelConfig model = SmallModelOf(GetParam());
   constexpr int64_t kMany = 17;
   for (const int64_t kept : {0, 1, 6, 7, 16, 17}) {
     const auto run = [&](float dropped) {
       const DropPath drop_path = [=](int block, int branch, int64_t picture) {
         return (picture * 5 + block + branch) % kMany < kept ? kFactor : dropped;
       };
-      return Results(model, MemoryConfig(), drop_path, kMany);
+      return Results(model, MemoryConfig(), kMany, drop_path);
     };
     SCOPED_TRACE(std::to_string(kept) + " kept");
     ExpectClose(run(0), run(kVanishing));
@@ -93,25 +54,27 @@ TEST_P(DropPathTest, FillsUpLargeBatches) {
 }
 
 TEST_P(DropPathTest, CheckpointingChangesNoBit) {
-  const ModelConfig model = Model(GetParam());
-  const std::vector<float> plain = Results(model, MemoryConfig(), Factors(0));
+  const ModelConfig model = SmallModelOf(GetParam());
+  const std::vector<float> plain = Results(model, MemoryConfig(), kPictures, Factors(0));
   for (const MemoryConfig::Checkpointing checkpointing :
        {MemoryConfig::Checkpointing::kSelective, MemoryConfig::Checkpointing::kBlock}) {
     MemoryConfig memory;
     memory.checkpointing = {checkpointing, checkpointing};
-    EXPECT_EQ(Results(model, memory, Factors(0)), plain) << CheckpointingName(checkpointing);
+    EXPECT_EQ(Results(model, memory, kPictures, Factors(0)), plain)
+        << CheckpointingName(checkpointing);
   }
 }
 
 TEST_P(DropPathTest, SequentialAttentionAgrees) {
-  const ModelConfig model = Model(GetParam());
+  const ModelConfig model = SmallModelOf(GetParam());
   MemoryConfig memory;
   memory.sequential_windows = {3, 3};
-  ExpectClose(Results(model, memory, Factors(0)), Results(model, MemoryConfig(), Factors(0)));
+  ExpectClose(Results(model, memory, kPictures, Factors(0)),
+              Results(model, MemoryConfig(), kPictures, Factors(0)));
 }
 
 TEST_P(DropPathTest, HoldsLessTheMoreItDrops) {
-  const ModelConfig model = Model(GetParam());
+  const ModelConfig model = SmallModelOf(GetParam());
   const auto activations = [&](int64_t kept) {
     const DropPath drop_path = [kept](int, int, int64_t picture) {
       return picture < kept ? kFactor : 0.0f;
@@ -126,14 +89,7 @@ TEST_P(DropPathTest, HoldsLessTheMoreItDrops) {
   EXPECT_EQ(activations(0), activations(1));
 }
 
-INSTANTIATE_TEST_SUITE_P(Architectures, DropPathTest,
-                         testing::Values(Architecture::kSwinV1, Architecture::kSwinV2,
-                                         Architecture::kVideoSwin),
-                         [](const auto& info) {
-                           return std::string(info.param == Architecture::kSwinV1   ? "V1"
-                                              : info.param == Architecture::kSwinV2 ? "V2"
-                                                                                    : "Video");
-                         });
+INSTANTIATE_TEST_SUITE_P(Architectures, DropPathTest, kSwinKinds, SwinKindName);
 
 }  // namespace
 }  // namespace swinfleet

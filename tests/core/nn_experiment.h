@@ -2,6 +2,10 @@
 #ifndef SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_
 #define SWINFLEET_TESTS_CORE_NN_EXPERIMENT_H_
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -30,6 +34,29 @@ inline ModelConfig SmallModel() {
   model.mlp_ratio = 2;
   model.drop_path_rate = 0;
   return model;
+}
+
+// One with an extra normalisation in Swin V2, of clips in Video Swin.
+inline ModelConfig SmallModelOf(Architecture arch) {
+  ModelConfig model = SmallModel();
+  model.arch = arch;
+  model.depths = {2, 2};
+  model.extra_norm_period = arch == Architecture::kSwinV2 ? 2 : 0;
+  if (model.is_video()) {
+    model.frames = 6;
+    model.patch_frames = 2;
+    model.window_frames = 2;
+  }
+  return model;
+}
+
+// The kinds of Swin Transformers, for INSTANTIATE_TEST_SUITE_P.
+inline const auto kSwinKinds =
+    testing::Values(Architecture::kSwinV1, Architecture::kSwinV2, Architecture::kVideoSwin);
+inline std::string SwinKindName(const testing::TestParamInfo<Architecture>& info) {
+  return info.param == Architecture::kSwinV1   ? "V1"
+         : info.param == Architecture::kSwinV2 ? "V2"
+                                               : "Video";
 }
 
 // A model with parameters away from their initial values, and a batch.
@@ -129,6 +156,31 @@ class Experiment {
   std::unique_ptr<Arena> activations_, workspace_;
   uint64_t state_ = 1;
 };
+
+// Loss and all gradients.
+inline std::vector<float> Results(const ModelConfig& model, const MemoryConfig& memory,
+                                  int64_t pictures = 2, const DropPath& drop_path = {}) {
+  Experiment experiment(model, memory, pictures, drop_path);
+  std::vector<float> results = {static_cast<float>(experiment.Run())};
+  for (int i = 0; i < experiment.Count(); ++i) {
+    const std::vector<float> gradient = experiment.Gradient(i);
+    results.insert(results.end(), gradient.begin(), gradient.end());
+  }
+  results.insert(results.end(), experiment.image_gradient().begin(),
+                 experiment.image_gradient().end());
+  return results;
+}
+
+// But for the rounding of sums in another order.
+inline void ExpectClose(const std::vector<float>& results, const std::vector<float>& expected) {
+  ASSERT_EQ(results.size(), expected.size());
+  float largest = 0, worst = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(expected[i]));
+    worst = std::max(worst, std::abs(results[i] - expected[i]));
+  }
+  EXPECT_LE(worst, 2e-6f * largest);
+}
 
 }  // namespace swinfleet
 

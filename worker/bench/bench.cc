@@ -208,7 +208,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   for (; number < steps; ++number) seconds.push_back(run());
   // Drop path leaves each step with other work: once more, for how much it is.
   std::vector<double> flops(steps, plan.step.matrix_flops);
-  if (job.model.drop_path_rate > 0 && gpu == nullptr) {
+  if (model->HasDropPath() && gpu == nullptr) {
     for (number = 0; number < steps; ++number) flops[number] = FlopsOf(run, &context);
   }
   double profiled = 0, least = 0;
