@@ -21,17 +21,6 @@ void CheckSize(const TensorView& view, size_t size) {
   CHECK_EQ(static_cast<size_t>(view.NumElements()), size);
 }
 
-// Whether no value has all the bits of `exponent`, as what is infinite or NaN does. There is no way
-// out of the loop and no bool to carry, since both would keep the compiler from using vectors.
-template <typename Bits, typename Value>
-bool NoneHas(const Value* values, size_t n, Bits exponent) {
-  Bits found = 0;
-  for (size_t i = 0; i < n; ++i) {
-    found |= static_cast<Bits>((std::bit_cast<Bits>(values[i]) & exponent) == exponent);
-  }
-  return found == 0;
-}
-
 // values[i] = round(masters[i]); false if one of them overflowed.
 template <typename Round, typename Widen>
 bool RoundAll(std::span<const float> masters, uint16_t* values, const Round& round,
@@ -63,12 +52,6 @@ bool RoundWeights(std::span<const float> masters, const TensorView& values) {
     return std::bit_cast<uint16_t>(FromFloat<hwy::float16_t>(master));
   };
   return RoundAll(masters, values.u16(), round, F16ToFloat);
-}
-
-bool AllFinite(const TensorView& values) {
-  const auto n = static_cast<size_t>(values.NumElements());
-  if (values.dtype == DType::kF32) return NoneHas<uint32_t>(values.f32(), n, 0x7f800000);
-  return NoneHas<uint16_t>(values.u16(), n, values.dtype == DType::kBF16 ? 0x7f80 : 0x7c00);
 }
 
 void KeepMasters(std::span<const float> masters, const TensorView& kept) {

@@ -17,9 +17,6 @@ DType MasterDType(DType weights);
 bool RoundWeights(std::span<const float> masters,
                   const TensorView& values);  // (n), float32, bfloat16 or float16
 
-// Whether no value is infinite or NaN.
-bool AllFinite(const TensorView& values);  // (n), float32, bfloat16 or float16
-
 // kept = what `values` lack of the masters.
 void KeepMasters(std::span<const float> masters,
                  const TensorView& kept);  // (n), uint16 or float32

@@ -16,6 +16,7 @@
 #include "distributed/nccl_communicator.h"
 #include "distributed/offload_files.h"
 #include "kernels/accelerator.h"
+#include "kernels/all_finite.h"
 #include "kernels/error.h"
 #include "kernels/placement.h"
 #include "kernels/profile.h"
@@ -469,7 +470,7 @@ double ZeroEngine::Impl::Norm() {
 
 std::function<bool()> ZeroEngine::Impl::LookForNonfinite(const TensorView& values) {
   if (context->device == Device::kCpu) {
-    const bool finite = dry || AllFinite(values);
+    const bool finite = dry || CpuAllFinite(values, context->threads);
     return [finite] { return finite; };
   }
   // The square of a float32 number is one in float64 too: a sum is finite if all its elements are.

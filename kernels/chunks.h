@@ -19,7 +19,7 @@ inline int64_t ChunkRows(int64_t width, DType dtype, Device device) {
     return std::max<int64_t>(kBytes / static_cast<int64_t>(SizeOf(dtype)) / width, 256);
   }
   const int64_t elements = (dtype == DType::kF32 ? 512 : 2048) * int64_t{1024};
-  return std::clamp<int64_t>(elements / width, 256, 4096);
+  return std::clamp<int64_t>(elements / width, 512, 4096);
 }
 
 // Rows of a chunk: whole multiples of what products work on at once. Fewer rows never make a larger

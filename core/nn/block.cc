@@ -41,7 +41,10 @@ KeptPictures BlockBase::Keep(const ForwardOptions& options, int branch, int64_t 
   const bool gathers = context.device == Device::kCpu && batch > 1;
   if (activations.device() == Device::kDryRun) {
     kept.scale = activations.Allocate({batch});
-    if (gathers) kept.index = activations.Allocate({1, batch}, DType::kI32);
+    if (gathers) {
+      kept.index = activations.Allocate({1, batch}, DType::kI32);
+      for (int64_t b = 0; b < batch; ++b) kept.others.push_back(b);
+    }
     return kept;
   }
   std::vector<float> factors;
@@ -56,6 +59,9 @@ KeptPictures BlockBase::Keep(const ForwardOptions& options, int branch, int64_t 
       factors.resize(count);
       kept.index = activations.Allocate({1, count}, DType::kI32);
       std::ranges::copy(pictures, kept.index.i32());
+      for (int64_t b = 0; b < batch; ++b) {
+        if (!std::ranges::binary_search(pictures, b)) kept.others.push_back(b);
+      }
     }
   }
   kept.scale = activations.Allocate({std::ssize(factors)});
@@ -88,7 +94,12 @@ void BlockBase::Scatter(const KeptPictures& kept, const TensorView& rows, const 
 void BlockBase::Replace(const KeptPictures& kept, const TensorView& rows, const TensorView& x,
                         const TensorView& y, Context& context) const {
   if (kept.all()) return;
-  if (y.data != x.data) context.ops->cast({x, y}, context);
+  if (y.data != x.data) {
+    const int64_t count = x.shape[0] / kept.batch;
+    for (const int64_t b : kept.others) {
+      context.ops->cast({x.Rows(b * count, count), y.Rows(b * count, count)}, context);
+    }
+  }
   Scatter(kept, rows, y, context);
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/nn/layer_norm.h"
 #include "core/nn/mlp.h"
@@ -62,6 +63,8 @@ struct KeptPictures {
   int64_t batch = 0;
   TensorView index;  // i32 (1, K), which ones; absent: all
   TensorView scale;  // f32 (K), their factors; absent without drop path
+  // Which ones are left out, in order; all in a dry run.
+  std::vector<int64_t> others;
 
   bool all() const { return index.empty(); }
 };

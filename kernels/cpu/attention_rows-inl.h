@@ -26,43 +26,46 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-// Vectors that the next task needs, as far from this one's in each row. They are asked for, since
-// rows are short and far apart, which the processor does not foresee; a few rows at a time, between
-// the steps of this task, for it waits for so many only before it holds up this task's loads.
-class NextVectors {
+// Rows that the next task needs. They are asked for, since they are short and far apart, which the
+// processor does not foresee; a few at a time, between the steps of this task, for it waits for so
+// many only before it holds up this task's loads.
+class NextRows {
  public:
-  // From `from` (row 0, channel 0 of this task's head), `stride` elements a row, `ahead` elements
-  // further.
+  // `width` elements a row from `from` on, that of row 0; rows are `stride` elements apart.
   template <typename T>
-  NextVectors(const AttentionSizes& s, const T* from, int64_t stride, int64_t ahead)
-      : at_(reinterpret_cast<const char*>(from + ahead)),
+  NextRows(const WindowMap* map, const T* from, int64_t stride, int64_t width)
+      : map_(map),
+        at_(reinterpret_cast<const char*>(from)),
         stride_(stride * static_cast<int64_t>(sizeof(T))),
-        bytes_(s.dim * static_cast<int64_t>(sizeof(T))) {}
+        bytes_(width * static_cast<int64_t>(sizeof(T))) {}
 
-  // Those of the rows of tokens [first, first + count). The addresses may be any.
-  HWY_INLINE void Ask(const WindowMap& map, int64_t first, int64_t count) const {
+  // Those of tokens [first, first + count), as far as there are so many.
+  HWY_INLINE void Ask(int64_t first, int64_t count) const {
     constexpr int64_t kLine = 64;
-    for (int64_t t = first; t < first + count; ++t) {
-      const char* vector = at_ + map.row[t] * stride_;
-      for (int64_t i = 0; i < bytes_; i += kLine) hwy::Prefetch(vector + i);
+    for (int64_t t = first; t < std::min(first + count, map_->tokens); ++t) {
+      const char* row = at_ + map_->row[t] * stride_;
+      for (int64_t i = 0; i < bytes_; i += kLine) hwy::Prefetch(row + i);
     }
   }
 
  private:
+  const WindowMap* map_;
   const char* at_;
   int64_t stride_, bytes_;
 };
 
-// Of q, k and v, and of what lies beside them (out, or dout); from row 0 of this task's head.
-template <typename Args, typename T>
-std::array<NextVectors, 4> NextOf(const Args& args, const AttentionTasks& tasks,
-                                  const AttentionSizes& s, int64_t head, const T* qkv,
-                                  const T* out) {
-  const int64_t stride = 3 * s.channels, ahead = AheadOf(args, tasks, s, head, stride);
-  return {NextVectors(s, qkv, stride, ahead), NextVectors(s, qkv + s.channels, stride, ahead),
-          NextVectors(s, qkv + 2 * s.channels, stride, ahead),
-          NextVectors(s, out, s.channels, AheadOf(args, tasks, s, head, s.channels))};
-}
+// The next task's rows of q, k and v, of what lies beside them (out, or dout), and of lse.
+struct NextVectors {
+  template <typename Args, typename T>
+  NextVectors(const AttentionSizes& s, const Args& args, const NextTask& task, const T* qkv_data,
+              const T* out_data)
+      : q(task.map, qkv_data + task.head * s.dim, 3 * s.channels, s.dim),
+        k(task.map, qkv_data + s.channels + task.head * s.dim, 3 * s.channels, s.dim),
+        v(task.map, qkv_data + 2 * s.channels + task.head * s.dim, 3 * s.channels, s.dim),
+        out(task.map, out_data + task.head * s.dim, s.channels, s.dim),
+        lse(task.map, args.lse.f32() + task.head, args.heads, 1) {}
+  NextRows q, k, v, out, lse;
+};
 
 // rows = the window's vectors of one head, from `from` (row 0, channel 0 of the head), `stride`
 // elements a row; padded with zeros.

@@ -316,7 +316,7 @@ void GeluBackward(const GeluBackwardArgs& args, Context& context) {
     });
     return;
   }
-  // Rows as a linear layer's gradient of a bias takes them, to the same bits.
+  // Threads have sums of their own, of whole rows.
   const int64_t c = args.dbias.NumElements();
   CHECK_EQ(args.x.shape.rank(), 2);
   CHECK_EQ(args.x.shape[1], c);

@@ -15,8 +15,9 @@
 namespace swinfleet {
 namespace {
 
-using cpu::MatrixOperands;
+using cpu::AddRows;
 using cpu::MatrixProduct;
+using cpu::RunProduct;
 
 // Rows of a product's result that are made in one call: of more, with short rows, the library's
 // blocks no longer fit the caches.
@@ -52,12 +53,22 @@ const void* At(const void* data, DType dtype, int64_t stride, bool transposed, i
   return static_cast<const char*>(data) + element * static_cast<int64_t>(SizeOf(dtype));
 }
 
+// What a product works on. row_sums (rows) += the sums of src over its inner side, a weight
+// gradient's bias; null without one.
+struct Operands {
+  const void* src = nullptr;
+  const void* weights = nullptr;
+  const void* bias = nullptr;
+  void* dst = nullptr;
+  float* row_sums = nullptr;
+};
+
 // Calls body(piece, operands) for the pieces of rows [first_row, last_row) and columns
 // [first_column, last_column) of the result. Only a weight gradient is cut along its inner side:
-// the pieces after the first one are added to it.
+// the pieces after the first one are added to it. Sums of rows are those of the first columns.
 template <typename Body>
-void ForEachPiece(const MatrixProduct& p, const MatrixOperands& all, int64_t first_row,
-                  int64_t last_row, int64_t first_column, int64_t last_column, const Body& body) {
+void ForEachPiece(const MatrixProduct& p, const Operands& all, int64_t first_row, int64_t last_row,
+                  int64_t first_column, int64_t last_column, const Body& body) {
   const int64_t step = p.src_transposed ? kPieceInner : p.inner;
   for (int64_t i = first_row; i < last_row; i += kPieceRows) {
     for (int64_t k = 0; k < p.inner; k += step) {
@@ -65,12 +76,14 @@ void ForEachPiece(const MatrixProduct& p, const MatrixOperands& all, int64_t fir
       MatrixProduct piece = PieceOf(p, std::min(kPieceRows, last_row - i), last_column - j,
                                     std::min(step, p.inner - k));
       piece.accumulate = p.accumulate || k > 0;
+      const bool sums = all.row_sums != nullptr && j == 0;
       body(piece,
-           MatrixOperands{
+           Operands{
                .src = At(all.src, p.dtype, p.src_stride, p.src_transposed, i, k),
                .weights = At(all.weights, p.dtype, p.weights_stride, p.weights_transposed, k, j),
                .bias = At(all.bias, p.bias_dtype, 0, false, 0, j),
-               .dst = const_cast<void*>(At(all.dst, p.dst_dtype, p.dst_stride, false, i, j))});
+               .dst = const_cast<void*>(At(all.dst, p.dst_dtype, p.dst_stride, false, i, j)),
+               .row_sums = sums ? all.row_sums + i : nullptr});
     }
   }
 }
@@ -82,8 +95,8 @@ int64_t SplitLength(const MatrixProduct& p, int threads) {
 
 // Calls body(piece, operands) for the pieces of the part [begin, end) of what is split.
 template <typename Body>
-void ForEachPieceOfPart(const MatrixProduct& p, const MatrixOperands& all, int threads,
-                        int64_t begin, int64_t end, const Body& body) {
+void ForEachPieceOfPart(const MatrixProduct& p, const Operands& all, int threads, int64_t begin,
+                        int64_t end, const Body& body) {
   if (SplitsRows(p, threads)) {
     ForEachPiece(p, all, begin, end, 0, p.columns, body);
   } else {
@@ -91,12 +104,21 @@ void ForEachPieceOfPart(const MatrixProduct& p, const MatrixOperands& all, int t
   }
 }
 
-void RunSplit(const MatrixProduct& p, const MatrixOperands& all, const LinearScratch& scratch,
+// Of a weight gradient src is dy, transposed: its rows in memory are the columns that are summed
+// up, while the caches have them.
+void RunPiece(const MatrixProduct& piece, const Operands& operands, void* pad) {
+  RunProduct(piece, {operands.src, operands.weights, operands.bias, operands.dst}, pad);
+  if (operands.row_sums == nullptr) return;
+  AddRows({const_cast<void*>(operands.src), piece.dtype, piece.inner, piece.rows, piece.src_stride},
+          operands.row_sums);
+}
+
+void RunSplit(const MatrixProduct& p, const Operands& all, const LinearScratch& scratch,
               int threads) {
   ParallelFor(threads, SplitLength(p, threads), kGrain, [&](int64_t begin, int64_t end, int part) {
     ForEachPieceOfPart(p, all, threads, begin, end,
-                       [&](const MatrixProduct& piece, const MatrixOperands& operands) {
-                         RunProduct(piece, operands, scratch.pad + part * scratch.pad_bytes);
+                       [&](const MatrixProduct& piece, const Operands& operands) {
+                         RunPiece(piece, operands, scratch.pad + part * scratch.pad_bytes);
                        });
   });
 }
@@ -176,11 +198,10 @@ LinearScratch TakeProductScratch(const MatrixProduct& p, Context& context) {
   LinearScratch scratch;
   for (int part = 0; part < split.parts(); ++part) {
     split.Run(part, [&](int64_t begin, int64_t end, int) {
-      ForEachPieceOfPart(p, {}, context.threads, begin, end,
-                         [&](const MatrixProduct& piece, const MatrixOperands&) {
-                           scratch.pad_bytes =
-                               std::max(scratch.pad_bytes, cpu::ProductScratchBytes(piece));
-                         });
+      ForEachPieceOfPart(
+          p, {}, context.threads, begin, end, [&](const MatrixProduct& piece, const Operands&) {
+            scratch.pad_bytes = std::max(scratch.pad_bytes, cpu::ProductScratchBytes(piece));
+          });
     });
   }
   scratch.pad_bytes = (scratch.pad_bytes + kPadStep - 1) / kPadStep * kPadStep;
@@ -202,12 +223,7 @@ LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context)
 }
 
 LinearScratch TakeScratch(const LinearBackwardWeightArgs& args, Context& context) {
-  LinearScratch scratch = TakeProductScratch(ProductOf(args), context);
-  if (!args.dbias.empty()) {
-    scratch.column_sums = static_cast<float*>(
-        context.workspace->AllocateBytes(context.threads * args.dy.shape[1] * sizeof(float)));
-  }
-  return scratch;
+  return TakeProductScratch(ProductOf(args), context);
 }
 
 namespace cpu {
@@ -225,27 +241,23 @@ void LinearBackwardInput(const LinearBackwardInputArgs& args, Context& context) 
   if (args.dy.shape[0] == 0) return;
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
-  RunSplit(ProductOf(args), {args.dy.data, args.weight.data, nullptr, args.dx.data}, scratch,
-           context.threads);
+  RunSplit(ProductOf(args), {.src = args.dy.data, .weights = args.weight.data, .dst = args.dx.data},
+           scratch, context.threads);
 }
 
 void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context) {
-  const int64_t m = args.dy.shape[0], n = args.dy.shape[1];
-  if (m == 0) {
+  if (args.dy.shape[0] == 0) {
     if (!args.accumulate) std::ranges::fill(args.dweight.span(), 0.0f);
     return;
   }
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
-  RunSplit(ProductOf(args), {args.dy.data, args.x.data, nullptr, args.dweight.data}, scratch,
-           context.threads);
-  if (args.dbias.empty()) return;
-  std::fill_n(scratch.column_sums, context.threads * n, 0.0f);
-  ParallelFor(context.threads, m, 1, [&](int64_t begin, int64_t end, int thread) {
-    const TensorView part = args.dy.Rows(begin, end - begin);
-    AddRows({part.data, part.dtype, end - begin, n, n}, scratch.column_sums + thread * n);
-  });
-  AddRows({scratch.column_sums, DType::kF32, context.threads, n, n}, args.dbias.f32());
+  RunSplit(ProductOf(args),
+           {.src = args.dy.data,
+            .weights = args.x.data,
+            .dst = args.dweight.data,
+            .row_sums = args.dbias.empty() ? nullptr : args.dbias.f32()},
+           scratch, context.threads);
 }
 
 }  // namespace cpu

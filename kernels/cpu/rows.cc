@@ -40,6 +40,44 @@ void AddTo(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t
   Move<true>(from, from_dtype, to, to_dtype, n);
 }
 
+// Of kVectors vectors of columns; `lanes` of the last one count.
+template <int kVectors, typename T>
+HWY_INLINE void SumVectors(const T* from, int64_t rows, int64_t stride, int64_t lanes,
+                           float* sums) {
+  const D d;
+  constexpr int64_t kLanes = hn::MaxLanes(d);
+  const auto part = [&](int v) { return v + 1 == kVectors ? lanes : kLanes; };
+  V sum[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
+  for (int64_t row = 0; row < rows; ++row, from += stride) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sum[v] = hn::Add(sum[v], LoadPart(from + v * kLanes, part(v)));
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    float* to = sums + v * kLanes;
+    StorePart(hn::Add(LoadPart(to, part(v)), sum[v]), to, part(v));
+  }
+}
+
+void SumRows(const RowBlock& block, float* sums) {
+  constexpr int64_t kLanes = hn::MaxLanes(D()), kWide = 4;
+  DispatchDType(block.dtype, [&](auto tag) {
+    const auto* from = static_cast<const decltype(tag)*>(block.data);
+    int64_t at = 0;
+    for (; at + kWide * kLanes <= block.columns; at += kWide * kLanes) {
+      SumVectors<kWide>(from + at, block.rows, block.stride, kLanes, sums + at);
+    }
+    for (; at < block.columns; at += kLanes) {
+      SumVectors<1>(from + at, block.rows, block.stride, std::min(kLanes, block.columns - at),
+                    sums + at);
+    }
+  });
+}
+
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -49,6 +87,7 @@ namespace {
 
 HWY_EXPORT(Convert);
 HWY_EXPORT(AddTo);
+HWY_EXPORT(SumRows);
 
 char* Row(const RowBlock& block, int64_t row) {
   return static_cast<char*>(block.data) +
@@ -77,11 +116,7 @@ void NarrowRows(const float* from, const RowBlock& to) {
   }
 }
 
-void AddRows(const RowBlock& rows, float* sums) {
-  for (int64_t row = 0; row < rows.rows; ++row) {
-    AddElements(Row(rows, row), rows.dtype, sums, DType::kF32, rows.columns);
-  }
-}
+void AddRows(const RowBlock& rows, float* sums) { HWY_DYNAMIC_DISPATCH(SumRows)(rows, sums); }
 
 }  // namespace swinfleet::cpu
 #endif  // HWY_ONCE

@@ -26,7 +26,7 @@ void AddElements(const void* from, DType from_dtype, void* to, DType to_dtype, i
 void WidenRows(const RowBlock& from, float* to);
 // to = from (rows, columns).
 void NarrowRows(const float* from, const RowBlock& to);
-// sums (columns) += the sum of the rows, added one after the other.
+// sums (columns) += the sum of the rows, which are added up one after the other, by themselves.
 void AddRows(const RowBlock& rows, float* sums);
 
 }  // namespace swinfleet::cpu

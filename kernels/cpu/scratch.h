@@ -13,8 +13,6 @@ struct LinearScratch {
   // Of each thread's products: (parts, pad_bytes).
   size_t pad_bytes = 0;
   char* pad = nullptr;
-  // Of weight gradients with a bias: (threads, N).
-  float* column_sums = nullptr;
 };
 LinearScratch TakeScratch(const LinearForwardArgs& args, Context& context);
 LinearScratch TakeScratch(const LinearBackwardInputArgs& args, Context& context);

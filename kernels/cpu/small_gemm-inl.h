@@ -184,6 +184,60 @@ struct ScaleAndAdd {
   }
 };
 
+#if HWY_TARGET != HWY_SCALAR
+// Of four vectors, the transposed of each 4 x 4 words that stand below one another.
+template <typename Vector>
+HWY_INLINE void TransposeBlocks(Vector& r0, Vector& r1, Vector& r2, Vector& r3) {
+  const hn::DFromV<Vector> d;
+  const hn::Repartition<double, decltype(d)> d2;
+  const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d, r0, r1));
+  const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d, r0, r1));
+  const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d, r2, r3));
+  const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d, r2, r3));
+  r0 = hn::BitCast(d, hn::InterleaveLower(d2, low01, low23));
+  r1 = hn::BitCast(d, hn::InterleaveUpper(d2, low01, low23));
+  r2 = hn::BitCast(d, hn::InterleaveLower(d2, high01, high23));
+  r3 = hn::BitCast(d, hn::InterleaveUpper(d2, high01, high23));
+}
+
+// to = from^T, 4 x 4 words.
+template <typename Word>
+HWY_INLINE void Transpose4(const Word* from, int64_t ld_from, Word* to, int64_t ld_to) {
+  const hn::Full128<Word> d;
+  auto r0 = hn::LoadU(d, from), r1 = hn::LoadU(d, from + ld_from);
+  auto r2 = hn::LoadU(d, from + 2 * ld_from), r3 = hn::LoadU(d, from + 3 * ld_from);
+  TransposeBlocks(r0, r1, r2, r3);
+  hn::StoreU(r0, d, to);
+  hn::StoreU(r1, d, to + ld_to);
+  hn::StoreU(r2, d, to + 2 * ld_to);
+  hn::StoreU(r3, d, to + 3 * ld_to);
+}
+
+// The same of 16 x 16 words, in vectors of 16: written whole, as they are read afterwards.
+template <typename Word>
+HWY_INLINE void Transpose16(const Word* from, int64_t ld_from, Word* to, int64_t ld_to) {
+  const hn::ScalableTag<Word> d;
+  hn::Vec<decltype(d)> r[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = hn::LoadU(d, from + i * ld_from);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) TransposeBlocks(r[i], r[i + 1], r[i + 2], r[i + 3]);
+    // Block b of r[4 g + j] is a part of column 4 b + j: that of rows 4 g on.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const auto even01 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(r[4 + j]), r[j]);
+    const auto odd01 = hn::OddEvenBlocks(r[4 + j], hn::SwapAdjacentBlocks(r[j]));
+    const auto even23 = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(r[12 + j]), r[8 + j]);
+    const auto odd23 = hn::OddEvenBlocks(r[12 + j], hn::SwapAdjacentBlocks(r[8 + j]));
+    Word* column = to + j * ld_to;
+    hn::StoreU(hn::ConcatLowerLower(d, even23, even01), d, column);
+    hn::StoreU(hn::ConcatLowerLower(d, odd23, odd01), d, column + 4 * ld_to);
+    hn::StoreU(hn::ConcatUpperUpper(d, even23, even01), d, column + 8 * ld_to);
+    hn::StoreU(hn::ConcatUpperUpper(d, odd23, odd01), d, column + 12 * ld_to);
+  }
+}
+#endif
+
 // to (columns, ld) = from (rows, columns)^T of words of 32 bits; rows and columns are multiples of
 // 4, both row strides are given.
 template <typename Word>
@@ -194,22 +248,19 @@ HWY_INLINE void Transpose(const Word* from, int64_t rows, int64_t columns, int64
     for (int64_t c = 0; c < columns; ++c) to[c * ld_to + r] = from[r * ld_from + c];
   }
 #else
-  const hn::Full128<Word> d4;
-  const hn::Full128<double> d2;
+  if constexpr (hn::MaxLanes(hn::ScalableTag<Word>()) == 16) {
+    if (rows % 16 == 0 && columns % 16 == 0) {
+      for (int64_t r = 0; r < rows; r += 16) {
+        for (int64_t c = 0; c < columns; c += 16) {
+          Transpose16(from + r * ld_from + c, ld_from, to + c * ld_to + r, ld_to);
+        }
+      }
+      return;
+    }
+  }
   for (int64_t r = 0; r < rows; r += 4) {
     for (int64_t c = 0; c < columns; c += 4) {
-      const Word* p = from + r * ld_from + c;
-      const auto r0 = hn::LoadU(d4, p), r1 = hn::LoadU(d4, p + ld_from);
-      const auto r2 = hn::LoadU(d4, p + 2 * ld_from), r3 = hn::LoadU(d4, p + 3 * ld_from);
-      const auto low01 = hn::BitCast(d2, hn::InterleaveLower(d4, r0, r1));
-      const auto high01 = hn::BitCast(d2, hn::InterleaveUpper(d4, r0, r1));
-      const auto low23 = hn::BitCast(d2, hn::InterleaveLower(d4, r2, r3));
-      const auto high23 = hn::BitCast(d2, hn::InterleaveUpper(d4, r2, r3));
-      Word* q = to + c * ld_to + r;
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, low01, low23)), d4, q);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, low01, low23)), d4, q + ld_to);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveLower(d2, high01, high23)), d4, q + 2 * ld_to);
-      hn::StoreU(hn::BitCast(d4, hn::InterleaveUpper(d2, high01, high23)), d4, q + 3 * ld_to);
+      Transpose4(from + r * ld_from + c, ld_from, to + c * ld_to + r, ld_to);
     }
   }
 #endif

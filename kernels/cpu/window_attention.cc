@@ -29,6 +29,7 @@ namespace swinfleet::cpu::HWY_NAMESPACE {
 struct ForwardBuffers {
   ForwardBuffers(const AttentionSizes& s, FloatStack* stack)
       : map(s, stack),
+        after(s, stack),
         q(stack->Take(s.Rows())),
         k(stack->Take(s.Rows())),
         k_columns(stack->Take(s.Rows())),
@@ -37,7 +38,7 @@ struct ForwardBuffers {
         out(stack->Take(s.Rows())),
         inverse(stack->Take(s.tokens_padded)),
         sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
-  WindowMap map;
+  WindowMap map, after;
   float *q, *k, *k_columns, *v, *scores, *out, *inverse;
   StripSums sums;
 };
@@ -53,20 +54,21 @@ void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_
 
 // One window and head, from b.q (scaled), b.k_columns and b.v into b.out. lse is that of row 0.
 void ForwardStrips(const AttentionSizes& s, const ForwardBuffers& b, const float* bias, float* lse,
-                   int64_t lse_stride, const std::array<NextVectors, 4>& next) {
+                   int64_t lse_stride, const NextVectors& next) {
   const int64_t n = s.tokens_padded;
   for (int64_t first = 0; first < s.tokens; first += s.strip) {
     const int64_t count = std::min(s.strip, s.tokens - first);
-    next[0].Ask(b.map, first, count);
+    next.q.Ask(first, count);
     Scores(s, b.map, first, count, b.q, b.k_columns, bias, b.scores);
-    next[1].Ask(b.map, first, count);
+    next.k.Ask(first, count);
     SoftmaxRows(b.scores, count, n, b.sums,
                 [&](int64_t row, int64_t j, V e) { hn::Store(e, D(), b.scores + row * n + j); });
     FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
-    next[2].Ask(b.map, first, count);
+    next.v.Ask(first, count);
     SmallGemm<F32>({b.scores, n, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
                    ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
-    next[3].Ask(b.map, first, count);
+    next.out.Ask(first, count);
+    next.lse.Ask(first, count);
   }
 }
 
@@ -77,7 +79,7 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
   FloatStack stack(scratch);
   ForwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+  ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
     T* out = Elements<T>(args.out) + head * s.dim;
     GatherRows(s, b.map, qkv, stride, b.q);
@@ -93,7 +95,7 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
     TransposeRows(s, b.k, b.k_columns);
     ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
                   args.lse.f32() + head, args.heads,
-                  NextOf(args, tasks, s, head, qkv, static_cast<const T*>(out)));
+                  NextVectors(s, args, task, Elements<T>(args.qkv), Elements<T>(args.out)));
     ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
@@ -111,6 +113,7 @@ void ForwardWindows(const WindowAttentionForwardArgs& args, const AttentionTasks
 struct BackwardBuffers {
   BackwardBuffers(const AttentionSizes& s, FloatStack* stack)
       : map(s, stack),
+        after(s, stack),
         q(stack->Take(s.Rows())),
         k(stack->Take(s.Rows())),
         k_columns(stack->Take(s.Rows())),
@@ -124,7 +127,7 @@ struct BackwardBuffers {
         dscores(stack->Take(s.Scores())),
         q_inverse(stack->Take(s.tokens_padded)),
         k_inverse(stack->Take(s.tokens_padded)) {}
-  WindowMap map;
+  WindowMap map, after;
   float *q, *k, *k_columns, *v, *v_columns, *dout, *dq, *dk, *dv, *scores, *dscores;
   float *q_inverse, *k_inverse;
 };
@@ -164,13 +167,13 @@ HWY_INLINE void GradientRows(const AttentionSizes& s, const WindowMap& map, int6
 // Of rows [first, first + count): p and ds, and b.dq.
 void BackwardStrip(const AttentionSizes& s, const BackwardBuffers& b, int64_t first, int64_t count,
                    const float* bias, const float* lse, int64_t lse_stride, float* dbias, float* p,
-                   float* ds, const std::array<NextVectors, 4>& next) {
+                   float* ds, const NextVectors& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
-  next[0].Ask(b.map, first, count);
+  next.q.Ask(first, count);
   Scores(s, b.map, first, count, b.q, b.k_columns, bias, p);
-  next[1].Ask(b.map, first, count);
+  next.k.Ask(first, count);
   SmallGemm<F32>({b.dout + first * dim, dim, 1}, count, n, s.dim, b.v_columns, n, Overwrite{ds, n});
-  next[2].Ask(b.map, first, count);
+  next.v.Ask(first, count);
   int64_t i = 0;
   for (; i + kSideBySide <= count; i += kSideBySide) {
     GradientRows<kSideBySide>(s, b.map, first + i, lse, lse_stride, p + i * n, ds + i * n, dbias);
@@ -178,15 +181,15 @@ void BackwardStrip(const AttentionSizes& s, const BackwardBuffers& b, int64_t fi
   for (; i < count; ++i) {
     GradientRows<1>(s, b.map, first + i, lse, lse_stride, p + i * n, ds + i * n, dbias);
   }
-  next[3].Ask(b.map, first, count);
+  next.out.Ask(first, count);
+  next.lse.Ask(first, count);
   SmallGemm<F32>({ds, n, 1}, count, dim, s.tokens, b.k, dim, Overwrite{b.dq + first * dim, dim});
 }
 
 // Gradients of one window and head, into b.dq (of the scaled, normalised q), b.dk (of the
 // normalised k) and b.dv; dbias (N, N), where given, is added to. lse is that of row 0.
 void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const float* bias,
-                   const float* lse, int64_t lse_stride, float* dbias,
-                   const std::array<NextVectors, 4>& next) {
+                   const float* lse, int64_t lse_stride, float* dbias, const NextVectors& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
@@ -250,7 +253,7 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
   FloatStack stack(scratch);
   BackwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+  ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
     const T* dout = Elements<T>(args.dout) + head * s.dim;
@@ -258,7 +261,7 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
     BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                   args.lse.f32() + head, args.heads,
                   BiasOf(dbias, geometry, args.heads, window, head),
-                  NextOf(args, tasks, s, head, qkv, dout));
+                  NextVectors(s, args, task, Elements<T>(args.qkv), Elements<T>(args.dout)));
     const double gradient = ScoreGradient(s, b, scale);
     if (scale.cosine) dscale[head] += gradient;
     T* dqkv = Elements<T>(args.dqkv) + head * s.dim;

@@ -131,6 +131,7 @@ void Bf16Products(const AttentionSizes& s, int64_t first, int64_t count, const u
 struct Bf16ForwardBuffers {
   Bf16ForwardBuffers(const AttentionSizes& s, FloatStack* stack)
       : map(s, stack),
+        after(s, stack),
         rows(TakeWords(stack, s.Rows() / 2)),
         q(TakeWords(stack, s.Rows() / 2)),
         k_columns(TakeWords(stack, s.Rows() / 2)),
@@ -142,7 +143,7 @@ struct Bf16ForwardBuffers {
         q_scale(stack->Take(s.tokens_padded)),
         k_scale(stack->Take(s.tokens_padded)),
         sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
-  WindowMap map;
+  WindowMap map, after;
   uint32_t *rows, *q, *k_columns, *v_pairs, *weights;
   float *scores, *out, *inverse, *q_scale, *k_scale;
   StripSums sums;
@@ -150,25 +151,26 @@ struct Bf16ForwardBuffers {
 
 inline void Bf16ForwardStrips(const AttentionSizes& s, const Bf16ForwardBuffers& b,
                               const float* bias, float* lse, int64_t lse_stride,
-                              const std::array<NextVectors, 4>& next) {
+                              const NextVectors& next) {
   const int64_t n = s.tokens_padded;
   uint16_t* weights = Halfwords(b.weights);
   for (int64_t first = 0; first < s.tokens; first += s.strip) {
     const int64_t count = std::min(s.strip, s.tokens - first);
-    next[0].Ask(b.map, first, count);
+    next.q.Ask(first, count);
     const ScoreStart start = StartScores(s, b.map, first, count, bias, b.scores);
     Bf16Products(s, first, count, b.q, b.k_columns,
                  ScaleAndAdd{b.scores, n, b.q_scale + first, b.k_scale, start.rows, start.stride});
-    next[1].Ask(b.map, first, count);
+    next.k.Ask(first, count);
     SoftmaxRows(b.scores, count, n, b.sums, [&](int64_t row, int64_t j, V e) {
       hn::StoreU(NativeBf16(e), D16(), weights + row * n + j);
     });
     FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
-    next[2].Ask(b.map, first, count);
+    next.v.Ask(first, count);
     SmallGemm<Bf16Pair>({b.weights, n / 2, 1}, count, s.dim_padded, (s.tokens + 1) / 2, b.v_pairs,
                         s.dim_padded,
                         ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
-    next[3].Ask(b.map, first, count);
+    next.out.Ask(first, count);
+    next.lse.Ask(first, count);
   }
 }
 
@@ -178,7 +180,7 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
   FloatStack stack(scratch);
   Bf16ForwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+  ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const hwy::bfloat16_t* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
     hwy::bfloat16_t* out = Elements<hwy::bfloat16_t>(args.out) + head * s.dim;
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
@@ -191,7 +193,8 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
     PairsOfRows(s, b.rows, b.v_pairs);
     Bf16ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,
-                      NextOf(args, tasks, s, head, qkv, static_cast<const hwy::bfloat16_t*>(out)));
+                      NextVectors(s, args, task, Elements<hwy::bfloat16_t>(args.qkv),
+                                  Elements<hwy::bfloat16_t>(args.out)));
     ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
@@ -199,6 +202,7 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
 struct Bf16BackwardBuffers {
   Bf16BackwardBuffers(const AttentionSizes& s, FloatStack* stack)
       : map(s, stack),
+        after(s, stack),
         v(TakeWords(stack, s.Rows() / 2)),
         q(TakeWords(stack, s.Rows() / 2)),
         k(TakeWords(stack, s.Rows() / 2)),
@@ -221,7 +225,7 @@ struct Bf16BackwardBuffers {
         k_inverse(stack->Take(s.tokens_padded)),
         q_scale(stack->Take(s.tokens_padded)),
         k_scale(stack->Take(s.tokens_padded)) {}
-  WindowMap map;
+  WindowMap map, after;
   uint32_t *v, *q, *k, *dout, *k_columns, *v_columns, *q_pairs, *k_pairs, *dout_pairs;
   uint32_t *p_pairs, *ds_pairs, *ds_rows;
   float *scores, *dscores, *start, *dq, *dk, *dv;
@@ -319,18 +323,19 @@ inline void FinishBf16Pair(const AttentionSizes& s, const Bf16BackwardBuffers& b
 // Of rows of a tile from row `from` on, a strip of them: weights and ds, and b.dq.
 inline void Bf16BackwardStrip(const AttentionSizes& s, const Bf16BackwardBuffers& b,
                               const Bf16Tile& tile, int64_t from, const float* lse,
-                              int64_t lse_stride, const std::array<NextVectors, 4>& next) {
+                              int64_t lse_stride, const NextVectors& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   const int64_t first = tile.first + from, count = std::min(s.strip, tile.count - from);
-  next[0].Ask(b.map, first, count);
+  next.q.Ask(first, count);
   Bf16Products(s, first, count, b.q, b.k_columns,
                ScaleBoth{b.scores + from * n, n, b.q_scale + first, b.k_scale});
-  next[1].Ask(b.map, first, count);
+  next.k.Ask(first, count);
   SmallGemm<Bf16Pair>({b.dout + first * dim / 2, dim / 2, 1}, count, n, (s.dim + 1) / 2,
                       b.v_columns, n, Overwrite{b.dscores + from * n, n});
-  next[2].Ask(b.map, first, count);
+  next.v.Ask(first, count);
   for (int64_t i = from; i < from + count; i += 2) FinishBf16Pair(s, b, tile, i, lse, lse_stride);
-  next[3].Ask(b.map, first, count);
+  next.out.Ask(first, count);
+  next.lse.Ask(first, count);
   SmallGemm<Bf16Pair>({b.ds_rows + from * n / 2, n / 2, 1}, count, dim, (s.tokens + 1) / 2,
                       b.k_pairs, dim, Overwrite{b.dq + first * dim, dim});
 }
@@ -340,7 +345,7 @@ inline void Bf16BackwardStrip(const AttentionSizes& s, const Bf16BackwardBuffers
 // added to.
 inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers& b,
                               const float* bias, const float* lse, int64_t lse_stride, float* dbias,
-                              double* dscale, const std::array<NextVectors, 4>& next) {
+                              double* dscale, const NextVectors& next) {
   const int64_t n = s.tokens_padded, dim = s.dim_padded;
   for (int64_t first = 0; first < s.tokens; first += s.tile) {
     const int64_t count = std::min(s.tile, s.tokens - first);
@@ -411,7 +416,7 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
   FloatStack stack(scratch);
   Bf16BackwardBuffers b(s, &stack);
   const int64_t stride = 3 * s.channels;
-  ForEachTask(args, tasks, &s, &b.map, [&](int64_t window, int64_t head) {
+  ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     const hwy::bfloat16_t* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
     const hwy::bfloat16_t* dout = Elements<hwy::bfloat16_t>(args.dout) + head * s.dim;
@@ -420,7 +425,8 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
     Bf16BackwardTiles(s, b, BiasOf(args.bias, geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,
                       BiasOf(dbias, geometry, args.heads, window, head), &scale_gradient,
-                      NextOf(args, tasks, s, head, qkv, dout));
+                      NextVectors(s, args, task, Elements<hwy::bfloat16_t>(args.qkv),
+                                  Elements<hwy::bfloat16_t>(args.dout)));
     if (scale.cosine && !scale.clamped) dscale[head] += scale_gradient;
     Bf16RowGradients(s, b.q, scale.factor, b.q_inverse, b.dq);
     Bf16RowGradients(s, b.k, 1.0f, b.k_inverse, b.dk);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/cpu/element.h"
 #include "kernels/ops.h"
@@ -198,40 +199,45 @@ struct AttentionTasks {
   int64_t HeadOf(int64_t task) const { return first_head + task % heads; }
 };
 
-// Calls body(window, head) for each task, with the window's map and its number of tokens at hand.
+// A task that comes after another one: its window's map and its head.
+struct NextTask {
+  const WindowMap* map;
+  int64_t head;
+};
+
+// Calls body(window, head, next) for each task, with the window's map and its number of tokens at
+// hand; the map of the window after it is `after`. Of the last task `next` is any.
 template <typename Args, typename Body>
 void ForEachTask(const Args& args, const AttentionTasks& tasks, AttentionSizes* s, WindowMap* map,
-                 const Body& body) {
+                 WindowMap* after, const Body& body) {
+  const auto fill = [&](int64_t window, WindowMap* filled) {
+    FillMap(args.geometry, args.range, args.exclude_padding, window, filled);
+  };
+  if (tasks.begin == tasks.end) return;
+  const int64_t last = tasks.WindowOf(tasks.end - 1);
+  fill(tasks.WindowOf(tasks.begin), after);
   int64_t mapped = -1;
   for (int64_t task = tasks.begin; task < tasks.end; ++task) {
     const int64_t window = tasks.WindowOf(task);
     if (window != mapped) {
-      FillMap(args.geometry, args.range, args.exclude_padding, window, map);
+      std::swap(*map, *after);
+      if (window < last) fill(window + 1, after);
       s->SetTokens(map->tokens);
       mapped = window;
     }
-    body(window, tasks.HeadOf(task));
+    const bool same = tasks.WindowOf(task + 1) == window;
+    body(window, tasks.HeadOf(task), NextTask{same ? map : after, tasks.HeadOf(task + 1)});
   }
-}
-
-// Elements from a task's vectors to those of the next, in rows of `stride` elements: of the next
-// head, or of the first one in the window to the right, if there is one.
-template <typename Args>
-int64_t AheadOf(const Args& args, const AttentionTasks& tasks, const AttentionSizes& s,
-                int64_t head, int64_t stride) {
-  if (head + 1 < tasks.first_head + tasks.heads) return s.dim;
-  const int64_t rows = args.range.count > 0 ? s.window_tokens : args.geometry.window_w;
-  return rows * stride - (tasks.heads - 1) * s.dim;
 }
 
 // Floats of a thread's buffers: enough for either way of working, so that what is planned does not
 // depend on the processor.
 inline int64_t ForwardFloats(const AttentionSizes& s) {
-  return WindowMap::Floats(s) + 5 * s.Rows() + s.StripScores() + s.HalfStripScores() +
+  return 2 * WindowMap::Floats(s) + 5 * s.Rows() + s.StripScores() + s.HalfStripScores() +
          3 * s.tokens_padded + 2 * s.StripRows();
 }
 inline int64_t BackwardFloats(const AttentionSizes& s) {
-  return WindowMap::Floats(s) + 9 * s.Rows() + 3 * s.Scores() + 3 * s.HalfScores() +
+  return 2 * WindowMap::Floats(s) + 9 * s.Rows() + 3 * s.Scores() + 3 * s.HalfScores() +
          4 * s.tokens_padded;
 }
 

@@ -112,35 +112,6 @@ TEST(Gelu, BackwardInPlaceWithoutY) { CheckBackward(false, true); }
 TEST(Gelu, BackwardOfBias) { CheckBackward(true, false, true); }
 TEST(Gelu, BackwardOfBiasInPlace) { CheckBackward(true, true, true); }
 
-// The sums are those that a linear layer makes of the same gradients, to the bit.
-TEST(Gelu, BiasGradientIsTheLinearLayers) {
-  if (BackendDevice() != Device::kCpu) GTEST_SKIP() << "linear layers are a library's";
-  for (DType dtype : kFloating) {
-    const Size s{129, 33};
-    Random random(3);
-    const Floats x = Rounded(random.Normal(s.m * s.c, 0, 2.5), dtype);
-    const Floats dy = Rounded(random.Normal(s.m * s.c), dtype);
-    const std::vector<Floats> fused = RunOp(Backward(s, x, dy, false, false, true, dtype));
-    OpCase linear;
-    linear.In("dy", {s.m, s.c}, fused[0], dtype);
-    linear.In("x", {s.m, 1}, Floats(s.m, 1), dtype);
-    linear.Out("dweight", {s.c, 1}, Vec(s.c, 1.0), 0, OutputMode::kAccumulate);
-    linear.Out("dbias", {s.c}, reference::ColumnSums(ToDouble(fused[0]), s.c), 0,
-               OutputMode::kAccumulate);
-    linear.call = [](const OpTable& ops, const Views& in, const Views& out, Context& context) {
-      ops.fill({out[1], 0}, context);
-      ops.linear_backward_weight({in[0], in[1], out[0], out[1]}, context);
-    };
-    OpCase alone = Backward(s, x, dy, false, false, true, dtype);
-    alone.call = [call = alone.call](const OpTable& ops, const Views& in, const Views& out,
-                                     Context& context) {
-      ops.fill({out[1], 0}, context);
-      call(ops, in, out, context);
-    };
-    EXPECT_EQ(RunOp(alone)[1], RunOp(linear)[1]) << NameOf(dtype);
-  }
-}
-
 TEST(Gelu, SpecialValues) {
   const Size s{1, static_cast<int64_t>(kSpecial.size())};
   CheckOp([&](uint64_t) {
