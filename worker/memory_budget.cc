@@ -112,6 +112,7 @@ Probed Probe(const JobConfig& config, const MemoryConfig& memory, bool evaluatio
   options.dtype = dtype;
   if (model->HasDropPath()) {
     options.drop_path_factor = [](int, int, int64_t) { return 1.0f; };
+    options.drop_path_rates = model->DropPathRates();
   }
   const auto pass = [&](int64_t pictures, Arena& activations, const auto& backward) {
     const Batch batch = DryBatch(config, pictures);

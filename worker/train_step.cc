@@ -156,6 +156,7 @@ void TrainStep::ForwardBackward(Batch& batch, int64_t step, std::span<float> los
   ForwardOptions options;
   options.dtype = dtype;
   options.drop_path_factor = DropPathFactor(batch, step);
+  options.drop_path_rates = drop_path_rates_;
   const float scale = loss_scaler_.scale() / static_cast<float>(config_.train.global_batch);
 
   {

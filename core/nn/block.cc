@@ -1,6 +1,7 @@
 #include "core/nn/block.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/nn/checkpointed_block.h"
@@ -9,13 +10,31 @@
 namespace swinfleet {
 namespace {
 
-// The pictures whose factor is not zero, in order, and so many others, whose branch is multiplied
-// by zero, that there are few different numbers of them: each is another set of matrix products to
-// be prepared, and gathering pays only where an eighth of the work is left out. At least one.
-std::vector<int32_t> PicturesToCompute(const std::vector<float>& factors) {
+// What the number of pictures to compute is a multiple of, so that there are few such numbers: each
+// is another set of matrix products to be prepared, and gathering pays only where an eighth of the
+// work is left out.
+int64_t MultipleOf(int64_t batch) {
   constexpr int64_t kNumbers = 8;
+  return std::max<int64_t>(1, batch / kNumbers);
+}
+
+// Whether at this rate so many pictures of a batch are dropped more than once in a hundred times.
+// Otherwise the memory of gathering is not worth it.
+bool Gathers(double rate, int64_t batch) {
+  constexpr double kOften = 0.01;
+  double fewer = 0, dropped = std::pow(1 - rate, batch);
+  for (int64_t k = 0; k < MultipleOf(batch); ++k) {
+    fewer += dropped;
+    dropped *= static_cast<double>(batch - k) / static_cast<double>(k + 1) * rate / (1 - rate);
+  }
+  return 1 - fewer > kOften;
+}
+
+// The pictures whose factor is not zero, in order, and so many others, whose branch is multiplied
+// by zero, as make up the number. At least one.
+std::vector<int32_t> PicturesToCompute(const std::vector<float>& factors) {
   const int64_t batch = std::ssize(factors);
-  const int64_t multiple = std::max<int64_t>(1, batch / kNumbers);
+  const int64_t multiple = MultipleOf(batch);
   const int64_t kept = batch - std::ranges::count(factors, 0.0f);
   const int64_t count = std::clamp<int64_t>((kept + multiple - 1) / multiple * multiple, 1, batch);
   int64_t others = count - kept;
@@ -38,7 +57,9 @@ KeptPictures BlockBase::Keep(const ForwardOptions& options, int branch, int64_t 
   kept.batch = batch;
   if (!options.drop_path_factor) return kept;
   // A GPU has arithmetic to spare for what moving the others' rows would cost.
-  const bool gathers = context.device == Device::kCpu && batch > 1;
+  const bool gathers =
+      context.device == Device::kCpu && batch > 1 &&
+      (options.drop_path_rates.empty() || Gathers(options.drop_path_rates[config_.number], batch));
   if (activations.device() == Device::kDryRun) {
     kept.scale = activations.Allocate({batch});
     if (gathers) {

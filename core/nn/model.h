@@ -35,6 +35,9 @@ struct ForwardOptions {
   // Unset: no drop path. Called again in Backward where activations are checkpointed. A dry run
   // takes what any pictures left out would take at most, and doesn't call it.
   std::function<float(int block, int branch, int64_t picture)> drop_path_factor;
+  // The blocks' rates, Model::DropPathRates: where so few pictures are left out that it hardly ever
+  // saves anything, none is. Empty: not known.
+  std::vector<double> drop_path_rates;
   // Called with what a module returns, under the module's official name ("patch_embed",
   // "layers.0.blocks.1", "layers.0.downsample", "norm"; "features": what the head sees). For tests.
   std::function<void(const std::string& name, const TensorView& value)> capture;

@@ -206,6 +206,8 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
   };
   std::vector<double> seconds;
   for (; number < steps; ++number) seconds.push_back(run());
+  // Before anything is recorded.
+  const size_t peak_bytes = ProcessPeakBytes();
   // Drop path leaves each step with other work: once more, for how much it is.
   std::vector<double> flops(steps, plan.step.matrix_flops);
   if (model->HasDropPath() && gpu == nullptr) {
@@ -232,7 +234,7 @@ StepFigures TimeSteps(const JobConfig& job, int steps, Profile* profile, Acceler
           .median_seconds = seconds[seconds.size() / 2],
           .profiled_seconds = profiled,
           .matrix_flops = mean_flops,
-          .peak_bytes = ProcessPeakBytes(),
+          .peak_bytes = peak_bytes,
           .planned_bytes = plan.PredictedProcessBytes(),
           .gpu_bytes = plan.memory.DeviceHighWater()};
 }
