@@ -156,6 +156,18 @@ TEST_P(MemoryPlanTest, IsEnoughForAnyPicturesThatDropPathLeaves) {
   }
 }
 
+// At such a rate pictures are hardly ever left out.
+TEST_P(MemoryPlanTest, GathersNothingForALowRate) {
+  JobConfig job = SmallJob(GetParam());
+  job.train.micro_batch = 32;
+  job.train.global_batch = 32;
+  const auto workspace = [&](double rate) {
+    job.model.drop_path_rate = rate;
+    return PlanMemory(job, 0, 1).memory.workspace.high_water();
+  };
+  EXPECT_LT(workspace(0.02), workspace(0.2));
+}
+
 TEST_P(MemoryPlanTest, IsExactForMixedStages) {
   JobConfig job = SmallJob(GetParam());
   job.memory.checkpointing = {Checkpointing::kBlock, Checkpointing::kSelective};
