@@ -16,6 +16,7 @@ namespace swinfleet {
 namespace {
 
 using cpu::AddRows;
+using cpu::MatrixOperands;
 using cpu::MatrixProduct;
 using cpu::RunProduct;
 
@@ -56,10 +57,7 @@ const void* At(const void* data, DType dtype, int64_t stride, bool transposed, i
 // What a product works on. row_sums (rows) += the sums of src over its inner side, a weight
 // gradient's bias; null without one.
 struct Operands {
-  const void* src = nullptr;
-  const void* weights = nullptr;
-  const void* bias = nullptr;
-  void* dst = nullptr;
+  MatrixOperands product;
   float* row_sums = nullptr;
 };
 
@@ -69,6 +67,7 @@ struct Operands {
 template <typename Body>
 void ForEachPiece(const MatrixProduct& p, const Operands& all, int64_t first_row, int64_t last_row,
                   int64_t first_column, int64_t last_column, const Body& body) {
+  const MatrixOperands& of = all.product;
   const int64_t step = p.src_transposed ? kPieceInner : p.inner;
   for (int64_t i = first_row; i < last_row; i += kPieceRows) {
     for (int64_t k = 0; k < p.inner; k += step) {
@@ -77,13 +76,12 @@ void ForEachPiece(const MatrixProduct& p, const Operands& all, int64_t first_row
                                     std::min(step, p.inner - k));
       piece.accumulate = p.accumulate || k > 0;
       const bool sums = all.row_sums != nullptr && j == 0;
-      body(piece,
-           Operands{
-               .src = At(all.src, p.dtype, p.src_stride, p.src_transposed, i, k),
-               .weights = At(all.weights, p.dtype, p.weights_stride, p.weights_transposed, k, j),
-               .bias = At(all.bias, p.bias_dtype, 0, false, 0, j),
-               .dst = const_cast<void*>(At(all.dst, p.dst_dtype, p.dst_stride, false, i, j)),
-               .row_sums = sums ? all.row_sums + i : nullptr});
+      const MatrixOperands operands = {
+          .src = At(of.src, p.dtype, p.src_stride, p.src_transposed, i, k),
+          .weights = At(of.weights, p.dtype, p.weights_stride, p.weights_transposed, k, j),
+          .bias = At(of.bias, p.bias_dtype, 0, false, 0, j),
+          .dst = const_cast<void*>(At(of.dst, p.dst_dtype, p.dst_stride, false, i, j))};
+      body(piece, Operands{operands, sums ? all.row_sums + i : nullptr});
     }
   }
 }
@@ -107,10 +105,10 @@ void ForEachPieceOfPart(const MatrixProduct& p, const Operands& all, int threads
 // Of a weight gradient src is dy, transposed: its rows in memory are the columns that are summed
 // up, while the caches have them.
 void RunPiece(const MatrixProduct& piece, const Operands& operands, void* pad) {
-  RunProduct(piece, {operands.src, operands.weights, operands.bias, operands.dst}, pad);
+  RunProduct(piece, operands.product, pad);
   if (operands.row_sums == nullptr) return;
-  AddRows({const_cast<void*>(operands.src), piece.dtype, piece.inner, piece.rows, piece.src_stride},
-          operands.row_sums);
+  void* src = const_cast<void*>(operands.product.src);
+  AddRows({src, piece.dtype, piece.inner, piece.rows, piece.src_stride}, operands.row_sums);
 }
 
 void RunSplit(const MatrixProduct& p, const Operands& all, const LinearScratch& scratch,
@@ -233,7 +231,7 @@ void LinearForward(const LinearForwardArgs& args, Context& context) {
   ArenaScope scope(context.workspace);
   const ForwardProduct forward = Forward(args, context);
   const LinearScratch scratch = TakeProductScratch(forward.product, context);
-  RunSplit(forward.product, {args.x.data, forward.weights, args.bias.data, args.y.data}, scratch,
+  RunSplit(forward.product, {{args.x.data, forward.weights, args.bias.data, args.y.data}}, scratch,
            context.threads);
 }
 
@@ -241,8 +239,9 @@ void LinearBackwardInput(const LinearBackwardInputArgs& args, Context& context) 
   if (args.dy.shape[0] == 0) return;
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
-  RunSplit(ProductOf(args), {.src = args.dy.data, .weights = args.weight.data, .dst = args.dx.data},
-           scratch, context.threads);
+  RunSplit(ProductOf(args),
+           {{.src = args.dy.data, .weights = args.weight.data, .dst = args.dx.data}}, scratch,
+           context.threads);
 }
 
 void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context) {
@@ -253,10 +252,8 @@ void LinearBackwardWeight(const LinearBackwardWeightArgs& args, Context& context
   ArenaScope scope(context.workspace);
   const LinearScratch scratch = TakeScratch(args, context);
   RunSplit(ProductOf(args),
-           {.src = args.dy.data,
-            .weights = args.x.data,
-            .dst = args.dweight.data,
-            .row_sums = args.dbias.empty() ? nullptr : args.dbias.f32()},
+           {{.src = args.dy.data, .weights = args.x.data, .dst = args.dweight.data},
+            args.dbias.empty() ? nullptr : args.dbias.f32()},
            scratch, context.threads);
 }
 
