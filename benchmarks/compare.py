@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the rows of benchmarks/cpu.sh, pair by pair, and writes their table."""
+"""Runs the rows of benchmarks/cpu.sh, pair by pair, and writes their table for this machine."""
 import argparse
 import dataclasses
 import json
@@ -26,19 +26,6 @@ SETTINGS = {
     },
 }
 COLUMNS = 9
-LEGEND = """
-Images a second: medians, with the smallest and the largest; the best step or run of each process
-counts. PyTorch runs twice in each pair, as it is and with glibc told never to give memory back; the
-faster setting is shown. Ratio: the median of the pairs' own. Memory beyond state, MiB: the process's
-largest size (of PyTorch what it grew by after its imports, in the setting that takes less), less 16
-bytes a parameter; of ranks the whole process of rank 0 (of PyTorch's again what it grew by). Products:
-the share of Swinfleet's step that its matrix products would take at the peak measured beside it, %.
-Handover: what a line of the cache takes from one thread to the other after Swinfleet's step, ns: several
-times as long while the machine has put them on cores without a cache in common. Drop path's rate is 0.1
-in both programs, timm's default (0.02 in the quick start's model; over ranks Swinfleet drops nothing):
-PyTorch multiplies what it drops by zero, Swinfleet leaves it out, and its steps' times are those at the
-mean of their work.
-"""
 NO_BF16 = "left out: this processor has no bf16 arithmetic (avx512_bf16)"
 RANKS = 2
 # timm's own, which is less than the published recipes have.
@@ -187,7 +174,8 @@ def cells(row, rounds):
         figures.spread(figures.one_of(rounds, OURS, "handover_ns"), 0)]
 
 
-def section(args, host):
+def table(args, host):
+    """This machine's part of the section."""
     lines, versions, pairs, commits = [], set(), set(), set()
     for row in rows(args.pictures):
         record = recorded(args, row, host)
@@ -202,13 +190,11 @@ def section(args, host):
             commits.add(record["commit"])
         lines.append("| " + " | ".join(line + [""] * (COLUMNS - len(line))) + " |")
     conditions_text = (
-        f"{host['name']}; {args.threads} threads each. PyTorch: {', '.join(sorted(versions))}."
+        f"{args.threads} threads each. PyTorch: {', '.join(sorted(versions))}."
         f" Pairs of a row: {', '.join(str(count) for count in sorted(pairs))}."
         f" Swinfleet at {', '.join(sorted(commits))}.")
     return "\n".join([
         figures.paragraph(conditions_text),
-        "",
-        figures.paragraph(LEGEND),
         "",
         "| | Swinfleet, images/s | PyTorch, images/s | ratio | memory | PyTorch's | share |"
         " products | handover |",
@@ -241,7 +227,8 @@ def main():
                   "rounds": run_row(row, args)}
         with open(record_path(args, row), "w", encoding="utf-8") as file:
             json.dump(record, file, indent=1)
-    figures.write_section(PAGE, SECTION, section(args, host))
+    figures.write_section(PAGE, SECTION, figures.replace_part(
+        figures.read_section(PAGE, SECTION), host["name"], table(args, host)))
 
 
 if __name__ == "__main__":

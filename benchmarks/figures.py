@@ -1,4 +1,5 @@
 """What the benchmarks compute from their measurements, apart from running anything."""
+import re
 import statistics
 import textwrap
 
@@ -34,14 +35,36 @@ def spread(values, digits):
     return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def replace_section(text, name, body):
-    """Puts `body` between the two comments of a Markdown page that carry `name`."""
+def split_at_section(text, name):
+    """A Markdown page around and between the two comments that carry `name`: before, body, after."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f'the page needs "{begin}" and "{end}", once each, in that order')
     before, rest = text.split(begin)
-    after = rest.split(end)[1]
-    return f"{before}{begin}\n{body.strip()}\n{end}{after}"
+    body, after = rest.split(end)
+    return before + begin, body.strip(), end + after
+
+
+def replace_section(text, name, body):
+    """Puts `body` between the two comments of a Markdown page that carry `name`."""
+    before, _, after = split_at_section(text, name)
+    return f"{before}\n{body.strip()}\n{after}"
+
+
+def read_section(page, name):
+    """What is in the page's section of that name."""
+    with open(page, encoding="utf-8") as file:
+        return split_at_section(file.read(), name)[1]
+
+
+def replace_part(body, heading, part):
+    """Puts `part` under a section's heading of the third level, at the end if there is none yet."""
+    marker = "### "
+    before, *parts = re.split(f"^{marker}", body, flags=re.MULTILINE)
+    texts = dict(text.split("\n", 1) for text in parts)
+    texts[heading] = f"\n{part.strip()}\n"
+    return "\n".join([before.strip(), *(
+        f"\n{marker}{name}\n\n{text.strip()}" for name, text in texts.items())]).strip()
 
 
 def write_section(page, name, body, *others):

@@ -52,6 +52,25 @@ class FiguresTest(unittest.TestCase):
                 self.assertEqual(file.read(), "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\n")
         self.assertEqual(said.getvalue(), f"\nnew\n\nwritten to {page} and plot.svg\n")
 
+    def test_a_part_is_replaced_or_added_and_others_are_kept(self):
+        one = figures.replace_part("", "A (1)", "a table\n")
+        self.assertEqual(one, "### A (1)\n\na table")
+        two = figures.replace_part(one, "B", "b")
+        self.assertEqual(two, "### A (1)\n\na table\n\n### B\n\nb")
+        self.assertEqual(figures.replace_part(two, "A (1)", "new\n\nlines"),
+                         "### A (1)\n\nnew\n\nlines\n\n### B\n\nb")
+        self.assertEqual(figures.replace_part(two, "B", "b"), two)
+
+    def test_text_before_the_parts_stays(self):
+        self.assertEqual(figures.replace_part("text\n\n### A\n\na\n", "A", "b"), "text\n\n### A\n\nb")
+
+    def test_a_section_is_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page = os.path.join(folder, "page.md")
+            with open(page, "w", encoding="utf-8") as file:
+                file.write("a\n<!-- x: begin -->\nbody\n<!-- x: end -->\nb\n")
+            self.assertEqual(figures.read_section(page, "x"), "body")
+
     def test_a_page_without_the_section_is_refused(self):
         for page in ("", "<!-- x: begin -->", "<!-- x: end -->\n<!-- x: begin -->"):
             with self.assertRaises(ValueError):

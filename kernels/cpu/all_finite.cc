@@ -11,7 +11,7 @@ namespace swinfleet {
 namespace {
 
 // Values that a thread looks through, at least.
-constexpr int64_t kGrain = 16384;
+constexpr int64_t kGrain = 2048;
 
 // Whether no value has all the bits of `exponent`, as what is infinite or NaN does. There is no way
 // out of the loop and no bool to carry, since both would keep the compiler from using vectors.

@@ -26,6 +26,16 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
+// Asks for a line, into the second cache and not the first: this task's buffers fill that one, and
+// a line that is on its way there takes one of the few places of the loads that miss it.
+HWY_INLINE void AskSecondCache(const char* line) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  __builtin_prefetch(line, 0, 2);
+#else
+  hwy::Prefetch(line);
+#endif
+}
+
 // Rows that the next task needs. They are asked for, since they are short and far apart, which the
 // processor does not foresee; a few at a time, between the steps of this task, for it waits for so
 // many only before it holds up this task's loads.
@@ -44,7 +54,7 @@ class NextRows {
     constexpr int64_t kLine = 64;
     for (int64_t t = first; t < std::min(first + count, map_->tokens); ++t) {
       const char* row = at_ + map_->row[t] * stride_;
-      for (int64_t i = 0; i < bytes_; i += kLine) hwy::Prefetch(row + i);
+      for (int64_t i = 0; i < bytes_; i += kLine) AskSecondCache(row + i);
     }
   }
 
@@ -73,16 +83,17 @@ template <typename T>
 void GatherRows(const AttentionSizes& s, const WindowMap& map, const T* from, int64_t stride,
                 float* rows) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
-  for (int64_t t = 0; t < s.tokens; ++t) {
+  const int64_t tokens = s.tokens, dim = s.dim, dim_padded = s.dim_padded;
+  const int64_t whole = dim / kLanes * kLanes;
+  for (int64_t t = 0; t < tokens; ++t, rows += dim_padded) {
     const T* vector = from + map.row[t] * stride;
-    float* to = rows + t * s.dim_padded;
     int64_t i = 0;
-    for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), to + i);
-    if (i < s.dim) {
-      StoreWhole(LoadPart(vector + i, s.dim - i), to + i);
+    for (; i < whole; i += kLanes) StoreWhole(LoadWhole(vector + i), rows + i);
+    if (i < dim) {
+      StoreWhole(LoadPart(vector + i, dim - i), rows + i);
       i += kLanes;
     }
-    std::fill(to + i, to + s.dim_padded, 0.0f);
+    for (; i < dim_padded; i += kLanes) StoreWhole(hn::Zero(D()), rows + i);
   }
 }
 
@@ -91,14 +102,30 @@ template <typename T>
 void ScatterRows(const AttentionSizes& s, const WindowMap& map, const float* rows, int64_t stride,
                  T* to) {
   constexpr int64_t kLanes = hn::MaxLanes(D());
-  for (int64_t t = 0; t < s.tokens; ++t) {
-    const float* vector = rows + t * s.dim_padded;
+  const int64_t tokens = s.tokens, dim = s.dim, dim_padded = s.dim_padded;
+  const int64_t whole = dim / kLanes * kLanes;
+  for (int64_t t = 0; t < tokens; ++t, rows += dim_padded) {
     T* at = to + map.row[t] * stride;
-    int64_t i = 0;
-    for (; i + kLanes <= s.dim; i += kLanes) StoreWhole(LoadWhole(vector + i), at + i);
-    if (i < s.dim) StorePart(LoadWhole(vector + i), at + i, s.dim - i);
+    for (int64_t i = 0; i < whole; i += kLanes) StoreWhole(LoadWhole(rows + i), at + i);
+    if (whole < dim) StorePart(LoadWhole(rows + whole), at + whole, dim - whole);
   }
 }
+
+// An epilogue of SmallGemm: the sums times row_scale, written where `to` is that of row 0.
+template <typename T>
+struct ScatterScaledRows {
+  const int64_t* row;  // Of the first sums' token on, as WindowMap has it.
+  int64_t dim;
+  const float* row_scale;
+  int64_t stride;
+  T* to;
+  HWY_INLINE void operator()(int64_t i, int64_t column, V sum) const {
+    constexpr int64_t kLanes = hn::MaxLanes(D());
+    if (column >= dim) return;
+    StorePart(hn::Mul(sum, hn::Set(D(), row_scale[i])), to + row[i] * stride + column,
+              std::min(kLanes, dim - column));
+  }
+};
 
 // Zeros in the rows of excluded padding, where tensors have such rows.
 template <typename T>
@@ -152,64 +179,82 @@ inline void ScaleRows(const AttentionSizes& s, float factor, float* rows) {
 // too short to be divided by, for vectors shorter than 1e-12 are divided by that
 // (torch.nn.functional.normalize). Of padding it becomes zero.
 inline void InverseNorms(const AttentionSizes& s, float* inverse) {
-  const D d;
-  const V shortest = hn::Set(d, 1e-12f);
+  // As few as are summed at a time: what was stored in parts is waited for.
+  const hn::CappedTag<float, kSumRows> d;
+  const auto shortest = hn::Set(d, 1e-12f);
   std::fill(inverse + s.tokens, inverse + s.tokens_padded, 0.0f);
   for (int64_t t = 0; t < s.tokens_padded; t += static_cast<int64_t>(hn::Lanes(d))) {
-    const V norm = hn::Sqrt(hn::Load(d, inverse + t));
-    const V inv = hn::Div(hn::Set(d, 1.0f), hn::Max(norm, shortest));
+    const auto norm = hn::Sqrt(hn::Load(d, inverse + t));
+    const auto inv = hn::Div(hn::Set(d, 1.0f), hn::Max(norm, shortest));
     hn::Store(hn::IfThenElse(hn::Lt(norm, shortest), hn::Neg(inv), inv), d, inverse + t);
   }
   std::fill(inverse + s.tokens, inverse + s.tokens_padded, 0.0f);
 }
 
-// Divides each row by its norm and multiplies it by `factor`. inverse (tokens_padded) as
-// InverseNorms has it.
-inline void NormaliseRows(const AttentionSizes& s, float factor, float* rows, float* inverse) {
+// inverse (tokens_padded) of the rows, as InverseNorms has it.
+inline void InverseNormsOf(const AttentionSizes& s, const float* rows, float* inverse) {
   for (int64_t t = 0; t < s.tokens; t += kSumRows) {
     const float* row = rows + t * s.dim_padded;
     RowDots(row, row, s.dim_padded, std::min(kSumRows, s.tokens - t), inverse + t);
   }
   InverseNorms(s, inverse);
-  for (int64_t t = 0; t < s.tokens; ++t) {
-    ScaleRow(rows + t * s.dim_padded, s.dim_padded, std::abs(inverse[t]) * factor);
+}
+
+// Multiplies each row by `factor` and by its |inverse|.
+inline void NormaliseRows(const AttentionSizes& s, float factor, const float* inverse,
+                          float* rows) {
+  const int64_t tokens = s.tokens, dim_padded = s.dim_padded;
+  for (int64_t t = 0; t < tokens; ++t, rows += dim_padded) {
+    ScaleRow(rows, dim_padded, std::abs(inverse[t]) * factor);
   }
 }
 
-// Through y = factor * x / norm: dx = factor * inverse * (dy - y (y . dy) / factor^2), where `dot`
-// is y . dy. A row that was too short to be divided by its norm was only scaled.
-HWY_INLINE void NormaliseGradientRow(const float* y, float factor, float inverse, float dot,
-                                     int64_t n, float* dy) {
-  const D d;
-  const V along = hn::Set(d, inverse < 0 ? 0.0f : dot / (factor * factor));
-  const V scale = hn::Set(d, factor * std::abs(inverse));
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    const V across = hn::NegMulAdd(hn::Load(d, y + i), along, hn::Load(d, dy + i));
-    hn::Store(hn::Mul(across, scale), d, dy + i);
-  }
+// q (scaled) and k by their norms. Both norms come first: one does not wait for the other.
+struct InverseNormsOfBoth {
+  float *q, *k;
+};
+inline void NormaliseBoth(const AttentionSizes& s, float factor, const InverseNormsOfBoth& inverse,
+                          float* q, float* k) {
+  InverseNormsOf(s, q, inverse.q);
+  InverseNormsOf(s, k, inverse.k);
+  NormaliseRows(s, factor, inverse.q, q);
+  NormaliseRows(s, 1.0f, inverse.k, k);
 }
 
-// Of each of a window's rows: visit(token, y . dy, the row of y, the row of dy), which may change
-// the latter.
+// Of each of a window's rows: visit(token, y . dy, the row of y, the row of dy).
 template <typename T, typename Visit>
-HWY_INLINE void ForEachRowDot(const AttentionSizes& s, const T* y, float* dy, const Visit& visit) {
+HWY_INLINE void ForEachRowDot(const AttentionSizes& s, const T* y, const float* dy,
+                              const Visit& visit) {
+  const int64_t tokens = s.tokens, dim_padded = s.dim_padded;
   float dots[kSumRows];
-  for (int64_t first = 0; first < s.tokens; first += kSumRows) {
-    const int64_t count = std::min(kSumRows, s.tokens - first), at = first * s.dim_padded;
-    RowDots(y + at, dy + at, s.dim_padded, count, dots);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = at + i * s.dim_padded;
-      visit(first + i, dots[i], y + row, dy + row);
+  for (int64_t first = 0; first < tokens; first += kSumRows) {
+    const int64_t count = std::min(kSumRows, tokens - first);
+    RowDots(y, dy, dim_padded, count, dots);
+    for (int64_t i = 0; i < count; ++i, y += dim_padded, dy += dim_padded) {
+      visit(first + i, dots[i], y, dy);
     }
   }
 }
 
-// All of a window's rows. Returns the sum of y . dy.
-inline double NormaliseGradients(const AttentionSizes& s, const float* y, float factor,
-                                 const float* inverse, float* dy) {
+// Gradients dx through y = factor * x / norm, of all of a window's rows, written where `to` is that
+// of row 0: factor * inverse * (dy - y (y . dy) / factor^2). A row that was too short to be divided
+// by its norm was only scaled. Returns the sum of y . dy.
+template <typename T>
+double ScatterNormGradients(const AttentionSizes& s, const WindowMap& map, const float* y,
+                            float factor, const float* inverse, const float* dy, int64_t stride,
+                            T* to) {
+  const D d;
+  const int64_t dim = s.dim;
+  const float inverse_square = 1.0f / (factor * factor);
   double sum = 0;
-  ForEachRowDot(s, y, dy, [&](int64_t token, float dot, const float* row, float* gradient) {
-    NormaliseGradientRow(row, factor, inverse[token], dot, s.dim_padded, gradient);
+  ForEachRowDot(s, y, dy, [&](int64_t t, float dot, const float* row, const float* gradient) {
+    const V along = hn::Set(d, inverse[t] < 0 ? 0.0f : dot * inverse_square);
+    const V scale = hn::Set(d, factor * std::abs(inverse[t]));
+    T* at = to + map.row[t] * stride;
+    ForEachVector(dim, [&](int64_t i, int64_t count) {
+      const V across = hn::NegMulAdd(hn::Load(d, row + i), along, hn::Load(d, gradient + i));
+      StorePart(hn::Mul(across, scale), at + i, count);
+    });
     sum += dot;
   });
   return sum;
@@ -280,6 +325,16 @@ struct StripSums {
 // score and for its sum. As many as registers hold.
 inline constexpr int64_t kSideBySide = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
 
+// to (kRows) = what `fold` makes of all lanes of each vector.
+template <class Fold, int64_t kRows>
+HWY_INLINE void FoldRows(const Fold& fold, const V (&vectors)[kRows], float* to) {
+  if constexpr (kRows == 4) {
+    StoreFolded(fold, vectors[0], vectors[1], vectors[2], vectors[3], to);
+  } else {
+    for (int64_t i = 0; i < kRows; ++i) to[i] = FoldLanes(fold, vectors[i]);
+  }
+}
+
 // Of kRows rows of n scores: gives store(row, j, exponentials of scores j, ... less their peak);
 // and their sum: 1 where all is excluded, and the exponentials are zero.
 template <int64_t kRows, typename Store>
@@ -296,9 +351,10 @@ HWY_INLINE void SoftmaxOf(const float* rows, int64_t n, float* peak, float* tota
       highest[i] = hn::Max(highest[i], hn::Load(d, rows + i * n + j));
     }
   }
+  FoldRows(MaxLanes(), highest, peak);
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kRows; ++i) {
-    peak[i] = std::max(kExcludedScore, hn::GetLane(hn::MaxOfLanes(d, highest[i])));
+    peak[i] = std::max(kExcludedScore, peak[i]);
     highest[i] = Subtrahend(peak[i]);
     sum[i] = hn::Zero(d);
   }
@@ -310,8 +366,9 @@ HWY_INLINE void SoftmaxOf(const float* rows, int64_t n, float* peak, float* tota
       store(i, j, e);
     }
   }
+  FoldRows(AddLanes(), sum, total);
 #pragma GCC unroll 4
-  for (int64_t i = 0; i < kRows; ++i) total[i] = NothingLeft(peak[i]) ? 1.0f : Total(sum[i]);
+  for (int64_t i = 0; i < kRows; ++i) total[i] = NothingLeft(peak[i]) ? 1.0f : total[i];
 }
 
 // Of all rows of a strip, into sums.peak and sums.inverse, which become the sums.
@@ -374,10 +431,13 @@ HWY_INLINE void SoftmaxGradientRows(const float (&lse)[kRows], int64_t n, float*
       total[i] = hn::Add(total[i], e);
     }
   }
+  float totals[kRows], sums[kRows];
+  FoldRows(AddLanes(), total, totals);
+  FoldRows(AddLanes(), sum, sums);
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kRows; ++i) {
-    const float inverse = NothingLeft(lse[i]) ? 0.0f : 1.0f / Total(total[i]);
-    gradients[i] = {hn::Set(d, inverse), hn::Set(d, Total(sum[i]) * inverse)};
+    const float inverse = NothingLeft(lse[i]) ? 0.0f : 1.0f / totals[i];
+    gradients[i] = {hn::Set(d, inverse), hn::Set(d, sums[i] * inverse)};
   }
 }
 

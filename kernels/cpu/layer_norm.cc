@@ -25,6 +25,10 @@ HWY_INLINE V KeepFirst(V v, int64_t count) {
 // Rows whose sums are made together: what the last steps of a sum wait for one another is shared.
 inline constexpr int64_t kSumRows = 4;
 
+// Rows of up to kShortRow elements go through each step in blocks of so many times as many.
+inline constexpr int64_t kShortRow = 256;
+inline constexpr int64_t kBlocks = 2;
+
 // totals (count) of sum(row), for `count` rows, kSumRows at most.
 template <typename Sum>
 HWY_INLINE void RowTotals(int64_t count, const Sum& sum, float* totals) {
@@ -67,43 +71,54 @@ HWY_INLINE void Statistics(const T* x, int64_t c, int64_t count, float eps, floa
   for (int64_t row = 0; row < count; ++row) rstd[row] = 1.0f / std::sqrt(rstd[row] * inverse + eps);
 }
 
+// y of a row: normalised, scaled, and added to the residual, which may be null.
 template <typename T>
-void ForwardRowsOf(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
+HWY_INLINE void NormaliseRow(const T* x, const T* gammas, const T* betas, const T* residual,
+                             int64_t c, float mean, float rstd, float factor, T* y) {
   const D d;
+  const V vmean = hn::Set(d, mean), vrstd = hn::Set(d, rstd), scale = hn::Set(d, factor);
+  ForEachVector(c, [&](int64_t i, int64_t n) {
+    const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), vmean), vrstd);
+    V value = hn::MulAdd(LoadPart(gammas + i, n), xhat, LoadPart(betas + i, n));
+    if (residual != nullptr) {
+      value = hn::MulAdd(value, scale, LoadPart(residual + i, n));
+    } else {
+      value = hn::Mul(value, scale);
+    }
+    StorePart(value, y + i, n);
+  });
+}
+
+template <typename T>
+HWY_FLATTEN void ForwardRowsOf(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {
   const int64_t c = args.x.shape[1];
   const int64_t rows_per_picture =
       args.scale.empty() ? 1 : args.x.shape[0] / args.scale.NumElements();
-  const T* gammas = Elements<T>(args.gamma);
-  const T* betas = Elements<T>(args.beta);
-  for (int64_t row = begin; row < end; ++row) {
-    const T* x = Elements<T>(args.x) + row * c;
-    if ((row - begin) % kSumRows == 0) {
-      Statistics(x, c, std::min(kSumRows, end - row), args.eps, args.mean.f32() + row,
-                 args.rstd.f32() + row);
+  const T *x = Elements<T>(args.x), *gammas = Elements<T>(args.gamma);
+  const T *betas = Elements<T>(args.beta);
+  const T* residual = args.residual.empty() ? nullptr : Elements<T>(args.residual);
+  const float* scale = args.scale.empty() ? nullptr : args.scale.f32();
+  float *mean = args.mean.f32(), *rstd = args.rstd.f32();
+  T* y = Elements<T>(args.y);
+  // Short rows are soon summed up, and would wait for their means and roots.
+  const int64_t block = c <= kShortRow ? kBlocks * kSumRows : kSumRows;
+  for (int64_t first = begin; first < end; first += block) {
+    const int64_t last = std::min(first + block, end);
+    for (int64_t row = first; row < last; row += kSumRows) {
+      Statistics(x + row * c, c, std::min(kSumRows, last - row), args.eps, mean + row, rstd + row);
     }
-    const V vmean = hn::Set(d, args.mean.f32()[row]);
-    const V vrstd = hn::Set(d, args.rstd.f32()[row]);
-    const V scale =
-        hn::Set(d, args.scale.empty() ? 1.0f : args.scale.f32()[row / rows_per_picture]);
-    const T* residual = args.residual.empty() ? nullptr : Elements<T>(args.residual) + row * c;
-    T* y = Elements<T>(args.y) + row * c;
-    ForEachVector(c, [&](int64_t i, int64_t n) {
-      const V xhat = hn::Mul(hn::Sub(LoadPart(x + i, n), vmean), vrstd);
-      V value = hn::MulAdd(LoadPart(gammas + i, n), xhat, LoadPart(betas + i, n));
-      if (residual != nullptr) {
-        value = hn::MulAdd(value, scale, LoadPart(residual + i, n));
-      } else {
-        value = hn::Mul(value, scale);
-      }
-      StorePart(value, y + i, n);
-    });
+    for (int64_t row = first; row < last; ++row) {
+      NormaliseRow(x + row * c, gammas, betas, residual == nullptr ? nullptr : residual + row * c,
+                   c, mean[row], rstd[row], scale == nullptr ? 1.0f : scale[row / rows_per_picture],
+                   y + row * c);
+    }
   }
 }
 
 // A row of LayerNormBackward.
 template <typename T>
 struct BackwardRow {
-  BackwardRow(const LayerNormBackwardArgs& args, int64_t row, int64_t rows_per_picture) {
+  HWY_INLINE void Start(const LayerNormBackwardArgs& args, int64_t row, int64_t rows_per_picture) {
     const D d;
     const int64_t c = args.x.shape[1];
     x = Elements<T>(args.x) + row * c;
@@ -137,44 +152,73 @@ HWY_INLINE void FinishRow(const BackwardRow<T>& row, const T* gammas, int64_t c,
   });
 }
 
-// Adds this part's gradients of gamma and beta to sums (2, C). Rows go in pairs, which share what
-// is loaded and the last steps of their sums; an odd last one is its own partner, whose gradients
-// count once.
-template <typename T>
-void BackwardRowsOf(const LayerNormBackwardArgs& args, int64_t begin, int64_t end, float* sums) {
+// Rows of LayerNormBackward that go side by side, as many as registers hold: they share what is
+// loaded and the last steps of their sums.
+inline constexpr int kSideBySide = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
+
+// totals (2, kRows) of the lanes of two vectors a row.
+template <int kRows>
+HWY_INLINE void TotalsOfBoth(const V (&a)[kRows], const V (&b)[kRows], float* totals) {
+  if constexpr (kRows == 4) {
+    StoreTotals(a[0], a[1], a[2], a[3], totals);
+    StoreTotals(b[0], b[1], b[2], b[3], totals + 4);
+  } else if constexpr (kRows == 2) {
+    StoreTotals(a[0], a[1], b[0], b[1], totals);
+  } else {
+    totals[0] = Total(a[0]);
+    totals[1] = Total(b[0]);
+  }
+}
+
+// Of rows [first, first + kRows): dx, and their part of sums (2, C).
+template <int kRows, typename T>
+HWY_INLINE void BackwardBlock(const LayerNormBackwardArgs& args, int64_t first,
+                              int64_t rows_per_picture, const T* gammas, float* sums) {
   const int64_t c = args.x.shape[1];
+  const float inverse = 1.0f / static_cast<float>(c);
+  BackwardRow<T> rows[kRows];
+  V sum_g[kRows], sum_gx[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    rows[r].Start(args, first + r, rows_per_picture);
+    sum_g[r] = sum_gx[r] = hn::Zero(D());
+  }
+  ForEachVector(c, [&](int64_t i, int64_t n) {
+    const V gamma = LoadPart(gammas + i, n);
+    V dgamma = LoadPart(sums + i, n), dbeta = LoadPart(sums + c + i, n);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const V dout = rows[r].Scaled(i, n);
+      const V dout_xhat = hn::Mul(dout, rows[r].Normalised(i, n));
+      sum_g[r] = hn::MulAdd(dout, gamma, sum_g[r]);
+      sum_gx[r] = hn::MulAdd(dout_xhat, gamma, sum_gx[r]);
+      dgamma = hn::Add(dgamma, dout_xhat);
+      dbeta = hn::Add(dbeta, dout);
+    }
+    StorePart(dgamma, sums + i, n);
+    StorePart(dbeta, sums + c + i, n);
+  });
+  float totals[2 * kRows];
+  TotalsOfBoth<kRows>(sum_g, sum_gx, totals);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    FinishRow(rows[r], gammas, c, args.accumulate, totals[r] * inverse,
+              totals[kRows + r] * inverse);
+  }
+}
+
+// Adds this part's gradients of gamma and beta to sums (2, C).
+template <typename T>
+HWY_FLATTEN void BackwardRowsOf(const LayerNormBackwardArgs& args, int64_t begin, int64_t end,
+                                float* sums) {
   const int64_t rows_per_picture =
       args.scale.empty() ? 1 : args.x.shape[0] / args.scale.NumElements();
-  const float inverse = 1.0f / static_cast<float>(c);
   const T* gammas = Elements<T>(args.gamma);
-  for (int64_t at = begin; at < end; at += 2) {
-    const bool pair = at + 1 < end;
-    const BackwardRow<T> rows[2] = {{args, at, rows_per_picture},
-                                    {args, pair ? at + 1 : at, rows_per_picture}};
-    V sum_g[2] = {hn::Zero(D()), hn::Zero(D())}, sum_gx[2] = {hn::Zero(D()), hn::Zero(D())};
-    ForEachVector(c, [&](int64_t i, int64_t n) {
-      const V gamma = LoadPart(gammas + i, n);
-      V dgamma = LoadPart(sums + i, n), dbeta = LoadPart(sums + c + i, n);
-#pragma GCC unroll 2
-      for (int r = 0; r < 2; ++r) {
-        const V dout = rows[r].Scaled(i, n);
-        const V dout_xhat = hn::Mul(dout, rows[r].Normalised(i, n));
-        sum_g[r] = hn::MulAdd(dout, gamma, sum_g[r]);
-        sum_gx[r] = hn::MulAdd(dout_xhat, gamma, sum_gx[r]);
-        if (r == 1 && !pair) continue;
-        dgamma = hn::Add(dgamma, dout_xhat);
-        dbeta = hn::Add(dbeta, dout);
-      }
-      StorePart(dgamma, sums + i, n);
-      StorePart(dbeta, sums + c + i, n);
-    });
-    float totals[4];
-    StoreTotals(sum_g[0], sum_gx[0], sum_g[1], sum_gx[1], totals);
-    for (int r = 0; r < (pair ? 2 : 1); ++r) {
-      FinishRow(rows[r], gammas, c, args.accumulate, totals[2 * r] * inverse,
-                totals[2 * r + 1] * inverse);
-    }
+  int64_t row = begin;
+  for (; row + kSideBySide <= end; row += kSideBySide) {
+    BackwardBlock<kSideBySide>(args, row, rows_per_picture, gammas, sums);
   }
+  for (; row < end; ++row) BackwardBlock<1>(args, row, rows_per_picture, gammas, sums);
 }
 
 void ForwardRows(const LayerNormForwardArgs& args, int64_t begin, int64_t end) {

@@ -207,7 +207,7 @@ HWY_EXPORT(SgdBfloat16);
 HWY_EXPORT(DrawBlocks);
 HWY_EXPORT(RoundMoments);
 
-constexpr int64_t kGrain = 16384;
+constexpr int64_t kGrain = 2048;
 // Weights whose float32 gradients or moments are on the stack, or that are rounded at once.
 constexpr int64_t kAtOnce = 1024;
 

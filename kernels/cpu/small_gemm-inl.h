@@ -144,16 +144,6 @@ struct AddTo {
   }
 };
 
-// c = row_scale A B.
-struct ScaleRowsOf {
-  float* c;
-  int64_t ldc;
-  const float* row_scale;
-  HWY_INLINE void operator()(int64_t row, int64_t column, V sum) const {
-    hn::StoreU(hn::Mul(sum, hn::Set(D(), row_scale[row])), D(), c + row * ldc + column);
-  }
-};
-
 // c = row_scale column_scale A B.
 struct ScaleBoth {
   float* c;

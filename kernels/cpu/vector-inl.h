@@ -241,40 +241,65 @@ HWY_INLINE V ExpOfNegative(V x) {
 
 HWY_INLINE float Total(V v) { return hn::GetLane(hn::SumOfLanes(D(), v)); }
 
+// Ways of folding a vector's lanes into one.
+struct AddLanes {
+  template <class Vector>
+  HWY_INLINE Vector operator()(Vector a, Vector b) const {
+    return hn::Add(a, b);
+  }
+};
+struct MaxLanes {
+  template <class Vector>
+  HWY_INLINE Vector operator()(Vector a, Vector b) const {
+    return hn::Max(a, b);
+  }
+};
+
+HWY_INLINE float FoldLanes(AddLanes, V v) { return Total(v); }
+HWY_INLINE float FoldLanes(MaxLanes, V v) { return hn::GetLane(hn::MaxOfLanes(D(), v)); }
+
 #if HWY_TARGET == HWY_SCALAR
-HWY_INLINE void StoreTotals(V a, V b, V c, V e, float* to) {
-  to[0] = Total(a);
-  to[1] = Total(b);
-  to[2] = Total(c);
-  to[3] = Total(e);
+template <class Fold>
+HWY_INLINE void StoreFolded(const Fold&, V a, V b, V c, V e, float* to) {
+  to[0] = hn::GetLane(a);
+  to[1] = hn::GetLane(b);
+  to[2] = hn::GetLane(c);
+  to[3] = hn::GetLane(e);
 }
 #else
-// The upper half of a vector added to the lower one, until four lanes are left.
-template <class Tag, class Vector>
-HWY_INLINE auto FoldToFour(Tag d, Vector v) {
+// The upper half of a vector folded into the lower one, until four lanes are left.
+template <class Tag, class Fold, class Vector>
+HWY_INLINE auto FoldToFour(Tag d, const Fold& fold, Vector v) {
   if constexpr (hn::MaxLanes(Tag()) <= 4) {
     return v;
   } else {
     const hn::Half<Tag> half;
-    return FoldToFour(half, hn::Add(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
+    return FoldToFour(half, fold, fold(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
   }
 }
 
-// to (4) = the totals of four vectors, in the order of Total, for a little more than one takes.
-HWY_INLINE void StoreTotals(V a, V b, V c, V e, float* to) {
+// to (4) = what `fold` makes of all lanes of each of four vectors, in the order of Total, for a
+// little more than one takes.
+template <class Fold>
+HWY_INLINE void StoreFolded(const Fold& fold, V a, V b, V c, V e, float* to) {
   const hn::Full128<float> d4;
   const hn::Full128<double> d2;
   const auto pair = [&](V first, V second) {
-    const auto x = hn::BitCast(d2, FoldToFour(D(), first));
-    const auto y = hn::BitCast(d2, FoldToFour(D(), second));
-    // The first vector's lanes 0 + 2 and 1 + 3, then the second's.
-    return hn::Add(hn::BitCast(d4, hn::InterleaveLower(d2, x, y)),
-                   hn::BitCast(d4, hn::InterleaveUpper(d2, x, y)));
+    const auto x = hn::BitCast(d2, FoldToFour(D(), fold, first));
+    const auto y = hn::BitCast(d2, FoldToFour(D(), fold, second));
+    // The first vector's lanes 0 and 2, 1 and 3, then the second's.
+    return fold(hn::BitCast(d4, hn::InterleaveLower(d2, x, y)),
+                hn::BitCast(d4, hn::InterleaveUpper(d2, x, y)));
   };
   const auto ab = pair(a, b), ce = pair(c, e);
-  hn::StoreU(hn::Add(hn::ConcatEven(d4, ce, ab), hn::ConcatOdd(d4, ce, ab)), d4, to);
+  hn::StoreU(fold(hn::ConcatEven(d4, ce, ab), hn::ConcatOdd(d4, ce, ab)), d4, to);
 }
 #endif
+
+// to (4) = the totals of four vectors.
+HWY_INLINE void StoreTotals(V a, V b, V c, V e, float* to) {
+  StoreFolded(AddLanes(), a, b, c, e, to);
+}
 
 }  // namespace swinfleet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -35,11 +35,11 @@ struct ForwardBuffers {
         k_columns(stack->Take(s.Rows())),
         v(stack->Take(s.Rows())),
         scores(stack->Take(s.StripScores())),
-        out(stack->Take(s.Rows())),
-        inverse(stack->Take(s.tokens_padded)),
+        inverse{stack->Take(s.tokens_padded), stack->Take(s.tokens_padded)},
         sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
   WindowMap map, after;
-  float *q, *k, *k_columns, *v, *scores, *out, *inverse;
+  float *q, *k, *k_columns, *v, *scores;
+  InverseNormsOfBoth inverse;
   StripSums sums;
 };
 
@@ -52,9 +52,10 @@ void Scores(const AttentionSizes& s, const WindowMap& map, int64_t first, int64_
                  AddTo{scores, s.tokens_padded, start.rows, start.stride});
 }
 
-// One window and head, from b.q (scaled), b.k_columns and b.v into b.out. lse is that of row 0.
+// One window and head, from b.q (scaled), b.k_columns and b.v. lse and out are those of row 0.
+template <typename T>
 void ForwardStrips(const AttentionSizes& s, const ForwardBuffers& b, const float* bias, float* lse,
-                   int64_t lse_stride, const NextVectors& next) {
+                   int64_t lse_stride, T* out, const NextVectors& next) {
   const int64_t n = s.tokens_padded;
   for (int64_t first = 0; first < s.tokens; first += s.strip) {
     const int64_t count = std::min(s.strip, s.tokens - first);
@@ -66,7 +67,7 @@ void ForwardStrips(const AttentionSizes& s, const ForwardBuffers& b, const float
     FinishSoftmax(b.map, first, count, b.sums, lse, lse_stride);
     next.v.Ask(first, count);
     SmallGemm<F32>({b.scores, n, 1}, count, s.dim_padded, s.tokens, b.v, s.dim_padded,
-                   ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
+                   ScatterScaledRows<T>{b.map.row + first, s.dim, b.sums.inverse, s.channels, out});
     next.out.Ask(first, count);
     next.lse.Ask(first, count);
   }
@@ -81,22 +82,19 @@ void ForwardTasks(const WindowAttentionForwardArgs& args, const AttentionTasks& 
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
-    T* out = Elements<T>(args.out) + head * s.dim;
     GatherRows(s, b.map, qkv, stride, b.q);
     GatherRows(s, b.map, qkv + s.channels, stride, b.k);
     GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     if (scale.cosine) {
-      NormaliseRows(s, scale.factor, b.q, b.inverse);
-      NormaliseRows(s, 1.0f, b.k, b.inverse);
+      NormaliseBoth(s, scale.factor, b.inverse, b.q, b.k);
     } else {
       ScaleRows(s, scale.factor, b.q);
     }
     TransposeRows(s, b.k, b.k_columns);
     ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
-                  args.lse.f32() + head, args.heads,
+                  args.lse.f32() + head, args.heads, Elements<T>(args.out) + head * s.dim,
                   NextVectors(s, args, task, Elements<T>(args.qkv), Elements<T>(args.out)));
-    ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
 
@@ -125,11 +123,10 @@ struct BackwardBuffers {
         dv(stack->Take(s.Rows())),
         scores(stack->Take(s.Scores())),
         dscores(stack->Take(s.Scores())),
-        q_inverse(stack->Take(s.tokens_padded)),
-        k_inverse(stack->Take(s.tokens_padded)) {}
+        inverse{stack->Take(s.tokens_padded), stack->Take(s.tokens_padded)} {}
   WindowMap map, after;
   float *q, *k, *k_columns, *v, *v_columns, *dout, *dq, *dk, *dv, *scores, *dscores;
-  float *q_inverse, *k_inverse;
+  InverseNormsOfBoth inverse;
 };
 
 // p and ds of a row, (tokens_padded), from what SoftmaxGradientRows makes of score and dp; dbias
@@ -211,16 +208,26 @@ void BackwardTiles(const AttentionSizes& s, const BackwardBuffers& b, const floa
   }
 }
 
-// From the gradients of the scaled, normalised q and the normalised k to those of q and k; returns
-// that of the scale's logarithm.
-double ScoreGradient(const AttentionSizes& s, const BackwardBuffers& b, const ScoreScale& scale) {
-  if (!scale.cosine) {
+// Writes the gradients of q and k, from those of the scaled, normalised q and of the normalised k,
+// and of v; dqkv is that of row 0. Returns the gradient of the scale's logarithm.
+template <typename T>
+double ScatterGradients(const AttentionSizes& s, const BackwardBuffers& b, const ScoreScale& scale,
+                        T* dqkv) {
+  const int64_t stride = 3 * s.channels;
+  double dscale = 0;
+  if (scale.cosine) {
+    // The score is q . k with q scaled: its derivative by the scale's logarithm is itself.
+    dscale = ScatterNormGradients(s, b.map, b.q, scale.factor, b.inverse.q, b.dq, stride, dqkv);
+    ScatterNormGradients(s, b.map, b.k, 1.0f, b.inverse.k, b.dk, stride, dqkv + s.channels);
+  } else {
     ScaleRows(s, scale.factor, b.dq);
-    return 0;
+    ScatterRows(s, b.map, b.dq, stride, dqkv);
+    ScatterRows(s, b.map, b.dk, stride, dqkv + s.channels);
   }
-  // The score is q . k with q scaled: its derivative by the scale's logarithm is itself.
-  const double dscale = NormaliseGradients(s, b.q, scale.factor, b.q_inverse, b.dq);
-  NormaliseGradients(s, b.k, 1.0f, b.k_inverse, b.dk);
+  ScatterRows(s, b.map, b.dv, stride, dqkv + 2 * s.channels);
+  for (int part = 0; part < 3; ++part) {
+    ClearPadding(s, b.map, stride, dqkv + part * s.channels);
+  }
   return scale.clamped ? 0 : dscale;
 }
 
@@ -235,8 +242,7 @@ void LoadWindow(const AttentionSizes& s, const T* qkv, const T* dout, const Scor
   GatherRows(s, b.map, qkv + 2 * s.channels, stride, b.v);
   GatherRows(s, b.map, dout, s.channels, b.dout);
   if (scale.cosine) {
-    NormaliseRows(s, scale.factor, b.q, b.q_inverse);
-    NormaliseRows(s, 1.0f, b.k, b.k_inverse);
+    NormaliseBoth(s, scale.factor, b.inverse, b.q, b.k);
   } else {
     ScaleRows(s, scale.factor, b.q);
   }
@@ -252,7 +258,6 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
   const WindowGeometry& geometry = args.geometry;
   FloatStack stack(scratch);
   BackwardBuffers b(s, &stack);
-  const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     const T* qkv = Elements<T>(args.qkv) + head * s.dim;
@@ -262,14 +267,9 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
                   args.lse.f32() + head, args.heads,
                   BiasOf(dbias, geometry, args.heads, window, head),
                   NextVectors(s, args, task, Elements<T>(args.qkv), Elements<T>(args.dout)));
-    const double gradient = ScoreGradient(s, b, scale);
+    const double gradient =
+        ScatterGradients(s, b, scale, Elements<T>(args.dqkv) + head * s.dim);
     if (scale.cosine) dscale[head] += gradient;
-    T* dqkv = Elements<T>(args.dqkv) + head * s.dim;
-    const float* gradients[3] = {b.dq, b.dk, b.dv};
-    for (int part = 0; part < 3; ++part) {
-      ScatterRows(s, b.map, gradients[part], stride, dqkv + part * s.channels);
-      ClearPadding(s, b.map, stride, dqkv + part * s.channels);
-    }
   });
 }
 

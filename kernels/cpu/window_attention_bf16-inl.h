@@ -138,20 +138,19 @@ struct Bf16ForwardBuffers {
         v_pairs(TakeWords(stack, s.Rows() / 2)),
         weights(TakeWords(stack, s.HalfStripScores())),
         scores(stack->Take(s.StripScores())),
-        out(stack->Take(s.Rows())),
         inverse(stack->Take(s.tokens_padded)),
         q_scale(stack->Take(s.tokens_padded)),
         k_scale(stack->Take(s.tokens_padded)),
         sums{stack->Take(s.StripRows()), stack->Take(s.StripRows())} {}
   WindowMap map, after;
   uint32_t *rows, *q, *k_columns, *v_pairs, *weights;
-  float *scores, *out, *inverse, *q_scale, *k_scale;
+  float *scores, *inverse, *q_scale, *k_scale;
   StripSums sums;
 };
 
 inline void Bf16ForwardStrips(const AttentionSizes& s, const Bf16ForwardBuffers& b,
                               const float* bias, float* lse, int64_t lse_stride,
-                              const NextVectors& next) {
+                              hwy::bfloat16_t* out, const NextVectors& next) {
   const int64_t n = s.tokens_padded;
   uint16_t* weights = Halfwords(b.weights);
   for (int64_t first = 0; first < s.tokens; first += s.strip) {
@@ -168,7 +167,8 @@ inline void Bf16ForwardStrips(const AttentionSizes& s, const Bf16ForwardBuffers&
     next.v.Ask(first, count);
     SmallGemm<Bf16Pair>({b.weights, n / 2, 1}, count, s.dim_padded, (s.tokens + 1) / 2, b.v_pairs,
                         s.dim_padded,
-                        ScaleRowsOf{b.out + first * s.dim_padded, s.dim_padded, b.sums.inverse});
+                        ScatterScaledRows<hwy::bfloat16_t>{b.map.row + first, s.dim,
+                                                           b.sums.inverse, s.channels, out});
     next.out.Ask(first, count);
     next.lse.Ask(first, count);
   }
@@ -182,7 +182,6 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
   const int64_t stride = 3 * s.channels;
   ForEachTask(args, tasks, &s, &b.map, &b.after, [&](int64_t window, int64_t head, NextTask task) {
     const hwy::bfloat16_t* qkv = Elements<hwy::bfloat16_t>(args.qkv) + head * s.dim;
-    hwy::bfloat16_t* out = Elements<hwy::bfloat16_t>(args.out) + head * s.dim;
     const ScoreScale scale(args.logit_scale, args.score_scale, head, s.dim);
     GatherBf16Rows(s, b.map, qkv, stride, b.q);
     ScalesOfRows(s, b.q, scale.cosine, scale.factor, b.inverse, b.q_scale);
@@ -193,9 +192,9 @@ inline void ForwardBf16Tasks(const WindowAttentionForwardArgs& args, const Atten
     PairsOfRows(s, b.rows, b.v_pairs);
     Bf16ForwardStrips(s, b, BiasOf(args.bias, args.geometry, args.heads, window, head),
                       args.lse.f32() + head, args.heads,
+                      Elements<hwy::bfloat16_t>(args.out) + head * s.dim,
                       NextVectors(s, args, task, Elements<hwy::bfloat16_t>(args.qkv),
                                   Elements<hwy::bfloat16_t>(args.out)));
-    ScatterRows(s, b.map, b.out, s.channels, out);
   });
 }
 
@@ -369,26 +368,24 @@ inline void Bf16BackwardTiles(const AttentionSizes& s, const Bf16BackwardBuffers
   }
 }
 
-// Turns `sums`, the gradient of x / |x| divided by `factor`, into that of x, where `row` holds x
-// and `dot` is its product with them. An x that is not divided by its norm has a negative inverse.
-HWY_INLINE void Bf16RowGradient(const hwy::bfloat16_t* row, float factor, float inverse, float dot,
-                                int64_t n, float* sums) {
+// Gradients of all of a window's rows x, written where `to` is that of row 0, from `sums`, those of
+// x / |x| divided by `factor`. An x that is not divided by its norm has a negative inverse.
+inline void ScatterBf16Gradients(const AttentionSizes& s, const WindowMap& map,
+                                 const uint32_t* rows, float factor, const float* inverse,
+                                 const float* sums, int64_t stride, hwy::bfloat16_t* to) {
   const D d;
-  const V projection = hn::Set(d, inverse < 0 ? 0.0f : dot * inverse * inverse);
-  const V scale = hn::Set(d, factor * std::abs(inverse));
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    const V across = hn::NegMulAdd(LoadWhole(row + i), projection, hn::Load(d, sums + i));
-    hn::Store(hn::Mul(across, scale), d, sums + i);
-  }
-}
-
-// All of a window's rows.
-inline void Bf16RowGradients(const AttentionSizes& s, const uint32_t* rows, float factor,
-                             const float* inverse, float* sums) {
-  const auto* vectors = reinterpret_cast<const hwy::bfloat16_t*>(rows);
-  ForEachRowDot(s, vectors, sums,
-                [&](int64_t token, float dot, const hwy::bfloat16_t* row, float* gradient) {
-                  Bf16RowGradient(row, factor, inverse[token], dot, s.dim_padded, gradient);
+  const int64_t dim = s.dim;
+  ForEachRowDot(s, reinterpret_cast<const hwy::bfloat16_t*>(rows), sums,
+                [&](int64_t t, float dot, const hwy::bfloat16_t* row, const float* gradient) {
+                  const float inv = inverse[t];
+                  const V projection = hn::Set(d, inv < 0 ? 0.0f : dot * inv * inv);
+                  const V scale = hn::Set(d, factor * std::abs(inv));
+                  hwy::bfloat16_t* at = to + map.row[t] * stride;
+                  ForEachVector(dim, [&](int64_t i, int64_t count) {
+                    const V across = hn::NegMulAdd(LoadWhole(row + i), projection,
+                                                   hn::Load(d, gradient + i));
+                    StorePart(hn::Mul(across, scale), at + i, count);
+                  });
                 });
 }
 
@@ -428,12 +425,11 @@ inline void BackwardBf16Tasks(const WindowAttentionBackwardArgs& args, const Att
                       NextVectors(s, args, task, Elements<hwy::bfloat16_t>(args.qkv),
                                   Elements<hwy::bfloat16_t>(args.dout)));
     if (scale.cosine && !scale.clamped) dscale[head] += scale_gradient;
-    Bf16RowGradients(s, b.q, scale.factor, b.q_inverse, b.dq);
-    Bf16RowGradients(s, b.k, 1.0f, b.k_inverse, b.dk);
     auto* dqkv = Elements<hwy::bfloat16_t>(args.dqkv) + head * s.dim;
-    const float* gradients[3] = {b.dq, b.dk, b.dv};
+    ScatterBf16Gradients(s, b.map, b.q, scale.factor, b.q_inverse, b.dq, stride, dqkv);
+    ScatterBf16Gradients(s, b.map, b.k, 1.0f, b.k_inverse, b.dk, stride, dqkv + s.channels);
+    ScatterRows(s, b.map, b.dv, stride, dqkv + 2 * s.channels);
     for (int part = 0; part < 3; ++part) {
-      ScatterRows(s, b.map, gradients[part], stride, dqkv + part * s.channels);
       ClearPadding(s, b.map, stride, dqkv + part * s.channels);
     }
   });

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <utility>
 
+#include <hwy/base.h>
+
 #include "kernels/cpu/element.h"
 #include "kernels/ops.h"
 
@@ -113,7 +115,7 @@ struct WindowAxis {
 // counts over the batch too and is -1 in the padding. Goes along the axes rather than through
 // WindowGeometry's functions, whose divisions would show beside the attention of a small window.
 template <typename Body>
-void ForEachPlace(const WindowGeometry& g, int64_t window, const Body& body) {
+HWY_INLINE void ForEachPlace(const WindowGeometry& g, int64_t window, const Body& body) {
   const int64_t in_picture = window % g.WindowsPerPicture();
   const int64_t plane = g.WindowsH() * g.WindowsW();
   const WindowAxis axis_d(g.depth, g.window_d, g.shift_d, g.WindowsD(), in_picture / plane);
@@ -141,18 +143,22 @@ void ForEachPlace(const WindowGeometry& g, int64_t window, const Body& body) {
 inline void FillMap(const WindowGeometry& geometry, const WindowRange& range, bool exclude_padding,
                     int64_t window, WindowMap* map) {
   const int64_t first_row = range.count > 0 ? (window - range.first) * geometry.WindowTokens() : -1;
+  // Copies, which stores through the pointers can't change.
+  int64_t* const row = map->row;
+  int32_t *const places = map->place, *const regions = map->region;
   int64_t t = 0;
-  bool masked = false;
+  int32_t first_region = 0, differ = 0;
   ForEachPlace(geometry, window, [&](int64_t place, int64_t token, int32_t region) {
     if (token < 0 && exclude_padding) return;
-    map->place[t] = static_cast<int32_t>(place);
-    map->row[t] = first_row >= 0 ? first_row + place : token;
-    map->region[t] = region;
-    masked = masked || region != map->region[0];
+    places[t] = static_cast<int32_t>(place);
+    row[t] = first_row >= 0 ? first_row + place : token;
+    regions[t] = region;
+    if (t == 0) first_region = region;
+    differ |= region ^ first_region;
     ++t;
   });
   map->tokens = t;
-  map->masked = masked;
+  map->masked = differ != 0;
   map->first_row = first_row;
 }
 
