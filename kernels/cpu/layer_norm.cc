@@ -95,7 +95,7 @@ HWY_FLATTEN void ForwardRowsOf(const LayerNormForwardArgs& args, int64_t begin, 
   const int64_t rows_per_picture =
       args.scale.empty() ? 1 : args.x.shape[0] / args.scale.NumElements();
   const T *x = Elements<T>(args.x), *gammas = Elements<T>(args.gamma);
-  const T *betas = Elements<T>(args.beta);
+  const T* betas = Elements<T>(args.beta);
   const T* residual = args.residual.empty() ? nullptr : Elements<T>(args.residual);
   const float* scale = args.scale.empty() ? nullptr : args.scale.f32();
   float *mean = args.mean.f32(), *rstd = args.rstd.f32();

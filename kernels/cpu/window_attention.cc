@@ -267,8 +267,7 @@ void BackwardTasks(const WindowAttentionBackwardArgs& args, const AttentionTasks
                   args.lse.f32() + head, args.heads,
                   BiasOf(dbias, geometry, args.heads, window, head),
                   NextVectors(s, args, task, Elements<T>(args.qkv), Elements<T>(args.dout)));
-    const double gradient =
-        ScatterGradients(s, b, scale, Elements<T>(args.dqkv) + head * s.dim);
+    const double gradient = ScatterGradients(s, b, scale, Elements<T>(args.dqkv) + head * s.dim);
     if (scale.cosine) dscale[head] += gradient;
   });
 }

@@ -167,8 +167,8 @@ inline void Bf16ForwardStrips(const AttentionSizes& s, const Bf16ForwardBuffers&
     next.v.Ask(first, count);
     SmallGemm<Bf16Pair>({b.weights, n / 2, 1}, count, s.dim_padded, (s.tokens + 1) / 2, b.v_pairs,
                         s.dim_padded,
-                        ScatterScaledRows<hwy::bfloat16_t>{b.map.row + first, s.dim,
-                                                           b.sums.inverse, s.channels, out});
+                        ScatterScaledRows<hwy::bfloat16_t>{b.map.row + first, s.dim, b.sums.inverse,
+                                                           s.channels, out});
     next.out.Ask(first, count);
     next.lse.Ask(first, count);
   }
@@ -382,8 +382,8 @@ inline void ScatterBf16Gradients(const AttentionSizes& s, const WindowMap& map,
                   const V scale = hn::Set(d, factor * std::abs(inv));
                   hwy::bfloat16_t* at = to + map.row[t] * stride;
                   ForEachVector(dim, [&](int64_t i, int64_t count) {
-                    const V across = hn::NegMulAdd(LoadWhole(row + i), projection,
-                                                   hn::Load(d, gradient + i));
+                    const V across =
+                        hn::NegMulAdd(LoadWhole(row + i), projection, hn::Load(d, gradient + i));
                     StorePart(hn::Mul(across, scale), at + i, count);
                   });
                 });
