@@ -13,11 +13,12 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-// Registers decide the tile: 32 of them hold 16 sums and what feeds them, 16 hold 8.
+// Registers decide the tile: 32 of them hold 16 sums and what feeds them, 16 hold 12. Fewer than 8
+// would wait for one another, two of them being added to in every cycle and taking four.
 #if HWY_TARGET <= HWY_AVX3
-inline constexpr int kWideVectors = 4;
+inline constexpr int kWideVectors = 4, kWideRows = 4;
 #else
-inline constexpr int kWideVectors = 2;
+inline constexpr int kWideVectors = 2, kWideRows = 6;
 #endif
 
 // The numbers that products are made of: one of float32, or two neighbours along the inner side of
@@ -88,7 +89,7 @@ template <typename E, int kVectors, typename Epilogue>
 HWY_INLINE void Panel(SmallMatrix<typename E::Word> a, int64_t rows, int64_t inner,
                       const typename E::Word* b, int64_t ldb, int64_t column,
                       const Epilogue& epilogue) {
-  constexpr int kRows = kVectors == kWideVectors ? 4 : 8;
+  constexpr int kRows = kVectors == kWideVectors ? kWideRows : 8;
   int64_t row = 0;
   const auto advance = [&](int64_t count) {
     a.a += count * a.row_stride;
@@ -97,7 +98,7 @@ HWY_INLINE void Panel(SmallMatrix<typename E::Word> a, int64_t rows, int64_t inn
   for (; row + kRows <= rows; advance(kRows)) {
     Tile<E, kRows, kVectors>(a, inner, b, ldb, row, column, epilogue);
   }
-  if (kRows == 8 && row + 4 <= rows) {
+  if (kRows > 4 && row + 4 <= rows) {
     Tile<E, 4, kVectors>(a, inner, b, ldb, row, column, epilogue);
     advance(4);
   }
