@@ -2,6 +2,7 @@
 #include "kernels/packed_weights.h"
 
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <array>
 
@@ -66,6 +67,9 @@ TensorView Weight(const Size& s, std::vector<float>* memory, Device device = Dev
   return {memory->data(), {s.n, s.k}, DType::kF32, device};
 }
 
+// Products of AVX2 read plain weights, and need no copy.
+bool ProductsReadCopies() { return (hwy::SupportedTargets() & HWY_AVX3) != 0; }
+
 TEST(PackedWeights, CountWhatTheyTake) {
   for (const Size& s : kSizes) {
     std::vector<float> memory;
@@ -75,7 +79,10 @@ TEST(PackedWeights, CountWhatTheyTake) {
     PackedWeights packed(std::array{weight}, &host);
     const void* copy = packed.Find(weight);
     EXPECT_EQ(dry.used(), host.used());
-    if (s.n >= 64 && s.k >= 64) {
+    if (!ProductsReadCopies()) {
+      EXPECT_EQ(copy, nullptr);
+      EXPECT_EQ(host.used(), 0u);
+    } else if (s.n >= 64 && s.k >= 64) {
       EXPECT_NE(copy, nullptr);
     }
     EXPECT_EQ(packed.Find(weight), copy);
@@ -95,7 +102,7 @@ TEST(PackedWeights, LeaveAloneWhatMayChange) {
   beyond.shape = {64, 64};
   EXPECT_EQ(packed.Find(beyond), nullptr);
   EXPECT_EQ(arena.used(), 0u);
-  EXPECT_NE(packed.Find(constant), nullptr);
+  EXPECT_EQ(packed.Find(constant) != nullptr, ProductsReadCopies());
 }
 
 }  // namespace
