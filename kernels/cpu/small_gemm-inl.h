@@ -13,8 +13,8 @@
 SWINFLEET_BEFORE_NAMESPACE();
 namespace swinfleet::cpu::HWY_NAMESPACE {
 
-// Registers decide the tile: 32 of them hold 16 sums and what feeds them, 16 hold 12. Fewer than 8
-// would wait for one another, two of them being added to in every cycle and taking four.
+// Registers decide the tile: 32 of them hold 16 sums and what feeds them, 16 hold 12. A tile of 8,
+// two a cycle for four cycles each, would leave no slack: each late load would hold up the sums.
 #if HWY_TARGET <= HWY_AVX3
 inline constexpr int kWideVectors = 4, kWideRows = 4;
 #else
